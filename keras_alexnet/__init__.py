@@ -1,0 +1,22 @@
+"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in Keras: the network, its data, its recipe and its export.
+
+`keras_alexnet.AlexNet(...)` builds the model; `python -m keras_alexnet.train --flagfile=flags/NAME.cfg` trains it.
+Names are imported when they are first used, so that `--help` never waits for TensorFlow.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_EXPORTED = {"AlexNet": "keras_alexnet.model.alexnet"}
+__all__ = ["AlexNet", "__version__"]
+
+
+def __getattr__(name):
+    if name in _EXPORTED:
+        return getattr(importlib.import_module(_EXPORTED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *_EXPORTED])

@@ -1,0 +1,1 @@
+"""The network of section 3 of the paper: its layers, its graph and the devices of its towers."""

@@ -1,0 +1,181 @@
+"""Layers that Keras does not have as the paper needs them: sections 3.3 and 4.2, and the release's in-map norm."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("keras_alexnet")
+class LocalResponseNormalization(keras.layers.Layer):
+    """b_i = a_i / (k + alpha * sum_j a_j^2)^beta, j from max(0, i - n/2) to min(N - 1, i + n/2), along the channels.
+
+    Section 3.3 of the paper: k = 2, n = 5, alpha = 1e-4 (on the sum, not on the mean), beta = 0.75. The released code
+    divides its scale of 1e-4 by the window's size, which makes alpha 2e-5 (`layer.py`, NormLayerParser).
+
+    Args:
+        k: float, constant of the denominator, > 0.
+        n: odd int >= 1, channels in a window.
+        alpha: float >= 0, factor of the sum of squares.
+        beta: float, exponent.
+        groups: int >= 1; the channels are that many equal parts, and no window reaches from one into another, as
+            between the towers.
+
+    Call arguments:
+        inputs: float (batch, height, width, channels), any values. Computed in float32 whatever the precision.
+
+    Returns:
+        Same shape and dtype as the inputs.
+
+    Raises:
+        ValueError: n is even or below 1, k is not positive, or the channels do not divide into the groups.
+    """
+
+    def __init__(self, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, **kwargs):
+        super().__init__(**kwargs)
+        if int(n) != n or n < 1 or n % 2 == 0:
+            raise ValueError(f"n must be an odd number of channels, at least 1. Received: n={n}")
+        if not k > 0:
+            raise ValueError(f"k must be positive, or a zero activation divides by zero. Received: k={k}")
+        if groups < 1:
+            raise ValueError(f"groups must be at least 1. Received: groups={groups}")
+        self.k, self.n, self.alpha, self.beta, self.groups = k, int(n), alpha, beta, groups
+
+    def build(self, input_shape):
+        if input_shape[-1] % self.groups:
+            raise ValueError(f"{input_shape[-1]} channels do not divide into groups={self.groups}")
+        super().build(input_shape)
+
+    def call(self, inputs):
+        _, height, width, channels = inputs.shape
+        # Channels are stored last, so a group is a run of neighbors in memory: as a column of its own it is the same
+        # bytes, and its windows end with it.
+        x = tf.reshape(tf.cast(inputs, tf.float32), (-1, height, width * self.groups, channels // self.groups))
+        x = tf.nn.local_response_normalization(
+            x, depth_radius=self.n // 2, bias=self.k, alpha=self.alpha, beta=self.beta
+        )
+        return tf.cast(tf.reshape(x, (-1, height, width, channels)), inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        names = ("k", "n", "alpha", "beta", "groups")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable("keras_alexnet")
+class InMapNormalization(keras.layers.Layer):
+    """y = x / (1 + scale / size^2 * S)^power, S the sum of x^2 over a zero-padded window of the same channel.
+
+    The released code's second normalization of layer 2 (`layers-145.cfg`, cnorm2, of type rnorm: size 5, scale 0.001,
+    pow 0.75); the paper does not mention it.
+
+    Args:
+        size: odd int >= 1, rows and columns of the window.
+        scale: float >= 0; divided by the number of positions in the window, those outside the map included.
+        power: float, exponent.
+
+    Call arguments:
+        inputs: float (batch, height, width, channels), any values. Computed in float32 whatever the precision.
+
+    Returns:
+        Same shape and dtype as the inputs.
+
+    Raises:
+        ValueError: size is even or below 1.
+    """
+
+    def __init__(self, size=5, scale=0.001, power=0.75, **kwargs):
+        super().__init__(**kwargs)
+        if int(size) != size or size < 1 or size % 2 == 0:
+            raise ValueError(f"size must be an odd number of pixels, at least 1. Received: size={size}")
+        self.size, self.scale, self.power = int(size), scale, power
+
+    def call(self, inputs):
+        x = tf.cast(inputs, tf.float32)
+        margin = self.size // 2
+        # An average over explicit zeros is the sum over size^2; 'SAME' would average over what is inside the map.
+        squares = tf.pad(tf.square(x), ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        mean = tf.nn.avg_pool2d(squares, self.size, strides=1, padding="VALID")
+        return tf.cast(x * (1.0 + self.scale * mean) ** -self.power, inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "size": self.size, "scale": self.scale, "power": self.power}
+
+
+@keras.saving.register_keras_serializable("keras_alexnet")
+class Dropout(keras.layers.Layer):
+    """Dropout as published (section 4.2), which Keras' own is not: nothing is scaled up in training.
+
+    Training: each number is kept with probability 1 - rate, else 0. Otherwise: every number times 1 - rate, the
+    expected value of the former.
+
+    Args:
+        rate: float, 0 <= rate < 1, the probability of being zeroed.
+        seed: optional int.
+
+    Call arguments:
+        inputs: float tensor of any shape.
+        training: bool.
+
+    Returns:
+        Same shape and dtype as the inputs.
+
+    Raises:
+        ValueError: rate is outside [0, 1).
+    """
+
+    def __init__(self, rate, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must be a probability, 0 <= rate < 1. Received: rate={rate}")
+        self.rate, self.seed = rate, seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs, training=False):
+        if not self.rate:
+            return inputs
+        if not training:
+            return inputs * (1.0 - self.rate)
+        uniform = keras.random.uniform(tf.shape(inputs), dtype="float32", seed=self.seed_generator)
+        return inputs * tf.cast(uniform >= self.rate, inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_alexnet")
+class ChannelShare(keras.layers.Layer):
+    """The channels from one share of all of them to another: what a tower keeps of a layer that both had to see.
+
+    Args:
+        start: float, 0 <= start < stop; 0.5 begins in the middle.
+        stop: float <= 1.
+
+    Call arguments:
+        inputs: float (..., channels).
+
+    Returns:
+        float (..., channels * (stop - start)), same dtype.
+
+    Raises:
+        ValueError: not 0 <= start < stop <= 1.
+    """
+
+    def __init__(self, start, stop, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 <= start < stop <= 1:
+            raise ValueError(f"shares must be 0 <= start < stop <= 1. Received: start={start}, stop={stop}")
+        self.start, self.stop = start, stop
+
+    def call(self, inputs):
+        channels = inputs.shape[-1]
+        return inputs[..., round(self.start * channels) : round(self.stop * channels)]
+
+    def get_config(self):
+        return {**super().get_config(), "start": self.start, "stop": self.stop}

@@ -1,0 +1,485 @@
+"""Every flag of the project, checked and frozen: the only module that reads flags.
+
+A run is described by a `Recipe`: what to read, which network, how to train it and where to write. Flags come from
+the command line and from flagfiles (`--flagfile=flags/paper.cfg`); a later one wins. The defaults are the paper's.
+"""
+
+import dataclasses
+import math
+import re
+
+from absl import flags
+
+from keras_alexnet.errors import UsageError
+
+VARIANTS = ("paper", "release2012", "caffe")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# Flags that may change between the two parts of an interrupted run: none of them changes what is learned up to the
+# point where the run stopped.
+FREE_ON_RESUME = frozenset(
+    "epochs devices precision bad_images input_threads checkpoints_to_keep summary_steps histograms profile export".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataRecipe:
+    """Sections 2 and 4.1: which images, and what is done to them. Fields as the flags of the same names."""
+
+    dataset: str
+    data_dir: str | None
+    train_split: str | None
+    val_split: str | None
+    statistics: str | None
+    bad_images: str
+    shapes_train: int
+    shapes_val: int
+    mean_subtraction: str
+    crop_positions: int
+    pca_color: str
+    pca_scale: str
+    pca_stddev: float
+    pca_color_until_epoch: int
+    shuffle_buffer: int
+    input_threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkRecipe:
+    """Section 3 and 4.2: the network and where it runs. Fields as the flags of the same names."""
+
+    variant: str
+    towers: int
+    groups: int
+    devices: tuple[str, ...] | None
+    precision: str
+    width: float
+    activation: str
+    local_response_normalization: bool
+    overlapping_pooling: bool
+    dropout: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRecipe:
+    """Section 5: how long, how fast, with which rates. Fields as the flags of the same names."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    bias_learning_rate_multiplier: float
+    lr_policy: str
+    lr_schedule: tuple[tuple[int, str, float], ...]
+    plateau_patience: int
+    plateau_cuts: int
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecipe:
+    """Where a run lives and what it writes. Fields as the flags of the same names."""
+
+    model_dir: str
+    seed: int
+    export: bool
+    checkpoints_to_keep: int
+    summary_steps: int
+    histograms: bool
+    profile: tuple[int, int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One run, whole. `resolved` holds every flag as text, as it is written to the run's `flags.cfg`."""
+
+    data: DataRecipe
+    network: NetworkRecipe
+    training: TrainingRecipe
+    run: RunRecipe
+    resolved: tuple[tuple[str, str], ...]
+
+
+def parse_train(argv, usage):
+    """Flags of `keras_alexnet.train` -> Recipe.
+
+    Args:
+        argv: list of str, without the program's name.
+        usage: str, printed above the flags by `--help`.
+
+    Raises:
+        UsageError: a flag is unknown, malformed, out of range or at odds with another. One line.
+        SystemExit: with code 0, after `--help`.
+    """
+    values = flags.FlagValues()
+    _define_data(values)
+    _define_network(values)
+    _define_training(values)
+    _define_run(values)
+    _parse(values, argv, usage)
+    recipe = Recipe(
+        data=_pick(DataRecipe, values),
+        network=_pick(NetworkRecipe, values, devices=_devices(values["devices"].value)),
+        training=_pick(TrainingRecipe, values, lr_schedule=_lr_schedule(values["lr_schedule"].value)),
+        run=_pick(RunRecipe, values, profile=_profile(values["profile"].value)),
+        resolved=_resolved(values),
+    )
+    _check(recipe)
+    return recipe
+
+
+def parse_export(argv, usage):
+    """Flags of `keras_alexnet.export` -> the run's folder (str). Raises as `parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("model_dir", None, "A run's folder, as training wrote it.", flag_values=values)
+    _parse(values, argv, usage)
+    return _required(values, "model_dir")
+
+
+def parse_predict(argv, usage):
+    """Flags of `keras_alexnet.predict` -> (exported model's folder, list of files). Raises as `parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("model", None, "An exported model's folder, such as RUN/export/1.", flag_values=values)
+    photographs = _parse(values, argv, usage, positional=True)
+    model = _required(values, "model")
+    if not photographs:
+        raise UsageError("no photograph given: name one or more JPEG or PNG files after the flags")
+    return model, photographs
+
+
+def read_run(text, usage="keras_alexnet"):
+    """The text of a run's `flags.cfg` -> Recipe. Raises UsageError when it is not one."""
+    return parse_train([line for line in text.splitlines() if line.startswith("--")], usage)
+
+
+def changed_flags(recipe, text):
+    """What differs between `recipe` and a run's `flags.cfg`, resuming aside.
+
+    Args:
+        recipe: Recipe, as asked for now.
+        text: str, the run's `flags.cfg`.
+
+    Returns:
+        list of str, such as "--batch_size=64 (the run has 128)"; empty when the run may go on.
+    """
+    before = dict(line[2:].split("=", 1) for line in text.splitlines() if line.startswith("--"))
+    return [
+        f"--{name}={value} (the run has {before.get(name, 'none')})"
+        for name, value in recipe.resolved
+        if name not in FREE_ON_RESUME | {"model_dir"} and before.get(name, "") != value
+    ]
+
+
+def _define_data(values):
+    flags.DEFINE_string(
+        "dataset", "imagenet2012", "A TensorFlow Datasets name, `folder` or `shapes`.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. TensorFlow Datasets: its data folder (default: "
+        "~/tensorflow_datasets). shapes: where the pictures are kept (default: data/shapes).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "train_split", None, "TensorFlow Datasets split to train on (default: train).", flag_values=values
+    )
+    flags.DEFINE_string(
+        "val_split",
+        None,
+        "TensorFlow Datasets split to validate on (default: validation, else test; a set with neither has its last "
+        "fifth of train held out).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "statistics",
+        None,
+        "A statistics.npz of the same training set, from another run, so that it need not be computed again.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "bad_images",
+        "skip",
+        ["skip", "fail"],
+        "What to do with a file that is not an image: name and leave it out, or name it and stop.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "shapes_train", 200, "shapes: training pictures per class.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer("shapes_val", 50, "shapes: validation pictures per class.", lower_bound=1, flag_values=values)
+    flags.DEFINE_enum(
+        "mean_subtraction",
+        "center",
+        ["center", "aligned"],
+        "Which part of the 256x256 mean image is subtracted from a crop: its center, whatever the crop (the release), "
+        "or the part under the crop, reflected with it (Caffe). The paper does not say.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "crop_positions",
+        0,
+        "Random crops start at one of this many rows and columns. 0: as the variant's authors had it (paper 32, which "
+        "gives its factor of 2048; release2012 33; caffe 30).",
+        lower_bound=0,
+        upper_bound=33,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "pca_color",
+        "dataset",
+        ["dataset", "image", "none"],
+        "Principal components for the color noise: of the training set (section 4.1), of each image, or no noise.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "pca_scale",
+        "auto",
+        ["auto", "eigenvalue", "stddev"],
+        "A component is scaled by its eigenvalue for pixels in [0, 1] (the paper) or by its standard deviation, the "
+        "sum then divided by 1.1 (the release). auto: stddev for release2012, else eigenvalue.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "pca_stddev", 0.1, "Standard deviation of the factors.", lower_bound=0.0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "pca_color_until_epoch",
+        0,
+        "Color noise is switched off after this many epochs; 0: never.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "shuffle_buffer",
+        8192,
+        "TensorFlow Datasets: undecoded images among which the next one is drawn (folders are shuffled whole).",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "input_threads", 0, "Threads of the data graph; 0: one per core.", lower_bound=0, flag_values=values
+    )
+
+
+def _define_network(values):
+    flags.DEFINE_enum(
+        "variant",
+        "paper",
+        list(VARIANTS),
+        "The network as published, as the authors' released code has it, or as Caffe's BVLC AlexNet.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("towers", 2, "2: one stage per tower; 1: one stack.", flag_values=values)
+    flags.DEFINE_integer("groups", 2, "With one tower: groups of conv2, conv4 and conv5.", flag_values=values)
+    flags.DEFINE_string(
+        "devices",
+        "auto",
+        "Devices of the two towers, such as GPU:0,GPU:1, or one for both. auto: two GPUs where there are two. "
+        "CPU:0,CPU:1 makes logical CPU devices.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        list(PRECISIONS),
+        "Arithmetic of convolutions and products; normalization, loss and update stay float32.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "width",
+        1.0,
+        "Factor on the number of units of every hidden layer.",
+        lower_bound=0.0,
+        upper_bound=4.0,
+        flag_values=values,
+    )
+    flags.DEFINE_enum("activation", "relu", ["relu", "tanh"], "Nonlinearity of section 3.1.", flag_values=values)
+    flags.DEFINE_bool(
+        "local_response_normalization", True, "Section 3.3; off: none of the normalizations.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "overlapping_pooling", True, "Section 3.4: windows of 3 every 2; off: of 2 every 2.", flag_values=values
+    )
+    flags.DEFINE_float(
+        "dropout",
+        0.5,
+        "Section 4.2: probability that a hidden unit is zeroed.",
+        lower_bound=0.0,
+        upper_bound=1.0,
+        flag_values=values,
+    )
+
+
+def _define_training(values):
+    flags.DEFINE_integer("epochs", 90, "Passes over the training set.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("batch_size", 128, "Images per update.", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("learning_rate", 0.01, "Rate at the start.", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_float(
+        "momentum", 0.9, "Of the update rule.", lower_bound=0.0, upper_bound=1.0, flag_values=values
+    )
+    flags.DEFINE_float("weight_decay", 0.0005, "Of kernels, not of biases.", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_float(
+        "bias_learning_rate_multiplier",
+        1.0,
+        "Rate of the biases over the rate of the kernels (the release: 2 at the start).",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "lr_policy",
+        "plateau",
+        ["plateau", "schedule", "constant"],
+        "plateau: divide by 10 when the validation error stops improving, at most --plateau_cuts times, then stop. "
+        "schedule: --lr_schedule. constant: as it starts.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "lr_schedule",
+        "",
+        "AFTER_EPOCH:[LAYERS=]RATE,... such as 25:0.001,25:bias=0.002,67:conv1=0.00001: from then on that rate for all "
+        "kernels (and, times their multiplier, biases), for the biases, or for the layers whose name starts so. A rate "
+        "of 0 freezes.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "plateau_patience",
+        5,
+        "plateau: epochs without a lower validation error before a cut; counted from when it first beats a constant "
+        "answer.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer("plateau_cuts", 3, "plateau: how often the rate is cut.", lower_bound=0, flag_values=values)
+
+
+def _define_run(values):
+    flags.DEFINE_string(
+        "model_dir", None, "The run's folder; a folder that holds a run goes on with it.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed",
+        2012,
+        "Governs weights, order, crops, color noise and dropout.",
+        lower_bound=0,
+        upper_bound=2**31 - 1,
+        flag_values=values,
+    )
+    flags.DEFINE_bool("export", True, "Write a SavedModel to MODEL_DIR/export/1 at the end.", flag_values=values)
+    flags.DEFINE_integer(
+        "checkpoints_to_keep", 3, "Newest checkpoints that are kept.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "summary_steps", 20, "TensorBoard: training loss and errors every so many steps.", lower_bound=1,
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_bool("histograms", False, "TensorBoard: weights and momenta every epoch.", flag_values=values)
+    flags.DEFINE_string(
+        "profile", "", "TensorBoard: profile these steps of the run, such as 10,15.", flag_values=values
+    )
+
+
+def _parse(values, argv, usage, positional=False):
+    """Parses in place; returns the arguments that are no flags."""
+    if any(argument in ("-h", "-help", "--help", "--helpshort", "--helpfull") for argument in argv):
+        print(f"{usage.strip()}\n\nFlags:\n{values.main_module_help() or values.get_help()}")
+        raise SystemExit(0)
+    try:
+        rest = values(["keras_alexnet", *argv])[1:]
+    except flags.Error as error:
+        # absl's own words name the flag, the value and what is allowed.
+        raise UsageError(str(error).removeprefix("ERROR:: ").replace("Unable to open flagfile", "--flagfile")) from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"--flagfile: not a text file of flags ({error})") from None
+    if rest and not positional:
+        raise UsageError(f"unexpected argument {rest[0]!r}: every setting is a flag, --NAME=VALUE")
+    return rest
+
+
+def _required(values, name):
+    if not values[name].value:
+        raise UsageError(f"--{name} is missing: give {values[name].help[0].lower()}{values[name].help[1:]}")
+    return values[name].value
+
+
+def _pick(kind, values, **parsed):
+    names = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: parsed.get(name, values[name].value) for name in names})
+
+
+def _resolved(values):
+    return tuple(
+        (name, "" if values[name].value is None else str(values[name].value))
+        for name in sorted(values)
+        if name not in ("flagfile", "undefok") and values[name].value not in (None, "")
+    )
+
+
+def _devices(text):
+    if text.strip() in ("", "auto"):
+        return None
+    names = tuple(name.strip().upper() for name in text.split(","))
+    for name in names:
+        if not re.fullmatch(r"(CPU|GPU):\d{1,3}", name):
+            raise UsageError(f"--devices={text}: {name!r} is no device; write names such as GPU:0,GPU:1, or auto")
+    if len(names) > 2:
+        raise UsageError(f"--devices={text}: {len(names)} devices for two towers; give one or two")
+    if len(set(names)) < len(names):
+        raise UsageError(f"--devices={text}: {names[0]} twice; give two different devices, or one for both towers")
+    return names
+
+
+def _lr_schedule(text):
+    entries = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"(\d{1,6}):(?:([a-z][a-z0-9_]*)=)?([0-9.eE+-]+)", part)
+        try:
+            rate = float(match[3])
+        except (TypeError, ValueError):
+            rate = math.nan
+        if not (math.isfinite(rate) and rate >= 0):
+            raise UsageError(f"--lr_schedule={text}: {part!r} is not AFTER_EPOCH:[LAYERS=]RATE, such as 25:0.001")
+        entries.append((int(match[1]), match[2] or "", rate))
+    return tuple(sorted(entries, key=lambda entry: entry[0]))
+
+
+def _profile(text):
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d{1,9}),(\d{1,9})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--profile={text}: give the first and the last step, such as 10,15")
+    return int(match[1]), int(match[2])
+
+
+def _check(recipe):
+    """What one flag alone does not show."""
+    for part in (recipe.data, recipe.network, recipe.training):
+        for name, value in dataclasses.asdict(part).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"--{name}={value}: give a finite number")
+    if not recipe.run.model_dir:
+        raise UsageError("--model_dir is missing: name the folder that this run is to be kept in")
+    data, network, training = recipe.data, recipe.network, recipe.training
+    if not data.dataset:
+        raise UsageError("--dataset is empty: give a TensorFlow Datasets name, folder or shapes")
+    if data.dataset == "folder" and not data.data_dir:
+        raise UsageError("--data_dir is missing: --dataset=folder reads DATA_DIR/train/CLASS/*.jpg and DATA_DIR/val")
+    for name in ("train_split", "val_split"):
+        if getattr(data, name) and data.dataset in ("folder", "shapes"):
+            raise UsageError(f"--{name}={getattr(data, name)}: --dataset={data.dataset} has the splits train and val")
+    if network.towers not in (1, 2):
+        raise UsageError(f"--towers={network.towers}: the layers divide into 1 or 2 towers")
+    if network.groups not in (1, 2):
+        raise UsageError(f"--groups={network.groups}: the layers divide into 1 or 2 groups")
+    if network.width <= 0:
+        raise UsageError(f"--width={network.width}: give a factor above 0, such as 0.5")
+    if network.devices and len(network.devices) > network.towers:
+        raise UsageError(f"--devices={','.join(network.devices)}: more devices than towers (--towers={network.towers})")
+    if network.dropout >= 1:
+        raise UsageError(f"--dropout={network.dropout}: give a probability below 1")
+    if training.momentum >= 1:
+        raise UsageError(f"--momentum={training.momentum}: give a number below 1")
+    if training.lr_policy == "schedule" and not training.lr_schedule:
+        raise UsageError("--lr_schedule is missing: --lr_policy=schedule needs it, such as 25:0.001,51:0.0001")
+    if training.lr_policy != "schedule" and training.lr_schedule:
+        raise UsageError(f"--lr_policy={training.lr_policy}: --lr_schedule is only read by --lr_policy=schedule")

@@ -1,0 +1,1 @@
+"""The functions that an exported model serves."""

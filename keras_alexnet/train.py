@@ -1,0 +1,405 @@
+"""The main job: a recipe -> data -> network -> training -> a SavedModel.
+
+    python -m keras_alexnet.train --flagfile=flags/NAME.cfg [--data_dir=DIR] --model_dir=RUN
+
+A folder that holds a run goes on with it. TensorBoard: `tensorboard --logdir RUN/logs`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+
+from keras_alexnet import recipe as recipes
+from keras_alexnet.errors import RunError, UsageError, run_verb
+
+NAMED = 10  # bad files named on the screen; all of them are in the run's skipped.txt
+
+
+def main(argv):
+    train(recipes.parse_train(argv, __doc__))
+
+
+def train(recipe):
+    """Trains, or goes on training, the run that a recipe describes; exports it at the end.
+
+    Args:
+        recipe: recipe.Recipe.
+
+    Returns:
+        list of dict, the history, one an epoch.
+
+    Raises:
+        UsageError: something asked for is not there or does not go together; nothing was written.
+        RunError: the run stopped; what it had written stays.
+    """
+    started = time.perf_counter()
+    model_dir = recipe.run.model_dir
+    _check_folder(recipe)
+    train_source, val_source = _open(recipe)
+
+    # TensorFlow from here on: what could be answered without it has been.
+    from keras_alexnet.model.towers import choose_devices
+
+    devices = choose_devices(recipe.network.devices, recipe.network.towers)
+    model = build_model(recipe.network, len(train_source.class_names), recipe.run.seed, devices)
+
+    os.makedirs(model_dir, exist_ok=True)
+    statistics, train_source, survey, val_source = _look_at(recipe, train_source, val_source)
+    _write_text(os.path.join(model_dir, "flags.cfg"), _flags_file(recipe))
+    _write_text(os.path.join(model_dir, "class_names.txt"), "".join(f"{n}\n" for n in train_source.class_names))
+    _describe(recipe, model, train_source, val_source, devices)
+    run = _Run(recipe, model, statistics, survey, train_source, val_source)
+    run.fit(started)
+    last = run.progress.history[-1]
+    print(
+        f"validation, center view, 1 model, {val_source.count} images: "
+        f"top-1 error {last['val_top1_error']:.2f} %, top-5 error {last['val_top5_error']:.2f} %"
+    )
+    if recipe.run.export and not os.path.isdir(os.path.join(model_dir, "export", "1")):
+        from keras_alexnet.export import export_run
+
+        print(f"exported to {export_run(model_dir)}")
+    return run.progress.history
+
+
+def build_model(network, num_classes, seed, devices):
+    """The network of a recipe, with logits as its output. Raises UsageError where its width does not divide."""
+    from keras_alexnet.model.alexnet import AlexNet
+
+    try:
+        return AlexNet(
+            num_classes,
+            network.variant,
+            network.towers,
+            network.groups,
+            devices,
+            None,
+            activation=network.activation,
+            local_response_normalization=network.local_response_normalization,
+            overlapping_pooling=network.overlapping_pooling,
+            dropout=network.dropout,
+            width=network.width,
+            dtype=network.precision,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise UsageError(f"--width={network.width}: {error}") from None
+
+
+class _Run:
+    """One run in progress: its parts, and how they are kept and taken up again."""
+
+    def __init__(self, recipe, model, statistics, survey, train_source, val_source):
+        import keras
+        import tensorflow as tf
+
+        from keras_alexnet.data.augmentation import Augmentation
+        from keras_alexnet.model.alexnet import VARIANTS
+        from keras_alexnet.training.loop import Progress, Trainer
+        from keras_alexnet.training.optimizer import MomentumSGD
+        from keras_alexnet.training.schedules import Plateau
+
+        data, training = recipe.data, recipe.training
+        self.recipe, self.model, self.statistics = recipe, model, statistics
+        self.train_source, self.val_source = train_source, val_source
+        self.size = model.input_shape[1]
+        variant = VARIANTS[recipe.network.variant]
+        by_variant = "stddev" if recipe.network.variant == "release2012" else "eigenvalue"
+        self.augmentation = Augmentation(
+            crop_positions=min(data.crop_positions or variant.crop_positions, 257 - self.size),
+            pca_color=data.pca_color,
+            pca_scale=by_variant if data.pca_scale == "auto" else data.pca_scale,
+            pca_stddev=data.pca_stddev,
+            aligned_mean=data.mean_subtraction == "aligned",
+        )
+        layers = {label for _, label, _ in training.lr_schedule if label} - {"bias"}
+        self._check_layers(layers)
+        self.sgd = MomentumSGD(
+            training.learning_rate,
+            training.momentum,
+            training.weight_decay,
+            training.bias_learning_rate_multiplier,
+            dict.fromkeys(sorted(layers), 1.0),
+        )
+        float16 = recipe.network.precision == "mixed_float16"
+        optimizer = keras.optimizers.LossScaleOptimizer(self.sgd) if float16 else self.sgd
+        self.trainer = Trainer(model, optimizer)
+        self.plateau = Plateau(
+            rate=training.learning_rate,
+            constant_error=100.0 * (1 - max(survey.label_counts) / sum(survey.label_counts)),
+            patience=training.plateau_patience,
+            cuts_left=training.plateau_cuts,
+        )
+        self.progress = Progress()
+        self.checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, progress=self.progress.variable)
+        self.manager = tf.train.CheckpointManager(
+            self.checkpoint,
+            os.path.join(recipe.run.model_dir, "checkpoints"),
+            max_to_keep=recipe.run.checkpoints_to_keep,
+            checkpoint_name="epoch",
+        )
+
+    def fit(self, started):
+        """Trains from where the newest checkpoint stands to the end of the recipe."""
+        import keras
+
+        from keras_alexnet.training.callbacks import Curves, write_history
+
+        recipe, progress = self.recipe, self.progress
+        self._resume()
+        epochs = recipe.training.epochs
+        if progress.epochs >= epochs or progress.finished:
+            print(f"{recipe.run.model_dir} is done: {progress.epochs} epochs")
+            return
+        steps = math.ceil(self.train_source.count / recipe.training.batch_size)
+        curves = Curves(
+            os.path.join(recipe.run.model_dir, "logs"),
+            self.trainer,
+            progress.steps,
+            recipe.run.summary_steps,
+            recipe.run.histograms,
+            recipe.run.profile,
+        )
+        callbacks = keras.callbacks.CallbackList(
+            [curves, _FirstStep(started)],
+            add_progbar=True,
+            model=self.model,
+            # A bar that redraws itself on a screen; one line an epoch in a file.
+            verbose=1 if sys.stdout.isatty() else 2,
+            epochs=epochs,
+            steps=steps,
+        )
+        callbacks.on_train_begin()
+        try:
+            while progress.epochs < epochs and not progress.finished:
+                self._epoch(callbacks, steps)
+                write_history(os.path.join(recipe.run.model_dir, "history.csv"), progress.history)
+        finally:
+            callbacks.on_train_end()
+
+    def _epoch(self, callbacks, steps):
+        from keras_alexnet.data import pipeline
+        from keras_alexnet.training.loop import run_epoch
+
+        progress, training, data = self.progress, self.recipe.training, self.recipe.data
+        rate = self._set_rates()
+        silent = data.pca_color_until_epoch and progress.epochs >= data.pca_color_until_epoch
+        augmentation = dataclasses.replace(self.augmentation, pca_color="none") if silent else self.augmentation
+        settings = dict(size=self.size, batch_size=training.batch_size, threads=data.input_threads)
+        batches = pipeline.training(
+            self.train_source, self.statistics, augmentation, seed=self.recipe.run.seed, epoch=progress.epochs, **settings
+        )
+        callbacks.on_epoch_begin(progress.epochs)
+        values, speed, done = run_epoch(
+            self.trainer, batches, callbacks, steps=steps, first_step=progress.steps
+        )
+        validation = pipeline.center_view(self.val_source, self.statistics, **settings)
+        validated = self.trainer.evaluate(validation, self.val_source.count)
+        row = {
+            "epoch": progress.epochs + 1,
+            **values,
+            **{f"val_{name}": value for name, value in validated.items()},
+            "learning_rate": rate,
+            "images_per_second": speed,
+        }
+        if not math.isfinite(row["val_loss"]):
+            raise RunError(
+                f"the validation loss is {row['val_loss']} after epoch {row['epoch']}; the last good checkpoint is "
+                "kept. Start again with a lower --learning_rate"
+            )
+        progress.history.append(row)
+        progress.epochs, progress.steps = progress.epochs + 1, progress.steps + done
+        if training.lr_policy == "plateau":
+            progress.finished = not self.plateau.after_epoch(row["val_top1_error"])
+            progress.plateau = dataclasses.asdict(self.plateau)
+        progress.store()
+        self.manager.save(checkpoint_number=progress.epochs)
+        callbacks.on_epoch_end(progress.epochs - 1, row)
+
+    def _set_rates(self):
+        """Sets the rates of the epoch that begins; returns the kernels'."""
+        from keras_alexnet.training.schedules import rates_after
+
+        training = self.recipe.training
+        rate, multipliers = rates_after(
+            self.progress.epochs,
+            training.lr_schedule,
+            training.learning_rate,
+            training.bias_learning_rate_multiplier,
+        )
+        if training.lr_policy == "plateau":
+            rate = self.plateau.rate
+        self.sgd.learning_rate = rate
+        for label, value in multipliers.items():
+            self.sgd.set_multiplier(label, value)
+        return rate
+
+    def _resume(self):
+        """Takes up the newest checkpoint that can be read; one that cannot is named and passed over."""
+        import tensorflow as tf
+
+        from keras_alexnet.training.loop import brief
+
+        for path in reversed(self.manager.checkpoints):
+            try:
+                self.checkpoint.restore(path).assert_consumed()
+                self.progress.restore()
+            except (tf.errors.OpError, AssertionError, ValueError) as error:
+                reason = brief(error) if isinstance(error, tf.errors.OpError) else str(error).splitlines()[0]
+                print(f"warning: {path} cannot be read ({reason}); trying the one before", file=sys.stderr)
+                continue
+            if self.progress.plateau:
+                self.plateau = dataclasses.replace(self.plateau, **self.progress.plateau)
+            print(f"going on after epoch {self.progress.epochs} ({path})")
+            return
+        if self.manager.checkpoints:
+            raise RunError(f"{self.manager.directory}: no checkpoint can be read; give another --model_dir")
+
+    def _check_layers(self, labels):
+        for label in labels:
+            if not any(layer.name.startswith(label) for layer in self.model.layers if layer.weights):
+                names = sorted({layer.name.split("_")[0] for layer in self.model.layers if layer.weights})
+                raise UsageError(f"--lr_schedule: no layer's name starts with {label!r}; there are {', '.join(names)}")
+
+
+def _FirstStep(started):  # noqa: N802 (stands for a class)
+    """A Keras callback that says once how long it took to get going."""
+    import keras
+
+    said = []
+
+    def say(batch, logs=None):
+        if not said:
+            said.append(True)
+            print(f"first step {time.perf_counter() - started:.1f} s after the start", flush=True)
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=say)
+
+
+def _check_folder(recipe):
+    """A new run needs a place that is free; a run goes on only as it began."""
+    model_dir = recipe.run.model_dir
+    if os.path.exists(model_dir) and not os.path.isdir(model_dir):
+        raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
+    path = os.path.join(model_dir, "flags.cfg")
+    if not os.path.isfile(path):
+        return
+    with open(path, encoding="utf-8") as file:
+        changed = recipes.changed_flags(recipe, file.read())
+    if changed:
+        raise UsageError(
+            f"--model_dir={model_dir}: holds a run with other flags: {', '.join(changed)}; repeat its flags, or name "
+            "another folder"
+        )
+
+
+def _open(recipe):
+    """The sources of a recipe: (training, validation)."""
+    from keras_alexnet.data import sources
+
+    data = recipe.data
+    if data.dataset == "folder":
+        return sources.open_folder(os.path.expanduser(data.data_dir))
+    if data.dataset == "shapes":
+        data_dir = os.path.expanduser(data.data_dir or os.path.join("data", "shapes"))
+        return sources.open_shapes(
+            data_dir, data.shapes_train, data.shapes_val, recipe.run.seed, _progress(f"drawing shapes into {data_dir}")
+        )
+    return sources.open_tfds(data.dataset, data.data_dir, data.train_split, data.val_split, data.shuffle_buffer)
+
+
+def _look_at(recipe, train_source, val_source):
+    """Statistics and surveys of both sets, from the run if it has them; sources without what is no image."""
+    from keras_alexnet.data import statistics as stats
+
+    model_dir, threads = recipe.run.model_dir, recipe.data.input_threads or -1
+    path = os.path.join(model_dir, "statistics.npz")
+    given = recipe.data.statistics
+    if given and not os.path.isfile(given):
+        raise UsageError(f"--statistics={given}: there is no such file")
+    known = path if os.path.isfile(path) else given
+    if known:
+        statistics = stats.load(known)
+        if statistics.fingerprint and statistics.fingerprint != train_source.fingerprint():
+            raise UsageError(f"{known}: is of another training set; the files have changed, or name another folder")
+    else:
+        statistics = stats.compute(train_source, threads, _progress("mean and covariance of the training set"))
+    if known != path:
+        stats.save(statistics, path)
+
+    survey_path = os.path.join(model_dir, "validation.json")
+    survey = None
+    if os.path.isfile(survey_path):
+        with open(survey_path, encoding="utf-8") as file:
+            survey = stats.Survey(**json.load(file))
+    if survey is None or survey.fingerprint != val_source.fingerprint():
+        survey = stats.survey(val_source, threads, _progress("looking at the validation set"))
+        _write_text(survey_path, json.dumps(dataclasses.asdict(survey)))
+
+    bad = {
+        "train": [*train_source.other_files, *statistics.skipped],
+        "val": [*val_source.other_files, *survey.skipped],
+    }
+    _report_bad(bad, recipe.data.bad_images, os.path.join(model_dir, "skipped.txt"))
+    return statistics, train_source.without(statistics.skipped), survey, val_source.without(survey.skipped)
+
+
+def _report_bad(bad, policy, path):
+    names = [f"{split}/{name}" for split, files in bad.items() for name in files]
+    if not names:
+        return
+    _write_text(path, "".join(f"{name}\n" for name in names))
+    shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    if policy == "fail":
+        raise RunError(f"{len(names)} files are not images: {shown}; all are in {path}. --bad_images=skip leaves them out")
+    print(f"{len(names)} files are not images and are left out: {shown}; all are in {path}", flush=True)
+
+
+def _describe(recipe, model, train_source, val_source, devices):
+    network, training = recipe.network, recipe.training
+    steps = math.ceil(train_source.count / training.batch_size)
+    where = " and ".join(dict.fromkeys(devices)) if devices else "wherever TensorFlow places it"
+    print(
+        f"training:   {train_source.count} images of {len(train_source.class_names)} classes, {steps} steps an epoch, "
+        f"up to {training.epochs} epochs\n"
+        f"validation: {val_source.count} images, center view\n"
+        f"network:    {network.variant}, {network.towers} tower{'s' * (network.towers > 1)}, "
+        f"{model.count_params():,} parameters, {network.precision}, on {where}",
+        flush=True,
+    )
+
+
+def _flags_file(recipe):
+    command = f"# python -m keras_alexnet.train --flagfile={os.path.join(recipe.run.model_dir, 'flags.cfg')}\n"
+    return command + "".join(f"--{name}={value}\n" for name, value in recipe.resolved)
+
+
+def _progress(label):
+    """A function of (done, total) that draws a bar with the time left, on a screen only."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=label, unit=" images", disable=None, leave=False)
+
+    def show(done, total):
+        bar.total = total
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show
+
+
+def _write_text(path, text):
+    handle, aside = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".writing-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(aside, 0o644)
+    os.replace(aside, path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("train", main, sys.argv[1:]))

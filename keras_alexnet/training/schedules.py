@@ -1,0 +1,79 @@
+"""How the learning rate changes: by ten on a plateau (section 5), or by epoch, as its authors did by hand."""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass
+class Plateau:
+    """"Divide the learning rate by 10 when the validation error rate stopped improving" (section 5), three times.
+
+    The paper does not say how long its authors waited; `patience` does. An error that a constant answer reaches too
+    is not learning yet: nothing is counted before the error first falls below it, or the flat start of the
+    published initialization would use up all cuts.
+
+    Attributes:
+        rate: float, the rate now.
+        constant_error: float, percent, the error of always answering the most frequent class.
+        patience: int >= 1, epochs without a new lowest error before a cut.
+        cuts_left: int >= 0; training ends where the next cut would be.
+        best: float, lowest error so far; `constant_error` until it is beaten.
+        waited: int, epochs since then.
+    """
+
+    rate: float
+    constant_error: float
+    patience: int = 5
+    cuts_left: int = 3
+    best: float = math.inf
+    waited: int = 0
+
+    def __post_init__(self):
+        self.best = min(self.best, self.constant_error)
+
+    def after_epoch(self, error):
+        """Takes in an epoch's validation error in percent; returns False when training is to end."""
+        if error < self.best:
+            self.best, self.waited = error, 0
+            return True
+        if self.best == self.constant_error:
+            return True
+        self.waited += 1
+        if self.waited < self.patience:
+            return True
+        if self.cuts_left == 0:
+            return False
+        self.rate, self.waited, self.cuts_left = self.rate / 10, 0, self.cuts_left - 1
+        return True
+
+
+def rates_after(epochs, schedule, learning_rate, bias_multiplier):
+    """The rates of a schedule by epoch, once so many epochs are done.
+
+    Args:
+        epochs: int >= 0, epochs done.
+        schedule: sequence of (after_epoch, label, rate) in the order of the epochs; the label is "" for all kernels,
+            "bias" for all biases, or the start of layer names.
+        learning_rate: float, rate of the kernels at the start.
+        bias_multiplier: float, rate of the biases over it.
+
+    Returns:
+        (rate, multipliers): the kernels' rate, and a dict of label -> factor on it ("bias" always). A rate set for
+        biases or layers stays as it is when the kernels' rate changes: the release had one rate each.
+    """
+    rate, own = learning_rate, {}
+    for after_epoch, label, value in schedule:
+        if after_epoch > epochs:
+            break
+        if label:
+            own[label] = value
+        else:
+            rate = value
+    labels = {label for _, label, _ in schedule if label} - {"bias"}
+    multipliers = {label: _ratio(own[label], rate) if label in own else 1.0 for label in labels}
+    multipliers["bias"] = _ratio(own["bias"], rate) if "bias" in own else bias_multiplier
+    return rate, multipliers
+
+
+def _ratio(value, rate):
+    return value / rate if rate else 0.0
