@@ -1,6 +1,6 @@
 """A run -> a versioned SavedModel, as TF Serving takes it.
 
-    python -m keras_alexnet.export --model_dir=RUN        # RUN/export/1, or the next free number
+python -m keras_alexnet.export --model_dir=RUN        # RUN/export/1, or the next free number
 """
 
 import os

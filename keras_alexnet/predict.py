@@ -1,6 +1,6 @@
 """Photographs -> their five best classes, from an exported model.
 
-    python -m keras_alexnet.predict --model=RUN/export/1 PHOTO...
+python -m keras_alexnet.predict --model=RUN/export/1 PHOTO...
 """
 
 import os

@@ -17,7 +17,8 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Flags that may change between the two parts of an interrupted run: none of them changes what is learned up to the
 # point where the run stopped.
 FREE_ON_RESUME = frozenset(
-    "epochs devices precision bad_images input_threads checkpoints_to_keep summary_steps histograms profile export".split()
+    ("epochs", "devices", "precision", "bad_images", "input_threads", "checkpoints_to_keep", "summary_steps")
+    + ("histograms", "profile", "export")
 )
 
 
@@ -203,9 +204,7 @@ def _define_data(values):
         "What to do with a file that is not an image: name and leave it out, or name it and stop.",
         flag_values=values,
     )
-    flags.DEFINE_integer(
-        "shapes_train", 200, "shapes: training pictures per class.", lower_bound=1, flag_values=values
-    )
+    flags.DEFINE_integer("shapes_train", 200, "shapes: training pictures per class.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("shapes_val", 50, "shapes: validation pictures per class.", lower_bound=1, flag_values=values)
     flags.DEFINE_enum(
         "mean_subtraction",
@@ -239,9 +238,7 @@ def _define_data(values):
         "sum then divided by 1.1 (the release). auto: stddev for release2012, else eigenvalue.",
         flag_values=values,
     )
-    flags.DEFINE_float(
-        "pca_stddev", 0.1, "Standard deviation of the factors.", lower_bound=0.0, flag_values=values
-    )
+    flags.DEFINE_float("pca_stddev", 0.1, "Standard deviation of the factors.", lower_bound=0.0, flag_values=values)
     flags.DEFINE_integer(
         "pca_color_until_epoch",
         0,
@@ -295,10 +292,16 @@ def _define_network(values):
     )
     flags.DEFINE_enum("activation", "relu", ["relu", "tanh"], "Nonlinearity of section 3.1.", flag_values=values)
     flags.DEFINE_bool(
-        "local_response_normalization", True, "Section 3.3; off: none of the normalizations.", flag_values=values
+        "local_response_normalization",
+        True,
+        "Section 3.3; off: none of the normalizations.",
+        flag_values=values,
     )
     flags.DEFINE_bool(
-        "overlapping_pooling", True, "Section 3.4: windows of 3 every 2; off: of 2 every 2.", flag_values=values
+        "overlapping_pooling",
+        True,
+        "Section 3.4: windows of 3 every 2; off: of 2 every 2.",
+        flag_values=values,
     )
     flags.DEFINE_float(
         "dropout",
@@ -314,9 +317,7 @@ def _define_training(values):
     flags.DEFINE_integer("epochs", 90, "Passes over the training set.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("batch_size", 128, "Images per update.", lower_bound=1, flag_values=values)
     flags.DEFINE_float("learning_rate", 0.01, "Rate at the start.", lower_bound=0.0, flag_values=values)
-    flags.DEFINE_float(
-        "momentum", 0.9, "Of the update rule.", lower_bound=0.0, upper_bound=1.0, flag_values=values
-    )
+    flags.DEFINE_float("momentum", 0.9, "Of the update rule.", lower_bound=0.0, upper_bound=1.0, flag_values=values)
     flags.DEFINE_float("weight_decay", 0.0005, "Of kernels, not of biases.", lower_bound=0.0, flag_values=values)
     flags.DEFINE_float(
         "bias_learning_rate_multiplier",

@@ -135,7 +135,11 @@ class _Run:
             cuts_left=training.plateau_cuts,
         )
         self.progress = Progress()
-        self.checkpoint = tf.train.Checkpoint(model=model, optimizer=optimizer, progress=self.progress.variable)
+        # Keras leaves the states of dropout's random numbers out of what TensorFlow sees of a model.
+        random = [variable.value for variable in model.non_trainable_variables]
+        self.checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=optimizer, random=random, progress=self.progress.variable
+        )
         self.manager = tf.train.CheckpointManager(
             self.checkpoint,
             os.path.join(recipe.run.model_dir, "checkpoints"),
@@ -148,6 +152,7 @@ class _Run:
         import keras
 
         from keras_alexnet.training.callbacks import Curves, write_history
+        from keras_alexnet.training.loop import ReadError
 
         recipe, progress = self.recipe, self.progress
         self._resume()
@@ -176,7 +181,10 @@ class _Run:
         callbacks.on_train_begin()
         try:
             while progress.epochs < epochs and not progress.finished:
-                self._epoch(callbacks, steps)
+                try:
+                    self._epoch(callbacks, steps)
+                except ReadError as error:
+                    raise RunError(f"an image could not be read: {error}. {self._unreadable()}") from None
                 write_history(os.path.join(recipe.run.model_dir, "history.csv"), progress.history)
         finally:
             callbacks.on_train_end()
@@ -189,14 +197,17 @@ class _Run:
         rate = self._set_rates()
         silent = data.pca_color_until_epoch and progress.epochs >= data.pca_color_until_epoch
         augmentation = dataclasses.replace(self.augmentation, pca_color="none") if silent else self.augmentation
-        settings = dict(size=self.size, batch_size=training.batch_size, threads=data.input_threads)
+        settings = {"size": self.size, "batch_size": training.batch_size, "threads": data.input_threads}
         batches = pipeline.training(
-            self.train_source, self.statistics, augmentation, seed=self.recipe.run.seed, epoch=progress.epochs, **settings
+            self.train_source,
+            self.statistics,
+            augmentation,
+            seed=self.recipe.run.seed,
+            epoch=progress.epochs,
+            **settings,
         )
         callbacks.on_epoch_begin(progress.epochs)
-        values, speed, done = run_epoch(
-            self.trainer, batches, callbacks, steps=steps, first_step=progress.steps
-        )
+        values, speed, done = run_epoch(self.trainer, batches, callbacks, steps=steps, first_step=progress.steps)
         validation = pipeline.center_view(self.val_source, self.statistics, **settings)
         validated = self.trainer.evaluate(validation, self.val_source.count)
         row = {
@@ -219,6 +230,20 @@ class _Run:
         progress.store()
         self.manager.save(checkpoint_number=progress.epochs)
         callbacks.on_epoch_end(progress.epochs - 1, row)
+
+    def _unreadable(self):
+        """Which files went bad since the run began, in words."""
+        from keras_alexnet.data.statistics import survey
+
+        bad = [
+            f"{source.name}/{name}"
+            for source in (self.train_source, self.val_source)
+            for name in survey(source, progress=_progress(f"looking for it in {source.name}")).skipped
+        ]
+        if not bad:
+            return "Every file can be read now; the same command goes on after the last checkpoint"
+        shown = ", ".join(bad[:NAMED])
+        return f"Since the run began, {len(bad)} went bad: {shown}. Put back what was there, and go on"
 
     def _set_rates(self):
         """Sets the rates of the epoch that begins; returns the kernels'."""
@@ -307,7 +332,11 @@ def _open(recipe):
     if data.dataset == "shapes":
         data_dir = os.path.expanduser(data.data_dir or os.path.join("data", "shapes"))
         return sources.open_shapes(
-            data_dir, data.shapes_train, data.shapes_val, recipe.run.seed, _progress(f"drawing shapes into {data_dir}")
+            data_dir,
+            data.shapes_train,
+            data.shapes_val,
+            recipe.run.seed,
+            _progress(f"drawing shapes into {data_dir}"),
         )
     return sources.open_tfds(data.dataset, data.data_dir, data.train_split, data.val_split, data.shuffle_buffer)
 
@@ -355,7 +384,9 @@ def _report_bad(bad, policy, path):
     _write_text(path, "".join(f"{name}\n" for name in names))
     shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     if policy == "fail":
-        raise RunError(f"{len(names)} files are not images: {shown}; all are in {path}. --bad_images=skip leaves them out")
+        raise RunError(
+            f"{len(names)} files are not images: {shown}; all are in {path}. --bad_images=skip leaves them out"
+        )
     print(f"{len(names)} files are not images and are left out: {shown}; all are in {path}", flush=True)
 
 

@@ -75,7 +75,8 @@ def center_view(source, statistics, *, size, batch_size, threads=0):
     """
     mean = _center(tf.constant(statistics.mean_image), size)
     dataset = source.images().map(
-        lambda _, image_bytes, label: (decode_center(image_bytes, size), label), num_parallel_calls=tf.data.AUTOTUNE
+        lambda _, image_bytes, label: (decode_center(image_bytes, size), label),
+        num_parallel_calls=tf.data.AUTOTUNE,
     )
     dataset = dataset.batch(batch_size).map(lambda images, labels: (tf.cast(images, tf.float32) - mean, labels))
     return _with_threads(dataset.prefetch(2), threads)

@@ -192,9 +192,7 @@ def _background(rng):
     lowest = math.ceil(max(_SIDE[0], width / _ASPECT[1]))
     highest = math.floor(min(_SIDE[1], width / _ASPECT[0]))
     height = int(rng.integers(lowest, highest + 1))
-    start, end = (
-        np.array(_rgb(rng.uniform(), rng.uniform(0, 0.2), rng.uniform(0.25, 0.85))) for _ in range(2)
-    )
+    start, end = (np.array(_rgb(rng.uniform(), rng.uniform(0, 0.2), rng.uniform(0.25, 0.85))) for _ in range(2))
     x, y = rng.normal(size=2)
     # A linear gradient is fully given by its four corners; stretching them is the cheapest way to draw it.
     share = 0.5 + 0.5 * np.add.outer((-y, y), (-x, x)) / (abs(x) + abs(y))
@@ -212,9 +210,7 @@ def _add_clutter(picture, rng):
     points = corners[:, None] + sizes[:, None] * rng.uniform(size=(count, 4, 2))
     boxes = np.hstack([points.min(axis=1), points.max(axis=1)])
     colors = rng.uniform((0, 0.1, 0.2), (1, 0.9, 0.95), size=(count, 3))
-    for kind, color, box, corner in zip(
-        rng.integers(3, size=count), colors.tolist(), boxes, points, strict=True
-    ):
+    for kind, color, box, corner in zip(rng.integers(3, size=count), colors.tolist(), boxes, points, strict=True):
         fill = _rgb(*color)
         if kind == 0:
             pen.line(corner[:2].ravel().tolist(), fill=fill, width=2)

@@ -113,7 +113,11 @@ class TfdsSource:
 
         seed = None if order is None else int(np.random.default_rng(order).integers(2**31))
         dataset = self._examples(seed).map(
-            lambda example: (example["tfds_id"], example[self.image_key], tf.cast(example[self.label_key], tf.int32)),
+            lambda example: (
+                example["tfds_id"],
+                example[self.image_key],
+                tf.cast(example[self.label_key], tf.int32),
+            ),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         if self.skipped:

@@ -61,8 +61,16 @@ def compute(source, threads=tf.data.AUTOTUNE, progress=None):
 
     images = source.images().map(sums, num_parallel_calls=threads, deterministic=False)
     # What cannot be decoded is missing behind `ignore_errors`; by their names we know which.
-    batches = images.ignore_errors().batch(_BATCH).map(
-        lambda names, images, squares: (names, tf.reduce_sum(images, 0), tf.reduce_sum(tf.cast(squares, tf.int64), 0))
+    batches = (
+        images.ignore_errors()
+        .batch(_BATCH)
+        .map(
+            lambda names, images, squares: (
+                names,
+                tf.reduce_sum(images, 0),
+                tf.reduce_sum(tf.cast(squares, tf.int64), 0),
+            )
+        )
     )
     pixel_sums = np.zeros((STORED_SIZE, STORED_SIZE, 3), np.int64)
     square_sums = np.zeros((3, 3), np.int64)

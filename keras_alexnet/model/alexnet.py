@@ -167,14 +167,12 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         if v.whole_layer:
             # Windows reach across the towers: each tower normalizes the whole layer and keeps its part.
             whole = both(f"{layer_name}_whole", parts)
-            settings = dict(k=v.k, n=5, alpha=v.alpha, beta=0.75, dtype=dtype)
+            settings = {"k": v.k, "n": 5, "alpha": v.alpha, "beta": 0.75, "dtype": dtype}
             whole = per_tower(layer_name, lambda n: LocalResponseNormalization(name=n, **settings), whole)
             if towers == 1:
                 return whole
             halves = iter(((0, 0.5), (0.5, 1)))
-            return per_tower(
-                f"{layer_name}_own", lambda n: ChannelShare(*next(halves), dtype=dtype, name=n), whole
-            )
+            return per_tower(f"{layer_name}_own", lambda n: ChannelShare(*next(halves), dtype=dtype, name=n), whole)
         return per_tower(
             layer_name,
             lambda n: LocalResponseNormalization(v.k, 5, v.alpha, 0.75, groups=own, dtype=dtype, name=n),

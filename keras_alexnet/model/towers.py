@@ -27,7 +27,9 @@ def choose_devices(names, towers):
     if 1 < cpus <= 8:
         _make_logical_cpus(cpus)
     present = [
-        device.name.removeprefix("/device:") for kind in ("CPU", "GPU") for device in tf.config.list_logical_devices(kind)
+        device.name.removeprefix("/device:")
+        for kind in ("CPU", "GPU")
+        for device in tf.config.list_logical_devices(kind)
     ]
     for name in names:
         if name not in present:

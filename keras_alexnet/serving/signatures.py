@@ -52,7 +52,11 @@ class ServedModel(tf.Module):
         """
         probabilities = tf.nn.softmax(self.network(images, training=False)[0])
         scores, indices = tf.math.top_k(probabilities, min(BEST, self.class_names.shape[0]))
-        return {"classes": tf.gather(self.class_names, indices), "scores": scores, "probabilities": probabilities}
+        return {
+            "classes": tf.gather(self.class_names, indices),
+            "scores": scores,
+            "probabilities": probabilities,
+        }
 
     def describe_files(self, image_bytes):
         """JPEG or PNG files, string (B,) -> features: float32 (B, 4096), the last hidden layer."""

@@ -14,6 +14,10 @@ from keras_alexnet.errors import RunError
 from keras_alexnet.training import metrics
 
 
+class ReadError(RunError):
+    """An image could not be read or decoded. Which one, the data graph does not say."""
+
+
 class Trainer:
     """The compiled steps of one model.
 
@@ -45,22 +49,19 @@ class Trainer:
     def _test_step(self, images, labels):
         self.averages.update(metrics.per_image(self.model(images, training=False), labels))
 
-    def evaluate(self, dataset, count, steps=None, callbacks=None):
+    def evaluate(self, dataset, count):
         """Averages over a dataset that must hold `count` images.
 
         Returns:
             dict of name -> float, see `metrics.NAMES`.
 
         Raises:
+            ReadError: the data graph failed.
             RunError: another number of images was seen.
         """
         self.averages.reset()
-        for step, (images, labels) in enumerate(dataset):
-            if callbacks:
-                callbacks.on_test_batch_begin(step)
+        for images, labels in _read(dataset):
             self.test_step(images, labels)
-            if callbacks:
-                callbacks.on_test_batch_end(step)
         if self.averages.count() != count:
             raise RunError(f"validation saw {self.averages.count()} images instead of {count}")
         return self.averages.result()
@@ -97,18 +98,12 @@ def run_epoch(trainer, dataset, callbacks, *, steps, first_step):
         (dict of averages, images per second, steps done).
 
     Raises:
-        RunError: the loss is not finite; the data graph failed or ended early.
+        ReadError: the data graph failed.
+        RunError: the loss is not finite; the data graph ended early.
     """
     trainer.averages.reset()
     started, done = time.perf_counter(), 0
-    batches = iter(dataset)
-    while True:
-        try:
-            images, labels = next(batches)
-        except StopIteration:
-            break
-        except tf.errors.OpError as error:
-            raise RunError(f"reading the training images failed at step {first_step + done}: {brief(error)}") from None
+    for images, labels in _read(dataset):
         callbacks.on_train_batch_begin(done)
         loss = float(trainer.train_step(images, labels))
         done += 1
@@ -123,8 +118,20 @@ def run_epoch(trainer, dataset, callbacks, *, steps, first_step):
     return trainer.averages.result(), trainer.averages.count() / (time.perf_counter() - started), done
 
 
+def _read(dataset):
+    """The batches of a dataset; what goes wrong in its graph becomes a ReadError."""
+    batches = iter(dataset)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except tf.errors.OpError as error:
+            raise ReadError(brief(error)) from None
+        yield batch
+
+
 def brief(error):
     """The first line of a TensorFlow error, without the names of its nodes."""
     text = str(error.message).strip().splitlines()[0] if str(error.message).strip() else type(error).__name__
     return text.split("}} ")[-1].split(" [Op:")[0]
-

@@ -59,7 +59,6 @@ class MomentumSGD(keras.optimizers.Optimizer):
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
         self._is_bias = ["bias" in variable.name for variable in variables]
-        # The layer's name comes before the variable's: "conv1_tower0/kernel".
         self._layers = [
             [label for label in self._multipliers if label != "bias" and _layer_of(variable).startswith(label)]
             for variable in variables
@@ -104,4 +103,5 @@ class MomentumSGD(keras.optimizers.Optimizer):
 
 
 def _layer_of(variable):
-    return getattr(variable, "path", variable.name).split("/")[0]
+    """The name of the layer that owns a variable: the last but one part of its path."""
+    return getattr(variable, "path", variable.name).split("/")[-2:][0]

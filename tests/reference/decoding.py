@@ -37,9 +37,7 @@ def resize_short_side(image_uint8, side=256):
     """
     height, width = image_uint8.shape[:2]
     short = min(height, width)
-    new_height = (2 * side * height + short) // (
-        2 * short
-    )  # floor(side * height / short + 1 / 2) in whole numbers
+    new_height = (2 * side * height + short) // (2 * short)  # floor(side * height / short + 1 / 2) in whole numbers
     new_width = (2 * side * width + short) // (2 * short)
     y = resize_axis(image_uint8, new_height)
     return resize_axis(y.swapaxes(0, 1), new_width).swapaxes(0, 1)

@@ -107,5 +107,5 @@ def forward(weights, images, variant):
     a["fc7"] = dense("fc7", a["drop6"])
     a["relu7"] = relu(a["fc7"])
     a["drop7"] = inference(a["relu7"], 0.5)
-    a["logits"] = dense("logits", a["drop7"])
+    a["logits"] = dense("fc8", a["drop7"])
     return a

@@ -1,0 +1,127 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from keras_alexnet import recipe as recipes
+from keras_alexnet.errors import UsageError
+
+FLAGFILES = sorted((Path(__file__).parent.parent / "flags").glob("*.cfg"))
+
+
+def parse(*argv):
+    return recipes.parse_train(["--model_dir=run", "--dataset=shapes", *argv], "usage")
+
+
+def test_defaults_are_the_papers():
+    recipe = recipes.parse_train(["--model_dir=run"], "usage")
+    training, network, data = recipe.training, recipe.network, recipe.data
+    assert (training.epochs, training.batch_size, training.learning_rate) == (90, 128, 0.01)
+    assert (training.momentum, training.weight_decay, training.bias_learning_rate_multiplier) == (0.9, 0.0005, 1.0)
+    assert (training.lr_policy, training.plateau_cuts) == ("plateau", 3)
+    assert (network.variant, network.towers, network.activation, network.dropout) == ("paper", 2, "relu", 0.5)
+    assert network.local_response_normalization and network.overlapping_pooling
+    assert (data.dataset, data.pca_color, data.pca_stddev) == ("imagenet2012", "dataset", 0.1)
+
+
+def test_later_flags_win_over_the_flagfile(tmp_path):
+    (tmp_path / "a.cfg").write_text("# why\n--epochs=7\n--variant=caffe\n")
+    recipe = parse("--epochs=3", f"--flagfile={tmp_path / 'a.cfg'}", "--variant=paper")
+    assert (recipe.training.epochs, recipe.network.variant) == (7, "paper")
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse().training.epochs = 3
+
+
+def test_resolved_flags_give_the_same_recipe_again(tmp_path):
+    recipe = parse("--devices=CPU:0,CPU:1", "--lr_policy=schedule", "--lr_schedule=2:bias=0.1,1:0.001", "--profile=2,3")
+    text = "# a run\n" + "".join(f"--{name}={value}\n" for name, value in recipe.resolved)
+    assert recipes.read_run(text) == recipe
+    (tmp_path / "flags.cfg").write_text(text)
+    assert recipes.parse_train([f"--flagfile={tmp_path / 'flags.cfg'}"], "usage") == recipe
+
+
+def test_schedule_is_sorted_by_epoch():
+    recipe = parse("--lr_policy=schedule", "--lr_schedule=51:1e-4, 23:bias=0.002,23:0.001")
+    assert recipe.training.lr_schedule == ((23, "bias", 0.002), (23, "", 0.001), (51, "", 0.0001))
+
+
+def test_what_changed_since_a_run_began():
+    text = "".join(f"--{name}={value}\n" for name, value in parse("--batch_size=64").resolved)
+    assert recipes.changed_flags(parse("--batch_size=64", "--epochs=5", "--model_dir=moved"), text) == []
+    assert recipes.changed_flags(parse(), text) == ["--batch_size=128 (the run has 64)"]
+
+
+@pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
+def test_every_flagfile_parses_and_says_why_how_and_what_to_expect(path):
+    text = path.read_text()
+    recipes.parse_train([f"--flagfile={path}", "--model_dir=run", "--data_dir=data"], "usage")
+    comments = "".join(line for line in text.splitlines() if line.startswith("#"))
+    assert text.startswith("# Why: ")
+    assert all(
+        word in comments for word in ("# Run: python -m keras_alexnet.train --flagfile=flags/", "# Time", "# Expect:")
+    )
+    assert f"--flagfile=flags/{path.name}" in comments
+
+
+def test_the_flagfiles_that_others_rely_on_are_there():
+    assert {"paper.cfg", "release2012.cfg", "caffe.cfg", "quickstart.cfg"} <= {path.name for path in FLAGFILES}
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--epoch=3"], "'epoch'"),
+        (["--epochs=0"], "--epochs=0: 0 is not a positive integer"),
+        (["--epochs=many"], "--epochs=many"),
+        (["--batch_size=-1"], "--batch_size=-1"),
+        (["--learning_rate=nan"], "--learning_rate=nan: give a finite number"),
+        (["--learning_rate=-1"], "--learning_rate=-1"),
+        (["--momentum=1"], "--momentum=1.0: give a number below 1"),
+        (["--dropout=1"], "--dropout=1.0: give a probability below 1"),
+        (["--dropout=2"], "--dropout=2"),
+        (["--width=0"], "--width=0.0"),
+        (["--variant=vgg"], "--variant=vgg: value should be one of <paper|release2012|caffe>"),
+        (["--towers=3"], "--towers=3: the layers divide into 1 or 2"),
+        (["--groups=4"], "--groups=4: the layers divide into 1 or 2"),
+        (["--devices=TPU:0"], "--devices=TPU:0: 'TPU:0' is no device"),
+        (["--devices=GPU:0,GPU:0"], "--devices=GPU:0,GPU:0: GPU:0 twice"),
+        (["--devices=GPU:0,GPU:1,GPU:2"], "3 devices for two towers"),
+        (["--devices=GPU:0,GPU:1", "--towers=1"], "more devices than towers"),
+        (["--dataset=folder"], "--data_dir is missing"),
+        (["--dataset="], "--dataset is empty"),
+        (["--val_split=test"], "--val_split=test"),
+        (["--model_dir="], "--model_dir is missing"),
+        (["--flagfile=nowhere.cfg"], "nowhere.cfg"),
+        (["--lr_policy=schedule"], "--lr_schedule is missing"),
+        (["--lr_schedule=3:0.1"], "--lr_policy=plateau"),
+        (["--lr_policy=schedule", "--lr_schedule=three:0.1"], "'three:0.1' is not AFTER_EPOCH"),
+        (["--lr_policy=schedule", "--lr_schedule=3:-0.1"], "'3:-0.1' is not AFTER_EPOCH"),
+        (["--profile=5,2"], "--profile=5,2"),
+        (["train.jpg"], "unexpected argument 'train.jpg'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_flags_are_named(argv, words):
+    with pytest.raises(UsageError) as error:
+        parse(*argv)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_help_shows_every_flag(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse("--help")
+    shown = capsys.readouterr().out
+    assert end.value.code == 0
+    assert all(f"--{name}" in shown or f"--[no]{name}" in shown for name, _ in parse().resolved)
+
+
+def test_predict_takes_photographs_and_export_a_run():
+    assert recipes.parse_predict(["--model=m", "a.jpg", "b.jpg"], "usage") == ("m", ["a.jpg", "b.jpg"])
+    assert recipes.parse_export(["--model_dir=run"], "usage") == "run"
+    for wrong in (["--model=m"], ["a.jpg"]):
+        with pytest.raises(UsageError):
+            recipes.parse_predict(wrong, "usage")

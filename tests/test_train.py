@@ -1,0 +1,271 @@
+"""The main job on a handful of pictures and a network of a sixteenth of the width: everything it writes and refuses."""
+
+import csv
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_alexnet import export, predict, train
+from keras_alexnet.data import shapes
+from keras_alexnet.errors import run_verb
+
+CLASSES = ("blue_disk", "red_square", "striped_red_disk")
+COLUMNS = [
+    "epoch",
+    "loss",
+    "top1_error",
+    "top5_error",
+    "val_loss",
+    "val_top1_error",
+    "val_top5_error",
+    "learning_rate",
+    "images_per_second",
+]
+TINY = ["--dataset=folder", "--width=0.0625", "--batch_size=8", "--variant=release2012", "--summary_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """6 training and 3 validation pictures of each of three classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    for label, name in enumerate(CLASSES):
+        for split, count in (("train", 6), ("val", 3)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                shapes.draw(name, 1000 * label + 100 * (split == "val") + index).save(folder / f"{index}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(pictures, tmp_path_factory):
+    """A run of three epochs, exported."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert verb(f"--data_dir={pictures}", f"--model_dir={folder}", "--epochs=3") == 0
+    return folder
+
+
+def verb(*argv):
+    return run_verb("train", train.main, [*TINY, *argv])
+
+
+def history(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(folder):
+    reader = tf.train.load_checkpoint(str(folder / "checkpoints"))
+    names = [name for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def scalars(folder, split):
+    """tag -> steps, of a run's TensorBoard files."""
+    steps = {}
+    for path in sorted((folder / "logs" / split).iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                steps.setdefault(value.tag, []).append(event.step)
+    return steps
+
+
+def test_a_run_writes_what_others_read(run):
+    rows = history(run)
+    assert list(rows[0])[: len(COLUMNS)] == COLUMNS
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    with np.load(run / "statistics.npz", allow_pickle=False) as statistics:
+        assert statistics["mean_image"].shape == (256, 256, 3)
+        assert statistics["rgb_mean"].shape == (3,) and statistics["rgb_covariance"].shape == (3, 3)
+        assert statistics["count"] == 18
+    assert (run / "class_names.txt").read_text().split() == list(CLASSES)
+    assert "--batch_size=8\n" in (run / "flags.cfg").read_text()
+    assert (run / "export" / "1" / "saved_model.pb").is_file()
+
+
+def test_tensorboard_gets_curves_rate_speed_and_filters(run):
+    curves = scalars(run, "train")
+    assert curves["loss"] == list(range(1, 10))  # 3 epochs of 3 steps, a point for each
+    assert curves["learning_rate"] == curves["images_per_second"] == curves["conv1"] == [3, 6, 9]
+    assert scalars(run, "val")["top1_error"] == scalars(run, "val")["mean_squared_error"] == [3, 6, 9]
+
+
+def test_a_run_that_went_on_ends_as_one_that_was_not_interrupted(run, pictures, tmp_path):
+    common = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'parts'}"]
+    assert verb(*common, "--epochs=1") == 0
+    assert verb(*common, "--epochs=3") == 0
+    whole, parts = weights(run), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        if "progress" not in name:  # it holds the speed as well
+            np.testing.assert_array_equal(value, parts[name], err_msg=name)
+    for a, b in zip(history(run), history(tmp_path / "parts"), strict=True):
+        assert {**a, "images_per_second": 0} == {**b, "images_per_second": 0}
+
+
+def test_its_own_flags_repeat_a_run(run, tmp_path):
+    assert run_verb("train", train.main, [f"--flagfile={run / 'flags.cfg'}", f"--model_dir={tmp_path / 'again'}"]) == 0
+    assert [row["val_loss"] for row in history(tmp_path / "again")] == [row["val_loss"] for row in history(run)]
+
+
+def test_other_flags_are_refused(run, pictures, capsys):
+    assert verb(f"--data_dir={pictures}", f"--model_dir={run}", "--epochs=3", "--momentum=0.5") == 2
+    assert "--momentum=0.5 (the run has 0.9)" in capsys.readouterr().err
+
+
+def test_a_run_that_is_done_says_so(run, pictures, capsys):
+    assert verb(f"--data_dir={pictures}", f"--model_dir={run}", "--epochs=3") == 0
+    assert "is done: 3 epochs" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, pictures, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "damaged")
+    newest = tmp_path / "damaged" / "checkpoints" / "epoch-3.index"
+    newest.write_bytes(newest.read_bytes()[:20])
+    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'damaged'}", "--epochs=3") == 0
+    shown = capsys.readouterr()
+    assert "going on after epoch 2" in shown.out and "epoch-3 cannot be read" in shown.err
+    assert [row["val_loss"] for row in history(tmp_path / "damaged")] == [row["val_loss"] for row in history(run)]
+
+
+def test_two_logical_devices_give_the_numbers_of_one(run, pictures, tmp_path):
+    """In a process of its own: devices are made before anything runs."""
+    argv = [*TINY, f"--data_dir={pictures}", f"--model_dir={tmp_path / 'two'}", "--epochs=1", "--devices=CPU:0,CPU:1"]
+    subprocess.run([sys.executable, "-m", "keras_alexnet.train", *argv], check=True, capture_output=True)
+    one, two = history(run)[0], history(tmp_path / "two")[0]
+    # The same operations in another order of adding up: float32 over three steps.
+    assert float(two["val_loss"]) == pytest.approx(float(one["val_loss"]), rel=1e-4)
+
+
+def test_the_export_answers_as_the_network_validates(run, pictures):
+    files = sorted(str(path) for path in (pictures / "val").glob("*/*.jpg"))
+    answers = list(predict.predict(str(run / "export" / "1"), files))
+    wrong = sum(classes[0][0] != file.split("/")[-2] for file, classes in answers)
+    assert 100 * wrong / len(files) == pytest.approx(float(history(run)[-1]["val_top1_error"]), abs=1e-3)
+    assert all(len(classes) == 3 and sum(score for _, score in classes) == pytest.approx(1) for _, classes in answers)
+
+
+def test_export_again_makes_the_next_version_with_the_same_answers(run, pictures, capsys):
+    assert run_verb("export", export.main, [f"--model_dir={run}"]) == 0
+    assert str(run / "export" / "2") in capsys.readouterr().out
+    photo = str(next((pictures / "val").glob("*/*.jpg")))
+    first, second = (list(predict.predict(str(run / "export" / version), [photo])) for version in "12")
+    assert first == second
+
+
+def test_bad_files_are_named_counted_and_left_out(pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "data")
+    whole = (tmp_path / "data" / "train" / "blue_disk" / "0.jpg").read_bytes()
+    (tmp_path / "data" / "train" / "blue_disk" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "data" / "train" / "red_square" / "empty.png").write_bytes(b"")
+    (tmp_path / "data" / "val" / "red_square" / "text.jpg").write_text("not a picture")
+    (tmp_path / "data" / "val" / "red_square" / "notes.txt").write_text("not a picture")
+    common = [f"--data_dir={tmp_path / 'data'}", "--epochs=1", "--noexport"]
+    assert verb(*common, f"--model_dir={tmp_path / 'skip'}") == 0
+    shown = capsys.readouterr().out
+    assert "4 files are not images and are left out" in shown
+    assert "18 images of 3 classes" in shown and "validation: 9 images" in shown
+    named = {
+        "train/blue_disk/cut.jpg",
+        "train/red_square/empty.png",
+        "val/red_square/text.jpg",
+        "val/red_square/notes.txt",
+    }
+    assert set((tmp_path / "skip" / "skipped.txt").read_text().split()) == named
+    assert verb(*common, f"--model_dir={tmp_path / 'fail'}", "--bad_images=fail") == 1
+    assert all(name in capsys.readouterr().err for name in ["4 files are not images"])
+    assert not (tmp_path / "fail" / "checkpoints").exists()
+
+
+def test_a_file_that_goes_bad_while_training_ends_the_run_in_one_line(pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "data")
+    common = [f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}", "--noexport"]
+    assert verb(*common, "--epochs=1") == 0
+    (tmp_path / "data" / "train" / "blue_disk" / "3.jpg").write_text("no longer a picture")
+    assert verb(*common, "--epochs=2") == 1
+    error = capsys.readouterr().err.strip()
+    assert "blue_disk/3.jpg" in error and error.count("\n") == 0
+    assert len(history(tmp_path / "run")) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(pictures, tmp_path, capsys):
+    common = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--noexport", "--learning_rate=1e30"]
+    assert verb(*common, "--epochs=2") == 1
+    error = capsys.readouterr().err.strip()
+    assert "the loss is" in error and "last good checkpoint" in error and error.count("\n") == 0
+    assert not (tmp_path / "run" / "history.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda root: None, "there is no folder"),
+        (lambda root: (root / "train").mkdir(parents=True), "holds no class folders"),
+        (lambda root: (root / "train" / "cat").mkdir(parents=True), "holds no images"),
+    ],
+)
+def test_folders_without_pictures_are_refused_before_anything_is_written(make, words, tmp_path, capsys):
+    make(tmp_path / "data")
+    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err.strip()
+    assert words in error and str(tmp_path / "data") in error and error.count("\n") == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_classes_in_val_are_refused(pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data" / "val" / "blue_disk").rename(tmp_path / "data" / "val" / "blue_cube")
+    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}") == 2
+    error = capsys.readouterr().err
+    assert "only in train: blue_disk" in error and "only in val: blue_cube" in error
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(pictures, tmp_path, capsys):
+    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--devices=GPU:7") == 2
+    assert "there is no GPU:7; present: CPU:0" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_width_that_does_not_divide_is_refused(pictures, tmp_path, capsys):
+    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--width=0.01") == 2
+    assert "--width=0.01" in capsys.readouterr().err
+
+
+def test_a_layer_that_is_not_there_is_refused(pictures, tmp_path, capsys):
+    argv = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--lr_policy=schedule"]
+    assert verb(*argv, "--lr_schedule=1:conv9=0.1") == 2
+    assert "no layer's name starts with 'conv9'" in capsys.readouterr().err
+
+
+def test_model_dir_that_is_a_file_is_refused(pictures, tmp_path, capsys):
+    (tmp_path / "run").write_text("")
+    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}") == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_predict_refuses_what_is_no_picture(run, tmp_path, capsys):
+    (tmp_path / "text.jpg").write_text("not a picture")
+    common = [f"--model={run / 'export' / '1'}"]
+    assert run_verb("predict", predict.main, [*common, str(tmp_path / "text.jpg")]) == 1
+    assert "text.jpg: is not a JPEG or PNG image" in capsys.readouterr().err
+    assert run_verb("predict", predict.main, [*common, str(tmp_path / "none.jpg")]) == 2
+    assert run_verb("predict", predict.main, [f"--model={tmp_path}", str(tmp_path / "text.jpg")]) == 2
+    assert run_verb("export", export.main, [f"--model_dir={tmp_path}"]) == 2
+
+
+def test_help_and_wrong_flags_never_load_tensorflow():
+    code = (
+        "import sys; from keras_alexnet import train; from keras_alexnet.errors import run_verb\n"
+        "assert run_verb('train', train.main, ['--epochs=0']) == 2\n"
+        "try: train.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--learning_rate" in done.stdout and done.stderr.count("\n") == 1

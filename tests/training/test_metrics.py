@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from keras_alexnet.training import metrics
+from tests.reference.errors import top_k_credit
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_credit_with_ties_is_the_releases(k):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 4, size=(200, 9)).astype(np.float32)  # few values, so that many tie
+    labels = rng.integers(0, 9, size=200).astype(np.int32)
+    np.testing.assert_allclose(metrics.top_k_credit(scores, labels, k), top_k_credit(scores, labels, k), rtol=1e-6)
+
+
+def test_a_score_that_is_not_a_number_is_never_right():
+    scores = np.array([[np.nan, np.nan], [np.nan, 1.0]], np.float32)
+    np.testing.assert_array_equal(metrics.top_k_credit(scores, np.array([0, 0]), 1), [0.0, 0.0])
+
+
+def test_with_fewer_classes_than_five_every_answer_is_among_them():
+    values = metrics.per_image(np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32), np.zeros(6, np.int32))
+    np.testing.assert_array_equal(values["top5_error"], np.zeros(6))
+
+
+def test_loss_and_squared_error_are_their_formulas():
+    logits = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float64) * 3
+    labels = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    values = metrics.per_image(logits.astype(np.float32), labels)
+    np.testing.assert_allclose(values["loss"], -np.log(probabilities[np.arange(8), labels]), rtol=1e-5)
+    expected = ((probabilities - np.eye(4)[labels]) ** 2).mean(axis=1)
+    np.testing.assert_allclose(values["mean_squared_error"], expected, rtol=1e-5)
+
+
+def test_averages_count_images_not_batches():
+    averages = metrics.Averages()
+    assert np.isnan(averages.result()["loss"])
+    averages.update({name: np.zeros(3, np.float32) for name in metrics.NAMES})
+    averages.update({name: np.ones(1, np.float32) for name in metrics.NAMES})
+    assert averages.result() == dict.fromkeys(metrics.NAMES, 0.25)
+    assert averages.count() == 4
+    averages.reset()
+    assert averages.count() == 0

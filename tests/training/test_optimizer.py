@@ -1,0 +1,108 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_alexnet.training.optimizer import MomentumSGD
+from tests.reference.update import momentum_sgd
+
+
+def variables(*names):
+    rng = np.random.default_rng(0)
+    return [keras.Variable(rng.normal(size=(3, 4)).astype(np.float32), name=name) for name in names]
+
+
+def run(optimizer, weights, steps, before_step=lambda step: None):
+    """Steps in a graph, as training runs them; returns the gradients given."""
+    apply = tf.function(lambda *gradients: optimizer.apply(list(gradients), weights))
+    rng, given = np.random.default_rng(1), []
+    for step in range(steps):
+        before_step(step)
+        given.append([rng.normal(size=(3, 4)).astype(np.float32) for _ in weights])
+        apply(*given[-1])
+    return given
+
+
+def test_several_steps_are_the_published_rule_and_biases_are_not_decayed():
+    kernel, bias = weights = variables("kernel", "bias")
+    expected = {name: (weight.numpy().astype(np.float64), 0.0) for name, weight in zip("kb", weights, strict=True)}
+    optimizer = MomentumSGD(0.1, 0.9, 0.05, 2.0)
+    for kernel_gradient, bias_gradient in run(optimizer, weights, 12):
+        expected["k"] = momentum_sgd(*expected["k"], kernel_gradient, 0.1, 0.9, 0.05)
+        expected["b"] = momentum_sgd(*expected["b"], bias_gradient, 0.2, 0.9, 0.0)
+    np.testing.assert_allclose(kernel, expected["k"][0], rtol=1e-5, atol=1e-6)  # float32 over 12 steps
+    np.testing.assert_allclose(bias, expected["b"][0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(optimizer.velocities[0], expected["k"][1], rtol=1e-5, atol=1e-6)
+
+
+def test_decay_goes_through_the_momentum_unlike_keras_own():
+    """Two steps with a zero gradient tell the rules apart: v2 = -wd lr (m w0 + w1), not -wd lr w1."""
+    (kernel,) = weights = variables("kernel")
+    start = kernel.numpy().astype(np.float64)
+    optimizer = MomentumSGD(0.1, 0.9, 0.5)
+    optimizer.apply([np.zeros((3, 4), np.float32)], weights)
+    optimizer.apply([np.zeros((3, 4), np.float32)], weights)
+    once = start * (1 - 0.05)
+    np.testing.assert_allclose(kernel, once - 0.05 * (0.9 * start + once), rtol=1e-5)
+
+
+def test_the_rate_can_be_changed_between_steps():
+    (kernel,) = weights = variables("kernel")
+    w, v = kernel.numpy().astype(np.float64), 0.0
+    optimizer, rates = MomentumSGD(0.1, 0.9, 0.0), [0.1, 0.1, 0.01, 0.01]
+
+    def cut(step):
+        optimizer.learning_rate = rates[step]
+
+    for rate, (gradient,) in zip(rates, run(optimizer, weights, 4, cut), strict=True):
+        w, v = momentum_sgd(w, v, gradient, rate, 0.9, 0.0)
+    np.testing.assert_allclose(kernel, w, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_with_a_rate_of_their_own_and_frozen_ones():
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(4, name="conv1_tower0"), keras.layers.Dense(4, name="conv2")]
+    )
+    optimizer = MomentumSGD(0.1, 0.9, 0.01, 1.0, {"conv1": 0.5})
+    weights = model.trainable_variables
+    optimizer.build(weights)
+    one = [np.ones(weight.shape, np.float32) for weight in weights]
+    start = [weight.numpy() for weight in weights]
+    optimizer.apply(one, weights)
+    for weight, was, rate in zip(weights, start, [0.05, 0.05, 0.1, 0.1], strict=True):
+        decay = 0.0 if "bias" in weight.name else 0.01
+        np.testing.assert_allclose(weight, was - rate * (1 + decay * was), rtol=1e-5, atol=1e-7)
+    optimizer.set_multiplier("conv1", 0.0)
+    start = [weight.numpy() for weight in weights]
+    optimizer.apply(one, weights)
+    changed = [bool(np.any(weight.numpy() != was)) for weight, was in zip(weights, start, strict=True)]
+    assert changed == [False, False, True, True]  # a frozen layer does not coast on its velocity either
+
+
+def test_configuration_round_trip():
+    optimizer = MomentumSGD(0.02, 0.8, 0.001, 2.0, {"conv1": 0.1})
+    again = MomentumSGD.from_config(optimizer.get_config())
+    assert again.get_config() == optimizer.get_config()
+    assert again.momentum == 0.8 and again.kernel_decay == 0.001
+
+
+def test_loss_scaling_of_float16_gives_the_same_update():
+    plain, scaled = variables("kernel"), variables("kernel")
+    gradient = np.random.default_rng(2).normal(size=(3, 4)).astype(np.float32)
+    MomentumSGD(0.1).apply([gradient], plain)
+    optimizer = keras.optimizers.LossScaleOptimizer(MomentumSGD(0.1), initial_scale=1024.0)
+    optimizer.apply([gradient * 1024.0], scaled)
+    np.testing.assert_allclose(scaled[0], plain[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1.*momentum=1.0"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative.*-0.1"),
+        ({"bias_learning_rate_multiplier": -1.0}, "bias must not be negative.*-1.0"),
+    ],
+)
+def test_wrong_arguments_are_named(settings, words):
+    with pytest.raises(ValueError, match=words):
+        MomentumSGD(**settings)
