@@ -32,26 +32,50 @@ def export_run(model_dir):
     Raises:
         RunError: the run has no checkpoint or lacks one of its files.
     """
+    from keras_alexnet.data import pipeline, statistics
+
+    model, class_names = load_model(model_dir)
+    path = _file_of(model_dir, "statistics.npz")
+    mean = pipeline.center_of_mean(statistics.load(path), model.input_shape[1])
+    return save(model, class_names, mean, os.path.join(model_dir, "export"))
+
+
+def load_model(model_dir):
+    """The network of a run's newest checkpoint.
+
+    Args:
+        model_dir: str, a run's folder.
+
+    Returns:
+        (keras.Model, list of str): images -> logits, without devices; the class names.
+
+    Raises:
+        RunError: the run has no checkpoint or lacks one of its files.
+    """
     import tensorflow as tf
 
-    from keras_alexnet.data import pipeline, statistics
     from keras_alexnet.train import build_model
 
-    names = {name: os.path.join(model_dir, name) for name in ("flags.cfg", "class_names.txt", "statistics.npz")}
-    for name, path in names.items():
-        if not os.path.isfile(path):
-            raise RunError(f"{model_dir}: the run lacks its {name}; train again to write it")
-    with open(names["flags.cfg"], encoding="utf-8") as file:
+    with open(_file_of(model_dir, "flags.cfg"), encoding="utf-8") as file:
         recipe = recipes.read_run(file.read())
-    with open(names["class_names.txt"], encoding="utf-8") as file:
+    with open(_file_of(model_dir, "class_names.txt"), encoding="utf-8") as file:
         class_names = file.read().splitlines()
     checkpoint = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints"))
     if checkpoint is None:
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
     model = build_model(recipe.network, len(class_names), recipe.run.seed, devices=())
-    tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial().assert_existing_objects_matched()
-    mean = pipeline.center_of_mean(statistics.load(names["statistics.npz"]), model.input_shape[1])
-    return save(model, class_names, mean, os.path.join(model_dir, "export"))
+    try:
+        tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial().assert_existing_objects_matched()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        raise RunError(f"{checkpoint}: cannot be read ({str(error).splitlines()[0]})") from None
+    return model, class_names
+
+
+def _file_of(model_dir, name):
+    path = os.path.join(model_dir, name)
+    if not os.path.isfile(path):
+        raise RunError(f"{model_dir}: the run lacks its {name}; train again to write it")
+    return path
 
 
 def save(model, class_names, mean, export_dir):

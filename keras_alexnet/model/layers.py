@@ -96,7 +96,11 @@ class InMapNormalization(keras.layers.Layer):
         # An average over explicit zeros is the sum over size^2; 'SAME' would average over what is inside the map.
         squares = tf.pad(tf.square(x), ((0, 0), (margin, margin), (margin, margin), (0, 0)))
         mean = tf.nn.avg_pool2d(squares, self.size, strides=1, padding="VALID")
-        return tf.cast(x * (1.0 + self.scale * mean) ** -self.power, inputs.dtype)
+        base = 1.0 + self.scale * mean
+        if self.power == 0.75:
+            # Two square roots take a quarter of the time of a power on the CPU, and this is the only one in use.
+            return tf.cast(x * tf.math.rsqrt(base * tf.sqrt(base)), inputs.dtype)
+        return tf.cast(x * base**-self.power, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

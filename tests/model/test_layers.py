@@ -58,9 +58,11 @@ def test_gradient_of_response_normalization_is_the_difference_quotient():
     np.testing.assert_allclose(tape.gradient(y, variable).numpy().ravel(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_in_map_normalization_is_the_formula_at_borders_too():
+@pytest.mark.parametrize("settings", [{}, {"size": 3, "scale": 0.02, "power": 0.4}], ids=["release", "other"])
+def test_in_map_normalization_is_the_formula_at_borders_too(settings):
     x = activations((2, 7, 6, 3))
-    np.testing.assert_allclose(InMapNormalization()(x), reference.in_map_normalization(x), rtol=RELATIVE)
+    expected = reference.in_map_normalization(x, **settings)
+    np.testing.assert_allclose(InMapNormalization(**settings)(x), expected, rtol=RELATIVE)
 
 
 @pytest.mark.parametrize("layer", [LocalResponseNormalization, InMapNormalization])

@@ -1,0 +1,30 @@
+"""Fresh pictures of the built-in shapes, one or more of each class, to try an exported model on.
+
+python tools/draw_shapes.py --seed=7 --per_class=1 OUT      # OUT/blue_disk_0.jpg ...
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from keras_alexnet.data import shapes
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="folder for the pictures; made if it is not there")
+    parser.add_argument("--seed", type=int, default=1, help="another seed gives other pictures")
+    parser.add_argument("--per_class", type=int, default=1, help="pictures of each class")
+    options = parser.parse_args(argv)
+    if options.seed < 0 or options.per_class < 1:
+        parser.error("--seed must be at least 0 and --per_class at least 1")
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in shapes.CLASS_NAMES:
+        for index in range(options.per_class):
+            # Far from the seeds of any training set: those count up from small numbers.
+            picture = shapes.draw(name, 10**9 + options.seed * 10**4 + index)
+            picture.save(options.out / f"{name}_{index}.jpg", quality=90)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
