@@ -15,10 +15,10 @@ from keras_alexnet.errors import UsageError
 VARIANTS = ("paper", "release2012", "caffe")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Flags that may change between the two parts of an interrupted run: none of them changes what is learned up to the
-# point where the run stopped.
+# point where the run stopped. (The data may have moved; that they are the same files is checked apart.)
 FREE_ON_RESUME = frozenset(
     ("epochs", "devices", "precision", "bad_images", "input_threads", "checkpoints_to_keep", "summary_steps")
-    + ("histograms", "profile", "export")
+    + ("histograms", "profile", "export", "data_dir", "model_dir")
 )
 
 
@@ -166,7 +166,7 @@ def changed_flags(recipe, text):
     return [
         f"--{name}={value} (the run has {before.get(name, 'none')})"
         for name, value in recipe.resolved
-        if name not in FREE_ON_RESUME | {"model_dir"} and before.get(name, "") != value
+        if name not in FREE_ON_RESUME and before.get(name, "") != value
     ]
 
 

@@ -53,13 +53,13 @@ def train(recipe):
     _write_text(os.path.join(model_dir, "class_names.txt"), "".join(f"{n}\n" for n in train_source.class_names))
     _describe(recipe, model, train_source, val_source, devices)
     run = _Run(recipe, model, statistics, survey, train_source, val_source)
-    run.fit(started)
+    trained = run.fit(started)
     last = run.progress.history[-1]
     print(
         f"validation, center view, 1 model, {val_source.count} images: "
         f"top-1 error {last['val_top1_error']:.2f} %, top-5 error {last['val_top5_error']:.2f} %"
     )
-    if recipe.run.export and not os.path.isdir(os.path.join(model_dir, "export", "1")):
+    if recipe.run.export and (trained or not os.path.isdir(os.path.join(model_dir, "export", "1"))):
         from keras_alexnet.export import export_run
 
         print(f"exported to {export_run(model_dir)}")
@@ -148,7 +148,7 @@ class _Run:
         )
 
     def fit(self, started):
-        """Trains from where the newest checkpoint stands to the end of the recipe."""
+        """Trains from where the newest checkpoint stands to the end of the recipe; returns whether there was more."""
         import keras
 
         from keras_alexnet.training.callbacks import Curves, write_history
@@ -159,7 +159,7 @@ class _Run:
         epochs = recipe.training.epochs
         if progress.epochs >= epochs or progress.finished:
             print(f"{recipe.run.model_dir} is done: {progress.epochs} epochs")
-            return
+            return False
         steps = math.ceil(self.train_source.count / recipe.training.batch_size)
         curves = Curves(
             os.path.join(recipe.run.model_dir, "logs"),
@@ -188,6 +188,7 @@ class _Run:
                 write_history(os.path.join(recipe.run.model_dir, "history.csv"), progress.history)
         finally:
             callbacks.on_train_end()
+        return True
 
     def _epoch(self, callbacks, steps):
         from keras_alexnet.data import pipeline

@@ -194,8 +194,8 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
         raise UsageError(
             f"--dataset={name}: {reason} Give the name of a TensorFlow Datasets set, folder or shapes."
         ) from None
-    _prepare(builder, name)
     image_key, label_key = _labeled_image(builder, name)
+    _prepare(builder, name)
     if train_split is None and val_split is None and not {"validation", "test"} & set(builder.info.splits):
         train_split, val_split = "train[:80%]", "train[80%:]"
     train_split = train_split or "train"
