@@ -43,15 +43,9 @@ def draw(rows, grid, path):
     from matplotlib import pyplot as plt
 
     epochs = [row["epoch"] for row in rows]
-    figure = plt.figure(figsize=(11, 5.2), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[3, 1.15])
-    panels = upper.subplots(1, 3)
-    for panel, name, title in zip(
-        panels,
-        ("loss", "top1_error", "learning_rate"),
-        ("cross-entropy", "top-1 error, %", "learning rate"),
-        strict=True,
-    ):
+    figure, panels = plt.subplots(1, 4, figsize=(14, 3.8), layout="constrained", width_ratios=[1, 1, 1, 1.35])
+    titles = {"loss": "cross-entropy", "top1_error": "top-1 error, %", "learning_rate": "learning rate"}
+    for panel, (name, title) in zip(panels, titles.items(), strict=False):
         if name == "learning_rate":
             panel.step(epochs, [row[name] for row in rows], where="mid", color="black")
             panel.set_yscale("log")
@@ -62,11 +56,11 @@ def draw(rows, grid, path):
             panel.set_ylim(bottom=0)
         panel.set_title(title)
         panel.set_xlabel("epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
         panel.spines[["top", "right"]].set_visible(False)
-    picture = lower.subplots(1, 1)
-    picture.imshow(grid, interpolation="nearest")
-    picture.set_title("conv1, one row of filters per tower")
-    picture.axis("off")
+    panels[3].imshow(grid, interpolation="nearest")
+    panels[3].set_title("conv1, tower 0 above tower 1")
+    panels[3].axis("off")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 

@@ -1,28 +1,39 @@
-"""The kernels of conv1 as a picture: Figure 3 of the paper, one row of filters per tower."""
+"""The kernels of conv1 as a picture: Figure 3 of the paper, one block of filters per tower."""
+
+import math
 
 import numpy as np
 
-_BORDER = 1  # pixels between filters
+PER_LINE = 16  # as in the paper's figure and in the release's shownet.py
+BORDER = 1  # weights' worth of white after each filter
+GAP = 4  # and between the towers
 
 
-def conv1_grid(model, scale=2):
+def conv1_grid(model, scale=3):
     """The filters of conv1, all brightened by one common factor.
 
     Args:
-        model: AlexNet, in one tower (its filters then make one row per half of them) or two.
+        model: AlexNet, in two towers or in one, whose first and second half of filters then stand for them.
         scale: int >= 1, screen pixels per weight.
 
     Returns:
-        uint8 (rows * (11 + 1) * scale, filters per row * (11 + 1) * scale, 3), RGB; zero weights are mid-grey.
+        uint8 (rows, columns, 3), RGB: the first tower's 48 filters in three lines of 16, below them the second's. Zero
+        weights are mid-grey, borders white.
     """
     kernels = [layer.kernel.numpy() for layer in model.layers if layer.name.startswith("conv1")]
-    rows = kernels if len(kernels) > 1 else np.array_split(kernels[0], 2, axis=-1)
-    peak = max(np.abs(row).max() for row in rows) or 1.0
-    lines = []
-    for row in rows:
-        filters = np.moveaxis(row, -1, 0)  # (filters, 11, 11, 3)
-        margin = ((0, 0), (0, _BORDER), (0, _BORDER), (0, 0))
-        shaded = np.pad(filters / peak * 0.5 + 0.5, margin, constant_values=1.0)
-        lines.append(np.concatenate(list(shaded), axis=1))
-    grid = np.round(np.concatenate(lines, axis=0) * 255).astype(np.uint8)
+    towers = kernels if len(kernels) > 1 else np.array_split(kernels[0], 2, axis=-1)
+    peak = max(np.abs(kernel).max() for kernel in towers) or 1.0
+    blocks = [_block(kernel / peak * 0.5 + 0.5) for kernel in towers]
+    gap = np.ones((GAP, blocks[0].shape[1], 3))
+    grid = np.round(np.concatenate([blocks[0], gap, blocks[1]]) * 255).astype(np.uint8)
     return grid.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _block(kernel):
+    """(11, 11, 3, filters) in 0..1 -> (lines * 12, 16 * 12, 3), white where a line is not full."""
+    filters = np.moveaxis(kernel, -1, 0)
+    missing = -len(filters) % min(PER_LINE, len(filters))
+    margins = ((0, missing), (0, BORDER), (0, BORDER), (0, 0))
+    filters = np.pad(filters, margins, constant_values=1.0)
+    lines = math.ceil(len(filters) / PER_LINE)
+    return np.concatenate([np.concatenate(line, axis=1) for line in np.split(filters, lines)], axis=0)

@@ -1,0 +1,58 @@
+"""Small pictures and image folders, made on the spot, for the tests of the data graph; no test reaches a network."""
+
+import io
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def photo(width, height, seed=0):
+    """A picture with coarse color areas and fine grain, so that no two of its windows are equal."""
+    rng = np.random.default_rng([seed, width, height])
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    # One tile of grain, repeated: drawing it for every pixel takes seconds where the picture is large.
+    tile = rng.integers(-12, 13, (211, 223, 3))
+    grain = np.tile(tile, (height // 211 + 1, width // 223 + 1, 1))[:height, :width]
+    return Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
+
+
+def encoded(picture, kind="JPEG", **options):
+    """The bytes of a picture file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_folder(root, files):
+    """Writes {path below root: bytes or None for an empty folder}; returns root."""
+    for name, content in files.items():
+        path = root / name
+        if content is None:
+            path.mkdir(parents=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return root
+
+
+def flat_source(root, files):
+    """A FolderSource over {name: bytes}, written to `root`, in which every file is a class of its own."""
+    from keras_alexnet.data.sources import FolderSource
+
+    write_folder(root, files)
+    names = tuple(files)
+    return FolderSource("train", str(root), names, names, tuple(range(len(names))))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Whatever would download something fails at once instead."""
+
+    def refuse(*_):
+        raise OSError("tests do not use the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
