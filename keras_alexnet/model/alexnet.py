@@ -9,8 +9,10 @@ of the normalization, start of the weights, size of the input.
 """
 
 import dataclasses
+import itertools
 
 import keras
+import numpy as np
 
 from keras_alexnet.model.layers import ChannelShare, Dropout, InMapNormalization, LocalResponseNormalization
 from keras_alexnet.model.towers import choose_devices, pin
@@ -105,7 +107,9 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     v = VARIANTS[variant]
     devices = choose_devices(devices, towers) if devices != () else ()
     own = groups if towers == 1 else 1  # groups of a convolution that sees its own tower only
-    seeds = iter(range(seed, seed + 100)) if seed is not None else iter(lambda: None, 0)
+    # Far apart for neighboring seeds: seed + 1 must not be seed with its layers moved up by one.
+    states = None if seed is None else np.random.SeedSequence(seed).generate_state(64).tolist()
+    seeds = itertools.repeat(None) if states is None else iter(states)
 
     # A value of the graph is the list of its parts, one per tower. A layer is one Keras layer per tower.
     def per_tower(layer_name, make, parts):

@@ -14,9 +14,9 @@ def photo(width, height, seed=0):
     coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
     # One tile of grain, repeated: drawing it for every pixel takes seconds where the picture is large.
-    tile = rng.integers(-12, 13, (211, 223, 3))
+    tile = rng.integers(-12, 13, (211, 223, 3), np.int16)
     grain = np.tile(tile, (height // 211 + 1, width // 223 + 1, 1))[:height, :width]
-    return Image.fromarray(np.clip(smooth + grain, 0, 255).astype(np.uint8))
+    return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
 
 
 def encoded(picture, kind="JPEG", **options):

@@ -159,7 +159,7 @@ def test_very_large_jpeg():
     image = center(data)
     with Image.open(io.BytesIO(data)) as opened:
         pixels = np.asarray(opened)
-    for left in (0, 126, 252):
+    for left in (0, 252):
         first, last = (round((42 + left + side) * 4000 / 341) for side in (-2, 6))  # 42 = (341 - 256) // 2
         rows = np.zeros((32, 4000, 3))
         rows[:, first:last] = reference.resize_axis(pixels[:, first:last], 256)[::8]

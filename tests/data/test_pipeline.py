@@ -1,0 +1,364 @@
+"""Training and validation batches, taken apart again with NumPy into pictures, views, means and noise."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_alexnet.data import pipeline
+from keras_alexnet.data.augmentation import Augmentation
+from keras_alexnet.data.statistics import Statistics
+from tests.data.conftest import encoded, flat_source, photo
+from tests.reference import color
+from tests.reference import decoding as reference
+from tests.reference.statistics import mean_and_covariance
+
+COUNT = 11
+PLAIN = Augmentation(pca_color="none")
+ALIGNED = Augmentation(pca_color="none", aligned_mean=True)
+SIZE = 64  # of crops, where it makes no difference, for speed
+SETTINGS = {"size": SIZE, "batch_size": 4, "seed": 5, "epoch": 2}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Each picture has a label of its own and 256 pixels on its shorter side, so nothing is resampled."""
+    sizes = ((256, 256), (256, 290), (301, 256))
+    files = {}
+    for index in range(COUNT):
+        kind = ("JPEG", "PNG")[index % 2]
+        files[f"{index:02d}.{kind.lower()}"] = encoded(photo(*sizes[index % 3], seed=index), kind)
+    return flat_source(tmp_path_factory.mktemp("exact"), files)
+
+
+@pytest.fixture(scope="module")
+def pictures(source):
+    """uint8 (256, 256, 3) of each file, by Pillow and slicing alone."""
+    found = []
+    for name in source.files:
+        with Image.open(os.path.join(source.root, name)) as opened:
+            found.append(reference.center_window(np.asarray(opened.convert("RGB"))))
+    return found
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    """A mean without any symmetry, with fractions; a covariance about as of photographs."""
+    rng = np.random.default_rng(1)
+    mean_image = rng.uniform(90, 160, (256, 256, 3)).astype(np.float32)
+    covariance = np.array([[5000.0, 4700.0, 4300.0], [4700.0, 4900.0, 4600.0], [4300.0, 4600.0, 5300.0]])
+    return Statistics(mean_image, mean_image.mean((0, 1), np.float64), covariance, COUNT)
+
+
+def batches_of(dataset):
+    return list(dataset.as_numpy_iterator())
+
+
+def joined(dataset):
+    """(images, labels) of all batches of at least one."""
+    images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def train(source, statistics, augmentation=PLAIN, **changes):
+    return pipeline.training(source, statistics, augmentation, **(SETTINGS | changes))
+
+
+def middle(image, size):
+    first = (256 - size) // 2
+    return image[first : first + size, first : first + size]
+
+
+def views_of(whole, part, tolerance=0):
+    """All (row, column, reflected) at which `part` is found in `whole`, no value further off than the tolerance."""
+    whole, size = np.asarray(whole, np.float32), len(part)
+    found = []
+    for reflected in (False, True):
+        wanted = part[:, ::-1] if reflected else part
+        # One pixel rules out most places, so that all the others are compared only where it is worth it.
+        near = np.abs(whole[: len(whole) - size + 1, : len(whole) - size + 1] - wanted[0, 0]).max(-1) <= tolerance
+        for row, column in np.argwhere(near).tolist():
+            if np.abs(whole[row : row + size, column : column + size] - wanted).max() <= tolerance:
+                found.append((row, column, reflected))
+    return found
+
+
+def crop_of(image, mean):
+    """The uint8 crop that gives this float32 image when the mean is subtracted, exactly."""
+    crop = np.rint(image + mean).astype(np.uint8)
+    np.testing.assert_array_equal(crop.astype(np.float32) - mean, image)
+    return crop
+
+
+def assert_spread(views, positions, margin):
+    """Views lie in the range, and no part of drawing them is stuck."""
+    rows, columns, reflected = (np.array(values) for values in zip(*views, strict=True))
+    first = (margin + 1 - positions) // 2
+    for offsets in (rows, columns):
+        assert offsets.min() >= first and offsets.max() < first + positions
+        assert len(set(offsets)) > COUNT // 2
+    assert set(reflected) == {False, True}
+    assert np.any(rows != columns)
+
+
+# (crop, positions)
+CROPS = {"paper": (224, 33), "2048_views": (224, 32), "caffe": (227, 30)}
+
+
+def test_shapes_types_and_the_last_short_batch(source, statistics):
+    dataset = train(source, statistics, size=224)
+    images, labels = dataset.element_spec
+    assert (images.shape.as_list(), images.dtype) == ([None, 224, 224, 3], tf.float32)
+    assert (labels.shape.as_list(), labels.dtype) == ([None], tf.int32)
+    batches = batches_of(dataset)
+    assert [(images.shape, images.dtype) for images, _ in batches] == [
+        ((count, 224, 224, 3), np.float32) for count in (4, 4, 3)
+    ]
+    assert [(labels.shape, labels.dtype) for _, labels in batches] == [((count,), np.int32) for count in (4, 4, 3)]
+
+
+@pytest.mark.parametrize("epoch", range(3))
+def test_every_image_once(source, statistics, epoch):
+    _, labels = joined(train(source, statistics, epoch=epoch))
+    assert sorted(labels) == list(range(COUNT))
+    assert list(labels) != sorted(labels)
+
+
+@pytest.mark.parametrize("size, positions", CROPS.values(), ids=CROPS)
+def test_an_image_is_a_crop_less_the_center_of_the_mean(source, pictures, statistics, size, positions):
+    augmentation = Augmentation(pca_color="none", crop_positions=positions)
+    images, labels = joined(train(source, statistics, augmentation, size=size))
+    mean = middle(statistics.mean_image, size)
+    views = []
+    for image, label in zip(images, labels, strict=True):
+        # The mean lies as it is under a crop that may be reflected.
+        found = views_of(pictures[label], crop_of(image, mean))
+        assert len(found) == 1
+        views += found
+    assert_spread(views, positions, 256 - size)
+
+
+def test_aligned_mean_is_the_part_under_the_crop(source, pictures, statistics):
+    images, labels = joined(train(source, statistics, ALIGNED))
+    views = []
+    for image, label in zip(images, labels, strict=True):
+        found = views_of(pictures[label].astype(np.float32) - statistics.mean_image, image)
+        assert len(found) == 1
+        views += found
+    assert_spread(views, 33, 256 - SIZE)
+    # The two ways to subtract differ in nothing but the mean.
+    centered, _ = joined(train(source, statistics))
+    crops = [crop_of(image, middle(statistics.mean_image, SIZE)) for image in centered]
+    assert [views_of(pictures[label], crop)[0] for crop, label in zip(crops, labels, strict=True)] == views
+
+
+def test_one_position_is_the_center_view_or_its_reflection(source, statistics):
+    augmentation = Augmentation(pca_color="none", crop_positions=1)
+    images, labels = joined(train(source, statistics, augmentation))
+    mean = middle(statistics.mean_image, SIZE)
+    centers, _ = joined(pipeline.center_view(source, statistics, size=SIZE, batch_size=4))
+    for image, label in zip(images, labels, strict=True):
+        center = crop_of(centers[label], mean)
+        crop = crop_of(image, mean)
+        assert np.array_equal(crop, center) or np.array_equal(crop, center[:, ::-1])
+
+
+def test_crops_of_resampled_images(tmp_path):
+    sizes = ((400, 300), (300, 420), (90, 70), (280, 257))
+    files = {f"{index}.jpg": encoded(photo(*size, seed=index)) for index, size in enumerate(sizes)}
+    source = flat_source(tmp_path, files)
+    no_mean = Statistics(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.eye(3), 4)
+    for epoch in range(2):
+        for image, label in zip(*joined(train(source, no_mean, epoch=epoch)), strict=True):
+            whole = reference.decode(os.path.join(source.root, source.files[label]))
+            # A float32 filter instead of a float64 one: one level where a value is close to a half.
+            assert len(views_of(whole, image, tolerance=1)) == 1
+
+
+def same(first, second):
+    """The same batches, to the bit."""
+    return len(first) == len(second) and all(
+        np.array_equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+NOISY = {
+    f"{whose}_{scale}": Augmentation(pca_color=whose, pca_scale=scale)
+    for whose in ("dataset", "image")
+    for scale in ("eigenvalue", "stddev")
+}
+ALL = {"plain": PLAIN, "aligned": ALIGNED, **NOISY}
+
+
+@pytest.mark.parametrize("augmentation", ALL.values(), ids=ALL)
+def test_same_seed_and_epoch_same_batches(source, statistics, augmentation):
+    batches = batches_of(train(source, statistics, augmentation))
+    assert same(batches, batches_of(train(source, statistics, augmentation)))
+    assert same(batches, batches_of(train(source, statistics, augmentation, threads=1)))
+
+
+def test_a_dataset_read_twice_gives_the_same(source, statistics):
+    dataset = train(source, statistics, NOISY["dataset_eigenvalue"])
+    assert same(batches_of(dataset), batches_of(dataset))
+
+
+@pytest.mark.parametrize("change", [{"seed": 6}, {"epoch": 3}, {"seed": 2, "epoch": 5}], ids=str)
+def test_another_seed_or_epoch_other_batches(source, pictures, statistics, change):
+    mean = middle(statistics.mean_image, SIZE)
+    orders, views = [], []
+    for settings in ({}, change):
+        images, labels = joined(train(source, statistics, **settings))
+        orders.append(list(labels))
+        views.append([views_of(pictures[n], crop_of(image, mean))[0] for image, n in zip(images, labels, strict=True)])
+    assert orders[0] != orders[1]
+    # Place by place: of 2178 views, hardly one comes up again at the same place of another epoch.
+    assert sum(a == b for a, b in zip(*views, strict=True)) <= 1
+
+
+@pytest.mark.parametrize("start", [1, 4, 6, 10], ids=str)
+@pytest.mark.parametrize("name", ["aligned", "dataset_stddev"])
+def test_start_goes_on_as_the_whole_epoch_would(source, statistics, name, start):
+    images, labels = joined(train(source, statistics, ALL[name]))
+    rest, rest_labels = joined(train(source, statistics, ALL[name], start=start))
+    np.testing.assert_array_equal(rest, images[start:])
+    np.testing.assert_array_equal(rest_labels, labels[start:])
+
+
+def test_start_at_the_end_leaves_nothing(source, statistics):
+    assert batches_of(train(source, statistics, start=COUNT)) == []
+
+
+def noise_of(source, statistics, augmentation, **changes):
+    """(noise (N, 3), the plain images, their labels); the noise is the same at all pixels of an image."""
+    plain, labels = joined(train(source, statistics, PLAIN, **changes))
+    noisy, same_labels = joined(train(source, statistics, augmentation, **changes))
+    np.testing.assert_array_equal(labels, same_labels)
+    difference = noisy.astype(np.float64) * (1.1 if augmentation.pca_scale == "stddev" else 1.0) - plain
+    noise = difference.mean((1, 2))
+    # Values up to a few hundred in float32 are off by up to 2e-5 each time that they are rounded.
+    assert np.abs(difference - noise[:, None, None]).max() < 1e-4
+    return noise, plain, labels
+
+
+def assert_normal(noise, covariances):
+    """Whitened with these covariances, all numbers together have the variance of N(0, 1), within 5 standard errors."""
+    values = []
+    for deviation, covariance in zip(noise, covariances, strict=True):
+        lengths, vectors = np.linalg.eigh(covariance)
+        values += list(deviation @ vectors / np.sqrt(lengths))
+    assert len(set(np.round(values, 6))) == len(values)
+    assert abs(np.mean(np.square(values)) - 1) < 5 * np.sqrt(2 / len(values))
+    assert abs(np.mean(values)) < 5 / np.sqrt(len(values))
+
+
+NOISE = {"eigenvalue": color.paper_noise_covariance, "stddev": color.release_noise_covariance}
+
+
+@pytest.mark.parametrize("scale", NOISE)
+def test_dataset_noise_is_one_color_an_image(source, statistics, scale):
+    noise = [
+        noise_of(source, statistics, NOISY[f"dataset_{scale}"], epoch=epoch)[0]  # 11 images an epoch
+        for epoch in range(4)
+    ]
+    covariance = NOISE[scale](statistics.rgb_covariance)
+    assert_normal(np.concatenate(noise), [covariance] * 4 * COUNT)
+
+
+@pytest.mark.parametrize("scale", NOISE)
+def test_image_noise_follows_the_crop(source, statistics, scale):
+    noise, covariances = [], []
+    mean = middle(statistics.mean_image, SIZE)
+    for epoch in range(4):
+        some, plain, _ = noise_of(source, statistics, NOISY[f"image_{scale}"], epoch=epoch)
+        noise += list(some)
+        for image in plain:
+            _, _, covariance = mean_and_covariance(crop_of(image, mean)[None])
+            covariances.append(NOISE[scale](covariance))
+    assert_normal(noise, covariances)
+
+
+def test_image_noise_of_one_color_is_none_but_dataset_noise_is_some(tmp_path, statistics):
+    picture = encoded(Image.new("RGB", (256, 256), (200, 30, 90)), "PNG")
+    source = flat_source(tmp_path, {f"{index}.png": picture for index in range(3)})
+    assert np.abs(noise_of(source, statistics, NOISY["image_stddev"])[0]).max() < 1e-3
+    assert np.abs(noise_of(source, statistics, NOISY["dataset_stddev"])[0]).max(1).min() > 0.1
+
+
+def test_noise_and_aligned_mean_together(source, statistics):
+    aligned, _ = joined(train(source, statistics, ALIGNED))
+    both, _ = joined(train(source, statistics, Augmentation(aligned_mean=True)))
+    noise, _, _ = noise_of(source, statistics, Augmentation())
+    np.testing.assert_allclose(both - aligned, np.broadcast_to(noise[:, None, None], both.shape), rtol=0, atol=1e-4)
+
+
+def test_noise_of_no_strength_leaves_all_as_it_is(source, statistics):
+    silent = Augmentation(pca_scale="stddev", pca_stddev=0.0)
+    assert same(batches_of(train(source, statistics, silent)), batches_of(train(source, statistics)))
+
+
+def test_a_bad_file_that_was_not_left_out_stops_the_epoch(tmp_path, statistics):
+    good = encoded(photo(90, 70))
+    source = flat_source(tmp_path, {"a.jpg": good, "b.jpg": good[:500], "c.jpg": good})
+    for dataset in (train(source, statistics), pipeline.center_view(source, statistics, size=SIZE, batch_size=2)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            batches_of(dataset)
+    assert len(joined(train(source.without(["b.jpg"]), statistics))[1]) == 2
+
+
+# Validation.
+
+
+@pytest.mark.parametrize("size", [224, 227], ids=str)
+def test_center_view_is_the_middle_less_the_middle_of_the_mean(tmp_path, statistics, size):
+    sizes = ((400, 300), (300, 420), (256, 256), (256, 300), (90, 70))
+    files = {f"{index}.jpg": encoded(photo(*shape, seed=index)) for index, shape in enumerate(sizes)}
+    source = flat_source(tmp_path, files)
+    images, labels = joined(pipeline.center_view(source, statistics, size=size, batch_size=2))
+    assert list(labels) == list(range(len(sizes)))
+    assert images.shape == (len(sizes), size, size, 3)
+    mean = middle(statistics.mean_image, size)
+    np.testing.assert_array_equal(pipeline.center_of_mean(statistics, size), mean)
+    for image, (name, data), (width, height) in zip(images, files.items(), sizes, strict=True):
+        expected = middle(reference.decode(data), size).astype(np.float32) - mean
+        # One level where a value is close to a half, plus float32; nothing at all where nothing is resampled.
+        assert np.abs(image - expected).max() <= (0 if min(width, height) == 256 else 1.001), name
+
+
+def test_center_view_gives_every_image_once_in_order(source, statistics):
+    dataset = pipeline.center_view(source, statistics, size=224, batch_size=4)
+    assert [spec.dtype for spec in dataset.element_spec] == [tf.float32, tf.int32]
+    assert [spec.shape.as_list() for spec in dataset.element_spec] == [[None, 224, 224, 3], [None]]
+    batches = batches_of(dataset)
+    assert [labels.tolist() for _, labels in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert same(batches, batches_of(pipeline.center_view(source, statistics, size=224, batch_size=4, threads=1)))
+
+
+# The graph.
+
+
+def operations(dataset):
+    """The types of all nodes of a dataset's graph and of the functions in it."""
+    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return {node.op for node in nodes}
+
+
+@pytest.mark.parametrize("augmentation", ALL.values(), ids=ALL)
+def test_no_python_in_the_training_graph(source, statistics, augmentation):
+    found = operations(train(source, statistics, augmentation))
+    assert "DecodeAndCropJpeg" in found and "ScaleAndTranslate" in found
+    assert not {name for name in found if "pyfunc" in name.lower()}
+
+
+def test_no_python_in_the_validation_graph(source, statistics):
+    found = operations(pipeline.center_view(source, statistics, size=224, batch_size=4))
+    assert "DecodeAndCropJpeg" in found and "ScaleAndTranslate" in found
+    assert not {name for name in found if "pyfunc" in name.lower()}
+
+
+def test_python_in_a_graph_would_be_found():
+    for wrap in (tf.py_function, tf.numpy_function):
+        dataset = tf.data.Dataset.range(3).map(lambda x, wrap=wrap: wrap(lambda y: y, [x], tf.int64))
+        assert {name for name in operations(dataset) if "pyfunc" in name.lower()}
