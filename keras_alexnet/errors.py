@@ -1,7 +1,9 @@
 """How a verb ends: 0 done, 1 failed while running, 2 wrong usage; each failure in one line that names the remedy."""
 
+import contextlib
 import os
 import sys
+import tempfile
 
 
 class UsageError(ValueError):
@@ -23,9 +25,8 @@ def run_verb(name, main, argv):
     Returns:
         int: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted from the keyboard.
     """
-    # TensorFlow's C++ side otherwise reports the absence of a GPU as an error on every CPU. Whoever wants its
-    # log sets the variable (0 shows all of it).
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # The package is of TensorFlow's graph, whichever backend Keras is set to elsewhere.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     try:
         main(argv)
     except UsageError as error:
@@ -38,10 +39,53 @@ def run_verb(name, main, argv):
         # A full disk, a folder without permission: the operating system's words name the file.
         print(f"{name}: {_one_line(error)}", file=sys.stderr)
         return 1
+    except Exception as error:
+        # TensorFlow writes checkpoints and logs itself, and has errors of its own for a full disk or a missing folder.
+        tensorflow = sys.modules.get("tensorflow")
+        if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
+            raise
+        print(f"{name}: {_one_line(error.message)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def quiet_start():
+    """Keeps what TensorFlow prints while it starts off the screen, unless TF_CPP_MIN_LOG_LEVEL asks for its log.
+
+    Version 2.21 reports its build and the absence of a GPU before any setting can stop it, so the standard error is
+    turned away for as long; should the start fail, what was said is shown.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except UsageError:
+            raise
+        except BaseException:
+            said.seek(0)
+            os.write(kept, said.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def start_tensorflow():
+    """Imports TensorFlow and finds its devices, quietly."""
+    with quiet_start():
+        import tensorflow as tf
+
+        tf.config.list_logical_devices()
 
 
 def _one_line(error):

@@ -9,7 +9,7 @@ import sys
 import tempfile
 
 from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import RunError, UsageError, run_verb
+from keras_alexnet.errors import RunError, UsageError, run_verb, start_tensorflow
 
 
 def main(argv):
@@ -17,6 +17,7 @@ def main(argv):
     model_dir = recipes.parse_export(argv, __doc__)
     if not os.path.isfile(os.path.join(model_dir, "flags.cfg")):
         raise UsageError(f"--model_dir={model_dir}: holds no run (there is no flags.cfg in it)")
+    start_tensorflow()
     print(f"exported to {export_run(model_dir)}")
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import RunError, UsageError, run_verb
+from keras_alexnet.errors import RunError, UsageError, run_verb, start_tensorflow
 
 
 def main(argv):
@@ -18,6 +18,7 @@ def main(argv):
     for photograph in photographs:
         if not os.path.isfile(photograph):
             raise UsageError(f"{photograph}: there is no such file")
+    start_tensorflow()
     for photograph, classes in predict(folder, photographs):
         print(photograph)
         for name, score in classes:

@@ -6,6 +6,7 @@ the command line and from flagfiles (`--flagfile=flags/paper.cfg`); a later one 
 
 import dataclasses
 import math
+import os
 import re
 
 from absl import flags
@@ -14,10 +15,11 @@ from keras_alexnet.errors import UsageError
 
 VARIANTS = ("paper", "release2012", "caffe")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+PATHS = ("data_dir", "statistics", "model_dir", "model")
 # Flags that may change between the two parts of an interrupted run: none of them changes what is learned up to the
 # point where the run stopped. (The data may have moved; that they are the same files is checked apart.)
 FREE_ON_RESUME = frozenset(
-    ("epochs", "devices", "precision", "bad_images", "input_threads", "checkpoints_to_keep", "summary_steps")
+    ("epochs", "devices", "bad_images", "input_threads", "checkpoints_to_keep", "summary_steps")
     + ("histograms", "profile", "export", "data_dir", "model_dir")
 )
 
@@ -34,6 +36,7 @@ class DataRecipe:
     bad_images: str
     shapes_train: int
     shapes_val: int
+    shapes_seed: int
     mean_subtraction: str
     crop_positions: int
     pca_color: str
@@ -162,11 +165,11 @@ def changed_flags(recipe, text):
     Returns:
         list of str, such as "--batch_size=64 (the run has 128)"; empty when the run may go on.
     """
-    before = dict(line[2:].split("=", 1) for line in text.splitlines() if line.startswith("--"))
+    before = dict(read_run(text).resolved)  # parsed, so that what the run's flags leave out has its default
     return [
-        f"--{name}={value} (the run has {before.get(name, 'none')})"
+        f"--{name}={value} (the run has {before[name] or 'none'})"
         for name, value in recipe.resolved
-        if name not in FREE_ON_RESUME and before.get(name, "") != value
+        if name not in FREE_ON_RESUME and before[name] != value
     ]
 
 
@@ -206,6 +209,9 @@ def _define_data(values):
     )
     flags.DEFINE_integer("shapes_train", 200, "shapes: training pictures per class.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("shapes_val", 50, "shapes: validation pictures per class.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "shapes_seed", 2012, "shapes: another seed draws other pictures.", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_enum(
         "mean_subtraction",
         "center",
@@ -339,7 +345,7 @@ def _define_training(values):
         "",
         "AFTER_EPOCH:[LAYERS=]RATE,... such as 25:0.001,25:bias=0.002,67:conv1=0.00001: from then on that rate for all "
         "kernels (and, times their multiplier, biases), for the biases, or for the layers whose name starts so. A rate "
-        "of 0 freezes.",
+        "of 0 freezes biases or layers.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -391,6 +397,9 @@ def _parse(values, argv, usage, positional=False):
         raise UsageError(str(error).removeprefix("ERROR:: ").replace("Unable to open flagfile", "--flagfile")) from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"--flagfile: not a text file of flags ({error})") from None
+    for name in PATHS:
+        if name in values and values[name].value:
+            values[name].value = os.path.expanduser(values[name].value)
     if rest and not positional:
         raise UsageError(f"unexpected argument {rest[0]!r}: every setting is a flag, --NAME=VALUE")
     return rest
@@ -411,7 +420,7 @@ def _resolved(values):
     return tuple(
         (name, "" if values[name].value is None else str(values[name].value))
         for name in sorted(values)
-        if name not in ("flagfile", "undefok") and values[name].value not in (None, "")
+        if name not in ("flagfile", "undefok")
     )
 
 
@@ -439,6 +448,8 @@ def _lr_schedule(text):
             rate = math.nan
         if not (math.isfinite(rate) and rate >= 0):
             raise UsageError(f"--lr_schedule={text}: {part!r} is not AFTER_EPOCH:[LAYERS=]RATE, such as 25:0.001")
+        if not rate and not match[2]:
+            raise UsageError(f"--lr_schedule={text}: {part!r} freezes everything; end with --epochs instead")
         entries.append((int(match[1]), match[2] or "", rate))
     return tuple(sorted(entries, key=lambda entry: entry[0]))
 
@@ -472,6 +483,11 @@ def _check(recipe):
         raise UsageError(f"--towers={network.towers}: the layers divide into 1 or 2 towers")
     if network.groups not in (1, 2):
         raise UsageError(f"--groups={network.groups}: the layers divide into 1 or 2 groups")
+    if network.groups == 1 and network.towers == 2:
+        raise UsageError("--groups=1: two towers are two groups; add --towers=1 for a network without groups")
+    largest = 30 if network.variant == "caffe" else 33
+    if data.crop_positions > largest:
+        raise UsageError(f"--crop_positions={data.crop_positions}: {network.variant} has {largest} in each direction")
     if network.width <= 0:
         raise UsageError(f"--width={network.width}: give a factor above 0, such as 0.5")
     if network.devices and len(network.devices) > network.towers:

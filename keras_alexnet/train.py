@@ -10,11 +10,11 @@ import json
 import math
 import os
 import sys
-import tempfile
 import time
 
 from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import RunError, UsageError, run_verb
+from keras_alexnet.errors import RunError, UsageError, quiet_start, run_verb
+from keras_alexnet.files import written_aside
 
 NAMED = 10  # bad files named on the screen; all of them are in the run's skipped.txt
 
@@ -38,21 +38,25 @@ def train(recipe):
     """
     started = time.perf_counter()
     model_dir = recipe.run.model_dir
+    # What can be wrong is looked at before anything is drawn, fetched or computed; a folder's listing even before
+    # TensorFlow is there.
     _check_folder(recipe)
-    train_source, val_source = _open(recipe)
+    listed = _open(recipe) if recipe.data.dataset == "folder" else None
+    with quiet_start():
+        from keras_alexnet.model.towers import choose_devices
 
-    # TensorFlow from here on: what could be answered without it has been.
-    from keras_alexnet.model.towers import choose_devices
-
-    devices = choose_devices(recipe.network.devices, recipe.network.towers)
+        devices = choose_devices(recipe.network.devices, recipe.network.towers)
+    _check_network(recipe)
+    given = _given_statistics(recipe.data.statistics)
+    train_source, val_source = listed or _open(recipe)
     model = build_model(recipe.network, len(train_source.class_names), recipe.run.seed, devices)
 
     os.makedirs(model_dir, exist_ok=True)
-    statistics, train_source, survey, val_source = _look_at(recipe, train_source, val_source)
-    _write_text(os.path.join(model_dir, "flags.cfg"), _flags_file(recipe))
+    statistics, train_source, survey, val_source = _look_at(recipe, given, train_source, val_source)
     _write_text(os.path.join(model_dir, "class_names.txt"), "".join(f"{n}\n" for n in train_source.class_names))
-    _describe(recipe, model, train_source, val_source, devices)
     run = _Run(recipe, model, statistics, survey, train_source, val_source)
+    _write_text(os.path.join(model_dir, "flags.cfg"), _flags_file(recipe))
+    _describe(recipe, model, train_source, val_source, devices)
     trained = run.fit(started)
     last = run.progress.history[-1]
     print(
@@ -67,27 +71,24 @@ def train(recipe):
 
 
 def build_model(network, num_classes, seed, devices):
-    """The network of a recipe, with logits as its output. Raises UsageError where its width does not divide."""
+    """The network of a recipe, with logits as its output."""
     from keras_alexnet.model.alexnet import AlexNet
 
-    try:
-        return AlexNet(
-            num_classes,
-            network.variant,
-            network.towers,
-            network.groups,
-            devices,
-            None,
-            activation=network.activation,
-            local_response_normalization=network.local_response_normalization,
-            overlapping_pooling=network.overlapping_pooling,
-            dropout=network.dropout,
-            width=network.width,
-            dtype=network.precision,
-            seed=seed,
-        )
-    except ValueError as error:
-        raise UsageError(f"--width={network.width}: {error}") from None
+    return AlexNet(
+        num_classes,
+        network.variant,
+        network.towers,
+        network.groups,
+        devices,
+        None,
+        activation=network.activation,
+        local_response_normalization=network.local_response_normalization,
+        overlapping_pooling=network.overlapping_pooling,
+        dropout=network.dropout,
+        width=network.width,
+        dtype=network.precision,
+        seed=seed,
+    )
 
 
 class _Run:
@@ -110,14 +111,13 @@ class _Run:
         variant = VARIANTS[recipe.network.variant]
         by_variant = "stddev" if recipe.network.variant == "release2012" else "eigenvalue"
         self.augmentation = Augmentation(
-            crop_positions=min(data.crop_positions or variant.crop_positions, 257 - self.size),
+            crop_positions=data.crop_positions or variant.crop_positions,
             pca_color=data.pca_color,
             pca_scale=by_variant if data.pca_scale == "auto" else data.pca_scale,
             pca_stddev=data.pca_stddev,
             aligned_mean=data.mean_subtraction == "aligned",
         )
         layers = {label for _, label, _ in training.lr_schedule if label} - {"bias"}
-        self._check_layers(layers)
         self.sgd = MomentumSGD(
             training.learning_rate,
             training.momentum,
@@ -152,10 +152,13 @@ class _Run:
         import keras
 
         from keras_alexnet.training.callbacks import Curves, write_history
-        from keras_alexnet.training.loop import ReadError
+        from keras_alexnet.training.loop import NonFiniteError, ReadError
 
         recipe, progress = self.recipe, self.progress
+        history = os.path.join(recipe.run.model_dir, "history.csv")
         self._resume()
+        if progress.history:
+            write_history(history, progress.history)  # the checkpoint may know of an epoch that the file does not
         epochs = recipe.training.epochs
         if progress.epochs >= epochs or progress.finished:
             print(f"{recipe.run.model_dir} is done: {progress.epochs} epochs")
@@ -185,14 +188,21 @@ class _Run:
                     self._epoch(callbacks, steps)
                 except ReadError as error:
                     raise RunError(f"an image could not be read: {error}. {self._unreadable()}") from None
-                write_history(os.path.join(recipe.run.model_dir, "history.csv"), progress.history)
+                except NonFiniteError as error:
+                    kept = (
+                        f"the checkpoint after epoch {progress.epochs} is kept" if progress.epochs else "none was kept"
+                    )
+                    raise RunError(
+                        f"{error}; {kept}. Start anew with a lower --learning_rate, in another --model_dir"
+                    ) from None
+                write_history(history, progress.history)
         finally:
             callbacks.on_train_end()
         return True
 
     def _epoch(self, callbacks, steps):
         from keras_alexnet.data import pipeline
-        from keras_alexnet.training.loop import run_epoch
+        from keras_alexnet.training.loop import NonFiniteError, run_epoch
 
         progress, training, data = self.progress, self.recipe.training, self.recipe.data
         rate = self._set_rates()
@@ -219,10 +229,7 @@ class _Run:
             "images_per_second": speed,
         }
         if not math.isfinite(row["val_loss"]):
-            raise RunError(
-                f"the validation loss is {row['val_loss']} after epoch {row['epoch']}; the last good checkpoint is "
-                "kept. Start again with a lower --learning_rate"
-            )
+            raise NonFiniteError(f"the validation loss is {row['val_loss']} after epoch {row['epoch']}")
         progress.history.append(row)
         progress.epochs, progress.steps = progress.epochs + 1, progress.steps + done
         if training.lr_policy == "plateau":
@@ -285,12 +292,6 @@ class _Run:
         if self.manager.checkpoints:
             raise RunError(f"{self.manager.directory}: no checkpoint can be read; give another --model_dir")
 
-    def _check_layers(self, labels):
-        for label in labels:
-            if not any(layer.name.startswith(label) for layer in self.model.layers if layer.weights):
-                names = sorted({layer.name.split("_")[0] for layer in self.model.layers if layer.weights})
-                raise UsageError(f"--lr_schedule: no layer's name starts with {label!r}; there are {', '.join(names)}")
-
 
 def _FirstStep(started):  # noqa: N802 (stands for a class)
     """A Keras callback that says once how long it took to get going."""
@@ -307,12 +308,12 @@ def _FirstStep(started):  # noqa: N802 (stands for a class)
 
 
 def _check_folder(recipe):
-    """A new run needs a place that is free; a run goes on only as it began."""
+    """A run goes on only as it began; before its first checkpoint there is nothing to go on with."""
     model_dir = recipe.run.model_dir
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
     path = os.path.join(model_dir, "flags.cfg")
-    if not os.path.isfile(path):
+    if not os.path.isfile(path) or not os.path.isfile(os.path.join(model_dir, "checkpoints", "checkpoint")):
         return
     with open(path, encoding="utf-8") as file:
         changed = recipes.changed_flags(recipe, file.read())
@@ -323,42 +324,62 @@ def _check_folder(recipe):
         )
 
 
+def _check_network(recipe):
+    """What the network and the schedule of a recipe need of each other."""
+    from keras_alexnet.model.alexnet import LAYERS, check_width
+
+    try:
+        check_width(recipe.network.width)
+    except ValueError as error:
+        raise UsageError(f"--width={recipe.network.width}: {error}") from None
+    for _, label, _ in recipe.training.lr_schedule:
+        if label and label != "bias" and not any(layer.startswith(label) for layer in LAYERS):
+            raise UsageError(f"--lr_schedule: no layer's name starts with {label!r}; there are {', '.join(LAYERS)}")
+
+
+def _given_statistics(path):
+    """The statistics of `--statistics`, or None without it."""
+    if not path:
+        return None
+    from keras_alexnet.data import statistics
+
+    try:
+        return statistics.load(path)
+    except (OSError, RunError) as error:
+        raise UsageError(
+            f"--statistics={path}: {error}; give a statistics.npz of another run, or leave it out"
+        ) from None
+
+
 def _open(recipe):
     """The sources of a recipe: (training, validation)."""
     from keras_alexnet.data import sources
 
     data = recipe.data
     if data.dataset == "folder":
-        return sources.open_folder(os.path.expanduser(data.data_dir))
+        return sources.open_folder(data.data_dir)
     if data.dataset == "shapes":
-        data_dir = os.path.expanduser(data.data_dir or os.path.join("data", "shapes"))
-        return sources.open_shapes(
-            data_dir,
-            data.shapes_train,
-            data.shapes_val,
-            recipe.run.seed,
-            _progress(f"drawing shapes into {data_dir}"),
-        )
+        data_dir = data.data_dir or os.path.join("data", "shapes")
+        progress = _progress(f"drawing shapes into {data_dir}")
+        return sources.open_shapes(data_dir, data.shapes_train, data.shapes_val, data.shapes_seed, progress)
     return sources.open_tfds(data.dataset, data.data_dir, data.train_split, data.val_split, data.shuffle_buffer)
 
 
-def _look_at(recipe, train_source, val_source):
+def _look_at(recipe, given, train_source, val_source):
     """Statistics and surveys of both sets, from the run if it has them; sources without what is no image."""
     from keras_alexnet.data import statistics as stats
 
     model_dir, threads = recipe.run.model_dir, recipe.data.input_threads or -1
     path = os.path.join(model_dir, "statistics.npz")
-    given = recipe.data.statistics
-    if given and not os.path.isfile(given):
-        raise UsageError(f"--statistics={given}: there is no such file")
-    known = path if os.path.isfile(path) else given
-    if known:
-        statistics = stats.load(known)
-        if statistics.fingerprint and statistics.fingerprint != train_source.fingerprint():
-            raise UsageError(f"{known}: is of another training set; the files have changed, or name another folder")
-    else:
+    statistics = stats.load(path) if os.path.isfile(path) else given
+    if statistics is None:
         statistics = stats.compute(train_source, threads, _progress("mean and covariance of the training set"))
-    if known != path:
+    elif statistics.fingerprint and statistics.fingerprint != train_source.fingerprint():
+        known = path if os.path.isfile(path) else recipe.data.statistics
+        raise UsageError(
+            f"{known}: is of another training set than there is now; name another --model_dir or leave out --statistics"
+        )
+    if not os.path.isfile(path):
         stats.save(statistics, path)
 
     survey_path = os.path.join(model_dir, "validation.json")
@@ -375,6 +396,13 @@ def _look_at(recipe, train_source, val_source):
         "val": [*val_source.other_files, *survey.skipped],
     }
     _report_bad(bad, recipe.data.bad_images, os.path.join(model_dir, "skipped.txt"))
+    for source, counts in ((train_source, statistics.label_counts), (val_source, survey.label_counts)):
+        # A class may be missing from a part of a set; a class folder without one image in it is a mistake.
+        empty = [name for name, count in zip(source.class_names, counts, strict=False) if not count]
+        if empty and recipe.data.dataset == "folder":
+            raise UsageError(
+                f"--data_dir={recipe.data.data_dir}: {source.name}/{empty[0]} holds no image that can be read"
+            )
     return statistics, train_source.without(statistics.skipped), survey, val_source.without(survey.skipped)
 
 
@@ -426,11 +454,8 @@ def _progress(label):
 
 
 def _write_text(path, text):
-    handle, aside = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".writing-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with written_aside(path) as file:
         file.write(text)
-    os.chmod(aside, 0o644)
-    os.replace(aside, path)
 
 
 if __name__ == "__main__":

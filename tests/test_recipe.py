@@ -52,6 +52,14 @@ def test_what_changed_since_a_run_began():
     text = "".join(f"--{name}={value}\n" for name, value in parse("--batch_size=64").resolved)
     assert recipes.changed_flags(parse("--batch_size=64", "--epochs=5", "--model_dir=moved"), text) == []
     assert recipes.changed_flags(parse(), text) == ["--batch_size=128 (the run has 64)"]
+    statistics = "".join(f"--{name}={value}\n" for name, value in parse("--statistics=a.npz").resolved)
+    assert recipes.changed_flags(parse(), statistics) == ["--statistics= (the run has a.npz)"]
+    assert recipes.changed_flags(parse(), "--model_dir=run\n--dataset=shapes\n") == []  # an older version's fewer flags
+
+
+def test_home_is_meant_by_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert parse("--data_dir=~/data").data.data_dir == "/home/someone/data"
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
@@ -85,6 +93,9 @@ def test_the_flagfiles_that_others_rely_on_are_there():
         (["--width=0"], "--width=0.0"),
         (["--variant=vgg"], "--variant=vgg: value should be one of <paper|release2012|caffe>"),
         (["--towers=3"], "--towers=3: the layers divide into 1 or 2"),
+        (["--groups=1"], "--groups=1: two towers are two groups"),
+        (["--crop_positions=33", "--variant=caffe"], "--crop_positions=33: caffe has 30"),
+        (["--lr_policy=schedule", "--lr_schedule=3:0"], "'3:0' freezes everything"),
         (["--groups=4"], "--groups=4: the layers divide into 1 or 2"),
         (["--devices=TPU:0"], "--devices=TPU:0: 'TPU:0' is no device"),
         (["--devices=GPU:0,GPU:0"], "--devices=GPU:0,GPU:0: GPU:0 twice"),

@@ -64,14 +64,24 @@ def weights(folder):
     return {name: reader.get_tensor(name) for name in names}
 
 
-def scalars(folder, split):
-    """tag -> steps, of a run's TensorBoard files."""
-    steps = {}
+def points(folder, split):
+    """tag -> list of (step, tensor), of a run's TensorBoard files."""
+    found = {}
     for path in sorted((folder / "logs" / split).iterdir()):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
-                steps.setdefault(value.tag, []).append(event.step)
-    return steps
+                found.setdefault(value.tag, []).append((event.step, tf.make_ndarray(value.tensor)))
+    return found
+
+
+def scalars(folder, split):
+    """tag -> steps."""
+    return {tag: [step for step, _ in found] for tag, found in points(folder, split).items()}
+
+
+def values(folder, split):
+    """tag -> numbers."""
+    return {tag: [float(value) for _, value in found] for tag, found in points(folder, split).items() if tag != "conv1"}
 
 
 def test_a_run_writes_what_others_read(run):
@@ -93,6 +103,15 @@ def test_tensorboard_gets_curves_rate_speed_and_filters(run):
     assert curves["loss"] == list(range(1, 10))  # 3 epochs of 3 steps, a point for each
     assert curves["learning_rate"] == curves["images_per_second"] == curves["conv1"] == [3, 6, 9]
     assert scalars(run, "val")["top1_error"] == scalars(run, "val")["mean_squared_error"] == [3, 6, 9]
+
+
+def test_the_curves_are_means_of_their_batches(run):
+    """With a point for each of an epoch's three batches (8, 8 and 2 images) they add up to the epoch's mean."""
+    points = values(run, "train")["top1_error"]
+    for epoch, row in enumerate(history(run)):
+        mean = np.average(points[3 * epoch : 3 * epoch + 3], weights=[8, 8, 2])
+        assert mean == pytest.approx(float(row["top1_error"]), rel=1e-4)
+    assert values(run, "val")["top1_error"] == pytest.approx([float(row["val_top1_error"]) for row in history(run)])
 
 
 def test_a_run_that_went_on_ends_as_one_that_was_not_interrupted(run, pictures, tmp_path):
@@ -197,8 +216,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(pictur
     common = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--noexport", "--learning_rate=1e30"]
     assert verb(*common, "--epochs=2") == 1
     error = capsys.readouterr().err.strip()
-    assert "the loss is" in error and "last good checkpoint" in error and error.count("\n") == 0
+    assert "the loss is" in error and "none was kept" in error and error.count("\n") == 0
     assert not (tmp_path / "run" / "history.csv").exists()
+    # With nothing to go on with, the same folder takes other flags.
+    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--noexport", "--epochs=1") == 0
+
+
+def test_the_checkpoint_before_a_loss_that_is_not_finite_is_kept(pictures, tmp_path, capsys):
+    schedule = ["--lr_policy=schedule", "--lr_schedule=1:1e30", "--noexport"]
+    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--epochs=3", *schedule) == 1
+    assert "the checkpoint after epoch 1 is kept" in capsys.readouterr().err
+    assert [row["epoch"] for row in history(tmp_path / "run")] == ["1"]
+    assert all(np.isfinite(value).all() for name, value in weights(tmp_path / "run").items() if "progress" not in name)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +244,35 @@ def test_folders_without_pictures_are_refused_before_anything_is_written(make, w
     error = capsys.readouterr().err.strip()
     assert words in error and str(tmp_path / "data") in error and error.count("\n") == 0
     assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_one_readable_image_is_refused(pictures, tmp_path, capsys):
+    shutil.copytree(pictures, tmp_path / "data")
+    for path in (tmp_path / "data" / "val" / "red_square").iterdir():
+        path.write_text("not a picture")
+    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}") == 2
+    assert "val/red_square holds no image that can be read" in capsys.readouterr().err
+
+
+def test_statistics_of_another_run_are_taken_and_others_refused(run, pictures, tmp_path, capsys):
+    given = f"--statistics={run / 'statistics.npz'}"
+    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--epochs=1", "--noexport", given) == 0
+    assert history(tmp_path / "run")[0]["val_loss"] == history(run)[0]["val_loss"]
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data" / "train" / "blue_disk" / "0.jpg").unlink()
+    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'other'}", given) == 2
+    assert "is of another training set" in capsys.readouterr().err
+    for wrong in (tmp_path / "none.npz", run / "flags.cfg"):
+        assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'third'}", f"--statistics={wrong}") == 2
+        assert f"--statistics={wrong}: " in capsys.readouterr().err
+
+
+def test_other_files_of_the_same_names_are_another_training_set(run, pictures, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(pictures, tmp_path / "data")
+    shapes.draw("blue_disk", 999).save(tmp_path / "data" / "train" / "blue_disk" / "0.jpg")
+    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}", "--epochs=4") == 2
+    assert "is of another training set" in capsys.readouterr().err
 
 
 def test_other_classes_in_val_are_refused(pictures, tmp_path, capsys):

@@ -21,7 +21,7 @@ def main(argv):
     options.out.mkdir(parents=True, exist_ok=True)
     for name in shapes.CLASS_NAMES:
         for index in range(options.per_class):
-            # Far from the seeds of any training set: those count up from small numbers.
+            # Seeds between those of sets: the pictures of a set count up from its seed times 2^32.
             picture = shapes.draw(name, 10**9 + options.seed * 10**4 + index)
             picture.save(options.out / f"{name}_{index}.jpg", quality=90)
 

@@ -27,6 +27,7 @@ class FolderSource:
         class_names: tuple of str, in the order of the labels.
         files: tuple of str, paths below root, in the order of the labels and then of the names.
         labels: tuple of int, one a file.
+        sizes: tuple of int, bytes, one a file.
         other_files: tuple of str, files whose names are not those of images; not read.
     """
 
@@ -35,6 +36,7 @@ class FolderSource:
     class_names: tuple[str, ...]
     files: tuple[str, ...]
     labels: tuple[int, ...]
+    sizes: tuple[int, ...]
     other_files: tuple[str, ...] = ()
 
     @property
@@ -46,16 +48,20 @@ class FolderSource:
         return self.files
 
     def fingerprint(self):
-        """A hash of the names of all classes and files, str: another list gives another."""
-        return hashlib.sha256("\n".join([*self.class_names, "", *self.files]).encode()).hexdigest()
+        """A hash of the names of all classes and of the names and sizes of all files, str."""
+        files = [f"{file} {size}" for file, size in zip(self.files, self.sizes, strict=True)]
+        return hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest()
+
+    def check_readable(self, name):
+        """Reads a file's bytes, whatever they are. Raises OSError when that fails."""
+        Path(self.root, name).read_bytes()
 
     def without(self, names):
         """The same source without these files."""
         names = frozenset(names)
-        kept = [(file, label) for file, label in zip(self.files, self.labels, strict=True) if file not in names]
-        return dataclasses.replace(
-            self, files=tuple(file for file, _ in kept), labels=tuple(label for _, label in kept)
-        )
+        kept = [index for index, file in enumerate(self.files) if file not in names]
+        columns = {name: tuple(getattr(self, name)[index] for index in kept) for name in ("files", "labels", "sizes")}
+        return dataclasses.replace(self, **columns)
 
     def images(self, order=None, start=0):
         """The files as a dataset.
@@ -104,6 +110,9 @@ class TfdsSource:
 
     def fingerprint(self):
         return f"{self.builder.info.full_name} {self.split} {self.count}"
+
+    def check_readable(self, name):
+        """Records are read by the library, which raises what it cannot read."""
 
     def without(self, names):
         return dataclasses.replace(self, skipped=self.skipped | frozenset(names))
@@ -196,8 +205,12 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
         ) from None
     image_key, label_key = _labeled_image(builder, name)
     _prepare(builder, name)
-    if train_split is None and val_split is None and not {"validation", "test"} & set(builder.info.splits):
-        train_split, val_split = "train[:80%]", "train[80%:]"
+    if not {"validation", "test"} & set(builder.info.splits):
+        if (train_split is None) != (val_split is None):
+            raise UsageError(
+                f"--dataset={name}: has one split only; give both --train_split and --val_split, or neither"
+            )
+        train_split, val_split = train_split or "train[:80%]", val_split or "train[80%:]"
     train_split = train_split or "train"
     val_split = val_split or ("validation" if "validation" in builder.info.splits else "test")
     sources = []
@@ -220,7 +233,23 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
                 shuffle_buffer=shuffle_buffer,
             )
         )
+    if _overlap(builder, train_split, val_split):
+        raise UsageError(f"--val_split={val_split}: has images of --train_split={train_split} in it; keep them apart")
     return tuple(sources)
+
+
+def _overlap(builder, first, second):
+    """Whether two splits share an example."""
+
+    def stretches(split):
+        for part in builder.info.splits[split].file_instructions:
+            yield part.filename, part.skip, part.skip + part.take if part.take > 0 else float("inf")
+
+    return any(
+        a == b and low < end and start < high
+        for a, low, high in stretches(first)
+        for b, start, end in stretches(second)
+    )
 
 
 def _list_split(data_dir, split):
@@ -230,18 +259,32 @@ def _list_split(data_dir, split):
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if not classes:
         raise UsageError(f"--data_dir={data_dir}: {root} holds no class folders")
-    files, labels, other = [], [], []
+    files, labels, sizes, other = [], [], [], []
     for label, name in enumerate(classes):
         entries = sorted(
-            entry.name for entry in os.scandir(root / name) if entry.is_file() and not entry.name.startswith(".")
+            (entry.name, entry.stat().st_size)
+            for entry in os.scandir(root / name)
+            if entry.is_file() and not entry.name.startswith(".")
         )
-        images = [entry for entry in entries if entry.lower().endswith(SUFFIXES)]
+        images = [(entry, size) for entry, size in entries if entry.lower().endswith(SUFFIXES)]
         if not images:
             raise UsageError(f"--data_dir={data_dir}: {root / name} holds no images ({', '.join(SUFFIXES)})")
-        files += [os.path.join(name, image) for image in images]
+        files += [os.path.join(name, image) for image, _ in images]
+        sizes += [size for _, size in images]
         labels += [label] * len(images)
-        other += [os.path.join(name, entry) for entry in entries if not entry.lower().endswith(SUFFIXES)]
-    return FolderSource(split, str(root), tuple(classes), tuple(files), tuple(labels), tuple(other))
+        other += [os.path.join(name, entry) for entry, _ in entries if not entry.lower().endswith(SUFFIXES)]
+    for file in (*files, *other):
+        if not _is_text(file):
+            raise UsageError(f"--data_dir={data_dir}: {split}/{file!r} has a name that is not UTF-8; rename it")
+    return FolderSource(split, str(root), *map(tuple, (classes, files, labels, sizes, other)))
+
+
+def _is_text(name):
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _prepare(builder, name):
@@ -266,8 +309,9 @@ def _labeled_image(builder, name):
     features = builder.info.features
     if (
         not keys
-        or not isinstance(features.get(keys[0]), tfds.features.Image)
-        or not isinstance(features.get(keys[1]), tfds.features.ClassLabel)
+        or len(keys) != 2
+        or not isinstance(features[keys[0]], tfds.features.Image)
+        or not isinstance(features[keys[1]], tfds.features.ClassLabel)
     ):
         raise UsageError(f"--dataset={name}: is not a set of images with one label each")
     return keys[0], keys[1]

@@ -4,8 +4,6 @@ The sums are of whole numbers and exact, so they do not depend on the order, and
 """
 
 import dataclasses
-import os
-import tempfile
 import zipfile
 
 import numpy as np
@@ -13,6 +11,7 @@ import tensorflow as tf
 
 from keras_alexnet.data.decoding import STORED_SIZE, decode_center
 from keras_alexnet.errors import RunError
+from keras_alexnet.files import written_aside
 
 _SHIFT = 128  # of pixel values before squaring: a sum over an image, 65536 * 128^2 = 2^30, then fits in int32
 _BATCH = 64
@@ -27,6 +26,7 @@ class Statistics:
         rgb_mean: float64 (3,), 0..255.
         rgb_covariance: float64 (3, 3), over all pixels of all images, 0..255 units squared.
         count: int, images.
+        label_counts: tuple of int, images of each class; empty where that is not known.
         skipped: tuple of str, names of the files that are no images.
         fingerprint: str, the source's own, so that another set is not taken for this one.
     """
@@ -35,6 +35,7 @@ class Statistics:
     rgb_mean: np.ndarray
     rgb_covariance: np.ndarray
     count: int
+    label_counts: tuple[int, ...] = ()
     skipped: tuple[str, ...] = ()
     fingerprint: str = ""
 
@@ -54,29 +55,24 @@ def compute(source, threads=tf.data.AUTOTUNE, progress=None):
         RunError: not one image could be decoded.
     """
 
-    def sums(name, image_bytes, _):
+    def sums(name, image_bytes, label):
         image = tf.cast(decode_center(image_bytes), tf.int32)
         shifted = tf.reshape(image - _SHIFT, (-1, 3))
-        return name, image, tf.matmul(shifted, shifted, transpose_a=True)
+        return name, label, image, tf.matmul(shifted, shifted, transpose_a=True)
+
+    def batch_sums(names, labels, images, squares):
+        return names, labels, tf.reduce_sum(images, 0), tf.reduce_sum(tf.cast(squares, tf.int64), 0)
 
     images = source.images().map(sums, num_parallel_calls=threads, deterministic=False)
     # What cannot be decoded is missing behind `ignore_errors`; by their names we know which.
-    batches = (
-        images.ignore_errors()
-        .batch(_BATCH)
-        .map(
-            lambda names, images, squares: (
-                names,
-                tf.reduce_sum(images, 0),
-                tf.reduce_sum(tf.cast(squares, tf.int64), 0),
-            )
-        )
-    )
+    batches = images.ignore_errors().batch(_BATCH).map(batch_sums)
     pixel_sums = np.zeros((STORED_SIZE, STORED_SIZE, 3), np.int64)
     square_sums = np.zeros((3, 3), np.int64)
+    label_counts = np.zeros(len(source.class_names), np.int64)
     seen = set()
-    for names, image_sum, square_sum in batches.prefetch(2).as_numpy_iterator():
+    for names, labels, image_sum, square_sum in batches.prefetch(2).as_numpy_iterator():
         seen.update(name.decode() for name in names)
+        np.add.at(label_counts, labels, 1)
         pixel_sums += image_sum
         square_sums += square_sum
         if progress:
@@ -90,6 +86,7 @@ def compute(source, threads=tf.data.AUTOTUNE, progress=None):
         rgb_mean=shifted_mean + _SHIFT,
         rgb_covariance=square_sums / pixels - np.outer(shifted_mean, shifted_mean),
         count=len(seen),
+        label_counts=tuple(label_counts.tolist()),
         skipped=_missing(source, seen),
         fingerprint=source.fingerprint(),
     )
@@ -130,21 +127,28 @@ def survey(source, threads=tf.data.AUTOTUNE, progress=None):
 
 
 def _missing(source, seen):
-    """Names of what did not come through; listed only when something is missing, for it may take a pass."""
-    return () if len(seen) == source.count else tuple(sorted(set(source.names()) - seen))
+    """Names of what did not come through; listed only when something is missing, for it may take a pass.
+
+    Raises:
+        RunError: a file cannot be read at all, which says nothing about the image in it.
+    """
+    if len(seen) == source.count:
+        return ()
+    missing = tuple(sorted(set(source.names()) - seen))
+    for name in missing:
+        try:
+            source.check_readable(name)
+        except OSError as error:
+            raise RunError(
+                f"{source.name}/{name}: cannot be read ({error.strerror}); mend that and start again"
+            ) from None
+    return missing
 
 
 def save(statistics, path):
     """Writes a `.npz` aside and renames it into place."""
-    folder = os.path.dirname(path) or "."
-    handle, aside = tempfile.mkstemp(dir=folder, prefix=".statistics-", suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **dataclasses.asdict(statistics))
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    with written_aside(path, "wb") as file:
+        np.savez(file, **dataclasses.asdict(statistics))
 
 
 def load(path):
@@ -160,12 +164,13 @@ def load(path):
                 rgb_mean=arrays["rgb_mean"].astype(np.float64),
                 rgb_covariance=arrays["rgb_covariance"].astype(np.float64),
                 count=int(arrays["count"]),
+                label_counts=tuple(arrays["label_counts"].tolist()) if "label_counts" in arrays else (),
                 skipped=tuple(str(name) for name in arrays["skipped"]) if "skipped" in arrays else (),
                 fingerprint=str(arrays["fingerprint"]) if "fingerprint" in arrays else "",
             )
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path}: no statistics of a training set ({error}); remove it to compute them again") from None
+        raise RunError(f"{path}: holds no statistics of a training set") from error
     shapes = (statistics.mean_image.shape, statistics.rgb_mean.shape, statistics.rgb_covariance.shape)
     if shapes != ((STORED_SIZE, STORED_SIZE, 3), (3,), (3, 3)):
-        raise RunError(f"{path}: arrays of other shapes, {shapes}; remove it to compute them again")
+        raise RunError(f"{path}: statistics of other shapes, {shapes}")
     return statistics

@@ -17,7 +17,7 @@ import numpy as np
 from keras_alexnet.model.layers import ChannelShare, Dropout, InMapNormalization, LocalResponseNormalization
 from keras_alexnet.model.towers import choose_devices, pin
 
-STORED_SIZE = 256  # Section 2: images are kept at 256x256, and crops are cut from that.
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")  # those with weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +102,11 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         raise ValueError(f"towers and groups must be 1 or 2. Received: towers={towers}, groups={groups}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1. Received: num_classes={num_classes}")
-    if width <= 0 or any(round(units * width) < 1 or round(units * width) % 2 for units in (96, 256, 384, 4096)):
-        raise ValueError(f"width must give each of two towers the same units in every layer. Received: width={width}")
+    if towers == 2 and groups == 1:
+        raise ValueError(
+            "two towers are two groups. Received: towers=2, groups=1; towers=1 is a network without groups"
+        )
+    check_width(width)
     v = VARIANTS[variant]
     devices = choose_devices(devices, towers) if devices != () else ()
     own = groups if towers == 1 else 1  # groups of a convolution that sees its own tower only
@@ -231,3 +234,9 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     output = pin(fc8, first)(hidden)
     output = pin(keras.layers.Activation(classifier_activation, dtype="float32", name="predictions"), first)(output)
     return keras.Model(image, output, name=name)
+
+
+def check_width(width):
+    """Raises ValueError unless a width gives every layer a whole and even number of units."""
+    if width <= 0 or any(round(units * width) < 2 or round(units * width) % 2 for units in (96, 256, 384, 4096)):
+        raise ValueError(f"width must give each of two towers the same units in every layer. Received: width={width}")

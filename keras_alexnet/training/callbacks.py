@@ -2,11 +2,11 @@
 
 import csv
 import os
-import tempfile
 
 import keras
 import tensorflow as tf
 
+from keras_alexnet.files import written_aside
 from keras_alexnet.training import metrics
 from keras_alexnet.training.filters import conv1_grid
 
@@ -46,10 +46,11 @@ class Curves(keras.callbacks.Callback):
         self.log_dir = log_dir
         self.train_writer = tf.summary.create_file_writer(os.path.join(log_dir, "train"))
         self.val_writer = tf.summary.create_file_writer(os.path.join(log_dir, "val"))
-        self.before = self._sums()
+        self.before = {}
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.before = self._sums()
+        # Every epoch sums from zero; what the averages still hold here is the validation before it.
+        self.before = dict.fromkeys((*metrics.NAMES, "count"), 0.0)
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.profile and self.step + 1 == self.profile[0]:
@@ -105,16 +106,10 @@ def write_history(path, rows):
         path: str, `history.csv`.
         rows: list of dict with the keys in HISTORY_COLUMNS, one an epoch.
     """
-    handle, aside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".history-", suffix=".csv")
-    try:
-        with os.fdopen(handle, "w", newline="") as file:
-            writer = csv.DictWriter(file, HISTORY_COLUMNS)
-            writer.writeheader()
-            writer.writerows({name: _short(row[name]) for name in HISTORY_COLUMNS} for row in rows)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    with written_aside(path, newline="") as file:
+        writer = csv.DictWriter(file, HISTORY_COLUMNS)
+        writer.writeheader()
+        writer.writerows({name: _short(row[name]) for name in HISTORY_COLUMNS} for row in rows)
 
 
 def _short(value):

@@ -18,6 +18,10 @@ class ReadError(RunError):
     """An image could not be read or decoded. Which one, the data graph does not say."""
 
 
+class NonFiniteError(RunError):
+    """The loss is no longer a number."""
+
+
 class Trainer:
     """The compiled steps of one model.
 
@@ -99,7 +103,8 @@ def run_epoch(trainer, dataset, callbacks, *, steps, first_step):
 
     Raises:
         ReadError: the data graph failed.
-        RunError: the loss is not finite; the data graph ended early.
+        NonFiniteError: the loss is not a number any more.
+        RunError: the data graph ended early or late.
     """
     trainer.averages.reset()
     started, done = time.perf_counter(), 0
@@ -108,10 +113,7 @@ def run_epoch(trainer, dataset, callbacks, *, steps, first_step):
         loss = float(trainer.train_step(images, labels))
         done += 1
         if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} at step {first_step + done}; the last good checkpoint is kept. "
-                "Start again with a lower --learning_rate"
-            )
+            raise NonFiniteError(f"the loss is {loss} at step {first_step + done}")
         callbacks.on_train_batch_end(done - 1, trainer.averages.result())
     if done != steps:
         raise RunError(f"the epoch held {done} batches instead of {steps}: the training images have changed")

@@ -9,8 +9,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
     """v <- momentum v - weight_decay rate w - rate g;  w <- w + v.  Biases are not decayed.
 
     Section 5 of the paper and `src/weights.cu` of the release. The decay enters the velocity, times the rate, unlike
-    Keras' own `weight_decay`, which shrinks the weights beside it. A layer whose multiplier is 0 is not touched at
-    all, as in the release: its velocity does not carry it on.
+    Keras' own `weight_decay`, which shrinks the weights beside it. What has a multiplier of 0 is not touched at all, as
+    in the release: its velocity does not carry it on.
 
     A variable is a bias when its name contains "bias", as Keras' layers name theirs.
 
@@ -20,8 +20,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
         weight_decay: float >= 0, for kernels.
         bias_learning_rate_multiplier: float >= 0, rate of the biases over that of the kernels.
         layer_learning_rate_multipliers: optional dict, start of a layer's name -> float >= 0, a further factor for
-            the kernels and biases of the layers whose name starts so. Factors can be changed while training by
-            `set_multiplier`; their names are fixed here.
+            the kernels and biases of the layers whose name starts so; the longest start counts. Factors can be
+            changed while training by `set_multiplier`; their names are fixed here.
         name: str.
 
     Raises:
@@ -58,11 +58,13 @@ class MomentumSGD(keras.optimizers.Optimizer):
             return
         super().build(variables)
         self.velocities = self.add_optimizer_variables(variables, "velocity")
-        self._is_bias = ["bias" in variable.name for variable in variables]
-        self._layers = [
-            [label for label in self._multipliers if label != "bias" and _layer_of(variable).startswith(label)]
-            for variable in variables
-        ]
+        self._labels = [self._labels_of(variable) for variable in variables]
+
+    def _labels_of(self, variable):
+        """The labels of the multipliers that a variable has."""
+        layer = _layer_of(variable)
+        layers = [label for label in self._multipliers if label != "bias" and layer.startswith(label)]
+        return [*(["bias"] if "bias" in variable.name else []), *sorted(layers, key=len)[-1:]]
 
     def set_multiplier(self, label, value):
         """Sets the factor of a layer named at construction, or of "bias". Raises KeyError for another."""
@@ -71,12 +73,12 @@ class MomentumSGD(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         velocity = self.velocities[index]
-        is_bias, layers = self._is_bias[index], self._layers[index]
+        labels = self._labels[index]
         rate = tf.cast(learning_rate, variable.dtype)
-        for label in [*(["bias"] if is_bias else []), *layers]:
+        for label in labels:
             rate *= tf.cast(self._multipliers[label].value, variable.dtype)
         gradient = tf.cast(gradient, variable.dtype)
-        decay = 0.0 if is_bias else self.kernel_decay
+        decay = 0.0 if "bias" in labels else self.kernel_decay
 
         def update():
             # One velocity holds both terms: m v - rate (g + decay w) = m v - decay rate w - rate g.
@@ -85,7 +87,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
             self.assign_add(variable, velocity.value)
             return tf.constant(0)  # tf.cond wants a value
 
-        if layers:
+        if labels:
             tf.cond(rate > 0, update, lambda: tf.constant(0))
         else:
             update()

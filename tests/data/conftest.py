@@ -1,4 +1,4 @@
-"""Small pictures and image folders, made on the spot, for the tests of the data graph; no test reaches a network."""
+"""Small pictures and folders for the tests of the data graph, made on the spot; nothing is downloaded."""
 
 import io
 import socket
@@ -44,7 +44,14 @@ def flat_source(root, files):
 
     write_folder(root, files)
     names = tuple(files)
-    return FolderSource("train", str(root), names, names, tuple(range(len(names))))
+    return FolderSource(
+        name="train",
+        root=str(root),
+        class_names=names,
+        files=names,
+        labels=tuple(range(len(names))),
+        sizes=tuple(map(len, files.values())),
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,17 @@ from tests.reference import color as reference
 from tests.reference.statistics import mean_and_covariance
 
 DRAWS = 25_000
-# Standard errors that a sample may be off. The seeds are fixed, so no test fails now and then; one sample in two
-# million is further off, and what is wrong shows: an offset that is drawn a third too often or too rarely, a noise 3 %
-# too strong.
+# Standard errors that a sample may be off. The seeds are fixed, so no test fails now and then; one sample in
+# two million is further off, and what is wrong shows: an offset drawn a third too often or too rarely, a
+# noise 3 % too strong.
 FAR = 5.0
 
-POSITIONS = {"33_of_33": (32, 33, 0), "32_of_33": (32, 32, 0), "30_of_30": (29, 30, 0), "1_of_33": (32, 1, 16)}
+POSITIONS = {
+    "33_of_33": (32, 33, 0),
+    "32_of_33": (32, 32, 0),
+    "30_of_30": (29, 30, 0),
+    "1_of_33": (32, 1, 16),
+}
 
 # Of pixels in 0..255 units, about as of photographs: strongly correlated channels.
 PHOTOGRAPHS = np.array([[5000.0, 4700.0, 4300.0], [4700.0, 4900.0, 4600.0], [4300.0, 4600.0, 5300.0]])
@@ -50,7 +55,7 @@ def views(margin=32, positions=33, **options):
 
 
 def assert_uniform(values, kinds):
-    """Chi-square of how often each of 0 .. kinds - 1 occurs, whose cube root is about normal (Wilson and Hilferty)."""
+    """Chi-square of how often each of 0 .. kinds - 1 occurs; its cube root is about normal."""
     counts = np.bincount(values, minlength=kinds)
     assert len(counts) == kinds
     expected = len(values) / kinds
@@ -171,18 +176,19 @@ def test_image_noise_follows_the_image(scale, stddev):
 
 @pytest.mark.parametrize("scale", NOISE)
 def test_image_noise_of_a_large_bright_image(scale):
-    # Sums over 50,176 values near 255 in float32 must not lose the small deviations that the noise follows. Both
-    # computations get the same draws; the sign of an eigenvector is free, so products are compared, not the noise.
+    # Sums over 50,176 values near 255 in float32 must not lose the small deviations that the noise follows.
+    # Both computations get the same draws; the sign of an eigenvector is free, so lengths are compared.
     rng = np.random.default_rng(0)
     image = (255 - rng.integers(0, 3, (224, 224, 1)) * [1, 2, 3]).astype(np.uint8)
     _, _, covariance = mean_and_covariance(image[None])
-    noise = augment.image_noise(tf.constant([7, 1], tf.int64), image, scale, 0.1).numpy()
+    seed = tf.constant([7, 1], tf.int64)
+    noise = augment.image_noise(seed, image, scale, 0.1).numpy()
     values, vectors = np.linalg.eigh(covariance)
     assert values[1] < 1e-6 * values[2]
     # All of the noise lies along one direction; float32 leaves less than 1 % elsewhere.
     along = noise @ vectors[:, 2]
     assert abs(along) > 0 and np.linalg.norm(noise - along * vectors[:, 2]) < 0.01 * abs(along)
-    same_draws = augment.dataset_noise(tf.constant([7, 1], tf.int64), augment.noise_matrix(covariance, scale, 0.1))
+    same_draws = augment.dataset_noise(seed, augment.noise_matrix(covariance, scale, 0.1))
     # 0.1 %: the float32 covariance of 50,176 pixels.
     np.testing.assert_allclose(abs(along), abs(same_draws.numpy() @ vectors[:, 2]), rtol=1e-3)
 

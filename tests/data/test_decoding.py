@@ -1,11 +1,11 @@
-"""Section 2, from the bytes of a file to a window of 256x256 pixels, against Pillow and the NumPy reference."""
+"""Section 2, from the bytes of a file to a window of 256x256 pixels, against the NumPy reference."""
 
 import io
 import resource
 import struct
 import sys
 import zlib
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ from keras_alexnet.data.decoding import decode_center, decode_window
 from tests.data.conftest import encoded, photo
 from tests.reference import decoding as reference
 
-# The package resamples in float32, the reference in float64: a value close to a half may be rounded to the other side.
-# That happened to 0.001 to 0.04 % of the values (most often with few colors, whose averages are more often halves).
+# The package resamples in float32, the reference in float64: a value close to a half may be rounded the
+# other way. That happened to 0.001 to 0.04 % of the values, most often with few colors: these give halves.
 LEVELS = 1
 SHARE = 0.002
 
@@ -55,7 +55,7 @@ def low_bytes(picture):
 
 
 def png_16_bit(picture):
-    """(16 bit PNG, 8 bit PNG of the same high bytes); Pillow writes no 16 bit RGB, and cannot reduce 16 bit grey."""
+    """(16 bit PNG, 8 bit PNG of the same high bytes): Pillow writes no 16 bit RGB, and clips grey."""
     numbers = low_bytes(picture)
     numbers = numbers if numbers.ndim == 3 else numbers[..., None]
     return tf.io.encode_png(numbers).numpy(), encoded(picture, "PNG")
@@ -153,8 +153,8 @@ def test_orientation_tag_is_not_heeded():
 
 
 def test_very_large_jpeg():
-    # The reference takes 15 s for all of it. Neither columns nor rows mix while the other axis is resampled, so a few
-    # of each will do.
+    # The reference takes 15 s for all of it. Rows do not mix while columns are resampled, nor the other way
+    # around, so a few of each will do.
     data = encoded(photo(4000, 3000))
     image = center(data)
     with Image.open(io.BytesIO(data)) as opened:
@@ -193,7 +193,7 @@ def test_same_in_tf_data_as_eagerly():
     items = [data for data, _ in files_once().values()] + [encoded(photo(*size)) for size in SIZES.values()]
     views = [(5, 9), (32, 0)]
     for row, column in views:
-        dataset = through_tf_data(items, lambda data, row=row, column=column: decode_window(data, row, column, 224))
+        dataset = through_tf_data(items, partial(decode_window, row=row, column=column, size=224))
         assert dataset.element_spec == tf.TensorSpec((224, 224, 3), tf.uint8)
         images = list(dataset.as_numpy_iterator())
         assert len(images) == len(items)
@@ -301,8 +301,8 @@ def test_bad_files_in_tf_data_raise_and_leave_the_others_alone():
 
 @pytest.mark.parametrize("share", [0.9, 0.97], ids=["tenth", "last_rows"])
 def test_what_is_cut_off_below_the_window_does_not_reach_it(share):
-    # Of a tall JPEG only the rows of the window are read. An end that is missing further down goes unnoticed, as
-    # long as no pixel comes from it.
+    # Of a tall JPEG only the rows of the window are read. What is missing below them goes unnoticed, and no
+    # pixel comes from it.
     data = encoded(photo(300, 600))
     image = center(cut(data, share))
     np.testing.assert_array_equal(image, center(data))

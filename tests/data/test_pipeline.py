@@ -1,6 +1,7 @@
 """Training and validation batches, taken apart again with NumPy into pictures, views, means and noise."""
 
 import os
+from functools import cache
 
 import numpy as np
 import pytest
@@ -66,19 +67,29 @@ def train(source, statistics, augmentation=PLAIN, **changes):
     return pipeline.training(source, statistics, augmentation, **(SETTINGS | changes))
 
 
+@pytest.fixture(scope="module")
+def epoch_of(source, statistics):
+    """`joined(train(...))` of the source above, once for the same settings: building graphs takes time."""
+
+    def run(augmentation=PLAIN, **changes):
+        return joined(train(source, statistics, augmentation, **changes))
+
+    return cache(run)
+
+
 def middle(image, size):
     first = (256 - size) // 2
     return image[first : first + size, first : first + size]
 
 
 def views_of(whole, part, tolerance=0):
-    """All (row, column, reflected) at which `part` is found in `whole`, no value further off than the tolerance."""
-    whole, size = np.asarray(whole, np.float32), len(part)
-    found = []
+    """All (row, column, reflected) at which `part` is found in `whole`, each value within the tolerance."""
+    whole, size, found = np.asarray(whole, np.float32), len(part), []
+    places = len(whole) - size + 1
     for reflected in (False, True):
         wanted = part[:, ::-1] if reflected else part
         # One pixel rules out most places, so that all the others are compared only where it is worth it.
-        near = np.abs(whole[: len(whole) - size + 1, : len(whole) - size + 1] - wanted[0, 0]).max(-1) <= tolerance
+        near = np.abs(whole[:places, :places] - wanted[0, 0]).max(-1) <= tolerance
         for row, column in np.argwhere(near).tolist():
             if np.abs(whole[row : row + size, column : column + size] - wanted).max() <= tolerance:
                 found.append((row, column, reflected))
@@ -113,23 +124,22 @@ def test_shapes_types_and_the_last_short_batch(source, statistics):
     assert (images.shape.as_list(), images.dtype) == ([None, 224, 224, 3], tf.float32)
     assert (labels.shape.as_list(), labels.dtype) == ([None], tf.int32)
     batches = batches_of(dataset)
-    assert [(images.shape, images.dtype) for images, _ in batches] == [
-        ((count, 224, 224, 3), np.float32) for count in (4, 4, 3)
-    ]
-    assert [(labels.shape, labels.dtype) for _, labels in batches] == [((count,), np.int32) for count in (4, 4, 3)]
+    assert [len(labels) for _, labels in batches] == [4, 4, 3]
+    for images, labels in batches:
+        assert (images.shape, images.dtype) == ((len(labels), 224, 224, 3), np.float32)
+        assert (labels.ndim, labels.dtype) == (1, np.int32)
 
 
 @pytest.mark.parametrize("epoch", range(3))
-def test_every_image_once(source, statistics, epoch):
-    _, labels = joined(train(source, statistics, epoch=epoch))
+def test_every_image_once(epoch_of, epoch):
+    _, labels = epoch_of(epoch=epoch)
     assert sorted(labels) == list(range(COUNT))
     assert list(labels) != sorted(labels)
 
 
 @pytest.mark.parametrize("size, positions", CROPS.values(), ids=CROPS)
-def test_an_image_is_a_crop_less_the_center_of_the_mean(source, pictures, statistics, size, positions):
-    augmentation = Augmentation(pca_color="none", crop_positions=positions)
-    images, labels = joined(train(source, statistics, augmentation, size=size))
+def test_an_image_is_a_crop_less_the_center_of_the_mean(epoch_of, pictures, statistics, size, positions):
+    images, labels = epoch_of(Augmentation(pca_color="none", crop_positions=positions), size=size)
     mean = middle(statistics.mean_image, size)
     views = []
     for image, label in zip(images, labels, strict=True):
@@ -140,8 +150,8 @@ def test_an_image_is_a_crop_less_the_center_of_the_mean(source, pictures, statis
     assert_spread(views, positions, 256 - size)
 
 
-def test_aligned_mean_is_the_part_under_the_crop(source, pictures, statistics):
-    images, labels = joined(train(source, statistics, ALIGNED))
+def test_aligned_mean_is_the_part_under_the_crop(epoch_of, pictures, statistics):
+    images, labels = epoch_of(ALIGNED)
     views = []
     for image, label in zip(images, labels, strict=True):
         found = views_of(pictures[label].astype(np.float32) - statistics.mean_image, image)
@@ -149,7 +159,7 @@ def test_aligned_mean_is_the_part_under_the_crop(source, pictures, statistics):
         views += found
     assert_spread(views, 33, 256 - SIZE)
     # The two ways to subtract differ in nothing but the mean.
-    centered, _ = joined(train(source, statistics))
+    centered, _ = epoch_of()
     crops = [crop_of(image, middle(statistics.mean_image, SIZE)) for image in centered]
     assert [views_of(pictures[label], crop)[0] for crop, label in zip(crops, labels, strict=True)] == views
 
@@ -170,18 +180,16 @@ def test_crops_of_resampled_images(tmp_path):
     files = {f"{index}.jpg": encoded(photo(*size, seed=index)) for index, size in enumerate(sizes)}
     source = flat_source(tmp_path, files)
     no_mean = Statistics(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.eye(3), 4)
-    for epoch in range(2):
-        for image, label in zip(*joined(train(source, no_mean, epoch=epoch)), strict=True):
-            whole = reference.decode(os.path.join(source.root, source.files[label]))
-            # A float32 filter instead of a float64 one: one level where a value is close to a half.
-            assert len(views_of(whole, image, tolerance=1)) == 1
+    for image, label in zip(*joined(train(source, no_mean)), strict=True):
+        whole = reference.decode(files[source.files[label]])
+        # A float32 filter instead of a float64 one: one level where a value is close to a half.
+        assert len(views_of(whole, image, tolerance=1)) == 1
 
 
 def same(first, second):
     """The same batches, to the bit."""
-    return len(first) == len(second) and all(
-        np.array_equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
-    )
+    flat = [[array for batch in batches for array in batch] for batches in (first, second)]
+    return len(flat[0]) == len(flat[1]) and all(map(np.array_equal, *flat))
 
 
 NOISY = {
@@ -194,24 +202,21 @@ ALL = {"plain": PLAIN, "aligned": ALIGNED, **NOISY}
 
 @pytest.mark.parametrize("augmentation", ALL.values(), ids=ALL)
 def test_same_seed_and_epoch_same_batches(source, statistics, augmentation):
-    batches = batches_of(train(source, statistics, augmentation))
-    assert same(batches, batches_of(train(source, statistics, augmentation)))
+    dataset = train(source, statistics, augmentation)
+    batches = batches_of(dataset)
+    assert same(batches, batches_of(dataset))
     assert same(batches, batches_of(train(source, statistics, augmentation, threads=1)))
 
 
-def test_a_dataset_read_twice_gives_the_same(source, statistics):
-    dataset = train(source, statistics, NOISY["dataset_eigenvalue"])
-    assert same(batches_of(dataset), batches_of(dataset))
-
-
 @pytest.mark.parametrize("change", [{"seed": 6}, {"epoch": 3}, {"seed": 2, "epoch": 5}], ids=str)
-def test_another_seed_or_epoch_other_batches(source, pictures, statistics, change):
+def test_another_seed_or_epoch_other_batches(epoch_of, pictures, statistics, change):
     mean = middle(statistics.mean_image, SIZE)
     orders, views = [], []
     for settings in ({}, change):
-        images, labels = joined(train(source, statistics, **settings))
+        images, labels = epoch_of(**settings)
+        crops = [crop_of(image, mean) for image in images]
         orders.append(list(labels))
-        views.append([views_of(pictures[n], crop_of(image, mean))[0] for image, n in zip(images, labels, strict=True)])
+        views.append([views_of(pictures[n], crop)[0] for crop, n in zip(crops, labels, strict=True)])
     assert orders[0] != orders[1]
     # Place by place: of 2178 views, hardly one comes up again at the same place of another epoch.
     assert sum(a == b for a, b in zip(*views, strict=True)) <= 1
@@ -219,8 +224,8 @@ def test_another_seed_or_epoch_other_batches(source, pictures, statistics, chang
 
 @pytest.mark.parametrize("start", [1, 4, 6, 10], ids=str)
 @pytest.mark.parametrize("name", ["aligned", "dataset_stddev"])
-def test_start_goes_on_as_the_whole_epoch_would(source, statistics, name, start):
-    images, labels = joined(train(source, statistics, ALL[name]))
+def test_start_goes_on_as_the_whole_epoch_would(source, statistics, epoch_of, name, start):
+    images, labels = epoch_of(ALL[name])
     rest, rest_labels = joined(train(source, statistics, ALL[name], start=start))
     np.testing.assert_array_equal(rest, images[start:])
     np.testing.assert_array_equal(rest_labels, labels[start:])
@@ -230,20 +235,27 @@ def test_start_at_the_end_leaves_nothing(source, statistics):
     assert batches_of(train(source, statistics, start=COUNT)) == []
 
 
-def noise_of(source, statistics, augmentation, **changes):
-    """(noise (N, 3), the plain images, their labels); the noise is the same at all pixels of an image."""
-    plain, labels = joined(train(source, statistics, PLAIN, **changes))
-    noisy, same_labels = joined(train(source, statistics, augmentation, **changes))
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Enough pictures for the variance of the noise to show in one epoch."""
+    files = {f"{index:02d}.jpg": encoded(photo(256, 256, seed=100 + index)) for index in range(48)}
+    return flat_source(tmp_path_factory.mktemp("many"), files)
+
+
+def noise_of(source, statistics, augmentation):
+    """(noise (N, 3), the plain images); the noise is the same at all pixels of an image."""
+    plain, labels = joined(train(source, statistics))
+    noisy, same_labels = joined(train(source, statistics, augmentation))
     np.testing.assert_array_equal(labels, same_labels)
     difference = noisy.astype(np.float64) * (1.1 if augmentation.pca_scale == "stddev" else 1.0) - plain
     noise = difference.mean((1, 2))
     # Values up to a few hundred in float32 are off by up to 2e-5 each time that they are rounded.
     assert np.abs(difference - noise[:, None, None]).max() < 1e-4
-    return noise, plain, labels
+    return noise, plain
 
 
 def assert_normal(noise, covariances):
-    """Whitened with these covariances, all numbers together have the variance of N(0, 1), within 5 standard errors."""
+    """Whitened with these covariances, mean and variance are those of N(0, 1) within 5 standard errors."""
     values = []
     for deviation, covariance in zip(noise, covariances, strict=True):
         lengths, vectors = np.linalg.eigh(covariance)
@@ -257,26 +269,16 @@ NOISE = {"eigenvalue": color.paper_noise_covariance, "stddev": color.release_noi
 
 
 @pytest.mark.parametrize("scale", NOISE)
-def test_dataset_noise_is_one_color_an_image(source, statistics, scale):
-    noise = [
-        noise_of(source, statistics, NOISY[f"dataset_{scale}"], epoch=epoch)[0]  # 11 images an epoch
-        for epoch in range(4)
-    ]
-    covariance = NOISE[scale](statistics.rgb_covariance)
-    assert_normal(np.concatenate(noise), [covariance] * 4 * COUNT)
+def test_dataset_noise_is_one_color_an_image(many, statistics, scale):
+    noise, _ = noise_of(many, statistics, NOISY[f"dataset_{scale}"])
+    assert_normal(noise, [NOISE[scale](statistics.rgb_covariance)] * many.count)
 
 
 @pytest.mark.parametrize("scale", NOISE)
-def test_image_noise_follows_the_crop(source, statistics, scale):
-    noise, covariances = [], []
-    mean = middle(statistics.mean_image, SIZE)
-    for epoch in range(4):
-        some, plain, _ = noise_of(source, statistics, NOISY[f"image_{scale}"], epoch=epoch)
-        noise += list(some)
-        for image in plain:
-            _, _, covariance = mean_and_covariance(crop_of(image, mean)[None])
-            covariances.append(NOISE[scale](covariance))
-    assert_normal(noise, covariances)
+def test_image_noise_follows_the_crop(many, statistics, scale):
+    noise, plain = noise_of(many, statistics, NOISY[f"image_{scale}"])
+    crops = [crop_of(image, middle(statistics.mean_image, SIZE)) for image in plain]
+    assert_normal(noise, [NOISE[scale](mean_and_covariance(crop[None])[2]) for crop in crops])
 
 
 def test_image_noise_of_one_color_is_none_but_dataset_noise_is_some(tmp_path, statistics):
@@ -286,22 +288,25 @@ def test_image_noise_of_one_color_is_none_but_dataset_noise_is_some(tmp_path, st
     assert np.abs(noise_of(source, statistics, NOISY["dataset_stddev"])[0]).max(1).min() > 0.1
 
 
-def test_noise_and_aligned_mean_together(source, statistics):
-    aligned, _ = joined(train(source, statistics, ALIGNED))
-    both, _ = joined(train(source, statistics, Augmentation(aligned_mean=True)))
-    noise, _, _ = noise_of(source, statistics, Augmentation())
-    np.testing.assert_allclose(both - aligned, np.broadcast_to(noise[:, None, None], both.shape), rtol=0, atol=1e-4)
+def test_noise_and_aligned_mean_together(epoch_of):
+    aligned, both = (epoch_of(augmentation)[0] for augmentation in (ALIGNED, Augmentation(aligned_mean=True)))
+    noise = (epoch_of(Augmentation())[0] - epoch_of()[0]).mean((1, 2), np.float64)
+    # float32, as above.
+    assert np.abs(both - aligned - noise[:, None, None]).max() < 1e-4
 
 
-def test_noise_of_no_strength_leaves_all_as_it_is(source, statistics):
-    silent = Augmentation(pca_scale="stddev", pca_stddev=0.0)
-    assert same(batches_of(train(source, statistics, silent)), batches_of(train(source, statistics)))
+def test_noise_of_no_strength_leaves_all_as_it_is(epoch_of):
+    silent, _ = epoch_of(Augmentation(pca_scale="stddev", pca_stddev=0.0))
+    np.testing.assert_array_equal(silent, epoch_of()[0])
 
 
 def test_a_bad_file_that_was_not_left_out_stops_the_epoch(tmp_path, statistics):
     good = encoded(photo(90, 70))
     source = flat_source(tmp_path, {"a.jpg": good, "b.jpg": good[:500], "c.jpg": good})
-    for dataset in (train(source, statistics), pipeline.center_view(source, statistics, size=SIZE, batch_size=2)):
+    for dataset in (
+        train(source, statistics),
+        pipeline.center_view(source, statistics, size=SIZE, batch_size=2),
+    ):
         with pytest.raises(tf.errors.InvalidArgumentError):
             batches_of(dataset)
     assert len(joined(train(source.without(["b.jpg"]), statistics))[1]) == 2
@@ -327,12 +332,13 @@ def test_center_view_is_the_middle_less_the_middle_of_the_mean(tmp_path, statist
 
 
 def test_center_view_gives_every_image_once_in_order(source, statistics):
-    dataset = pipeline.center_view(source, statistics, size=224, batch_size=4)
+    settings = {"size": 224, "batch_size": 4}
+    dataset = pipeline.center_view(source, statistics, **settings)
     assert [spec.dtype for spec in dataset.element_spec] == [tf.float32, tf.int32]
     assert [spec.shape.as_list() for spec in dataset.element_spec] == [[None, 224, 224, 3], [None]]
     batches = batches_of(dataset)
     assert [labels.tolist() for _, labels in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
-    assert same(batches, batches_of(pipeline.center_view(source, statistics, size=224, batch_size=4, threads=1)))
+    assert same(batches, batches_of(pipeline.center_view(source, statistics, threads=1, **settings)))
 
 
 # The graph.

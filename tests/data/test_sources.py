@@ -30,7 +30,8 @@ def refusal(capsys, action):
 
 def items_of(source, **options):
     """[(name, bytes, label)]"""
-    return [(name.decode(), data, int(label)) for name, data, label in source.images(**options).as_numpy_iterator()]
+    items = source.images(**options).as_numpy_iterator()
+    return [(name.decode(), data, int(label)) for name, data, label in items]
 
 
 def names_of(source, **options):
@@ -62,6 +63,7 @@ def test_folder_labels_follow_the_names(folder):
     assert train.class_names == val.class_names == ("Ant", "bee", "zebra")
     assert (train.count, val.count) == (24, 3)
     assert train.labels == (0,) * 5 + (1,) * 12 + (2,) * 7
+    assert train.sizes == tuple((folder / "train" / name).stat().st_size for name in train.files)
     assert train.files[:2] == (os.path.join("Ant", "00.jpg"), os.path.join("Ant", "01.jpg"))
     assert train.files == train.names() == tuple(sorted(train.files))
     assert val.files == tuple(os.path.join(name, "only.png") for name in ("Ant", "bee", "zebra"))
@@ -89,7 +91,12 @@ def test_suffixes_hidden_and_other_files(tmp_path):
     others = ["Thumbs.db", "g.gif", "h.jpg.txt", "jpg"]
     hidden = [".DS_Store", "._a.jpg"]
     files = {f"{split}/cat/{name}": IMAGE for split in ("train", "val") for name in listed + others + hidden}
-    files |= {"train/.cache/x.jpg": IMAGE, "train/cat/nested/x.jpg": IMAGE, "train/readme.txt": b"", "train/loose.jpg": IMAGE}
+    files |= {
+        "train/.cache/x.jpg": IMAGE,
+        "train/cat/nested/x.jpg": IMAGE,
+        "train/readme.txt": b"",
+        "train/loose.jpg": IMAGE,
+    }
     source, _ = sources.open_folder(write_folder(tmp_path, files))
     assert source.class_names == ("cat",)
     assert source.files == tuple(os.path.join("cat", name) for name in listed)
@@ -107,11 +114,15 @@ def test_linked_folders_and_files_count(tmp_path):
 
 
 GOOD = {"train/a/1.jpg": IMAGE, "train/b/1.jpg": IMAGE, "val/a/1.jpg": IMAGE, "val/b/1.jpg": IMAGE}
-# Files on top of GOOD or, where None, what of it is left out; what the message has to say.
+# (What of GOOD is left out, what is added, where None is an empty folder; what the message has to say.)
 WRONG_FOLDERS = {
     "nothing": (["train", "val"], {}, "there is no folder {root}/train; it is to hold one folder per class"),
     "no_val": (["val"], {}, "there is no folder {root}/val; it is to hold one folder per class"),
-    "val_is_a_file": (["val"], {"val": b""}, "there is no folder {root}/val; it is to hold one folder per class"),
+    "val_is_a_file": (
+        ["val"],
+        {"val": b""},
+        "there is no folder {root}/val; it is to hold one folder per class",
+    ),
     "empty_train": (["train"], {"train": None}, "{root}/train holds no class folders"),
     "only_files": (["val"], {"val/1.jpg": IMAGE}, "{root}/val holds no class folders"),
     "only_hidden": (["val"], {"val/.a/1.jpg": IMAGE}, "{root}/val holds no class folders"),
@@ -132,8 +143,8 @@ WRONG_FOLDERS = {
 
 @pytest.mark.parametrize("left_out, added, expected", WRONG_FOLDERS.values(), ids=WRONG_FOLDERS)
 def test_wrong_folders(tmp_path, capsys, left_out, added, expected):
-    kept = {name: data for name, data in GOOD.items() if not any(f"{name}/".startswith(f"{part}/") for part in left_out)}
-    root = write_folder(tmp_path, kept | added)
+    kept = [name for name in GOOD if not any(f"{name}/".startswith(f"{part}/") for part in left_out)]
+    root = write_folder(tmp_path, dict.fromkeys(kept, IMAGE) | added)
     line = refusal(capsys, lambda: sources.open_folder(str(root)))
     # The folder and what is wrong with it, or what it has to look like.
     assert line == f"train: --data_dir={root}: {expected.format(root=root)}"
@@ -145,6 +156,16 @@ def test_folder_that_is_not_there(tmp_path, capsys):
     assert f"there is no folder {root}" in line
 
 
+def test_names_have_to_be_text(tmp_path, capsys):
+    root = write_folder(tmp_path, GOOD)
+    try:
+        (root / "val" / "a" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(IMAGE)
+    except OSError:
+        pytest.skip("this file system knows no such names")
+    line = refusal(capsys, lambda: sources.open_folder(str(root)))
+    assert line.startswith(f"train: --data_dir={root}: val/") and "not UTF-8; rename it" in line
+
+
 ORDERS = {"seed": ((1, 0), (2, 0)), "epoch": ((1, 0), (1, 1)), "swapped": ((1, 2), (2, 1))}
 
 
@@ -153,7 +174,7 @@ def test_folder_permutations(train, first, second):
     one, again, other = (items_of(train, order=order) for order in (first, first, second))
     assert one == again
     assert sorted(one) == sorted(other) == items_of(train)
-    # Of 24 names, two permutations have one in the same place on average; a shift or a swap of a few has many more.
+    # Of 24 names, two permutations have one in the same place on average; a swap of a few has many more.
     assert sum(a == b for a, b in zip(one, other, strict=True)) < 8
     assert sum(a == b for a, b in zip(one, items_of(train), strict=True)) < 8
 
@@ -177,6 +198,7 @@ def test_folder_without(train):
     rest = train.without(out)
     assert rest.count == 21 and train.count == 24
     assert rest.class_names == train.class_names and rest.root == train.root
+    assert rest.sizes == tuple(train.sizes[train.files.index(name)] for name in rest.files)
     assert items_of(rest) == [item for item in items_of(train) if item[0] not in out]
     assert sorted(names_of(rest, order=(1, 1))) == list(rest.files)
     assert train.without(()) == train
@@ -184,9 +206,10 @@ def test_folder_without(train):
 
 def test_folder_fingerprint_tells_lists_apart(train):
     renamed = dataclasses.replace(train, files=("Ant/x.jpg", *train.files[1:]))
-    moved = dataclasses.replace(train, class_names=("Ant", "bee"), files=("zebra", "", *train.files))
-    prints = {source.fingerprint() for source in (train, train.without(train.files[:1]), renamed, moved)}
-    assert len(prints) == 4
+    other_classes = dataclasses.replace(train, class_names=("Ant", "bee", "zoo"))
+    changed = dataclasses.replace(train, sizes=(*train.sizes[:-1], train.sizes[-1] + 1))
+    fewer = train.without(train.files[:1])
+    assert len({source.fingerprint() for source in (train, fewer, renamed, other_classes, changed)}) == 5
     assert train.fingerprint() == dataclasses.replace(train, root="elsewhere").fingerprint()
 
 
@@ -214,7 +237,7 @@ SETS = {
 
 
 def features_of(name):
-    """Features and supervised keys. The keys are not called image and label, which must make no difference."""
+    """Features and supervised keys. The keys are not image and label, which must make no difference."""
     picture = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
     label = tfds.features.ClassLabel(names=CLASSES)
     if name == "tiny_unlabeled":
@@ -227,7 +250,8 @@ def features_of(name):
 
 
 def info_of(builder, features, keys):
-    return tfds.core.DatasetInfo(builder=builder, features=tfds.features.FeaturesDict(features), supervised_keys=keys)
+    features = tfds.features.FeaturesDict(features)
+    return tfds.core.DatasetInfo(builder=builder, features=features, supervised_keys=keys)
 
 
 def example_of(name, split, index, folder):
@@ -240,7 +264,7 @@ def example_of(name, split, index, folder):
 
 
 def prepare(name, data_dir, folder):
-    """Writes a prepared set of several shards to data_dir. Its class is not registered: it is known by its files."""
+    """Writes a prepared set to data_dir; its class is not registered: its files are read."""
     features, keys = features_of(name)
 
     def examples(_, split):
@@ -276,8 +300,8 @@ def open_set(prepared, name="tiny_validated", train_split=None, val_split=None, 
 
 def index_of(prepared, data, name="tiny_validated", split="train"):
     """Which of the files holds these bytes."""
-    files = [(prepared.files / f"{name}-{split}-{index}.jpg").read_bytes() for index in range(SETS[name][split])]
-    return files.index(data)
+    paths = [prepared.files / f"{name}-{split}-{index}.jpg" for index in range(SETS[name][split])]
+    return [path.read_bytes() for path in paths].index(data)
 
 
 def test_tfds_gives_the_bytes_that_went_in(prepared):
@@ -293,7 +317,11 @@ def test_tfds_gives_the_bytes_that_went_in(prepared):
 
 def test_tfds_element_types(prepared):
     specs = open_set(prepared)[0].images(order=(1, 2), start=3).element_spec
-    assert [(spec.shape.rank, spec.dtype.name) for spec in specs] == [(0, "string"), (0, "string"), (0, "int32")]
+    assert [(spec.shape.rank, spec.dtype.name) for spec in specs] == [
+        (0, "string"),
+        (0, "string"),
+        (0, "int32"),
+    ]
 
 
 def test_tfds_names_are_those_of_the_images(prepared):
@@ -309,6 +337,7 @@ SPLITS = {
     "both_given": ("tiny_validated", "train[:50%]", "test", ("train[:50%]", 12), ("test", 4)),
     "only_train_given": ("tiny_validated", "train[4:]", None, ("train[4:]", 20), ("validation", 5)),
     "only_val_given": ("tiny_validated", None, "test", ("train", 24), ("test", 4)),
+    "next_to_each_other": ("tiny_alone", "train[:11]", "train[11:]", ("train[:11]", 11), ("train[11:]", 9)),
     "sum": ("tiny_validated", "train+validation", "test", ("train+validation", 29), ("test", 4)),
 }
 
@@ -323,19 +352,72 @@ def test_tfds_splits(prepared, name, train_split, val_split, first, second):
 
 
 WRONG_SETS = {
-    "unknown_set": ("no_such_set", None, None, "--dataset=no_such_set: ", "name of a TensorFlow Datasets set, folder or shapes"),
+    "unknown_set": (
+        "no_such_set",
+        None,
+        None,
+        "--dataset=no_such_set: ",
+        "name of a TensorFlow Datasets set, folder or shapes",
+    ),
     "no_name_at_all": ("not a name!", None, None, "--dataset=not a name!: ", "folder or shapes"),
     "unknown_version": ("tiny_alone:9.9.9", None, None, "--dataset=tiny_alone:9.9.9: ", ""),
     "unknown_version_of_a_known_set": ("mnist:9.9.9", None, None, "--dataset=mnist:9.9.9: ", "3.0.1"),
     "unknown_config": ("mnist/nothing", None, None, "--dataset=mnist/nothing: ", ""),
     "unknown_train_split": ("tiny_alone", "dev", "train", "--train_split=dev: ", "has the splits train "),
-    "unknown_val_split": ("tiny_tested", None, "validation", "--val_split=validation: ", "has the splits train, test "),
-    "no_split_notation": ("tiny_alone", "train[:", "train", "--train_split=train[:: ", ""),
+    "unknown_val_split": (
+        "tiny_tested",
+        None,
+        "validation",
+        "--val_split=validation: ",
+        "has the splits train, test ",
+    ),
+    "no_split_notation": ("tiny_alone", "train[:", "train[:1]", "--train_split=train[:: ", ""),
     "too_much_of_a_split": ("tiny_alone", "train[:300%]", "train", "--train_split=train[:300%]: ", ""),
-    "empty_split": ("tiny_alone", None, "train[:0]", "--val_split=train[:0]: ", "has no images there"),
-    "no_labels": ("tiny_unlabeled", None, None, "--dataset=tiny_unlabeled: ", "not a set of images with one label each"),
-    "numbers_for_labels": ("tiny_numbered", None, None, "--dataset=tiny_numbered: ", "not a set of images with one label each"),
-    "texts_for_images": ("tiny_texts", None, None, "--dataset=tiny_texts: ", "not a set of images with one label each"),
+    "empty_split": ("tiny_tested", None, "train[:0]", "--val_split=train[:0]: ", "has no images there"),
+    "one_split_and_only_train_given": (
+        "tiny_alone",
+        "train[:50%]",
+        None,
+        "--dataset=tiny_alone: ",
+        "give both --train_split and --val_split",
+    ),
+    "one_split_and_only_val_given": (
+        "tiny_alone",
+        None,
+        "train[:50%]",
+        "--dataset=tiny_alone: ",
+        "give both --train_split and --val_split",
+    ),
+    "same_split_twice": ("tiny_alone", "train", "train", "--val_split=train: ", "keep them apart"),
+    "one_image_in_both": (
+        "tiny_alone",
+        "train[:11]",
+        "train[10:]",
+        "--val_split=train[10:]: ",
+        "keep them apart",
+    ),
+    "part_of_a_sum": ("tiny_tested", "train+test", None, "--val_split=test: ", "keep them apart"),
+    "no_labels": (
+        "tiny_unlabeled",
+        None,
+        None,
+        "--dataset=tiny_unlabeled: ",
+        "not a set of images with one label each",
+    ),
+    "numbers_for_labels": (
+        "tiny_numbered",
+        None,
+        None,
+        "--dataset=tiny_numbered: ",
+        "not a set of images with one label each",
+    ),
+    "texts_for_images": (
+        "tiny_texts",
+        None,
+        None,
+        "--dataset=tiny_texts: ",
+        "not a set of images with one label each",
+    ),
 }
 
 
@@ -378,7 +460,10 @@ def failing(tmp_path, monkeypatch):
 
 PREPARATION = {
     "no_network": (OSError("no route\nto host"), "could not be downloaded and prepared: no route to host"),
-    "by_hand": (AssertionError("Put the files\ninto manual/."), "must be fetched by hand: Put the files into manual/."),
+    "by_hand": (
+        AssertionError("Put the files\ninto manual/."),
+        "must be fetched by hand: Put the files into manual/.",
+    ),
 }
 
 

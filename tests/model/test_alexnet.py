@@ -99,6 +99,12 @@ def test_start_of_the_weights(variant):
         assert np.all(weights[f"{name}/bias"] == np.float32(bias)), name
 
 
+def test_neighboring_seeds_share_no_weights():
+    first, second = (AlexNet(3, width=TINY, seed=seed).get_weights() for seed in (5, 6))
+    kernels = [w for w in (*first, *second) if w.ndim > 1]
+    assert len({w.ravel()[:8].tobytes() for w in kernels}) == len(kernels)
+
+
 def test_towers_start_with_weights_of_their_own_and_a_seed_repeats():
     first, second = (AlexNet(3, width=TINY, seed=5) for _ in range(2))
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
@@ -189,6 +195,7 @@ def test_saved_and_loaded_by_keras(variant, tmp_path):
         ({"variant": "vgg"}, "variant must be one of paper, release2012, caffe.*'vgg'"),
         ({"towers": 3}, "towers and groups must be 1 or 2.*towers=3"),
         ({"groups": 4}, "towers and groups must be 1 or 2.*groups=4"),
+        ({"groups": 1}, "two towers are two groups"),
         ({"num_classes": 0}, "num_classes must be at least 1.*num_classes=0"),
         ({"width": 0.01}, "width must give each of two towers.*width=0.01"),
         ({"devices": ("GPU:77",)}, "there is no GPU:77; present: CPU:0"),

@@ -79,6 +79,26 @@ def test_layers_with_a_rate_of_their_own_and_frozen_ones():
     assert changed == [False, False, True, True]  # a frozen layer does not coast on its velocity either
 
 
+def test_the_longest_start_of_a_layers_name_counts():
+    model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in ("conv1", "conv2"))])
+    optimizer = MomentumSGD(0.1, 0.9, 0.0, 1.0, {"conv": 0.5, "conv1": 0.1})
+    optimizer.build(model.trainable_variables)
+    start = [weight.numpy() for weight in model.trainable_variables]
+    optimizer.apply([np.ones(weight.shape, np.float32) for weight in start], model.trainable_variables)
+    steps = [float((was - weight.numpy()).mean()) for was, weight in zip(start, model.trainable_variables, strict=True)]
+    assert steps == pytest.approx([0.01, 0.01, 0.05, 0.05], rel=1e-4)
+
+
+def test_biases_with_a_rate_of_zero_stand_still():
+    kernel, bias = weights = variables("kernel", "bias")
+    optimizer = MomentumSGD(0.1)
+    run(optimizer, weights, 2)
+    optimizer.set_multiplier("bias", 0.0)
+    was = kernel.numpy(), bias.numpy()
+    run(optimizer, weights, 2)
+    assert np.all(bias.numpy() == was[1]) and np.all(kernel.numpy() != was[0])
+
+
 def test_configuration_round_trip():
     optimizer = MomentumSGD(0.02, 0.8, 0.001, 2.0, {"conv1": 0.1})
     again = MomentumSGD.from_config(optimizer.get_config())
