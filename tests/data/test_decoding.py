@@ -22,16 +22,16 @@ LEVELS = 1
 SHARE = 0.002
 
 SIZES = {
-    "landscape": (400, 300),
-    "portrait": (300, 401),
+    "landscape": (380, 300),
+    "portrait": (290, 377),
     "odd": (333, 257),
     "one_less": (255, 300),
     "exact_square": (256, 256),
     "exact_landscape": (301, 256),
     "exact_portrait": (256, 350),
     "small": (100, 80),
-    "row": (40, 1),
-    "column": (1, 40),
+    "row": (9, 1),
+    "column": (1, 9),
     "pixel": (1, 1),
 }
 VIEWS = {
@@ -68,7 +68,7 @@ def with_alpha(picture):
 
 def files():
     """{name: (bytes of a file, bytes for the reference)}"""
-    picture = photo(333, 280)
+    picture = photo(311, 272)
     grey = picture.convert("L")
     same = {
         "jpeg": encoded(picture),
@@ -159,22 +159,28 @@ def test_very_large_jpeg():
     image = center(data)
     with Image.open(io.BytesIO(data)) as opened:
         pixels = np.asarray(opened)
-    for left in (0, 252):
-        first, last = (round((42 + left + side) * 4000 / 341) for side in (-2, 6))  # 42 = (341 - 256) // 2
+    for left in (0, 254):
+        first, last = (round((42 + left + side) * 4000 / 341) for side in (-2, 4))  # 42 = (341 - 256) // 2
         rows = np.zeros((32, 4000, 3))
         rows[:, first:last] = reference.resize_axis(pixels[:, first:last], 256)[::8]
         columns = reference.resize_axis(rows.transpose(1, 0, 2), 341).transpose(1, 0, 2)
-        expected = np.rint(columns[:, 42 + left : 42 + left + 4]).astype(np.uint8)
-        assert_close(image[::8, left : left + 4], expected)
+        expected = np.rint(columns[:, 42 + left : 42 + left + 2]).astype(np.uint8)
+        assert_close(image[::8, left : left + 2], expected, share=0.01)  # one of 192 values
+
+
+@cache
+def file_and_image(name, kind):
+    """(bytes, uint8 (256, 256, 3)) of one of SIZES."""
+    data = tf.constant(encoded(photo(*SIZES[name]), kind))
+    return data, decode_window(data, 0, 0, 256).numpy()
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-@pytest.mark.parametrize("name", ["landscape", "portrait", "odd", "exact_landscape", "small", "row"])
+@pytest.mark.parametrize("name", ["landscape", "portrait", "exact_landscape", "small", "row"])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_window_is_that_part_of_the_whole(kind, name, view):
-    data = tf.constant(encoded(photo(*SIZES[name]), kind))
+    data, whole = file_and_image(name, kind)
     row, column, size = view
-    whole = decode_window(data, 0, 0, 256).numpy()
     part = whole[row : row + size, column : column + size]
     # Each resamples from another first pixel in float32: the same numbers, but not always the same last bit.
     assert_close(decode_window(data, row, column, size).numpy(), part)

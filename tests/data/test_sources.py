@@ -483,9 +483,8 @@ def test_tfds_shuffling_repeats_and_is_complete(prepared, shuffle_buffer):
     train, _ = open_set(prepared, shuffle_buffer=shuffle_buffer)
     one, again = (items_of(train, order=(1, 0)) for _ in range(2))
     assert one == again
-    for order in ((1, 0), (1, 1), (2, 0)):
-        assert sorted(items_of(train, order=order)) == sorted(items_of(train))
-    assert items_of(train) == items_of(train)
+    plain = items_of(train)
+    assert sorted(one) == sorted(plain) and one != plain
 
 
 @pytest.mark.parametrize("first, second", ORDERS.values(), ids=ORDERS)
