@@ -412,8 +412,9 @@ def _required(values, name):
 
 
 def _pick(kind, values, **parsed):
-    names = [field.name for field in dataclasses.fields(kind)]
-    return kind(**{name: parsed.get(name, values[name].value) for name in names})
+    """The fields of a recipe from the flags of the same names; an empty text is none, as `flags.cfg` writes it."""
+    fields = {field.name: values[field.name].value for field in dataclasses.fields(kind)}
+    return kind(**{name: None if value == "" else value for name, value in fields.items()} | parsed)
 
 
 def _resolved(values):

@@ -198,7 +198,7 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
 
     try:
         builder = tfds.builder(name, data_dir=os.path.expanduser(data_dir) if data_dir else None)
-    except (tfds.core.DatasetNotFoundError, ValueError, ImportError) as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, ImportError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown"
         raise UsageError(
             f"--dataset={name}: {reason} Give the name of a TensorFlow Datasets set, folder or shapes."

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -180,7 +181,7 @@ def test_folder_permutations(train, first, second):
 
 
 @pytest.mark.parametrize("order", [None, (5, 3)], ids=["in_order", "permuted"])
-@pytest.mark.parametrize("start", [0, 1, 10, 23, 24], ids=str)
+@pytest.mark.parametrize("start", [1, 10, 24], ids=str)
 def test_folder_start_gives_the_tail(train, order, start):
     assert items_of(train, order=order, start=start) == items_of(train, order=order)[start:]
 
@@ -478,7 +479,7 @@ def test_set_without_labels_is_refused_before_it_is_downloaded(failing, capsys):
     assert "is not a set of images with one label each" in line
 
 
-@pytest.mark.parametrize("shuffle_buffer", [1, 5, 1000], ids=["one", "some", "all"])
+@pytest.mark.parametrize("shuffle_buffer", [5, 1000], ids=["some", "all"])
 def test_tfds_shuffling_repeats_and_is_complete(prepared, shuffle_buffer):
     train, _ = open_set(prepared, shuffle_buffer=shuffle_buffer)
     one, again = (items_of(train, order=(1, 0)) for _ in range(2))
@@ -487,19 +488,19 @@ def test_tfds_shuffling_repeats_and_is_complete(prepared, shuffle_buffer):
     assert sorted(one) == sorted(plain) and one != plain
 
 
-@pytest.mark.parametrize("first, second", ORDERS.values(), ids=ORDERS)
-def test_tfds_orders_differ(prepared, first, second):
+def test_tfds_orders_differ(prepared):
     train, _ = open_set(prepared)
-    one, other, plain = names_of(train, order=first), names_of(train, order=second), names_of(train)
-    for a, b in ((one, other), (one, plain), (other, plain)):
-        assert sum(x == y for x, y in zip(a, b, strict=True)) < 8  # 1 of 24 on average
+    orders = [names_of(train, order=order) for order in (None, (1, 0), (2, 0), (1, 1), (1, 2), (2, 1))]
+    for one, other in combinations(orders, 2):
+        assert sum(a == b for a, b in zip(one, other, strict=True)) < 8  # 1 of 24 on average
 
 
 @pytest.mark.parametrize("order", [None, (5, 3)], ids=["in_order", "shuffled"])
 def test_tfds_start_gives_the_tail(prepared, order):
     train, _ = open_set(prepared, shuffle_buffer=6)
+    whole = items_of(train, order=order)
     for start in (1, 10, 24):
-        assert items_of(train, order=order, start=start) == items_of(train, order=order)[start:]
+        assert items_of(train, order=order, start=start) == whole[start:]
 
 
 def test_tfds_without(prepared):
@@ -528,11 +529,9 @@ def test_tfds_set_goes_through_the_data_graph(prepared):
     assert (statistics.count, statistics.skipped) == (24, ())
     assert survey(val).label_counts == (2, 2, 1)
     still = Statistics(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.eye(3), 24)
-    settings = {"size": 224, "batch_size": 10}
-    whole, again = (
-        list(pipeline.training(train, still, Augmentation(), seed=1, epoch=2, **settings).as_numpy_iterator())
-        for _ in range(2)
-    )
+    settings = {"size": 224, "batch_size": 10, "seed": 1, "epoch": 2}
+    batches = pipeline.training(train, still, Augmentation(), **settings)
+    whole, again = (list(batches.as_numpy_iterator()) for _ in range(2))
     assert [len(labels) for _, labels in whole] == [10, 10, 4]
     for (images, labels), (same_images, same_labels) in zip(whole, again, strict=True):
         np.testing.assert_array_equal(images, same_images)

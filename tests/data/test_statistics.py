@@ -100,7 +100,7 @@ def test_compute_of_extreme_images(tmp_path, black):
     np.testing.assert_allclose(found.rgb_covariance, np.full((3, 3), variance), rtol=1e-11, atol=1e-9)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5], ids=str)
+@pytest.mark.parametrize("threads", [1, 5], ids=str)
 def test_compute_does_not_depend_on_threads(source, computed, threads):
     assert_same(statistics.compute(source, threads=threads), computed)
 
