@@ -28,8 +28,8 @@ def decode_window(image_bytes, row, column, size):
         uint8 (size, size, 3), RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: (when the graph runs) the bytes are no JPEG or PNG, are cut short, or their
-            header claims more than MAX_PIXELS.
+        tf.errors.InvalidArgumentError: (when the graph runs) the bytes are no JPEG or PNG, are cut short within or
+            before what the window needs, or their header claims more than MAX_PIXELS.
     """
     is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 2), b"\xff\xd8")
     is_png = tf.equal(tf.strings.substr(image_bytes, 0, 8), b"\x89PNG\r\n\x1a\n")

@@ -133,7 +133,9 @@ class TfdsSource:
             skipped = tf.constant(sorted(self.skipped))
             dataset = dataset.filter(lambda name, *_: tf.reduce_all(name != skipped))
         if seed is not None:
-            dataset = dataset.shuffle(min(self.shuffle_buffer, max(1, self.count)), seed=seed)
+            dataset = dataset.shuffle(
+                min(self.shuffle_buffer, max(1, self.count)), seed=seed, reshuffle_each_iteration=False
+            )
         return dataset.skip(start) if start else dataset
 
     def _examples(self, seed):

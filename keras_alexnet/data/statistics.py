@@ -4,7 +4,6 @@ The sums are of whole numbers and exact, so they do not depend on the order, and
 """
 
 import dataclasses
-import zipfile
 
 import numpy as np
 import tensorflow as tf
@@ -168,7 +167,10 @@ def load(path):
                 skipped=tuple(str(name) for name in arrays["skipped"]) if "skipped" in arrays else (),
                 fingerprint=str(arrays["fingerprint"]) if "fingerprint" in arrays else "",
             )
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except OSError:
+        raise
+    except Exception as error:
+        # A damaged archive fails in its zip, its compression or an array's header, each with errors of its own.
         raise RunError(f"{path}: holds no statistics of a training set") from error
     shapes = (statistics.mean_image.shape, statistics.rgb_mean.shape, statistics.rgb_covariance.shape)
     if shapes != ((STORED_SIZE, STORED_SIZE, 3), (3,), (3, 3)):

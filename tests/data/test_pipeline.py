@@ -210,6 +210,8 @@ def test_same_seed_and_epoch_same_batches(source, statistics, augmentation):
     batches = batches_of(dataset)
     assert same(batches, batches_of(dataset))
     assert same(batches, batches_of(train(source, statistics, augmentation, threads=1)))
+    # So few images would come in order by chance, too.
+    assert dataset.options().deterministic is True
 
 
 @pytest.mark.parametrize("change", [{"seed": 6}, {"epoch": 3}, {"seed": 2, "epoch": 5}], ids=str)

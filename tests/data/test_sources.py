@@ -530,8 +530,8 @@ def test_tfds_set_goes_through_the_data_graph(prepared):
     assert survey(val).label_counts == (2, 2, 1)
     still = Statistics(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.eye(3), 24)
     settings = {"size": 224, "batch_size": 10, "seed": 1, "epoch": 2}
-    batches = pipeline.training(train, still, Augmentation(), **settings)
-    whole, again = (list(batches.as_numpy_iterator()) for _ in range(2))
+    epochs = [pipeline.training(train, still, Augmentation(), **settings) for _ in range(2)]
+    whole, again = (list(epoch.as_numpy_iterator()) for epoch in epochs)
     assert [len(labels) for _, labels in whole] == [10, 10, 4]
     for (images, labels), (same_images, same_labels) in zip(whole, again, strict=True):
         np.testing.assert_array_equal(images, same_images)
