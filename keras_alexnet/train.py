@@ -369,7 +369,7 @@ def _look_at(recipe, given, train_source, val_source):
     """Statistics and surveys of both sets, from the run if it has them; sources without what is no image."""
     from keras_alexnet.data import statistics as stats
 
-    model_dir, threads = recipe.run.model_dir, recipe.data.input_threads or -1
+    model_dir, threads = recipe.run.model_dir, recipe.data.input_threads
     path = os.path.join(model_dir, "statistics.npz")
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:

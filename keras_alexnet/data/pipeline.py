@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_alexnet.data import augmentation as augment
 from keras_alexnet.data.decoding import STORED_SIZE, decode_center, decode_window
+from keras_alexnet.data.threads import parallel_calls, settled
 
 
 def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0):
@@ -63,9 +64,9 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     # in order, so that a seed repeats; kept as uint8 until there is a batch, which is a quarter of the bytes to move.
     items = source.images(order=(seed, epoch), start=start)
     positions = tf.data.Dataset.range(start, start + source.count)
-    dataset = tf.data.Dataset.zip(positions, items).map(view, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = tf.data.Dataset.zip(positions, items).map(view, num_parallel_calls=parallel_calls(threads))
     dataset = dataset.batch(batch_size).map(finish, num_parallel_calls=2)
-    return _with_threads(dataset.prefetch(2), threads)
+    return settled(dataset.prefetch(2), threads)
 
 
 def center_view(source, statistics, *, size, batch_size, threads=0):
@@ -76,10 +77,10 @@ def center_view(source, statistics, *, size, batch_size, threads=0):
     mean = _center(tf.constant(statistics.mean_image), size)
     dataset = source.images().map(
         lambda _, image_bytes, label: (decode_center(image_bytes, size), label),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        num_parallel_calls=parallel_calls(threads),
     )
     dataset = dataset.batch(batch_size).map(lambda images, labels: (tf.cast(images, tf.float32) - mean, labels))
-    return _with_threads(dataset.prefetch(2), threads)
+    return settled(dataset.prefetch(2), threads)
 
 
 def center_of_mean(statistics, size):
@@ -90,11 +91,3 @@ def center_of_mean(statistics, size):
 def _center(image, size):
     margin = (STORED_SIZE - size) // 2
     return image[margin : margin + size, margin : margin + size]
-
-
-def _with_threads(dataset, threads):
-    options = tf.data.Options()
-    options.deterministic = True
-    if threads:
-        options.threading.private_threadpool_size = threads
-    return dataset.with_options(options)

@@ -83,7 +83,7 @@ class FolderSource:
             file = tf.gather(files, index)
             return file, tf.io.read_file(root + file), tf.gather(labels, index)
 
-        return tf.data.Dataset.from_tensor_slices(indices[start:]).map(read, num_parallel_calls=tf.data.AUTOTUNE)
+        return tf.data.Dataset.from_tensor_slices(indices[start:]).map(read, num_parallel_calls=os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,6 @@ class TfdsSource:
                 example[self.image_key],
                 tf.cast(example[self.label_key], tf.int32),
             ),
-            num_parallel_calls=tf.data.AUTOTUNE,
         )
         if self.skipped:
             skipped = tf.constant(sorted(self.skipped))

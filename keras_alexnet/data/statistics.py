@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.data.decoding import STORED_SIZE, decode_center
+from keras_alexnet.data.threads import parallel_calls, settled
 from keras_alexnet.errors import RunError
 from keras_alexnet.files import written_aside
 
@@ -39,12 +40,12 @@ class Statistics:
     fingerprint: str = ""
 
 
-def compute(source, threads=tf.data.AUTOTUNE, progress=None):
+def compute(source, threads=0, progress=None):
     """One pass over the images of a source, each decoded as for training.
 
     Args:
         source: see `keras_alexnet.data.sources`.
-        threads: int, images decoded at a time.
+        threads: int, images decoded at a time; 0 for one per core.
         progress: optional function of (images done, images in all), called now and then.
 
     Returns:
@@ -62,14 +63,14 @@ def compute(source, threads=tf.data.AUTOTUNE, progress=None):
     def batch_sums(names, labels, images, squares):
         return names, labels, tf.reduce_sum(images, 0), tf.reduce_sum(tf.cast(squares, tf.int64), 0)
 
-    images = source.images().map(sums, num_parallel_calls=threads, deterministic=False)
+    images = source.images().map(sums, num_parallel_calls=parallel_calls(threads), deterministic=False)
     # What cannot be decoded is missing behind `ignore_errors`; by their names we know which.
     batches = images.ignore_errors().batch(_BATCH).map(batch_sums)
     pixel_sums = np.zeros((STORED_SIZE, STORED_SIZE, 3), np.int64)
     square_sums = np.zeros((3, 3), np.int64)
     label_counts = np.zeros(len(source.class_names), np.int64)
     seen = set()
-    for names, labels, image_sum, square_sum in batches.prefetch(2).as_numpy_iterator():
+    for names, labels, image_sum, square_sum in settled(batches.prefetch(2), threads).as_numpy_iterator():
         seen.update(name.decode() for name in names)
         np.add.at(label_counts, labels, 1)
         pixel_sums += image_sum
@@ -106,16 +107,19 @@ class Survey:
     fingerprint: str
 
 
-def survey(source, threads=tf.data.AUTOTUNE, progress=None):
+def survey(source, threads=0, progress=None):
     """One pass over a source without its statistics. Arguments and errors as `compute`; returns a Survey."""
 
     def decoded(name, image_bytes, label):
         return name, label, decode_center(image_bytes)
 
-    images = source.images().map(decoded, num_parallel_calls=threads, deterministic=False).ignore_errors()
+    images = (
+        source.images().map(decoded, num_parallel_calls=parallel_calls(threads), deterministic=False).ignore_errors()
+    )
     counts = np.zeros(len(source.class_names), np.int64)
     seen = set()
-    for names, labels in images.map(lambda name, label, _: (name, label)).batch(_BATCH).as_numpy_iterator():
+    labeled = images.map(lambda name, label, _: (name, label)).batch(_BATCH)
+    for names, labels in settled(labeled, threads).as_numpy_iterator():
         seen.update(name.decode() for name in names)
         np.add.at(counts, labels, 1)
         if progress:
