@@ -32,11 +32,8 @@ def run_verb(name, main, argv):
     except UsageError as error:
         print(f"{name}: {_one_line(error)}", file=sys.stderr)
         return 2
-    except RunError as error:
-        print(f"{name}: {_one_line(error)}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        # A full disk, a folder without permission: the operating system's words name the file.
+    except (RunError, OSError) as error:
+        # A full disk, a folder without permission: the operating system's own words name the file.
         print(f"{name}: {_one_line(error)}", file=sys.stderr)
         return 1
     except Exception as error:
