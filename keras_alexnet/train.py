@@ -43,9 +43,10 @@ def train(recipe):
     _check_folder(recipe)
     listed = _open(recipe) if recipe.data.dataset == "folder" else None
     with quiet_start():
-        from keras_alexnet.model.towers import choose_devices
+        from keras_alexnet.model.towers import check_precision, choose_devices
 
         devices = choose_devices(recipe.network.devices, recipe.network.towers)
+        check_precision(recipe.network.precision, devices)
     _check_network(recipe)
     given = _given_statistics(recipe.data.statistics)
     train_source, val_source = listed or _open(recipe)
@@ -54,7 +55,7 @@ def train(recipe):
     os.makedirs(model_dir, exist_ok=True)
     statistics, train_source, survey, val_source = _look_at(recipe, given, train_source, val_source)
     _write_text(os.path.join(model_dir, "class_names.txt"), "".join(f"{n}\n" for n in train_source.class_names))
-    run = _Run(recipe, model, statistics, survey, train_source, val_source)
+    run = _Run(recipe, model, devices, statistics, survey, train_source, val_source)
     _write_text(os.path.join(model_dir, "flags.cfg"), _flags_file(recipe))
     _describe(recipe, model, train_source, val_source, devices)
     trained = run.fit(started)
@@ -94,14 +95,13 @@ def build_model(network, num_classes, seed, devices):
 class _Run:
     """One run in progress: its parts, and how they are kept and taken up again."""
 
-    def __init__(self, recipe, model, statistics, survey, train_source, val_source):
-        import keras
+    def __init__(self, recipe, model, devices, statistics, survey, train_source, val_source):
         import tensorflow as tf
 
         from keras_alexnet.data.augmentation import Augmentation
         from keras_alexnet.model.alexnet import VARIANTS
         from keras_alexnet.training.loop import Progress, Trainer
-        from keras_alexnet.training.optimizer import MomentumSGD
+        from keras_alexnet.training.optimizer import LossScale, MomentumSGD
         from keras_alexnet.training.schedules import Plateau
 
         data, training = recipe.data, recipe.training
@@ -126,8 +126,8 @@ class _Run:
             dict.fromkeys(sorted(layers), 1.0),
         )
         float16 = recipe.network.precision == "mixed_float16"
-        optimizer = keras.optimizers.LossScaleOptimizer(self.sgd) if float16 else self.sgd
-        self.trainer = Trainer(model, optimizer)
+        optimizer = LossScale(self.sgd) if float16 else self.sgd
+        self.trainer = Trainer(model, optimizer, devices[0] if devices else None)
         self.plateau = Plateau(
             rate=training.learning_rate,
             constant_error=100.0 * (1 - max(survey.label_counts) / sum(survey.label_counts)),

@@ -152,13 +152,20 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, pictures, tmp_pat
     assert [row["val_loss"] for row in history(tmp_path / "damaged")] == [row["val_loss"] for row in history(run)]
 
 
-def test_two_logical_devices_give_the_numbers_of_one(run, pictures, tmp_path):
-    """In a process of its own: devices are made before anything runs."""
-    argv = [*TINY, f"--data_dir={pictures}", f"--model_dir={tmp_path / 'two'}", "--epochs=1", "--devices=CPU:0,CPU:1"]
-    subprocess.run([sys.executable, "-m", "keras_alexnet.train", *argv], check=True, capture_output=True)
-    one, two = history(run)[0], history(tmp_path / "two")[0]
-    # The same operations in another order of adding up: float32 over three steps.
-    assert float(two["val_loss"]) == pytest.approx(float(one["val_loss"]), rel=1e-4)
+def test_a_run_goes_on_with_one_device_instead_of_two_and_back(run, pictures, tmp_path):
+    """Two devices in processes of their own: they are made before anything runs."""
+    flags = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'two'}"]
+
+    def on_two(epochs):
+        command = [sys.executable, "-m", "keras_alexnet.train", *TINY, *flags, f"--epochs={epochs}"]
+        subprocess.run([*command, "--devices=CPU:0,CPU:1"], check=True, capture_output=True)
+
+    on_two(1)
+    assert verb(*flags, "--epochs=2") == 0
+    on_two(3)
+    for one, two in zip(history(run), history(tmp_path / "two"), strict=True):
+        # The same operations in another order of adding up: float32 over three steps an epoch.
+        assert float(two["val_loss"]) == pytest.approx(float(one["val_loss"]), rel=1e-4)
 
 
 def test_the_export_answers_as_the_network_validates(run, pictures):

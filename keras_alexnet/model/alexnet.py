@@ -14,8 +14,8 @@ import itertools
 import keras
 import numpy as np
 
-from keras_alexnet.model.layers import ChannelShare, Dropout, InMapNormalization, LocalResponseNormalization
-from keras_alexnet.model.towers import choose_devices, pin
+from keras_alexnet.model.layers import ChannelShare, Copies, Dropout, InMapNormalization, LocalResponseNormalization
+from keras_alexnet.model.towers import choose_devices, pinned
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")  # those with weights
 
@@ -108,7 +108,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         )
     check_width(width)
     v = VARIANTS[variant]
-    devices = choose_devices(devices, towers) if devices != () else ()
+    places = (choose_devices(devices, towers) if devices != () else ()) or (None,) * towers
     own = groups if towers == 1 else 1  # groups of a convolution that sees its own tower only
     # Far apart for neighboring seeds: seed + 1 must not be seed with its layers moved up by one.
     states = None if seed is None else np.random.SeedSequence(seed).generate_state(64).tolist()
@@ -116,11 +116,8 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
 
     # A value of the graph is the list of its parts, one per tower. A layer is one Keras layer per tower.
     def per_tower(layer_name, make, parts):
-        placed = []
-        for tower, part in enumerate(parts):
-            layer = make(f"{layer_name}_tower{tower}" if towers == 2 else layer_name)
-            placed.append(pin(layer, devices[tower] if devices else None)(part))
-        return placed
+        named = [f"{layer_name}_tower{tower}" for tower in range(towers)] if towers == 2 else [layer_name]
+        return [pinned(make, name, device)(part) for name, device, part in zip(named, places, parts, strict=True)]
 
     def convolution(layer_name, parts, filters, size, stddev, bias, *, strides=1, groups=1):
         return per_tower(
@@ -166,7 +163,9 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         """Every tower gets all parts, put together where they are used, so that each half crosses once."""
         if towers == 1:
             return parts
-        return per_tower(layer_name, lambda n: keras.layers.Concatenate(dtype=dtype, name=n), [parts, parts])
+        copies = per_tower(f"{layer_name}_copies", lambda n: Copies(towers, dtype=dtype, name=n), parts)
+        wanted = [list(parts) for parts in zip(*copies, strict=True)]  # by the tower that gets them
+        return per_tower(layer_name, lambda n: keras.layers.Concatenate(dtype=dtype, name=n), wanted)
 
     def normalization(layer_name, parts):
         if not local_response_normalization:
@@ -223,16 +222,23 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     x = zeroed("dropout7", nonlinearity("relu7", dense("fc7", x, 4096, v.hidden_stddev)))  # 4096
 
     # fc8, softmax and loss belong to the first device (`layers-145.cfg`: fc1000 on gpu 0).
-    first = devices[0] if devices else None
-    hidden = x[0] if towers == 1 else pin(keras.layers.Concatenate(dtype=dtype, name="join8"), first)(x)
-    fc8 = keras.layers.Dense(
-        num_classes,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=next(seeds)),
-        dtype=dtype,
-        name="fc8",
+    def on_first(make, layer_name, value):
+        return pinned(make, layer_name, places[0])(value)
+
+    hidden = x[0] if towers == 1 else on_first(lambda n: keras.layers.Concatenate(dtype=dtype, name=n), "join8", x)
+    output = on_first(
+        lambda full_name: keras.layers.Dense(
+            num_classes,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=next(seeds)),
+            dtype=dtype,
+            name=full_name,
+        ),
+        "fc8",
+        hidden,
     )
-    output = pin(fc8, first)(hidden)
-    output = pin(keras.layers.Activation(classifier_activation, dtype="float32", name="predictions"), first)(output)
+    output = on_first(
+        lambda n: keras.layers.Activation(classifier_activation, dtype="float32", name=n), "predictions", output
+    )
     return keras.Model(image, output, name=name)
 
 

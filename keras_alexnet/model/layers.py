@@ -1,6 +1,7 @@
 """Layers that Keras does not have as the paper needs them: sections 3.3 and 4.2, and the release's in-map norm."""
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 
@@ -49,9 +50,10 @@ class LocalResponseNormalization(keras.layers.Layer):
         # Channels are stored last, so a group is a run of neighbors in memory: as a column of its own it is the same
         # bytes, and its windows end with it.
         x = tf.reshape(tf.cast(inputs, tf.float32), (-1, height, width * self.groups, channels // self.groups))
-        x = tf.nn.local_response_normalization(
-            x, depth_radius=self.n // 2, bias=self.k, alpha=self.alpha, beta=self.beta
-        )
+        if tf.config.list_logical_devices("GPU"):
+            x = tf.nn.local_response_normalization(x, self.n // 2, self.k, self.alpha, self.beta)
+        else:
+            x = _normalized_by_band(x, self.k, self.n, self.alpha, self.beta)
         return tf.cast(tf.reshape(x, (-1, height, width, channels)), inputs.dtype)
 
     def compute_output_shape(self, input_shape):
@@ -60,6 +62,47 @@ class LocalResponseNormalization(keras.layers.Layer):
     def get_config(self):
         names = ("k", "n", "alpha", "beta", "groups")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def _normalized_by_band(x, k, n, alpha, beta):
+    """What `tf.nn.local_response_normalization` computes, as x * (k + x^2 B)^-beta with B a band of alphas.
+
+    TensorFlow's kernels take a power of every number, forward and backward, on a CPU; with B the sums are a matrix
+    product, and its gradient written out goes over the activations half as often.
+
+    Args:
+        x: float32 (..., channels), channels known.
+        k, n, alpha, beta: as of LocalResponseNormalization.
+
+    Returns:
+        float32, same shape.
+    """
+    channels, shape = x.shape[-1], tf.shape(x)
+    place = np.arange(channels)
+    window = (abs(place[:, None] - place) <= n // 2).astype(np.float32)
+
+    @tf.custom_gradient
+    def normalized(x):
+        x = tf.reshape(x, (-1, channels))
+        # A bias is added within the matrix product, a constant after it.
+        base = tf.nn.bias_add(tf.square(x) @ (alpha * window), tf.fill((channels,), k))
+        factor = _to_minus(base, beta)
+        y = x * factor
+
+        def gradient(upstream):
+            # With s = base: dy_j / dx_i = [i = j] s_i^-beta - 2 alpha beta x_i y_j / s_j, for j in the window of i.
+            upstream = tf.reshape(upstream, (-1, channels))
+            spread = (upstream * y / base) @ (2 * alpha * beta * window)
+            return tf.reshape(upstream * factor - x * spread, shape)
+
+        return tf.reshape(y, shape), gradient
+
+    return normalized(x)
+
+
+def _to_minus(base, power):
+    """base^-power. Two roots take a quarter of the time of a power on a CPU, and 0.75 is the only power in use."""
+    return tf.math.rsqrt(base * tf.sqrt(base)) if power == 0.75 else base**-power
 
 
 @keras.saving.register_keras_serializable("keras_alexnet")
@@ -97,10 +140,7 @@ class InMapNormalization(keras.layers.Layer):
         squares = tf.pad(tf.square(x), ((0, 0), (margin, margin), (margin, margin), (0, 0)))
         mean = tf.nn.avg_pool2d(squares, self.size, strides=1, padding="VALID")
         base = 1.0 + self.scale * mean
-        if self.power == 0.75:
-            # Two square roots take a quarter of the time of a power on the CPU, and this is the only one in use.
-            return tf.cast(x * tf.math.rsqrt(base * tf.sqrt(base)), inputs.dtype)
-        return tf.cast(x * base**-self.power, inputs.dtype)
+        return tf.cast(x * _to_minus(base, self.power), inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -183,3 +223,34 @@ class ChannelShare(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "start": self.start, "stop": self.stop}
+
+
+@keras.saving.register_keras_serializable("keras_alexnet")
+class Copies(keras.layers.Layer):
+    """One copy of an activation for each tower that uses it.
+
+    The copies cost nothing going forward. Going back, the layer that hands them out adds their gradients, on its own
+    device; without it TensorFlow adds them somewhere else, and a tower's own gradient travels there and back.
+
+    Args:
+        count: int >= 1.
+
+    Call arguments:
+        inputs: tensor of any shape.
+
+    Returns:
+        list of `count` tensors, each the inputs.
+    """
+
+    def __init__(self, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    def call(self, inputs):
+        return [tf.identity(inputs) for _ in range(self.count)]
+
+    def compute_output_shape(self, input_shape):
+        return [input_shape] * self.count
+
+    def get_config(self):
+        return {**super().get_config(), "count": self.count}

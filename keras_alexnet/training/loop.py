@@ -28,11 +28,13 @@ class Trainer:
     Args:
         model: keras.Model, images -> float32 logits (B, classes).
         optimizer: keras optimizer; built on the model's trainable variables here.
+        device: name of the device of the loss and of everything else that is no tower's, or None.
     """
 
-    def __init__(self, model, optimizer):
-        self.model, self.optimizer = model, optimizer
-        self.averages = metrics.Averages()
+    def __init__(self, model, optimizer, device=None):
+        self.model, self.optimizer, self.device = model, optimizer, device
+        with tf.device(device):
+            self.averages = metrics.Averages()
         optimizer.build(model.trainable_variables)
         images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
         labels = tf.TensorSpec((None,), tf.int32)
@@ -42,16 +44,18 @@ class Trainer:
     def _train_step(self, images, labels):
         """One update on the mean gradient of a batch; returns the mean loss, float32."""
         variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            values = metrics.per_image(self.model(images, training=True), labels)
-            loss = tf.reduce_mean(values["loss"])
-            scaled = self.optimizer.scale_loss(loss)
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        self.averages.update(values)
-        return loss
+        with tf.device(self.device):
+            with tf.GradientTape() as tape:
+                values = metrics.per_image(self.model(images, training=True), labels)
+                loss = tf.reduce_mean(values["loss"])
+                scaled = self.optimizer.scale_loss(loss)
+            self.optimizer.apply(tape.gradient(scaled, variables), variables)
+            self.averages.update(values)
+            return loss
 
     def _test_step(self, images, labels):
-        self.averages.update(metrics.per_image(self.model(images, training=False), labels))
+        with tf.device(self.device):
+            self.averages.update(metrics.per_image(self.model(images, training=False), labels))
 
     def evaluate(self, dataset, count):
         """Averages over a dataset that must hold `count` images.

@@ -57,7 +57,10 @@ class MomentumSGD(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self.velocities = self.add_optimizer_variables(variables, "velocity")
+        self.velocities = []
+        for variable in variables:
+            with tf.device(variable.value.device):
+                self.velocities.append(self.add_variable_from_reference(variable, "velocity"))
         self._labels = [self._labels_of(variable) for variable in variables]
 
     def _labels_of(self, variable):
@@ -72,25 +75,31 @@ class MomentumSGD(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        velocity = self.velocities[index]
-        labels = self._labels[index]
-        rate = tf.cast(learning_rate, variable.dtype)
-        for label in labels:
-            rate *= tf.cast(self._multipliers[label].value, variable.dtype)
-        gradient = tf.cast(gradient, variable.dtype)
-        decay = 0.0 if "bias" in labels else self.kernel_decay
-
-        def update():
+        velocity, labels = self.velocities[index], self._labels[index]
+        # Where the variable is, so that neither it nor its gradient travels.
+        with tf.device(variable.device):
             # One velocity holds both terms: m v - rate (g + decay w) = m v - decay rate w - rate g.
-            step = gradient + decay * variable if decay else gradient
-            self.assign(velocity, self.momentum * velocity.value - rate * step)
-            self.assign_add(variable, velocity.value)
-            return tf.constant(0)  # tf.cond wants a value
+            gradient = tf.cast(gradient, variable.dtype)
+            if self.kernel_decay and "bias" not in labels:
+                gradient += self.kernel_decay * variable
+            rate = tf.cast(learning_rate, variable.dtype)
+            if not labels:
+                tf.raw_ops.ResourceApplyKerasMomentum(
+                    var=variable.handle, accum=velocity.value.handle, lr=rate, grad=gradient, momentum=self.momentum
+                )
+                return
+            for label in labels:
+                rate *= tf.cast(self._multipliers[label].value, variable.dtype)
+            before = velocity.value
+            after = tf.where(rate > 0, self.momentum * before - rate * gradient, before)
+            self.assign(velocity, after)
+            self.assign_add(variable, tf.where(rate > 0, after, 0.0))
 
-        if labels:
-            tf.cond(rate > 0, update, lambda: tf.constant(0))
-        else:
-            update()
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # One replica has nothing to sum, and what Keras makes of it anyway gathers all gradients on one device.
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return grads_and_vars
+        return super()._all_reduce_sum_gradients(grads_and_vars)
 
     def get_config(self):
         config = super().get_config()
@@ -102,6 +111,36 @@ class MomentumSGD(keras.optimizers.Optimizer):
             "bias_learning_rate_multiplier": multipliers.pop("bias"),
             "layer_learning_rate_multipliers": multipliers,
         }
+
+
+@keras.saving.register_keras_serializable("keras_alexnet")
+class LossScale(keras.optimizers.LossScaleOptimizer):
+    """Keras' dynamic loss scaling for float16, with each gradient looked at and divided on its own device.
+
+    Keras does both where TensorFlow likes, and a tower's weight gradients would cross to the other's device and back.
+    """
+
+    def __init__(self, inner_optimizer, name="loss_scale", **kwargs):
+        super().__init__(inner_optimizer, name=name, **kwargs)
+
+    def check_finite(self, grads):
+        return tf.reduce_all(_each_on_its_device(lambda g: tf.reduce_all(tf.math.is_finite(g)), grads))
+
+    def _stateful_handle_finite_grads(self, grads, trainable_variables):
+        unscaled = _each_on_its_device(lambda g: g / tf.cast(self.dynamic_scale.value, g.dtype), grads)
+        self.inner_optimizer.apply(unscaled, trainable_variables)
+        steps = self.step_counter.value + 1
+        grow = steps >= self.dynamic_growth_steps
+        self.step_counter.assign(tf.where(grow, tf.zeros_like(steps), steps))
+        self.dynamic_scale.assign(self.dynamic_scale.value * tf.where(grow, 2.0, 1.0))
+
+
+def _each_on_its_device(function, tensors):
+    results = []
+    for tensor in tensors:
+        with tf.device(tensor.device), tf.name_scope("loss_scale"):
+            results.append(function(tensor))
+    return results
 
 
 def _layer_of(variable):

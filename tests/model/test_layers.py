@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet.model.layers import ChannelShare, Dropout, InMapNormalization, LocalResponseNormalization
+from keras_alexnet.model.layers import ChannelShare, Copies, Dropout, InMapNormalization, LocalResponseNormalization
 from tests.reference import dropout as dropout_reference
 from tests.reference import normalization as reference
 
@@ -40,6 +40,42 @@ def test_groups_do_not_see_each_other():
     y = LocalResponseNormalization(**PAPER, groups=2)(x)
     np.testing.assert_allclose(y, np.concatenate(halves, axis=-1), rtol=RELATIVE)
     assert np.abs(y - whole).max() > 1e-3  # the window over the border would have shown
+
+
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["band", "kernel"])
+@pytest.mark.parametrize(
+    "settings",
+    [PAPER, RELEASE, CAFFE, {"k": 0.5, "n": 3, "alpha": 0.7, "beta": 0.5}],
+    ids=["paper", "release", "caffe", "other"],
+)
+def test_both_ways_of_normalizing_are_tensorflows_own(settings, on_gpu, monkeypatch):
+    """Where there is a GPU its kernel is used; elsewhere the band product, with a gradient of its own."""
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: ["GPU:0"] if on_gpu else [])
+    x, weight = activations((2, 3, 4, 10)), activations((2, 3, 4, 10), scale=1.0, seed=1)
+
+    def value_and_gradient(function):
+        variable = tf.constant(x)
+        with tf.GradientTape() as tape:
+            tape.watch(variable)
+            y = function(variable)
+            total = tf.reduce_sum(y * weight)
+        return y, tape.gradient(total, variable)
+
+    layer = LocalResponseNormalization(**settings, groups=2)
+    kernels = {
+        op.type for op in tf.function(layer).get_concrete_function(tf.TensorSpec(x.shape)).graph.get_operations()
+    }
+    assert ("LRN" in kernels) == on_gpu
+    names = {"k": "bias", "alpha": "alpha", "beta": "beta"}
+    given = {names[name]: number for name, number in settings.items() if name != "n"}
+
+    def tensorflows(v):
+        halves = tf.split(v, 2, axis=-1)
+        return tf.concat([tf.nn.local_response_normalization(h, settings["n"] // 2, **given) for h in halves], axis=-1)
+
+    expected = value_and_gradient(tensorflows)
+    for ours, theirs in zip(value_and_gradient(layer), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=RELATIVE * np.abs(theirs).max())
 
 
 def test_gradient_of_response_normalization_is_the_difference_quotient():
@@ -132,3 +168,14 @@ def test_configuration_round_trip(layer):
 def test_wrong_arguments_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_copies_are_the_inputs_and_their_gradients_add_up():
+    x = tf.constant(activations((2, 3)))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        first, second = Copies(2)(x)
+        total = tf.reduce_sum(3.0 * first) + tf.reduce_sum(4.0 * second)
+    np.testing.assert_array_equal(first, x)
+    np.testing.assert_array_equal(second, x)
+    np.testing.assert_array_equal(tape.gradient(total, x), np.full((2, 3), 7.0))

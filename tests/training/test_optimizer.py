@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet.training.optimizer import MomentumSGD
+from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 from tests.reference.update import momentum_sgd
 
 
@@ -12,9 +12,14 @@ def variables(*names):
     return [keras.Variable(rng.normal(size=(3, 4)).astype(np.float32), name=name) for name in names]
 
 
+def graph_of(optimizer, weights):
+    """The update in a graph, as training runs it."""
+    return tf.function(lambda *gradients: optimizer.apply(list(gradients), weights))
+
+
 def run(optimizer, weights, steps, before_step=lambda step: None):
-    """Steps in a graph, as training runs them; returns the gradients given."""
-    apply = tf.function(lambda *gradients: optimizer.apply(list(gradients), weights))
+    """Several steps; returns the gradients given."""
+    apply = graph_of(optimizer, weights)
     rng, given = np.random.default_rng(1), []
     for step in range(steps):
         before_step(step)
@@ -106,13 +111,25 @@ def test_configuration_round_trip():
     assert again.momentum == 0.8 and again.kernel_decay == 0.001
 
 
-def test_loss_scaling_of_float16_gives_the_same_update():
-    plain, scaled = variables("kernel"), variables("kernel")
-    gradient = np.random.default_rng(2).normal(size=(3, 4)).astype(np.float32)
-    MomentumSGD(0.1).apply([gradient], plain)
-    optimizer = keras.optimizers.LossScaleOptimizer(MomentumSGD(0.1), initial_scale=1024.0)
-    optimizer.apply([gradient * 1024.0], scaled)
-    np.testing.assert_allclose(scaled[0], plain[0], rtol=1e-6)
+def test_loss_scaling_of_float16_is_keras_own():
+    """Updates, the scale and its growth, with an overflow on the way, next to Keras' optimizer of the same name."""
+    settings = {"initial_scale": 1024.0, "dynamic_growth_steps": 2}
+    reached = []
+    for scaling in (LossScale, keras.optimizers.LossScaleOptimizer):
+        weights = variables("kernel", "bias")
+        optimizer = scaling(MomentumSGD(0.1), **settings)
+        optimizer.build(weights)
+        apply = graph_of(optimizer, weights)
+        rng, scales = np.random.default_rng(2), []
+        for step in range(7):
+            gradients = [rng.normal(size=(3, 4)).astype(np.float32) * float(optimizer.scale_loss(1.0)) for _ in "kb"]
+            if step == 3:
+                gradients[1][0, 0] = np.inf
+            apply(*gradients)
+            scales.append(float(optimizer.dynamic_scale))
+        reached.append((scales, [np.array(weight) for weight in weights]))
+    assert reached[0][0] == reached[1][0] == [1024, 2048, 2048, 1024, 1024, 2048, 2048]
+    np.testing.assert_allclose(reached[0][1], reached[1][1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
