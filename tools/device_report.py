@@ -253,7 +253,7 @@ def _shape(tensor, step, nodes, variables):
 def totals(report, minimum_of_an_image):
     """What the lists come to: counts by device, phase and tower, strays, bytes."""
     counts = collections.Counter((o["device"], o["phase"], o["tower"]) for o in report["operations"])
-    homes = dict(enumerate(report["devices"]))
+    homes = (report["devices"] * 2)[:2]  # one device is home to both towers
     strays = [o for o in report["operations"] if o["tower"] is not None and o["device"] != homes[o["tower"]]]
     total = sum(c["bytes"] for c in report["crossings"] if c["kind"] != "input")
     least = minimum_of_an_image * report["batch_size"]

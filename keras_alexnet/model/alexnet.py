@@ -108,7 +108,8 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         )
     check_width(width)
     v = VARIANTS[variant]
-    places = (choose_devices(devices, towers) if devices != () else ()) or (None,) * towers
+    devices = choose_devices(devices, towers) if devices != () else ()
+    places = devices if len(devices) == towers else (devices or (None,)) * towers
     own = groups if towers == 1 else 1  # groups of a convolution that sees its own tower only
     # Far apart for neighboring seeds: seed + 1 must not be seed with its layers moved up by one.
     states = None if seed is None else np.random.SeedSequence(seed).generate_state(64).tolist()

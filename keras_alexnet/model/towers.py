@@ -19,7 +19,8 @@ def choose_devices(names, towers):
         towers: int, 1 or 2.
 
     Returns:
-        tuple of `towers` names, or () where nothing is pinned and TensorFlow places everything itself.
+        tuple of one name for each tower, of one name for all, or () where nothing is pinned and TensorFlow places
+        everything itself.
 
     Raises:
         UsageError: a device is not there (the message lists those that are), or named twice, or there are more devices
@@ -45,7 +46,7 @@ def choose_devices(names, towers):
     for name in names:
         if name not in present:
             raise UsageError(f"--devices={','.join(names)}: there is no {name}; present: {', '.join(present)}")
-    return tuple(names) if len(names) == towers else (names[0],) * towers
+    return tuple(names)
 
 
 def check_precision(precision, devices):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
+from keras_alexnet import AlexNet
 from keras_alexnet.errors import UsageError
 from keras_alexnet.model.towers import check_precision, choose_devices
 
@@ -121,7 +122,7 @@ def test_the_report_fails_where_an_ordinary_scope_leaves_work_behind(tmp_path):
     assert done.returncode == 1
     assert "operations ran on the other tower's device" in done.stderr
     found = json.loads((tmp_path / "report.json").read_text())
-    assert {o["phase"] for o in found["strays"]} == {"backward"}
+    assert sum(o["phase"] == "backward" for o in found["strays"]) > 20
     assert found["weights_crossing"] > 0 and found["ratio"] > 1.5
 
 
@@ -172,7 +173,9 @@ def test_two_gpus_are_taken_by_themselves(monkeypatch):
 
 
 def test_one_device_serves_both_towers():
-    assert choose_devices(("CPU:0",), 2) == ("CPU:0", "CPU:0")
+    assert choose_devices(("CPU:0",), 2) == ("CPU:0",)
+    model = AlexNet(3, width=1 / 16, devices=("CPU:0",))
+    assert all(weight.value.device.endswith("CPU:0") for weight in model.weights)
 
 
 @pytest.mark.parametrize(
