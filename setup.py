@@ -33,6 +33,7 @@ setup(
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21"],
         "figures": ["matplotlib>=3.8"],
+        "benchmark": ["torch>=2.6"],
         "test": ["pytest>=8", "ruff>=0.6"],
     },
 )
