@@ -422,7 +422,7 @@ def _report_bad(bad, policy, path):
 def _describe(recipe, model, train_source, val_source, devices):
     network, training = recipe.network, recipe.training
     steps = math.ceil(train_source.count / training.batch_size)
-    where = " and ".join(dict.fromkeys(devices)) if devices else "wherever TensorFlow places it"
+    where = " and ".join(devices) if devices else "wherever TensorFlow places it"
     print(
         f"training:   {train_source.count} images of {len(train_source.class_names)} classes, {steps} steps an epoch, "
         f"up to {training.epochs} epochs\n"

@@ -42,20 +42,18 @@ def main(argv):
     options = parser.parse_args(argv)
     if options.batch_size < 1:
         raise UsageError(f"--batch_size={options.batch_size}: give at least 1")
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise UsageError(f"--json={options.json}: there is no folder {options.json.parent}")
     with quiet_start():
-        import tensorflow as tf
-
         from keras_alexnet.model.towers import check_precision, choose_devices
 
-        names = options.devices.upper().split(",") if options.devices else None
-        devices = choose_devices(names and tuple(names), 2) or choose_devices(("CPU:0", "CPU:1"), 2)
+        devices = choose_devices(options.devices, 2) or choose_devices(("CPU:0", "CPU:1"), 2)
+        if len(devices) < 2:
+            raise UsageError(f"--devices={options.devices}: give two, or nothing crosses")
         check_precision(options.precision, devices)
     trainer = build(options, devices)
-    size = trainer.model.input_shape[1]
-    step = tf.function(trainer._train_step).get_concrete_function(
-        tf.TensorSpec((options.batch_size, size, size, 3), tf.float32), tf.TensorSpec((options.batch_size,), tf.int32)
-    )
-    partitions = run_once(step)
+    step = trainer.train_step.get_concrete_function()
+    partitions = run_once(step, options.batch_size)
     variables = arguments(step, [*trainer.model.variables, *trainer.optimizer.variables])
     report = {
         "variant": options.variant,
@@ -64,7 +62,7 @@ def main(argv):
         "precision": options.precision,
         "devices": list(devices),
         "operations": operations(partitions, variables),
-        "crossings": crossings(partitions, step, variables),
+        "crossings": crossings(partitions, step, variables, options.batch_size),
     }
     report.update(totals(report, minimum(options.variant, options.width, 4 if options.precision == "float32" else 2)))
     if options.json:
@@ -99,11 +97,11 @@ def build(options, devices):
     return Trainer(model, optimizer, devices[0])
 
 
-def run_once(step):
+def run_once(step, batch_size):
     """Runs a training step; returns the graphs that its devices executed, list of tf.compat.v1.GraphDef."""
     import tensorflow as tf
 
-    inputs = [tf.zeros(spec.shape, spec.dtype) for spec in step.inputs[:2]]
+    inputs = [tf.zeros((batch_size, *spec.shape[1:]), spec.dtype) for spec in step.inputs[:2]]
     # TensorBoard's way of looking at a graph is the public way to the partition graphs.
     with tempfile.TemporaryDirectory() as folder:
         writer = tf.summary.create_file_writer(folder)
@@ -186,7 +184,7 @@ def _variable(node, nodes, variables):
     return variables.get(node.attr["index"].i) if node.op in ("_Arg", "_DeviceArg") else None
 
 
-def crossings(partitions, step, variables):
+def crossings(partitions, step, variables, batch_size):
     """Every tensor that went from one device to another in a step.
 
     Returns:
@@ -198,8 +196,6 @@ def crossings(partitions, step, variables):
     """
     import tensorflow as tf
 
-    inputs = {tuple(spec.shape) for spec in step.inputs[:2]}
-    weights = {tuple(v.shape) for v in step.graph.trainable_variables}
     found = {}
     for graph in partitions:
         nodes = {node.name: node for node in graph.node}
@@ -209,24 +205,34 @@ def crossings(partitions, step, variables):
             tensor = node.input[0]
             dtype = tf.dtypes.as_dtype(node.attr["T"].type)
             shape = _shape(tensor, step, nodes, variables)
-            kind = "gradient" if phase_of(tensor) == "backward" else "activation"
-            if shape in inputs:
+            if _is_input(tensor, nodes):
                 kind = "input"
             elif not shape:
                 kind = "scalar"
-            elif shape in weights:
-                kind = "weight"
+            elif shape[0] is not None:
+                kind = "weight"  # or its gradient, or a state: all that is not of an image
+            else:
+                kind = "gradient" if phase_of(tensor) == "backward" else "activation"
+            shape = [batch_size if length is None else length for length in shape]
             source, target = (short(node.attr[end].s.decode()) for end in ("send_device", "recv_device"))
             found[tensor, target] = {
                 "tensor": tensor,
                 "source": source,
                 "target": target,
                 "kind": kind,
-                "shape": list(shape),
+                "shape": shape,
                 "dtype": dtype.name,
                 "bytes": dtype.size * math.prod(shape),
             }
     return list(found.values())
+
+
+def _is_input(tensor, nodes):
+    """Whether a tensor is the images or the labels, perhaps in another type."""
+    node = nodes[tensor.split(":")[0]]
+    while node.op in ("Cast", "Identity"):
+        node = nodes[node.input[0].split(":")[0]]
+    return node.op in ("_Arg", "_DeviceArg") and node.attr["index"].i < 2
 
 
 def _carries_nothing(producer):
@@ -235,7 +241,7 @@ def _carries_nothing(producer):
 
 
 def _shape(tensor, step, nodes, variables):
-    """The shape of a tensor as the step was traced; optimizations keep the names of what they keep."""
+    """The shape of a tensor as the step was traced, None for images; optimizations keep the names of what they keep."""
     name, _, index = tensor.partition(":")
     node = nodes[name]
     if node.op in ("Identity", "Switch"):  # into a branch
@@ -245,15 +251,18 @@ def _shape(tensor, step, nodes, variables):
     if node.op.endswith("BackpropFilterWithBias") and index == "1":  # oneDNN's: a bias's gradient beside its kernel's
         return _shape(name, step, nodes, variables)[-1:]
     try:
-        return tuple(step.graph.get_tensor_by_name(f"{name}:{index or 0}").shape.as_list())
+        shape = tuple(step.graph.get_tensor_by_name(f"{name}:{index or 0}").shape.as_list())
     except (KeyError, ValueError):
-        raise RunError(f"{tensor} ({node.op}) crosses, and its size is not known") from None
+        shape = (None, None)
+    if None in shape[1:]:
+        raise RunError(f"{tensor} ({node.op}) crosses, and its size is not known")
+    return shape
 
 
 def totals(report, minimum_of_an_image):
     """What the lists come to: counts by device, phase and tower, strays, bytes."""
     counts = collections.Counter((o["device"], o["phase"], o["tower"]) for o in report["operations"])
-    homes = (report["devices"] * 2)[:2]  # one device is home to both towers
+    homes = report["devices"]
     strays = [o for o in report["operations"] if o["tower"] is not None and o["device"] != homes[o["tower"]]]
     total = sum(c["bytes"] for c in report["crossings"] if c["kind"] != "input")
     least = minimum_of_an_image * report["batch_size"]
@@ -268,11 +277,11 @@ def totals(report, minimum_of_an_image):
 
 
 def minimum(variant, width, size):
-    """The least bytes of an image that must cross: each activation that both towers use once, its gradient once back.
+    """The least bytes of an image where towers hand over whole activations: once each, and its gradient once back.
 
     Section 3.2 and Figure 2: 13x13x128 of each tower into conv3, 6x6x128 into fc6, 2048 into fc7, and 2048 of tower 1
     into fc8: 468,992 bytes in float32. Caffe's network normalizes across the towers, so there conv1's and conv2's cross
-    as well.
+    as well, whole; two maps at the border would do.
     """
     conv1, conv2, conv5, dense = (round(units * width) // 2 for units in (96, 256, 256, 4096))
     each = 13 * 13 * conv2 + 6 * 6 * conv5 + dense

@@ -10,6 +10,7 @@ of the normalization, start of the weights, size of the input.
 
 import dataclasses
 import itertools
+import math
 
 import keras
 import numpy as np
@@ -108,7 +109,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         )
     check_width(width)
     v = VARIANTS[variant]
-    devices = choose_devices(devices, towers) if devices != () else ()
+    devices = choose_devices(devices, towers) if devices is None or len(devices) else ()
     places = devices if len(devices) == towers else (devices or (None,)) * towers
     own = groups if towers == 1 else 1  # groups of a convolution that sees its own tower only
     # Far apart for neighboring seeds: seed + 1 must not be seed with its layers moved up by one.
@@ -245,5 +246,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
 
 def check_width(width):
     """Raises ValueError unless a width gives every layer a whole and even number of units."""
-    if width <= 0 or any(round(units * width) < 2 or round(units * width) % 2 for units in (96, 256, 384, 4096)):
+    if not 0 < width < math.inf or any(
+        round(units * width) < 2 or round(units * width) % 2 for units in (96, 256, 384, 4096)
+    ):
         raise ValueError(f"width must give each of two towers the same units in every layer. Received: width={width}")

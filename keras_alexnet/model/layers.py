@@ -85,7 +85,7 @@ def _normalized_by_band(x, k, n, alpha, beta):
     def normalized(x):
         x = tf.reshape(x, (-1, channels))
         # A bias is added within the matrix product, a constant after it.
-        base = tf.nn.bias_add(tf.square(x) @ (alpha * window), tf.fill((channels,), k))
+        base = tf.nn.bias_add(tf.square(x) @ (alpha * window), tf.constant(k, x.dtype, (channels,)))
         factor = _to_minus(base, beta)
         y = x * factor
 

@@ -1,6 +1,7 @@
 """Section 3.2: the devices of the towers, and layers that stay on theirs, forward and backward."""
 
 import functools
+import re
 
 import tensorflow as tf
 
@@ -15,7 +16,7 @@ def choose_devices(names, towers):
     """The devices of the towers, made where they are logical CPUs and checked.
 
     Args:
-        names: tuple of one or two names such as "GPU:0", or None for what is there: two GPUs if there are two.
+        names: one or two names such as "GPU:0", or None for what is there: two GPUs if there are two.
         towers: int, 1 or 2.
 
     Returns:
@@ -31,9 +32,13 @@ def choose_devices(names, towers):
             return ()  # without asking for logical devices, which settles how many there are
         gpus = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
         return tuple(gpus[:2]) if len(gpus) >= 2 else ()
+    names = tuple(name.strip().upper() for name in (names.split(",") if isinstance(names, str) else names))
+    for name in names:
+        if not re.fullmatch(r"(CPU|GPU):\d{1,3}", name):
+            raise UsageError(f"--devices={','.join(names)}: {name!r} is no device; write names such as GPU:0,GPU:1")
     if not 1 <= len(set(names)) == len(names) <= towers:
         raise UsageError(
-            f"--devices={','.join(names)}: give a different device for each of {towers} towers, or one for all"
+            f"--devices={','.join(names)}: give one device, or a different one for each tower (towers={towers})"
         )
     cpus = 1 + max((int(name.split(":")[1]) for name in names if name.startswith("CPU:")), default=0)
     if 1 < cpus <= 8:
@@ -46,7 +51,7 @@ def choose_devices(names, towers):
     for name in names:
         if name not in present:
             raise UsageError(f"--devices={','.join(names)}: there is no {name}; present: {', '.join(present)}")
-    return tuple(names)
+    return names
 
 
 def check_precision(precision, devices):
@@ -109,7 +114,8 @@ def pinned(make, name, device):
 
         @tf.custom_gradient
         def differentiated(*parts):
-            with tf.GradientTape() as tape:
+            # persistent: the tape that asks may ask more than once, or for a gradient of the gradient
+            with tf.GradientTape(persistent=True) as tape:
                 tape.watch(parts)
                 outputs = call(list(parts) if several else parts[0], **options)
 

@@ -124,7 +124,8 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
         super().__init__(inner_optimizer, name=name, **kwargs)
 
     def check_finite(self, grads):
-        return tf.reduce_all(_each_on_its_device(lambda g: tf.reduce_all(tf.math.is_finite(g)), grads))
+        given = [gradient for gradient in grads if gradient is not None]
+        return tf.reduce_all(_each_on_its_device(lambda g: tf.reduce_all(tf.math.is_finite(g)), given))
 
     def _stateful_handle_finite_grads(self, grads, trainable_variables):
         unscaled = _each_on_its_device(lambda g: g / tf.cast(self.dynamic_scale.value, g.dtype), grads)
@@ -136,10 +137,11 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
 
 
 def _each_on_its_device(function, tensors):
+    """The results; None for None, which is the gradient of what the loss does not depend on."""
     results = []
     for tensor in tensors:
-        with tf.device(tensor.device), tf.name_scope("loss_scale"):
-            results.append(function(tensor))
+        with tf.device(getattr(tensor, "device", None)), tf.name_scope("loss_scale"):
+            results.append(None if tensor is None else function(tensor))
     return results
 
 

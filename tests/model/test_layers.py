@@ -45,7 +45,7 @@ def test_groups_do_not_see_each_other():
 @pytest.mark.parametrize("on_gpu", [False, True], ids=["band", "kernel"])
 @pytest.mark.parametrize(
     "settings",
-    [PAPER, RELEASE, CAFFE, {"k": 0.5, "n": 3, "alpha": 0.7, "beta": 0.5}],
+    [PAPER, RELEASE, CAFFE, {"k": 1, "n": 3, "alpha": 0.7, "beta": 0.5}],
     ids=["paper", "release", "caffe", "other"],
 )
 def test_both_ways_of_normalizing_are_tensorflows_own(settings, on_gpu, monkeypatch):

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import AlexNet
 from keras_alexnet.errors import UsageError
 from keras_alexnet.model.towers import check_precision, choose_devices
 
@@ -136,7 +135,7 @@ def test_two_devices_one_device_and_grouped_layers_take_the_same_steps(variant):
 def test_a_pinned_network_is_the_same_network(tmp_path):
     """Eagerly and in a file: what is pinned computes the same, and its configuration knows no device."""
     script = """
-import sys, numpy as np
+import sys, numpy as np, tensorflow as tf
 from keras_alexnet import AlexNet
 import keras
 model = AlexNet(3, width=1 / 16, devices=("CPU:0", "CPU:1"), seed=1)
@@ -152,6 +151,21 @@ model.save(sys.argv[1])
 again = keras.saving.load_model(sys.argv[1])
 np.testing.assert_allclose(again(image), plain(image), rtol=1e-5)
 assert all(weight.value.device.endswith("CPU:0") for weight in again.weights)
+second = AlexNet(3, width=1 / 16, devices=("CPU:1",), seed=1)
+assert all(weight.value.device.endswith("CPU:1") for weight in second.weights)
+
+def twice(network):
+    # a tape that is asked twice, and a gradient of a gradient, of the first kernel
+    kernel = network.trainable_variables[0].value
+    with tf.GradientTape(persistent=True) as outer:
+        with tf.GradientTape(persistent=True) as inner:
+            loss = tf.reduce_sum(network(image) ** 2)
+        first, again = inner.gradient(loss, kernel), inner.gradient(loss, kernel)
+        norm = tf.reduce_sum(first**2)
+    return first, again, outer.gradient(norm, kernel)
+
+for ours, theirs in zip(twice(model), twice(plain)):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path / "a.keras"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -174,8 +188,6 @@ def test_two_gpus_are_taken_by_themselves(monkeypatch):
 
 def test_one_device_serves_both_towers():
     assert choose_devices(("CPU:0",), 2) == ("CPU:0",)
-    model = AlexNet(3, width=1 / 16, devices=("CPU:0",))
-    assert all(weight.value.device.endswith("CPU:0") for weight in model.weights)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +195,11 @@ def test_one_device_serves_both_towers():
     [
         (("CPU:0", "GPU:5"), 2, "--devices=CPU:0,GPU:5: there is no GPU:5; present: CPU:0"),
         (("GPU:0",), 1, "--devices=GPU:0: there is no GPU:0; present: CPU:0"),
-        (("CPU:0", "CPU:0"), 2, "--devices=CPU:0,CPU:0: give a different device for each of 2 towers"),
-        (("CPU:0", "CPU:1"), 1, "--devices=CPU:0,CPU:1: give a different device for each of 1 towers"),
-        (("CPU:0", "CPU:1", "CPU:2"), 2, "give a different device for each of 2 towers"),
+        (("CPU:0", "CPU:0"), 2, "--devices=CPU:0,CPU:0: give one device, or a different one for each tower"),
+        (("CPU:0", "CPU:1"), 1, "--devices=CPU:0,CPU:1: give one device, or a different one for each tower .towers=1"),
+        (("CPU:0", "CPU:1", "CPU:2"), 2, "give one device, or a different one for each tower"),
+        ("CPU:x", 2, "'CPU:X' is no device; write names such as GPU:0,GPU:1"),
+        ("CPU:0,", 2, "'' is no device"),
     ],
 )
 def test_devices_that_cannot_be_had_are_named(names, towers, words):

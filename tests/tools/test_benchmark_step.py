@@ -92,6 +92,9 @@ def test_medians_are_of_the_rounds(tool):
     "flags, words",
     [
         (["--rows=pinned,cuda"], "--rows=pinned,cuda: 'cuda' is none of keras, unpinned"),
+        (["--rows=pinned,pinned"], "--rows=pinned,pinned: 'pinned' is none of"),
+        (["--json=no/such/folder.json"], "--json=no/such/folder.json: there is no folder for it"),
+        (["--width=inf"], "width must give each of two towers"),
         (["--rounds=0"], "--rounds=0: give at least 1"),
         (["--width=0.01"], "width must give each of two towers"),
     ],

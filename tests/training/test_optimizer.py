@@ -116,7 +116,7 @@ def test_loss_scaling_of_float16_is_keras_own():
     settings = {"initial_scale": 1024.0, "dynamic_growth_steps": 2}
     reached = []
     for scaling in (LossScale, keras.optimizers.LossScaleOptimizer):
-        weights = variables("kernel", "bias")
+        weights = variables("kernel", "bias", "unused")
         optimizer = scaling(MomentumSGD(0.1), **settings)
         optimizer.build(weights)
         apply = graph_of(optimizer, weights)
@@ -125,7 +125,7 @@ def test_loss_scaling_of_float16_is_keras_own():
             gradients = [rng.normal(size=(3, 4)).astype(np.float32) * float(optimizer.scale_loss(1.0)) for _ in "kb"]
             if step == 3:
                 gradients[1][0, 0] = np.inf
-            apply(*gradients)
+            apply(*gradients, None)
             scales.append(float(optimizer.dynamic_scale))
         reached.append((scales, [np.array(weight) for weight in weights]))
     assert reached[0][0] == reached[1][0] == [1024, 2048, 2048, 1024, 1024, 2048, 2048]
