@@ -1,28 +1,34 @@
 """Section 2: the shorter side to 256 pixels, the center 256x256; always this, in training, validation and serving.
 
-One resampling everywhere: a triangle filter as wide as the reduction (what `tf.image.resize(..., "bilinear",
-antialias=True)` computes), rounded to uint8. The release does not show how its images were resized.
+One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (libjpeg's scaled inverse transform; the
+means of whole blocks for a PNG), the largest that leaves at least 256 pixels, and then
+`tf.image.resize(..., "bilinear")` by what remains, a factor below 2, rounded to uint8. The first step is quicker than
+decoding everything and keeps large photographs from aliasing. The release does not show how its images were resized.
 """
 
 import tensorflow as tf
 
 STORED_SIZE = 256  # rows and columns of an image as section 2 leaves it
 MAX_PIXELS = 2**27  # 134 million; a header that claims more is refused before anything is decoded
+REDUCTIONS = (1, 2, 4, 8)  # what libjpeg can divide by while it decodes
 _MARGIN = 2  # columns beyond what a window needs: JPEG colors are stored for pairs of columns
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def decode_window(image_bytes, row, column, size):
+def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
     """A window of the 256x256 image that a JPEG or PNG file holds, decoding only what the window needs.
 
-    The image is what section 2 describes: shorter side to 256, the longer one to floor(256 * long / short + 1/2), the
-    center 256x256, whose first row and column are at floor((longer - 256) / 2). Greyscale files give three equal
+    The 256x256 image is the central square of the file, resized. A window of it begins and ends at whole pixels of the
+    file (after the decoder's reduction), so it is the same window of the resized square to within half of such a pixel;
+    a file whose shorter side has 256 pixels or fewer gives exactly that window. Greyscale files give three equal
     channels, CMYK ones are converted, an alpha channel is dropped, an orientation tag is not heeded.
 
     Args:
         image_bytes: string scalar, a whole JPEG or PNG file.
-        row: int32 scalar, 0 <= row <= 256 - size, the window's first row in the 256x256 image.
+        row: int32 scalar, 0 <= row <= side - size, the window's first row in the resized image.
         column: int32 scalar, likewise.
         size: int, rows and columns of the window.
+        side: int, rows and columns of the resized image.
 
     Returns:
         uint8 (size, size, 3), RGB.
@@ -31,46 +37,33 @@ def decode_window(image_bytes, row, column, size):
         tf.errors.InvalidArgumentError: (when the graph runs) the bytes are no JPEG or PNG, are cut short within or
             before what the window needs, or their header claims more than MAX_PIXELS.
     """
-    is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 2), b"\xff\xd8")
-    is_png = tf.equal(tf.strings.substr(image_bytes, 0, 8), b"\x89PNG\r\n\x1a\n")
-    height, width = tf.cond(is_jpeg, lambda: _jpeg_shape(image_bytes), lambda: _png_shape(image_bytes, is_png))
-    with tf.control_dependencies(
-        [
-            tf.debugging.assert_positive(tf.minimum(height, width), "an image without pixels"),
-            tf.debugging.assert_less_equal(height * width, tf.constant(MAX_PIXELS, tf.int64), "too many pixels"),
-        ]
-    ):
-        short = tf.minimum(height, width)
-    first_row, rows, row_scale, row_shift = _span(height, short, row, size)
-    first_column, columns, column_scale, column_shift = _span(width, short, column, size)
-    window = tf.cast(tf.stack([first_row, first_column, rows, columns]), tf.int32)
+    is_png = tf.equal(tf.strings.substr(image_bytes, 0, len(_PNG)), _PNG)
+    shape = tf.cond(is_png, lambda: _png_shape(image_bytes), lambda: _jpeg_shape(image_bytes))
+    with tf.control_dependencies([shape]):  # nothing is decoded before its header has passed
+        image_bytes = tf.identity(image_bytes)
+    halvings = tf.reduce_sum(tf.cast(tf.reduce_min(shape) >= [side * factor for factor in REDUCTIONS[1:]], tf.int32))
+    factor = tf.gather(REDUCTIONS, halvings)
+    # libjpeg counts a last block that is not whole, the means of a PNG leave it out.
+    reduced = (shape + tf.where(is_png, 0, factor - 1)) // factor
+    short = tf.reduce_min(reduced)
+    # Of a file that is to be enlarged all is taken, and the window cut from the result: its pixels are too few to begin
+    # a window at.
+    enlarged = short < side
+    start = tf.stack([row, column])
+    first = tf.where(enlarged, 0, (2 * start * short + side) // (2 * side))  # rounded
+    count = tf.where(enlarged, short, (2 * size * short + side) // (2 * side))
+    first = tf.minimum(first, short - count)  # both may have been rounded up
+    corner = (reduced - short) // 2 + first
     pixels = tf.cond(
-        is_jpeg,
-        # The accurate transform is what other decoders (libjpeg-turbo's default, Pillow) give, to the bit.
-        lambda: tf.io.decode_and_crop_jpeg(image_bytes, window, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.slice(
-            tf.io.decode_png(image_bytes, channels=3), [window[0], window[1], 0], [window[2], window[3], 3]
-        ),
+        is_png,
+        lambda: _png_pixels(image_bytes, corner, count, factor),
+        lambda: _jpeg_pixels(image_bytes, corner, count, reduced[1], halvings),
     )
-
-    def resampled():
-        resized = tf.raw_ops.ScaleAndTranslate(
-            images=tf.cast(pixels, tf.float32)[None],
-            size=[size, size],
-            scale=tf.cast(tf.stack([row_scale, column_scale]), tf.float32),
-            translation=tf.cast(tf.stack([row_shift, column_shift]), tf.float32),
-            kernel_type="triangle",
-            antialias=True,
-        )[0]
-        return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
-
-    def unscaled():
-        # Already 256 on its shorter side, as prepared images are: the window is there to the pixel.
-        start = tf.cast(tf.stack([-row_shift, -column_shift, 0.0]), tf.int32)
-        return tf.slice(pixels, start, [size, size, 3])
-
-    image = tf.cond(tf.equal(short, STORED_SIZE), unscaled, resampled)
-    return tf.ensure_shape(image, (size, size, 3))
+    resized = tf.where(enlarged, side, size)
+    images = tf.cast(pixels, tf.float32)[None]
+    image = tf.raw_ops.ResizeBilinear(images=images, size=tf.fill([2], resized), half_pixel_centers=True)[0]
+    window = tf.slice(image, tf.concat([tf.where(enlarged, start, 0), [0]], 0), (size, size, 3))
+    return _rounded(window)
 
 
 def decode_center(image_bytes, size=STORED_SIZE):
@@ -79,38 +72,95 @@ def decode_center(image_bytes, size=STORED_SIZE):
     return decode_window(image_bytes, margin, margin, size)
 
 
-def _span(length, short, start, size):
-    """One axis: which source pixels a window needs, and how they map to it.
-
-    Args:
-        length, short: int64 scalars, pixels along this axis and along the shorter one.
-        start: int scalar, the window's first pixel in the 256x256 image.
-        size: int, the window's pixels.
+def decode_stored_window(image_bytes, row, column, size):
+    """As `decode_window`, of a JPEG that is known to be 256x256: nothing has to be looked at before it is decoded.
 
     Returns:
-        first, count: int64, the source pixels; scale, shift: float64 with
-        window coordinate = (source coordinate - first) * scale + shift.
+        uint8 (size, size, 3), RGB; bit for bit what all of the image has there.
     """
-    resized = (2 * STORED_SIZE * length + short) // (2 * short)
-    scale = tf.cast(resized, tf.float64) / tf.cast(length, tf.float64)
-    start = tf.cast(start, tf.int64) + (resized - STORED_SIZE) // 2
-    # The filter reaches one resized pixel (when shrinking) or one source pixel (when enlarging) to both sides.
-    reach = tf.cast(tf.math.ceil(tf.maximum(1.0 / scale, 1.0)), tf.int64) + _MARGIN
-    low = tf.cast(tf.math.floor(tf.cast(start, tf.float64) / scale), tf.int64) - reach
-    high = tf.cast(tf.math.ceil(tf.cast(start + size, tf.float64) / scale), tf.int64) + reach
-    low, high = tf.maximum(low, 0), tf.minimum(high, length)
-    return low, high - low, scale, tf.cast(low, tf.float64) * scale - tf.cast(start, tf.float64)
+    return tf.ensure_shape(_decode_jpeg(image_bytes, row, column, size, STORED_SIZE, 1), (size, size, 3))
+
+
+def window_of(stored, image, row, column, size):
+    """A window of an image as its source has it.
+
+    Args:
+        stored: "" or "jpeg", the image is a file's bytes; "raw", uint8 (256, 256, 3).
+        image, row, column, size: as of `decode_window`.
+
+    Returns:
+        uint8 (size, size, 3), RGB.
+    """
+    if stored == "raw":
+        return tf.slice(image, tf.stack([row, column, 0]), (size, size, 3))
+    return (decode_stored_window if stored == "jpeg" else decode_window)(image, row, column, size)
+
+
+def center_of(stored, image, size=STORED_SIZE):
+    """The center `size` x `size` pixels of an image as its source has it. See `window_of`."""
+    margin = (STORED_SIZE - size) // 2
+    return window_of(stored, image, margin, margin, size)
 
 
 def _jpeg_shape(image_bytes):
-    shape = tf.cast(tf.image.extract_jpeg_shape(image_bytes), tf.int64)
-    return shape[0], shape[1]
+    """Height and width, int32 (2,), checked."""
+    is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 2), b"\xff\xd8")
+    with _checked(is_jpeg, "not a JPEG or PNG file"):
+        return _checked_shape(tf.cast(tf.image.extract_jpeg_shape(image_bytes)[:2], tf.int64))
 
 
-def _png_shape(image_bytes, is_png):
-    """Height and width from the IHDR chunk, which every PNG begins with."""
-    has_header = tf.logical_and(is_png, tf.strings.length(image_bytes) >= 24)
-    with tf.control_dependencies([tf.debugging.Assert(has_header, ["not a JPEG or PNG file"])]):
+def _png_shape(image_bytes):
+    """As `_jpeg_shape`, from the IHDR chunk, which every PNG begins with."""
+    with _checked(tf.strings.length(image_bytes) >= 24, "a PNG file without a header"):
         numbers = tf.cast(tf.io.decode_raw(tf.strings.substr(image_bytes, 16, 8), tf.uint8), tf.int64)
-    powers = tf.constant([2**24, 2**16, 2**8, 1], tf.int64)
-    return tf.reduce_sum(numbers[4:] * powers), tf.reduce_sum(numbers[:4] * powers)
+    width, height = (tf.reduce_sum(part * [2**24, 2**16, 2**8, 1]) for part in (numbers[:4], numbers[4:]))
+    return _checked_shape(tf.stack([height, width]))
+
+
+def _checked_shape(shape):
+    # Each below 2^32, so that the product of both cannot wrap around to something small and positive unnoticed.
+    fits = tf.logical_and(tf.reduce_max(shape) <= MAX_PIXELS, tf.reduce_prod(shape) <= MAX_PIXELS)
+    with (
+        _checked(tf.reduce_min(shape) > 0, "an image without pixels"),
+        _checked(fits, f"a header that claims more than {MAX_PIXELS:,} pixels"),
+    ):
+        return tf.cast(shape, tf.int32)
+
+
+def _checked(condition, words):
+    """A block whose operations fail unless the condition holds. (`tf.debugging.Assert` is a branch, and slower.)"""
+    return tf.control_dependencies([tf.raw_ops.Assert(condition=condition, data=[words])])
+
+
+def _jpeg_pixels(image_bytes, corner, count, width, halvings):
+    """A square of a JPEG after a reduction to this width, float32."""
+
+    def decode(ratio):
+        return _decode_jpeg(image_bytes, corner[0], corner[1], count, width, ratio)
+
+    # In the branches nothing but what has to differ: they cost time by the operation, taken or not.
+    return tf.cast(tf.switch_case(halvings, [lambda ratio=ratio: decode(ratio) for ratio in REDUCTIONS]), tf.float32)
+
+
+def _decode_jpeg(image_bytes, row, column, size, width, ratio):
+    """A square of a JPEG, to the bit as of all of it decoded, uint8."""
+    # The columns beside the square have a part in its colors.
+    first = tf.maximum(column - _MARGIN, 0)
+    count = tf.minimum(column + size + _MARGIN, width) - first
+    # The accurate transform is what other decoders (libjpeg-turbo's default, Pillow) give.
+    wide = tf.io.decode_and_crop_jpeg(
+        image_bytes, tf.stack([row, first, size, count]), channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+    )
+    return tf.slice(wide, tf.stack([0, column - first, 0]), tf.stack([size, size, 3]))
+
+
+def _png_pixels(image_bytes, corner, count, factor):
+    """A square of a PNG after a reduction, float32."""
+    pixels = tf.io.decode_png(image_bytes, channels=3)
+    square = tf.slice(pixels, tf.concat([corner * factor, [0]], 0), tf.concat([tf.fill([2], count * factor), [3]], 0))
+    return tf.raw_ops.ResizeArea(images=square[None], size=tf.fill([2], count))[0]
+
+
+def _rounded(values):
+    """Floats of 0..255 -> uint8; halves go up."""
+    return tf.cast(values + 0.5, tf.uint8)

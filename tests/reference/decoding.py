@@ -1,67 +1,89 @@
-"""A photograph to side x side pixels: shorter side resized, then the central window (section 2)."""
+"""Image files as the network's data sets hold them (section 2), as keras_alexnet.data.decoding documents it.
+
+Pillow decodes, which has a libjpeg of its own; the rest is NumPy in float64.
+"""
 
 import io
-import os
 
 import numpy as np
 from PIL import Image
 
 
-def resize_axis(x, size):
-    """Resize the first axis of x to `size` with a triangle filter, widened when shrinking.
-
-    Output j looks at the source around (j + 0.5) * scale, scale = len(x) / size; source pixel i has its
-    center at i + 0.5. The weight falls linearly from 1 to 0 at a distance of max(1, scale). Weights of the
-    source pixels that exist are divided by their sum.
-    """
-    x = np.asarray(x, np.float64)
-    scale = len(x) / size
-    radius = max(1.0, scale)
-    y = np.empty((size, *x.shape[1:]))
-    for j in range(size):
-        distance = np.abs(np.arange(len(x)) + 0.5 - (j + 0.5) * scale)
-        weights = np.maximum(0.0, 1.0 - distance / radius)
-        y[j] = np.tensordot(weights / weights.sum(), x, axes=1)
-    return y
+def reduction(short, side):
+    """By what a shorter side is divided first: the largest of 1, 2, 4, 8 that leaves at least `side`."""
+    return max(factor for factor in (1, 2, 4, 8) if factor == 1 or short >= factor * side)
 
 
-def resize_short_side(image_uint8, side=256):
-    """Section 2: "rescaled the image such that the shorter side was of length 256". The filter is our choice.
+def reduced(data, side=256):
+    """A file after the first step.
 
     Args:
-        image_uint8: uint8 (H, W, 3).
-        side: new length of the shorter side in pixels; the longer becomes floor(side * long / short + 0.5).
+        data: bytes.
+        side: int.
 
     Returns:
-        float64 (H', W', 3), in 0..255 units, not rounded.
+        float64 (height, width, 3), 0..255, RGB.
     """
-    height, width = image_uint8.shape[:2]
-    short = min(height, width)
-    new_height = (2 * side * height + short) // (2 * short)  # floor(side * height / short + 1 / 2) in whole numbers
-    new_width = (2 * side * width + short) // (2 * short)
-    y = resize_axis(image_uint8, new_height)
-    return resize_axis(y.swapaxes(0, 1), new_width).swapaxes(0, 1)
+    with Image.open(io.BytesIO(data)) as opened:
+        width, height = opened.size
+        factor = reduction(min(width, height), side)
+        if opened.format == "JPEG":
+            if factor > 1:
+                opened.draft(opened.mode, (width // factor, height // factor))
+                assert opened.size == (-(-width // factor), -(-height // factor))
+            return np.asarray(opened.convert("RGB"), np.float64)
+        image = np.asarray(opened.convert("RGB"), np.float64)
+    if factor == 1:
+        return image
+    rows, columns = height // factor, width // factor
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor, 3)
+    return blocks.mean((1, 3))
 
 
-def center_window(image, side=256):
-    """Section 2: the central side x side window of (H, W, 3), offset floor((length - side) / 2) each way."""
-    top = (image.shape[0] - side) // 2
-    left = (image.shape[1] - side) // 2
-    return image[top : top + side, left : left + side]
+def bilinear(image, rows, columns):
+    """What tf.image.resize does without antialiasing: half-pixel centers, beyond the edge the edge.
+
+    Args:
+        image: float64 (height, width, 3).
+        rows, columns: int.
+
+    Returns:
+        float64 (rows, columns, 3).
+    """
+    for axis, length in enumerate((rows, columns)):
+        there = image.shape[axis]
+        place = (np.arange(length) + 0.5) * there / length - 0.5
+        low = np.floor(place)
+        share = (place - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        first, second = (np.clip(low + step, 0, there - 1).astype(int) for step in (0, 1))
+        image = image.take(first, axis) * (1 - share) + image.take(second, axis) * share
+    return image
+
+
+def window(data, row, column, size, side=256):
+    """A window of the `side` x `side` image: uint8 (size, size, 3), RGB; halves are rounded up."""
+    image = reduced(data, side)
+    short = min(image.shape[:2])
+    top, left = ((length - short) // 2 for length in image.shape[:2])
+    image = image[top : top + short, left : left + short]
+    if short < side:
+        found = bilinear(image, side, side)[row : row + size, column : column + size]
+    else:
+        first_row, first_column, count = (int(np.floor(n * short / side + 0.5)) for n in (row, column, size))
+        first_row, first_column = min(first_row, short - count), min(first_column, short - count)
+        found = bilinear(image[first_row : first_row + count, first_column : first_column + count], size, size)
+    return np.floor(found + 0.5).astype(np.uint8)
 
 
 def decode(path_or_bytes, side=256):
-    """An image file as the network's data sets hold it.
+    """All of it: uint8 (side, side, 3), RGB."""
+    if not isinstance(path_or_bytes, bytes):
+        with open(path_or_bytes, "rb") as file:
+            path_or_bytes = file.read()
+    return window(path_or_bytes, 0, 0, side, side)
 
-    Args:
-        path_or_bytes: path of an image file, or its contents as bytes.
-        side: height and width of the result in pixels.
 
-    Returns:
-        uint8 (side, side, 3), RGB; halves are rounded to the even neighbor.
-    """
-    is_path = isinstance(path_or_bytes, (str, os.PathLike))
-    with Image.open(path_or_bytes if is_path else io.BytesIO(path_or_bytes)) as opened:
-        image = np.asarray(opened.convert("RGB"))
-    window = center_window(resize_short_side(image, side), side)
-    return np.clip(np.rint(window), 0, 255).astype(np.uint8)
+def center_window(image, side=256):
+    """The central `side` x `side` pixels of an array (height, width, 3)."""
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    return image[top : top + side, left : left + side]
