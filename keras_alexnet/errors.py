@@ -85,5 +85,14 @@ def start_tensorflow():
         tf.config.list_logical_devices()
 
 
+def brief(error):
+    """What a TensorFlow error says, in one line without the places in its graph."""
+    # Of a function's error the last paragraph; before it stands where in the program its operation was made.
+    lines = str(error.message).strip().split("\n\n")[-1].strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    text = text.split("}} ")[-1].split(" [Op:")[0]
+    return text.removeprefix("assertion failed: [").removesuffix("]") if "assertion failed" in text else text
+
+
 def _one_line(error):
     return " ".join(str(error).split()) or type(error).__name__

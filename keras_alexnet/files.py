@@ -21,6 +21,9 @@ def written_aside(path, mode="w", **settings):
     try:
         with open(handle, mode, encoding=None if "b" in mode else "utf-8", **settings) as file:
             yield file
+            # On the disk before the name is: a power cut must not leave the name and nothing behind it.
+            file.flush()
+            os.fsync(file.fileno())
         # mkstemp gives its files to their owner only; this one is to be what `open` would have made.
         umask = os.umask(0)
         os.umask(umask)

@@ -1,13 +1,15 @@
 """Section 4.1: random crops and reflections, and noise along the principal components of RGB.
 
 Every draw is a pure function of (seed, epoch, place in the epoch), so a run that goes on in the middle of an epoch
-sees what it would have seen.
+sees what it would have seen. Draws are made in blocks, since one of a thousand costs little more than one of one.
 """
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
+
+_BLOCK = 1024  # places of an epoch whose draws are made together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,21 +32,32 @@ class Augmentation:
     aligned_mean: bool = False
 
 
-def random_view(seed, margin, positions):
-    """Where a crop begins and whether it is reflected.
+def draws(seed, epoch, start, margin, positions):
+    """Where the crops of an epoch begin, whether they are reflected, and the factors of their color noise.
 
     Args:
-        seed: int64 (2,), of this image in this epoch.
+        seed: int, of the run.
+        epoch: int.
+        start: int, the first place that is wanted.
         margin: int, 256 minus the crop's size.
         positions: int, see `Augmentation.crop_positions`; at most margin + 1.
 
     Returns:
-        row, column: int32 scalars in 0..margin, each value of the range equally likely; reflect: bool scalar, fair.
+        endless tf.data.Dataset of float32 (6,), an element a place from `start` on: row and column in 0..margin, each
+        value of the range equally likely; 1 for reflected or 0, fair; three factors, N(0, 1).
     """
     first = (margin + 1 - positions) // 2
-    draw = tf.random.stateless_uniform([3], seed)
-    offsets = first + tf.cast(tf.floor(draw[:2] * positions), tf.int32)
-    return offsets[0], offsets[1], draw[2] < 0.5
+
+    def block(index):
+        key = tf.stack([tf.constant(seed, tf.int64), epoch * 2**32 + index])
+        uniform = tf.random.stateless_uniform([_BLOCK, 3], key)
+        # Another key, so that colors share no stream with crops.
+        other = tf.bitwise.bitwise_xor(key, tf.constant([0x5DEECE66D, 0], tf.int64))
+        factors = tf.random.stateless_normal([_BLOCK, 3], other)
+        offsets = first + tf.floor(uniform[:, :2] * positions)
+        return tf.concat([offsets, tf.cast(uniform[:, 2:] < 0.5, tf.float32), factors], axis=1)
+
+    return tf.data.Dataset.counter(start // _BLOCK).map(block).unbatch().skip(start % _BLOCK)
 
 
 def noise_matrix(rgb_covariance, scale, stddev):
@@ -66,36 +79,45 @@ def noise_matrix(rgb_covariance, scale, stddev):
     return (vectors * lengths * stddev).astype(np.float32)
 
 
-def dataset_noise(seed, matrix):
-    """Color noise along the training set's components: float32 (3,), in 0..255 units, one for all pixels."""
-    return tf.linalg.matvec(tf.constant(matrix), tf.random.stateless_normal([3], _other(seed)))
-
-
-def image_noise(seed, image, scale, stddev):
-    """Color noise along the components of one image's own pixels, as the reading notes of the project have it.
+def dataset_noise(factors, matrix):
+    """Color noise along the training set's components.
 
     Args:
-        seed: int64 (2,).
-        image: uint8 (height, width, 3), the crop that the network gets.
+        factors: float32 (B, 3), N(0, 1).
+        matrix: float32 (3, 3), see `noise_matrix`.
+
+    Returns:
+        float32 (B, 3), in 0..255 units, one color for all pixels of an image.
+    """
+    return tf.matmul(factors, matrix, transpose_b=True)
+
+
+def image_noise(factors, images, scale, stddev):
+    """Color noise along the components of each image's own pixels, as the reading notes of the project have it.
+
+    Args:
+        factors: float32 (B, 3), N(0, 1).
+        images: uint8 (B, height, width, 3), the crops that the network gets.
         scale, stddev: as in `noise_matrix`.
 
     Returns:
-        float32 (3,), in 0..255 units.
+        float32 (B, 3), in 0..255 units.
     """
-    pixels = tf.reshape(tf.cast(image, tf.float32), (-1, 3))
-    pixels -= tf.reduce_mean(pixels, axis=0)
-    covariance = tf.matmul(pixels, pixels, transpose_a=True) / tf.cast(tf.shape(pixels)[0], tf.float32)
-    values, vectors = tf.linalg.eigh(covariance)
+    values, vectors = tf.linalg.eigh(_covariances(images))
     values = tf.maximum(values, 0.0)
     lengths = values / 255.0 if scale == "eigenvalue" else tf.sqrt(values)
-    return tf.linalg.matvec(vectors, lengths * stddev * tf.random.stateless_normal([3], _other(seed)))
+    return tf.linalg.matvec(vectors, lengths * stddev * factors)
+
+
+@tf.function(jit_compile=True)
+def _covariances(images):
+    """RGB covariance of each image, float32 (B, 3, 3); compiled, so that no pass over the pixels is written down."""
+    pixels = tf.cast(tf.reshape(images, (tf.shape(images)[0], -1, 3)), tf.float32)
+    pixels -= tf.reduce_mean(pixels, axis=1, keepdims=True)
+    products = [tf.reduce_mean(pixels[..., a] * pixels[..., b], axis=1) for a in range(3) for b in range(3)]
+    return tf.reshape(tf.stack(products, axis=1), (-1, 3, 3))
 
 
 def noise_divisor(augmentation):
     """The release divides a noisy image by 1 + its coefficient (1.1); without noise, nothing is divided."""
     return 1.0 + augmentation.pca_stddev if augmentation.pca_scale == "stddev" else 1.0
-
-
-def _other(seed):
-    """A seed for the colors that shares no stream with the crops."""
-    return tf.bitwise.bitwise_xor(seed, tf.constant([0x5DEECE66D, 0], tf.int64))

@@ -1,15 +1,15 @@
 """Training and validation batches, side by side: what differs between them is the view and the noise.
 
-    JPEG bytes -> 256x256 uint8 -> a view (random, or the center) -> batch -> float32 minus the mean, plus color noise
+    JPEG bytes -> a view of the 256x256 image, uint8 -> batch -> float32 minus the mean, plus color noise
 
-Values: RGB, 0..255 minus the mean. Everything is a tf.data graph; there is no Python function in it.
+Values: RGB, 0..255 minus the mean. Everything from the bytes of a file on is TensorFlow's graph, without Python.
 """
 
 import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.data import augmentation as augment
-from keras_alexnet.data.decoding import STORED_SIZE, decode_center, decode_window
+from keras_alexnet.data.decoding import STORED_SIZE, center_of, window_of
 from keras_alexnet.data.threads import parallel_calls, settled
 
 
@@ -23,50 +23,50 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         size: int, rows and columns of a crop.
         batch_size: int; the last batch holds what is left.
         seed, epoch: int; the same two give the same batches.
-        start: int, images of this epoch to leave out at the beginning, when a run goes on inside it.
+        start: int, images of this epoch to leave out at the beginning, when a run goes on inside it; after a whole
+            number of batches the rest is the same to the bit.
         threads: int, of the data graph; 0 for one per core.
 
     Returns:
         tf.data.Dataset of (float32 (B, size, size, 3), int32 (B,)).
     """
     noisy = augmentation.pca_color != "none" and augmentation.pca_stddev > 0
-    matrix = augment.noise_matrix(statistics.rgb_covariance, augmentation.pca_scale, augmentation.pca_stddev)
+    scale, stddev = augmentation.pca_scale, augmentation.pca_stddev
+    matrix = tf.constant(augment.noise_matrix(statistics.rgb_covariance, scale, stddev))
     mean_image = tf.constant(statistics.mean_image)
     margin = STORED_SIZE - size
 
-    def view(position, item):
-        _, image_bytes, label = item
-        image_seed = tf.stack([tf.cast(seed, tf.int64), epoch * 2**32 + position])
-        row, column, reflect = augment.random_view(image_seed, margin, augmentation.crop_positions)
-        image = decode_window(image_bytes, row, column, size)
+    load = source.loader()
+
+    def view(item, draw):
+        _, image, label = load(*item)
+        row, column, reflected = tf.unstack(tf.cast(draw[:3], tf.int32))
+        return _reflected(window_of(source.stored, image, row, column, size), reflected), label, draw
+
+    def raw_views(items, draws):
+        rows, columns, reflected = tf.unstack(tf.cast(draws[:, :3], tf.int32), axis=1)
+        images = source.window_reader(size)(*items, rows, columns, reflected)
+        return images, tf.gather(source.labels, items[0]), draws
+
+    def finish(images, labels, draws):
+        means = _aligned(mean_image, size, draws) if augmentation.aligned_mean else _center(mean_image, size)
         if not noisy:
-            noise = tf.zeros([3])
-        elif augmentation.pca_color == "image":
-            noise = augment.image_noise(image_seed, image, augmentation.pca_scale, augmentation.pca_stddev)
+            return _centered(images, means), labels
+        if augmentation.pca_color == "image":
+            noise = augment.image_noise(draws[:, 3:], images, scale, stddev)
         else:
-            noise = augment.dataset_noise(image_seed, matrix)
-        image = tf.cond(reflect, lambda: tf.reverse(image, [1]), lambda: image)
-        if not augmentation.aligned_mean:
-            return image, noise, label
-        mean = tf.slice(mean_image, [row, column, 0], [size, size, 3])
-        mean = tf.cond(reflect, lambda: tf.reverse(mean, [1]), lambda: mean)
-        return image, noise, label, mean
+            noise = augment.dataset_noise(draws[:, 3:], matrix)
+        return _noised(images, means, noise, augment.noise_divisor(augmentation)), labels
 
-    def finish(images, noise, labels, means=None):
-        means = _center(mean_image, size) if means is None else means
-        images = tf.cast(images, tf.float32) - means
-        if noisy:
-            # The release adds its noise after the mean is gone, and divides the sum; the paper does not divide.
-            images = (images + noise[:, None, None, :]) / augment.noise_divisor(augmentation)
-        return images, labels
-
-    # Shuffled before anything is read, one permutation or draw of names an epoch; decoded in parallel but handed on
-    # in order, so that a seed repeats; kept as uint8 until there is a batch, which is a quarter of the bytes to move.
-    items = source.images(order=(seed, epoch), start=start)
-    positions = tf.data.Dataset.range(start, start + source.count)
-    dataset = tf.data.Dataset.zip(positions, items).map(view, num_parallel_calls=parallel_calls(threads))
-    dataset = dataset.batch(batch_size).map(finish, num_parallel_calls=2)
-    return settled(dataset.prefetch(2), threads)
+    # Shuffled before anything is decoded; decoded in parallel but handed on in order, so that a seed repeats; kept as
+    # uint8 until there is a batch, which is a quarter of the bytes to move.
+    draws = augment.draws(seed, epoch, start, margin, augmentation.crop_positions)
+    dataset = tf.data.Dataset.zip(source.items(order=(seed, epoch), start=start), draws)
+    if source.stored == "raw":
+        dataset = dataset.batch(batch_size).map(raw_views, num_parallel_calls=2)
+    else:
+        dataset = dataset.map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
+    return settled(dataset.map(finish, num_parallel_calls=2).prefetch(2), threads)
 
 
 def center_view(source, statistics, *, size, batch_size, threads=0):
@@ -74,12 +74,14 @@ def center_view(source, statistics, *, size, batch_size, threads=0):
 
     Args and returns as `training`.
     """
-    mean = _center(tf.constant(statistics.mean_image), size)
-    dataset = source.images().map(
-        lambda _, image_bytes, label: (decode_center(image_bytes, size), label),
-        num_parallel_calls=parallel_calls(threads),
-    )
-    dataset = dataset.batch(batch_size).map(lambda images, labels: (tf.cast(images, tf.float32) - mean, labels))
+    mean, load = _center(tf.constant(statistics.mean_image), size), source.loader()
+
+    def view(*item):
+        _, image, label = load(*item)
+        return center_of(source.stored, image, size), label
+
+    dataset = source.items().map(view, num_parallel_calls=parallel_calls(threads))
+    dataset = dataset.batch(batch_size).map(lambda images, labels: (_centered(images, mean), labels))
     return settled(dataset.prefetch(2), threads)
 
 
@@ -91,3 +93,31 @@ def center_of_mean(statistics, size):
 def _center(image, size):
     margin = (STORED_SIZE - size) // 2
     return image[margin : margin + size, margin : margin + size]
+
+
+def _aligned(mean_image, size, draws):
+    """The parts of the mean image under the crops, float32 (B, size, size, 3), reflected with them."""
+
+    def part(draw):
+        row, column, reflected = tf.unstack(tf.cast(draw[:3], tf.int32))
+        return _reflected(tf.slice(mean_image, tf.stack([row, column, 0]), (size, size, 3)), reflected)
+
+    return tf.map_fn(part, draws, fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32))
+
+
+def _reflected(image, reflected):
+    """Turns columns around where `reflected` is 1: the axes to reverse are none or one, which needs no branch."""
+    return tf.ensure_shape(tf.reverse(image, tf.range(1, 1 + reflected)), image.shape)
+
+
+# Compiled, a whole batch goes from uint8 to what the network gets in one pass; TensorFlow's own operations write and
+# read all of it, half a megabyte an image, once for each of them.
+@tf.function(jit_compile=True)
+def _centered(images, means):
+    return tf.cast(images, tf.float32) - means
+
+
+@tf.function(jit_compile=True)
+def _noised(images, means, noise, divisor):
+    # The release adds its noise after the mean is gone, and divides the sum; the paper does not divide.
+    return (tf.cast(images, tf.float32) - means + noise[:, None, None, :]) / divisor

@@ -1,4 +1,4 @@
-"""Where images come from: folders of class folders, TensorFlow Datasets, the built-in shapes.
+"""Where images come from: folders of class folders, TensorFlow Datasets, prepared records, the built-in shapes.
 
 A source gives undecoded files: (name, JPEG or PNG bytes, label). Folders are listed without TensorFlow, so that a
 wrong path is answered at once.
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet.data import shapes
-from keras_alexnet.errors import UsageError
+from keras_alexnet.data import records, shapes
+from keras_alexnet.errors import RunError, UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -29,6 +29,8 @@ class FolderSource:
         labels: tuple of int, one a file.
         sizes: tuple of int, bytes, one a file.
         other_files: tuple of str, files whose names are not those of images; not read.
+        stored: "" for files of any kind and size; "jpeg" or "raw" (numbers alone) where all are known to be 256x256.
+        label_counts: tuple of int, images of each class; empty, since nobody has looked whether they are images.
     """
 
     name: str
@@ -38,6 +40,8 @@ class FolderSource:
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
     other_files: tuple[str, ...] = ()
+    stored: str = ""
+    label_counts: tuple[int, ...] = ()
 
     @property
     def count(self):
@@ -46,6 +50,10 @@ class FolderSource:
     def names(self):
         """The names of all files, in order."""
         return self.files
+
+    def name_of(self, index):
+        """The name of an item of `items`, str."""
+        return self.files[int(index)]
 
     def fingerprint(self):
         """A hash of the names of all classes and of the names and sizes of all files, str."""
@@ -63,88 +71,31 @@ class FolderSource:
         columns = {name: tuple(getattr(self, name)[index] for index in kept) for name in ("files", "labels", "sizes")}
         return dataclasses.replace(self, **columns)
 
-    def images(self, order=None, start=0):
-        """The files as a dataset.
+    def items(self, order=None, start=0):
+        """What `loader()` makes images of, so that a file is read by whoever decodes it.
 
         Args:
             order: None for the order of the names, or a sequence of int that seeds a permutation of all files.
             start: int, how many to leave out at the beginning: nothing of them is read.
 
         Returns:
-            tf.data.Dataset of (name, bytes, label): string, string and int32 scalars.
+            tf.data.Dataset of (index,), an int64 scalar.
         """
         import tensorflow as tf
 
         indices = np.arange(self.count) if order is None else np.random.default_rng(order).permutation(self.count)
-        files, labels = tf.constant(self.files), tf.constant(self.labels, tf.int32)
-        root = self.root + os.sep
+        return tf.data.Dataset.from_tensor_slices((indices[start:],))
 
-        def read(index):
-            file = tf.gather(files, index)
-            return file, tf.io.read_file(root + file), tf.gather(labels, index)
-
-        return tf.data.Dataset.from_tensor_slices(indices[start:]).map(read, num_parallel_calls=os.cpu_count() or 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class TfdsSource:
-    """One split of a TensorFlow Datasets set, its images left undecoded. Attributes and methods as FolderSource."""
-
-    name: str
-    builder: object
-    split: str
-    image_key: str
-    label_key: str
-    class_names: tuple[str, ...]
-    shuffle_buffer: int
-    skipped: frozenset = frozenset()
-    other_files: tuple[str, ...] = ()
-
-    @property
-    def count(self):
-        return self.builder.info.splits[self.split].num_examples - len(self.skipped)
-
-    def names(self):
-        examples = self._examples(None).map(lambda example: example["tfds_id"])
-        return tuple(name.decode() for name in examples.as_numpy_iterator())
-
-    def fingerprint(self):
-        return f"{self.builder.info.full_name} {self.split} {self.count}"
-
-    def check_readable(self, name):
-        """Records are read by the library, which raises what it cannot read."""
-
-    def without(self, names):
-        return dataclasses.replace(self, skipped=self.skipped | frozenset(names))
-
-    def images(self, order=None, start=0):
+    def loader(self):
+        """A function of the parts of an item -> (name, bytes, label), scalars: string, string, int32; of the graph."""
         import tensorflow as tf
 
-        seed = None if order is None else int(np.random.default_rng(order).integers(2**31))
-        dataset = self._examples(seed).map(
-            lambda example: (
-                example["tfds_id"],
-                example[self.image_key],
-                tf.cast(example[self.label_key], tf.int32),
-            ),
-        )
-        if self.skipped:
-            skipped = tf.constant(sorted(self.skipped))
-            dataset = dataset.filter(lambda name, *_: tf.reduce_all(name != skipped))
-        if seed is not None:
-            dataset = dataset.shuffle(
-                min(self.shuffle_buffer, max(1, self.count)), seed=seed, reshuffle_each_iteration=False
-            )
-        return dataset.skip(start) if start else dataset
-
-    def _examples(self, seed):
-        import tensorflow_datasets as tfds
-
-        return self.builder.as_dataset(
-            split=self.split,
-            decoders={self.image_key: tfds.decode.SkipDecoding()},
-            shuffle_files=seed is not None,
-            read_config=tfds.ReadConfig(add_tfds_id=True, shuffle_seed=seed),
+        files, labels = tf.constant(self.files), tf.constant(self.labels, tf.int32)
+        paths = tf.constant([os.path.join(self.root, file) for file in self.files])
+        return lambda index: (
+            tf.gather(files, index),
+            tf.io.read_file(tf.gather(paths, index)),
+            tf.gather(labels, index),
         )
 
 
@@ -187,10 +138,10 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
         name: str, such as "imagenet2012" or "tf_flowers".
         data_dir: str or None for the library's own folder.
         train_split, val_split: str in its notation, such as "train[:80%]", or None (see `--val_split`).
-        shuffle_buffer: int, undecoded images among which the next is drawn.
+        shuffle_buffer: int, undecoded images that are mixed as a whole.
 
     Returns:
-        (training, validation): TfdsSource.
+        (training, validation): RecordSource.
 
     Raises:
         UsageError: no such set or split, or it is not one of labeled images.
@@ -202,7 +153,7 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown"
         raise UsageError(
-            f"--dataset={name}: {reason} Give the name of a TensorFlow Datasets set, folder or shapes."
+            f"--dataset={name}: {reason} Give the name of a TensorFlow Datasets set, folder, records or shapes."
         ) from None
     image_key, label_key = _labeled_image(builder, name)
     _prepare(builder, name)
@@ -217,39 +168,84 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
     sources = []
     for flag, split in (("train_split", train_split), ("val_split", val_split)):
         try:
-            count = builder.info.splits[split].num_examples
+            source = records.of_builder(builder, name, split, image_key, label_key, shuffle_buffer)
+        except UsageError:
+            raise
         except (KeyError, ValueError) as error:
             there = ", ".join(builder.info.splits)
             raise UsageError(f"--{flag}={split}: {name} has the splits {there} ({error})") from None
-        if not count:
+        if not source.count:
             raise UsageError(f"--{flag}={split}: {name} has no images there")
-        sources.append(
-            TfdsSource(
-                name=f"{name} {split}",
-                builder=builder,
-                split=split,
-                image_key=image_key,
-                label_key=label_key,
-                class_names=tuple(builder.info.features[label_key].names),
-                shuffle_buffer=shuffle_buffer,
-            )
-        )
-    if _overlap(builder, train_split, val_split):
+        sources.append(source)
+    if _overlap(*sources):
         raise UsageError(f"--val_split={val_split}: has images of --train_split={train_split} in it; keep them apart")
     return tuple(sources)
 
 
-def _overlap(builder, first, second):
-    """Whether two splits share an example."""
+def open_records(data_dir, shuffle_buffer):
+    """The splits of a folder that `keras_alexnet.data.preparation` has prepared.
 
-    def stretches(split):
-        for part in builder.info.splits[split].file_instructions:
-            yield part.filename, part.skip, part.skip + part.take if part.take > 0 else float("inf")
+    Args:
+        data_dir: str.
+        shuffle_buffer: int, images that are mixed as a whole.
+
+    Returns:
+        (training, validation): RecordSource; what could not be decoded was left out when they were prepared.
+
+    Raises:
+        UsageError: the folder holds nothing of the kind, or not all of it.
+    """
+    import tensorflow_datasets as tfds
+
+    from keras_alexnet.data import preparation, shards
+    from keras_alexnet.data.decoding import STORED_SIZE
+
+    try:
+        manifest = preparation.manifest_of(data_dir)
+        preparation.check_sizes(data_dir, manifest)
+    except (UsageError, RunError) as error:
+        raise UsageError(f"--data_dir={error}") from None
+    settings = manifest["settings"]
+    if settings["encoding"] == "raw":
+        return tuple(_raw_source(data_dir, manifest, split) for split in shards.SPLITS)
+    stored = "jpeg" if settings["size"] == STORED_SIZE else ""
+    builder = tfds.builder_from_directory(data_dir)
+    return tuple(
+        dataclasses.replace(
+            records.of_builder(builder, "records", split, shards.IMAGE, shards.LABEL, shuffle_buffer),
+            identity=facts["fingerprint"],
+            stored=stored,
+            label_counts=tuple(facts["label_counts"]),
+        )
+        for split, facts in manifest["splits"].items()
+    )
+
+
+def _raw_source(data_dir, manifest, split):
+    """A split of raw images, by the places that its preparation has noted."""
+    from keras_alexnet.data import preparation, raw
+
+    facts = manifest["splits"][split]
+    with np.load(os.path.join(data_dir, preparation.PLACES), allow_pickle=False) as places:
+        columns = {name: places[f"{split}_{name}"] for name in ("files", "offsets", "labels")}
+    return raw.RawSource(
+        name=f"records {split}",
+        identity=facts["fingerprint"],
+        paths=tuple(os.path.join(data_dir, shard["file"]) for shard in facts["shards"]),
+        **columns,
+        class_names=tuple(manifest["class_names"]),
+        label_counts=tuple(facts["label_counts"]),
+    )
+
+
+def _overlap(train, val):
+    """Whether two sources share a record."""
+
+    def stretches(source):
+        return zip(source.paths, source.first, source.ends, strict=True)
 
     return any(
-        a == b and low < end and start < high
-        for a, low, high in stretches(first)
-        for b, start, end in stretches(second)
+        a == b and low < end and start < high for a, low, high in stretches(train) for b, start, end in stretches(val)
     )
 
 

@@ -6,15 +6,15 @@ The sums are of whole numbers and exact, so they do not depend on the order, and
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
-from keras_alexnet.data.decoding import STORED_SIZE, decode_center
+from keras_alexnet.data.decoding import STORED_SIZE, center_of
 from keras_alexnet.data.threads import parallel_calls, settled
 from keras_alexnet.errors import RunError
 from keras_alexnet.files import written_aside
 
-_SHIFT = 128  # of pixel values before squaring: a sum over an image, 65536 * 128^2 = 2^30, then fits in int32
 _BATCH = 64
+_EXACT = 2**24  # float32 holds every whole number up to here; a column of squares, 256 * 255^2, just fits
+_FLUSH = _EXACT // 255  # images whose sum in one place stays below it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,89 @@ class Statistics:
     fingerprint: str = ""
 
 
+class Sums:
+    """Sums over images, to which more can be added in any order; `statistics` divides them.
+
+    Args:
+        classes: int.
+    """
+
+    def __init__(self, classes):
+        self.pixels = np.zeros((STORED_SIZE, STORED_SIZE, 3), np.int64)  # the sum of all images
+        self.products = np.zeros((3, 3), np.int64)  # of r r, r g, r b, ... over all pixels of all images
+        self.label_counts = np.zeros(classes, np.int64)
+        # What has come since these were brought up to date, in numbers that are quicker and hold less.
+        self._images = np.zeros((STORED_SIZE, STORED_SIZE * 3), np.float32)
+        self._columns = np.zeros((3, STORED_SIZE * 3))
+        self._count = 0
+
+    @property
+    def count(self):
+        """Images so far, int."""
+        return int(self.label_counts.sum())
+
+    def add(self, images, labels):
+        """Adds uint8 (B, 256, 256, 3), RGB, and int (B,)."""
+        self.label_counts += np.bincount(labels, minlength=len(self.label_counts))
+        for image in images:
+            if self._count == _FLUSH:
+                self._flush()
+            # In a row of pixels beside each other, each number times the one `step` further on: r r, g g, b b first,
+            # then r g, g b and something across two pixels, then r b and two of those.
+            rows = image.reshape(STORED_SIZE, -1).astype(np.float32)
+            self._images += rows
+            for step, columns in enumerate(self._columns):
+                end = len(columns) - step
+                columns[:end] += np.einsum("ij,ij->j", rows[:, :end], rows[:, step:])
+            self._count += 1
+
+    def merge(self, other):
+        """Adds what another one has summed up."""
+        for name, array in other.arrays().items():
+            getattr(self, name)[...] += array
+
+    def arrays(self):
+        """dict of name -> int64 array: pixels (256, 256, 3), products (3, 3), label_counts (classes,)."""
+        self._flush()
+        return {"pixels": self.pixels, "products": self.products, "label_counts": self.label_counts}
+
+    @classmethod
+    def from_arrays(cls, arrays):
+        """The inverse of `arrays`. Raises KeyError or ValueError when it is something else."""
+        sums = cls(len(arrays["label_counts"]))
+        for name in sums.arrays():
+            getattr(sums, name)[...] = arrays[name]
+        return sums
+
+    def statistics(self, skipped=(), fingerprint=""):
+        """Statistics of what was added, at least one image."""
+        self._flush()
+        pixels = self.count * STORED_SIZE**2
+        sums = self.pixels.sum((0, 1)).tolist()
+        products = self.products.tolist()
+        # Python's own whole numbers up to the division: the difference of two large floats would lose the small one.
+        covariance = [[(products[a][b] * pixels - sums[a] * sums[b]) / pixels**2 for b in range(3)] for a in range(3)]
+        return Statistics(
+            mean_image=(self.pixels / self.count).astype(np.float32),
+            rgb_mean=np.array([total / pixels for total in sums]),
+            rgb_covariance=np.array(covariance),
+            count=self.count,
+            label_counts=tuple(self.label_counts.tolist()),
+            skipped=tuple(skipped),
+            fingerprint=fingerprint,
+        )
+
+    def _flush(self):
+        self.pixels += self._images.reshape(self.pixels.shape).astype(np.int64)
+        for step, columns in enumerate(self._columns):
+            for channel in range(3 - step):
+                product = int(columns[channel::3].sum())
+                self.products[channel, channel + step] += product
+                if step:
+                    self.products[channel + step, channel] += product
+        self._images[...], self._columns[...], self._count = 0, 0, 0
+
+
 def compute(source, threads=0, progress=None):
     """One pass over the images of a source, each decoded as for training.
 
@@ -54,42 +137,20 @@ def compute(source, threads=0, progress=None):
     Raises:
         RunError: not one image could be decoded.
     """
+    load = source.loader()
 
-    def sums(name, image_bytes, label):
-        image = tf.cast(decode_center(image_bytes), tf.int32)
-        shifted = tf.reshape(image - _SHIFT, (-1, 3))
-        return name, label, image, tf.matmul(shifted, shifted, transpose_a=True)
+    def decoded(*item):
+        name, image, label = load(*item)
+        return name, label, center_of(source.stored, image)
 
-    def batch_sums(names, labels, images, squares):
-        return names, labels, tf.reduce_sum(images, 0), tf.reduce_sum(tf.cast(squares, tf.int64), 0)
-
-    images = source.images().map(sums, num_parallel_calls=parallel_calls(threads), deterministic=False)
-    # What cannot be decoded is missing behind `ignore_errors`; by their names we know which.
-    batches = images.ignore_errors().batch(_BATCH).map(batch_sums)
-    pixel_sums = np.zeros((STORED_SIZE, STORED_SIZE, 3), np.int64)
-    square_sums = np.zeros((3, 3), np.int64)
-    label_counts = np.zeros(len(source.class_names), np.int64)
-    seen = set()
-    for names, labels, image_sum, square_sum in settled(batches.prefetch(2), threads).as_numpy_iterator():
+    sums, seen = Sums(len(source.class_names)), set()
+    for names, labels, images in _batches(source, decoded, threads):
         seen.update(name.decode() for name in names)
-        np.add.at(label_counts, labels, 1)
-        pixel_sums += image_sum
-        square_sums += square_sum
+        sums.add(images, labels)
         if progress:
             progress(len(seen), source.count)
-    if not seen:
-        raise RunError(f"{source.name}: none of the {source.count} files is an image that can be decoded")
-    pixels = len(seen) * STORED_SIZE**2
-    shifted_mean = (pixel_sums.sum((0, 1)) - _SHIFT * pixels) / pixels
-    return Statistics(
-        mean_image=(pixel_sums / len(seen)).astype(np.float32),
-        rgb_mean=shifted_mean + _SHIFT,
-        rgb_covariance=square_sums / pixels - np.outer(shifted_mean, shifted_mean),
-        count=len(seen),
-        label_counts=tuple(label_counts.tolist()),
-        skipped=_missing(source, seen),
-        fingerprint=source.fingerprint(),
-    )
+    _check_some(source, seen)
+    return sums.statistics(_missing(source, seen), source.fingerprint())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,23 +171,33 @@ class Survey:
 def survey(source, threads=0, progress=None):
     """One pass over a source without its statistics. Arguments and errors as `compute`; returns a Survey."""
 
-    def decoded(name, image_bytes, label):
-        return name, label, decode_center(image_bytes)
+    load = source.loader()
 
-    images = (
-        source.images().map(decoded, num_parallel_calls=parallel_calls(threads), deterministic=False).ignore_errors()
-    )
-    counts = np.zeros(len(source.class_names), np.int64)
-    seen = set()
-    labeled = images.map(lambda name, label, _: (name, label)).batch(_BATCH)
-    for names, labels in settled(labeled, threads).as_numpy_iterator():
+    def decoded(*item):
+        name, image, label = load(*item)
+        # One number of the image: none, and it would not be decoded; all of it, and it would be copied for nothing.
+        return name, label, center_of(source.stored, image)[0, 0, 0]
+
+    counts, seen = np.zeros(len(source.class_names), np.int64), set()
+    for names, labels, _ in _batches(source, decoded, threads):
         seen.update(name.decode() for name in names)
         np.add.at(counts, labels, 1)
         if progress:
             progress(len(seen), source.count)
+    _check_some(source, seen)
+    return Survey(tuple(counts.tolist()), _missing(source, seen), source.fingerprint())
+
+
+def _batches(source, decoded, threads):
+    """NumPy batches of what a function makes of the items of a source, those left out for which it fails."""
+    # What cannot be decoded is missing behind `ignore_errors`; by the names we know which.
+    images = source.items().map(decoded, num_parallel_calls=parallel_calls(threads), deterministic=False)
+    return settled(images.ignore_errors().batch(_BATCH).prefetch(2), threads).as_numpy_iterator()
+
+
+def _check_some(source, seen):
     if not seen:
         raise RunError(f"{source.name}: none of the {source.count} files is an image that can be decoded")
-    return Survey(tuple(counts.tolist()), _missing(source, seen), source.fingerprint())
 
 
 def _missing(source, seen):

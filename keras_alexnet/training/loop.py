@@ -10,7 +10,7 @@ import time
 
 import tensorflow as tf
 
-from keras_alexnet.errors import RunError
+from keras_alexnet.errors import RunError, brief
 from keras_alexnet.training import metrics
 
 
@@ -135,9 +135,3 @@ def _read(dataset):
         except tf.errors.OpError as error:
             raise ReadError(brief(error)) from None
         yield batch
-
-
-def brief(error):
-    """The first line of a TensorFlow error, without the names of its nodes."""
-    text = str(error.message).strip().splitlines()[0] if str(error.message).strip() else type(error).__name__
-    return text.split("}} ")[-1].split(" [Op:")[0]

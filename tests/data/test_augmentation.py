@@ -37,21 +37,26 @@ NOISE = {
 }
 
 
-def draws(function, count=DRAWS, run=7, epoch=1):
-    """What `function` of a seed gives for the seeds that one epoch of the pipeline uses."""
-
-    @tf.function
-    def all_of_them():
-        places = epoch * 2**32 + tf.range(count, dtype=tf.int64)
-        seeds = tf.stack([tf.fill([count], tf.constant(run, tf.int64)), places], axis=1)
-        return tf.vectorized_map(function, seeds)
-
-    return tf.nest.map_structure(lambda values: values.numpy(), all_of_them())
-
-
 @cache
+def drawn(count=DRAWS, run=7, epoch=1, start=0, margin=32, positions=33):
+    """float32 (count, 6): what the pipeline draws for so many places of an epoch."""
+    places = augment.draws(run, epoch, start, margin, positions).take(count).batch(count)
+    (values,) = places.as_numpy_iterator()
+    assert values.shape == (count, 6) and values.dtype == np.float32
+    return values
+
+
 def views(margin=32, positions=33, **options):
-    return draws(lambda seed: augment.random_view(seed, margin, positions), **options)
+    """rows, columns: int; reflected: bool."""
+    values = drawn(margin=margin, positions=positions, **options)
+    whole = values[:, :3].astype(np.int32)
+    np.testing.assert_array_equal(whole, values[:, :3])
+    assert set(whole[:, 2]) <= {0, 1}
+    return whole[:, 0], whole[:, 1], whole[:, 2].astype(bool)
+
+
+def factors(**options):
+    return drawn(**options)[:, 3:]
 
 
 def assert_uniform(values, kinds):
@@ -85,7 +90,6 @@ def assert_noise(noise, covariance):
 def test_every_offset_is_drawn_equally_often(margin, positions, first):
     rows, columns, _ = views(margin, positions)
     for offsets in (rows, columns):
-        assert offsets.dtype == np.int32
         assert set(offsets) == set(range(first, first + positions))
         if positions > 1:
             assert_uniform(offsets - first, positions)
@@ -95,7 +99,6 @@ def test_every_offset_is_drawn_equally_often(margin, positions, first):
 def test_every_view_is_drawn_equally_often(margin, positions):
     # The 2178, 2048 or 1800 views as a whole: rows, columns and reflections do not go together either.
     rows, columns, reflect = views(margin, positions)
-    assert reflect.dtype == np.bool_
     assert_uniform((rows * positions + columns) * 2 + reflect, 2 * positions**2)
 
 
@@ -104,17 +107,13 @@ def test_reflection_is_fair():
     assert abs(reflect.mean() - 0.5) < FAR * 0.5 / np.sqrt(DRAWS)
 
 
-def test_same_seed_same_view():
-    for first, second in zip(views(count=500), views.__wrapped__(count=500), strict=True):
-        np.testing.assert_array_equal(first, second)
+def test_same_seed_same_draws():
+    np.testing.assert_array_equal(drawn(count=500), drawn.__wrapped__(count=500))
 
 
-def test_a_view_is_the_same_alone_as_among_others():
-    rows, columns, reflect = views(count=20)
-    for place in (0, 7, 19):
-        seed = tf.constant([7, 2**32 + place], tf.int64)
-        row, column, flip = (value.numpy() for value in augment.random_view(seed, 32, 33))
-        assert (row, column, flip) == (rows[place], columns[place], reflect[place])
+@pytest.mark.parametrize("start", [1, 500, 1023, 1024, 1025, 5000])
+def test_draws_of_a_place_do_not_depend_on_where_one_begins(start):
+    np.testing.assert_array_equal(drawn(count=300, start=start), drawn()[start : start + 300])
 
 
 @pytest.mark.parametrize("other", [{"run": 8}, {"epoch": 2}], ids=["another_run", "another_epoch"])
@@ -131,13 +130,19 @@ def test_views_of_neighbors_are_independent():
         assert_uncorrelated(values[1:], values[:-1])
 
 
+def test_factors_are_normal_and_independent():
+    assert_noise(factors(), np.eye(3))
+    # A normal distribution's fourth moment is 3; its standard error here is sqrt(96 / n).
+    assert np.all(np.abs((factors().astype(np.float64) ** 4).mean(0) - 3) < FAR * np.sqrt(96 / DRAWS))
+    for values in factors().T:
+        assert_uncorrelated(values[1:], values[:-1])
+
+
 def test_colors_are_independent_of_views():
-    matrix = np.eye(3, dtype=np.float32)
-    noise = draws(lambda seed: augment.dataset_noise(seed, matrix))
     for values in views():
-        for channel in range(3):
-            assert_uncorrelated(values, noise[:, channel])
-            assert_uncorrelated(values, np.abs(noise[:, channel]))
+        for channel in factors().T:
+            assert_uncorrelated(values, channel)
+            assert_uncorrelated(values, np.abs(channel))
 
 
 @pytest.mark.parametrize("stddev", [0.1, 0.25], ids=str)
@@ -160,16 +165,20 @@ def test_noise_matrix_of_no_noise_is_zero():
 @pytest.mark.parametrize("scale", NOISE)
 def test_dataset_noise(scale):
     matrix = augment.noise_matrix(PHOTOGRAPHS, scale, 0.1)
-    noise = draws(lambda seed: augment.dataset_noise(seed, matrix))
+    noise = augment.dataset_noise(tf.constant(factors()), tf.constant(matrix)).numpy()
     assert_noise(noise, NOISE[scale](PHOTOGRAPHS, 0.1))
 
 
 @pytest.mark.parametrize("scale, stddev", [("eigenvalue", 0.1), ("stddev", 0.25)])
 def test_image_noise_follows_the_image(scale, stddev):
-    image = np.asarray(photo(14, 9, seed=4))
-    _, _, covariance = mean_and_covariance(image[None])
-    noise = draws(lambda seed: augment.image_noise(seed, tf.constant(image), scale, stddev))
-    assert_noise(noise, NOISE[scale](covariance, stddev))
+    # Two images in one batch, so that one's noise would show in the other's.
+    images = np.stack([photo(14, 9, seed=4), photo(14, 9, seed=5)])
+    batch = np.concatenate([np.broadcast_to(image, (DRAWS, *image.shape)) for image in images])
+    both = np.concatenate([factors(), factors(epoch=2)])
+    noise = augment.image_noise(tf.constant(both), tf.constant(batch), scale, stddev).numpy()
+    for image, its_noise in zip(images, np.split(noise, 2), strict=True):
+        _, _, covariance = mean_and_covariance(image[None])
+        assert_noise(its_noise, NOISE[scale](covariance, stddev))
 
 
 @pytest.mark.parametrize("scale", NOISE)
@@ -179,22 +188,22 @@ def test_image_noise_of_a_large_bright_image(scale):
     rng = np.random.default_rng(0)
     image = (255 - rng.integers(0, 3, (224, 224, 1)) * [1, 2, 3]).astype(np.uint8)
     _, _, covariance = mean_and_covariance(image[None])
-    seed = tf.constant([7, 1], tf.int64)
-    noise = augment.image_noise(seed, image, scale, 0.1).numpy()
+    draw = tf.constant(factors(count=1))
+    noise = augment.image_noise(draw, image[None], scale, 0.1).numpy()[0]
     values, vectors = np.linalg.eigh(covariance)
     assert values[1] < 1e-6 * values[2]
     # All of the noise lies along one direction; float32 leaves less than 1 % elsewhere.
     along = noise @ vectors[:, 2]
     assert abs(along) > 0 and np.linalg.norm(noise - along * vectors[:, 2]) < 0.01 * abs(along)
-    same_draws = augment.dataset_noise(seed, augment.noise_matrix(covariance, scale, 0.1))
+    same_draws = augment.dataset_noise(draw, augment.noise_matrix(covariance, scale, 0.1))
     # 0.1 %: the float32 covariance of 50,176 pixels.
-    np.testing.assert_allclose(abs(along), abs(same_draws.numpy() @ vectors[:, 2]), rtol=1e-3)
+    np.testing.assert_allclose(abs(along), abs(same_draws.numpy()[0] @ vectors[:, 2]), rtol=1e-3)
 
 
 @pytest.mark.parametrize("scale", NOISE)
 def test_image_noise_of_one_color_is_none(scale):
     image = np.full((224, 224, 3), (250, 17, 130), np.uint8)
-    noise = augment.image_noise(tf.constant([7, 1], tf.int64), image, scale, 0.1).numpy()
+    noise = augment.image_noise(tf.constant(factors(count=1)), image[None], scale, 0.1).numpy()
     # The mean of equal numbers is off by a few float32 roundings at most; nothing of it can be seen.
     assert np.all(np.isfinite(noise)) and np.abs(noise).max() < 1e-3
 

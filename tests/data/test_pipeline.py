@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_alexnet.data import pipeline
-from keras_alexnet.data.augmentation import Augmentation
+from keras_alexnet.data.augmentation import Augmentation, draws
 from keras_alexnet.data.statistics import Statistics
 from tests.data.conftest import encoded, flat_source, photo
 from tests.reference import color
@@ -180,10 +180,12 @@ def test_crops_of_resampled_images(tmp_path):
     files = {f"{index}.jpg": encoded(photo(*size, seed=index)) for index, size in enumerate(sizes)}
     source = flat_source(tmp_path, files)
     no_mean = Statistics(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.eye(3), 4)
-    for image, label in zip(*joined(train(source, no_mean)), strict=True):
-        whole = reference.decode(files[source.files[label]])
+    views = draws(SETTINGS["seed"], SETTINGS["epoch"], 0, 256 - SIZE, 33).take(4).as_numpy_iterator()
+    for image, label, view in zip(*joined(train(source, no_mean)), views, strict=True):
+        row, column, reflected = (int(value) for value in view[:3])
+        expected = reference.window(files[source.files[label]], row, column, SIZE).astype(np.float32)
         # A float32 filter instead of a float64 one: one level where a value is close to a half.
-        assert len(views_of(whole, image, tolerance=1)) == 1
+        assert np.abs(image - (expected[:, ::-1] if reflected else expected)).max() <= 1
 
 
 def same(first, second):
@@ -228,12 +230,16 @@ def test_another_seed_or_epoch_other_batches(epoch_of, pictures, statistics, cha
     assert sum(a == b for a, b in zip(*views, strict=True)) <= 1
 
 
-@pytest.mark.parametrize("start", [1, 4, 10], ids=str)
+@pytest.mark.parametrize("start", [1, 4, 8, 10], ids=str)
 def test_start_goes_on_as_the_whole_epoch_would(source, statistics, epoch_of, start):
     augmentation = EACH["aligned_dataset_stddev"]
     images, labels = epoch_of(augmentation)
     rest, rest_labels = joined(train(source, statistics, augmentation, start=start))
-    np.testing.assert_array_equal(rest, images[start:])
+    # To the bit where the batches are the same, as when a run goes on; a batch of another length is another program,
+    # which may round a sum of three numbers elsewhere.
+    if start % SETTINGS["batch_size"] == 0:
+        np.testing.assert_array_equal(rest, images[start:])
+    np.testing.assert_allclose(rest, images[start:], rtol=0, atol=1e-4)
     np.testing.assert_array_equal(rest_labels, labels[start:])
 
 
@@ -332,7 +338,8 @@ def test_center_view_is_the_middle_less_the_middle_of_the_mean(tmp_path, statist
     mean = middle(statistics.mean_image, size)
     np.testing.assert_array_equal(pipeline.center_of_mean(statistics, size), mean)
     for image, (name, data), (width, height) in zip(images, files.items(), sizes, strict=True):
-        expected = middle(reference.decode(data), size).astype(np.float32) - mean
+        margin = (256 - size) // 2
+        expected = reference.window(data, margin, margin, size).astype(np.float32) - mean
         # One level where a value is close to a half, plus float32; nothing at all where nothing is resampled.
         assert np.abs(image - expected).max() <= (0 if min(width, height) == 256 else 1.001), name
 
@@ -360,13 +367,13 @@ def operations(dataset):
 @pytest.mark.parametrize("augmentation", EACH.values(), ids=EACH)
 def test_no_python_in_the_training_graph(source, statistics, augmentation):
     found = operations(train(source, statistics, augmentation))
-    assert "DecodeAndCropJpeg" in found and "ScaleAndTranslate" in found
+    assert "DecodeAndCropJpeg" in found and "ResizeBilinear" in found
     assert not {name for name in found if "pyfunc" in name.lower()}
 
 
 def test_no_python_in_the_validation_graph(source, statistics):
     found = operations(pipeline.center_view(source, statistics, size=224, batch_size=4))
-    assert "DecodeAndCropJpeg" in found and "ScaleAndTranslate" in found
+    assert "DecodeAndCropJpeg" in found and "ResizeBilinear" in found
     assert not {name for name in found if "pyfunc" in name.lower()}
 
 

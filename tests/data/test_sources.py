@@ -31,7 +31,7 @@ def refusal(capsys, action):
 
 def items_of(source, **options):
     """[(name, bytes, label)]"""
-    items = source.images(**options).as_numpy_iterator()
+    items = source.items(**options).map(source.loader()).as_numpy_iterator()
     return [(name.decode(), data, int(label)) for name, data, label in items]
 
 
@@ -79,7 +79,7 @@ def test_folder_gives_the_bytes_of_its_files(folder, train):
 
 
 def test_folder_element_types(train):
-    name, data, label = train.images(order=(1, 2), start=3).element_spec
+    name, data, label = train.items(order=(1, 2), start=3).map(train.loader()).element_spec
     assert [(spec.shape.rank, spec.dtype.name) for spec in (name, data, label)] == [
         (0, "string"),
         (0, "string"),
@@ -317,7 +317,8 @@ def test_tfds_gives_the_bytes_that_went_in(prepared):
 
 
 def test_tfds_element_types(prepared):
-    specs = open_set(prepared)[0].images(order=(1, 2), start=3).element_spec
+    source = open_set(prepared)[0]
+    specs = source.items(order=(1, 2), start=3).map(source.loader()).element_spec
     assert [(spec.shape.rank, spec.dtype.name) for spec in specs] == [
         (0, "string"),
         (0, "string"),
@@ -346,7 +347,7 @@ SPLITS = {
 @pytest.mark.parametrize("name, train_split, val_split, first, second", SPLITS.values(), ids=SPLITS)
 def test_tfds_splits(prepared, name, train_split, val_split, first, second):
     opened = open_set(prepared, name, train_split, val_split)
-    assert [(source.split, source.count) for source in opened] == [first, second]
+    assert [(source.name.partition(" ")[2], source.count) for source in opened] == [first, second]
     names = [names_of(source) for source in opened]
     assert [len(part) for part in names] == [first[1], second[1]]
     assert not set(names[0]) & set(names[1])
@@ -358,9 +359,9 @@ WRONG_SETS = {
         None,
         None,
         "--dataset=no_such_set: ",
-        "name of a TensorFlow Datasets set, folder or shapes",
+        "name of a TensorFlow Datasets set, folder, records or shapes",
     ),
-    "no_name_at_all": ("not a name!", None, None, "--dataset=not a name!: ", "folder or shapes"),
+    "no_name_at_all": ("not a name!", None, None, "--dataset=not a name!: ", "folder, records or shapes"),
     "unknown_version": ("tiny_alone:9.9.9", None, None, "--dataset=tiny_alone:9.9.9: ", ""),
     "unknown_version_of_a_known_set": ("mnist:9.9.9", None, None, "--dataset=mnist:9.9.9: ", "3.0.1"),
     "unknown_config": ("mnist/nothing", None, None, "--dataset=mnist/nothing: ", ""),
