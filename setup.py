@@ -15,6 +15,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["keras_alexnet", "keras_alexnet.*"]),
+    package_data={"keras_alexnet.data": ["imagenet_classes.csv"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "tensorflow>=2.21",
@@ -34,6 +35,8 @@ setup(
         "cuda": ["tensorflow[and-cuda]>=2.21"],
         "figures": ["matplotlib>=3.8"],
         "benchmark": ["torch>=2.6"],
-        "test": ["pytest>=8", "ruff>=0.6"],
+        "beam": ["apache-beam>=2.70"],
+        "imagenet": ["scipy>=1.11"],
+        "test": ["pytest>=8", "ruff>=0.6", "scipy>=1.11", "apache-beam>=2.70"],
     },
 )

@@ -175,13 +175,16 @@ def changed_flags(recipe, text):
 
 def _define_data(values):
     flags.DEFINE_string(
-        "dataset", "imagenet2012", "A TensorFlow Datasets name, `folder` or `shapes`.", flag_values=values
+        "dataset",
+        "imagenet2012",
+        "A TensorFlow Datasets name, `records` (prepared by tools/prepare_dataset.py), `folder` or `shapes`.",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "data_dir",
         None,
-        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. TensorFlow Datasets: its data folder (default: "
-        "~/tensorflow_datasets). shapes: where the pictures are kept (default: data/shapes).",
+        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. TensorFlow Datasets: its "
+        "data folder (default: ~/tensorflow_datasets). shapes: where the pictures are kept (default: data/shapes).",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -197,7 +200,8 @@ def _define_data(values):
     flags.DEFINE_string(
         "statistics",
         None,
-        "A statistics.npz of the same training set, from another run, so that it need not be computed again.",
+        "A statistics.npz of the same training set, from another run, so that it need not be computed again (records "
+        "have theirs).",
         flag_values=values,
     )
     flags.DEFINE_enum(
@@ -254,8 +258,9 @@ def _define_data(values):
     )
     flags.DEFINE_integer(
         "shuffle_buffer",
-        8192,
-        "TensorFlow Datasets: undecoded images among which the next one is drawn (folders are shuffled whole).",
+        4096,
+        "TensorFlow Datasets and records: undecoded images that are mixed as a whole, up to three times as many are in "
+        "memory (folders are mixed as a whole anyway).",
         lower_bound=1,
         flag_values=values,
     )
@@ -474,12 +479,14 @@ def _check(recipe):
         raise UsageError("--model_dir is missing: name the folder that this run is to be kept in")
     data, network, training = recipe.data, recipe.network, recipe.training
     if not data.dataset:
-        raise UsageError("--dataset is empty: give a TensorFlow Datasets name, folder or shapes")
+        raise UsageError("--dataset is empty: give a TensorFlow Datasets name, records, folder or shapes")
     if data.dataset == "folder" and not data.data_dir:
         raise UsageError("--data_dir is missing: --dataset=folder reads DATA_DIR/train/CLASS/*.jpg and DATA_DIR/val")
+    if data.dataset == "records" and not data.data_dir:
+        raise UsageError("--data_dir is missing: --dataset=records reads the folder that tools/prepare_dataset.py made")
     for name in ("train_split", "val_split"):
-        if getattr(data, name) and data.dataset in ("folder", "shapes"):
-            raise UsageError(f"--{name}={getattr(data, name)}: --dataset={data.dataset} has the splits train and val")
+        if getattr(data, name) and data.dataset in ("folder", "records", "shapes"):
+            raise UsageError(f"--{name}={getattr(data, name)}: --dataset={data.dataset} has its own two splits")
     if network.towers not in (1, 2):
         raise UsageError(f"--towers={network.towers}: the layers divide into 1 or 2 towers")
     if network.groups not in (1, 2):

@@ -13,8 +13,9 @@ import sys
 import time
 
 from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import RunError, UsageError, quiet_start, run_verb
+from keras_alexnet.errors import RunError, UsageError, brief, quiet_start, run_verb
 from keras_alexnet.files import written_aside
+from keras_alexnet.progress import bar
 
 NAMED = 10  # bad files named on the screen; all of them are in the run's skipped.txt
 
@@ -48,8 +49,8 @@ def train(recipe):
         devices = choose_devices(recipe.network.devices, recipe.network.towers)
         check_precision(recipe.network.precision, devices)
     _check_network(recipe)
-    given = _given_statistics(recipe.data.statistics)
     train_source, val_source = listed or _open(recipe)
+    given = _given_statistics(_statistics_path(recipe))
     model = build_model(recipe.network, len(train_source.class_names), recipe.run.seed, devices)
 
     os.makedirs(model_dir, exist_ok=True)
@@ -246,7 +247,7 @@ class _Run:
         bad = [
             f"{source.name}/{name}"
             for source in (self.train_source, self.val_source)
-            for name in survey(source, progress=_progress(f"looking for it in {source.name}")).skipped
+            for name in survey(source, progress=bar(f"looking for it in {source.name}")).skipped
         ]
         if not bad:
             return "Every file can be read now; the same command goes on after the last checkpoint"
@@ -274,8 +275,6 @@ class _Run:
     def _resume(self):
         """Takes up the newest checkpoint that can be read; one that cannot is named and passed over."""
         import tensorflow as tf
-
-        from keras_alexnet.training.loop import brief
 
         for path in reversed(self.manager.checkpoints):
             try:
@@ -337,8 +336,17 @@ def _check_network(recipe):
             raise UsageError(f"--lr_schedule: no layer's name starts with {label!r}; there are {', '.join(LAYERS)}")
 
 
+def _statistics_path(recipe):
+    """Where the statistics of the training set are already, or None."""
+    if recipe.data.statistics or recipe.data.dataset != "records":
+        return recipe.data.statistics
+    from keras_alexnet.data.preparation import STATISTICS
+
+    return os.path.join(recipe.data.data_dir, STATISTICS)
+
+
 def _given_statistics(path):
-    """The statistics of `--statistics`, or None without it."""
+    """Statistics from a file, or None without one."""
     if not path:
         return None
     from keras_alexnet.data import statistics
@@ -360,8 +368,10 @@ def _open(recipe):
         return sources.open_folder(data.data_dir)
     if data.dataset == "shapes":
         data_dir = data.data_dir or os.path.join("data", "shapes")
-        progress = _progress(f"drawing shapes into {data_dir}")
+        progress = bar(f"drawing shapes into {data_dir}")
         return sources.open_shapes(data_dir, data.shapes_train, data.shapes_val, data.shapes_seed, progress)
+    if data.dataset == "records":
+        return sources.open_records(data.data_dir, data.shuffle_buffer)
     return sources.open_tfds(data.dataset, data.data_dir, data.train_split, data.val_split, data.shuffle_buffer)
 
 
@@ -373,9 +383,9 @@ def _look_at(recipe, given, train_source, val_source):
     path = os.path.join(model_dir, "statistics.npz")
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:
-        statistics = stats.compute(train_source, threads, _progress("mean and covariance of the training set"))
+        statistics = stats.compute(train_source, threads, bar("mean and covariance of the training set"))
     elif statistics.fingerprint and statistics.fingerprint != train_source.fingerprint():
-        known = path if os.path.isfile(path) else recipe.data.statistics
+        known = path if os.path.isfile(path) else _statistics_path(recipe)
         raise UsageError(
             f"{known}: is of another training set than there is now; name another --model_dir or leave out --statistics"
         )
@@ -387,8 +397,11 @@ def _look_at(recipe, given, train_source, val_source):
     if os.path.isfile(survey_path):
         with open(survey_path, encoding="utf-8") as file:
             survey = stats.Survey(**json.load(file))
+    elif val_source.label_counts:
+        survey = stats.Survey(val_source.label_counts, (), val_source.fingerprint())
+        _write_text(survey_path, json.dumps(dataclasses.asdict(survey)))
     if survey is None or survey.fingerprint != val_source.fingerprint():
-        survey = stats.survey(val_source, threads, _progress("looking at the validation set"))
+        survey = stats.survey(val_source, threads, bar("looking at the validation set"))
         _write_text(survey_path, json.dumps(dataclasses.asdict(survey)))
 
     bad = {
@@ -436,21 +449,6 @@ def _describe(recipe, model, train_source, val_source, devices):
 def _flags_file(recipe):
     command = f"# python -m keras_alexnet.train --flagfile={os.path.join(recipe.run.model_dir, 'flags.cfg')}\n"
     return command + "".join(f"--{name}={value}\n" for name, value in recipe.resolved)
-
-
-def _progress(label):
-    """A function of (done, total) that draws a bar with the time left, on a screen only."""
-    from tqdm import tqdm
-
-    bar = tqdm(desc=label, unit=" images", disable=None, leave=False)
-
-    def show(done, total):
-        bar.total = total
-        bar.update(done - bar.n)
-        if done >= total:
-            bar.close()
-
-    return show
 
 
 def _write_text(path, text):
