@@ -13,11 +13,11 @@ import importlib.util
 import json
 import math
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
+
+from racing import machine, median_ratio, race, resident_peak, take_turns
 
 from keras_alexnet.errors import RunError, UsageError, quiet_start, run_verb
 from keras_alexnet.files import written_aside
@@ -61,9 +61,10 @@ def main(argv):
         rows.remove("torch")
         missing["torch"] = "not run: PyTorch is not installed (pip install 'keras-alexnet[benchmark]')"
     environment = dict(os.environ)  # before TensorFlow starts here and is told to be quiet
-    report = {**machine(), "batch_size": options.batch_size, "width": options.width, "rounds": options.rounds}
+    report = machine(("tensorflow", "keras", "numpy", "torch"))
+    report.update({name: getattr(options, name) for name in ("batch_size", "width", "rounds")})
     report.update(network(options))
-    report["rows"] = summary(*race(rows, options, environment), report)
+    report["rows"] = summary(*race(commands(rows, options), options.rounds, environment, before=product), report)
     print(as_text(report, missing))
     if options.json:
         with written_aside(options.json) as file:
@@ -86,44 +87,14 @@ def network(options):
     }
 
 
-def race(rows, options, environment):
-    """Lets the rows take turns; returns (what they said at the start, their turns), each a dict by row."""
+def commands(rows, options):
+    """The workers' programs by row."""
     flags = [f"--{name}={getattr(options, name)}" for name in ("batch_size", "steps", "width")]
-    workers = {
-        row: subprocess.Popen(
-            [sys.executable, os.path.abspath(__file__), f"--worker={row}", *flags],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for row in rows
-    }
-    try:
-        said = {row: _answer(row, worker) for row, worker in workers.items()}
-        turns = {row: [] for row in rows}
-        for done in range(options.rounds):
-            for row, worker in workers.items():
-                if sys.stderr.isatty():
-                    print(f"\rround {done + 1} of {options.rounds}: {row:<16}", end="", file=sys.stderr, flush=True)
-                gflops = product()
-                worker.stdin.write("go\n")
-                worker.stdin.flush()
-                turns[row].append({**_answer(row, worker), "product_gflops": gflops})
-        if sys.stderr.isatty():
-            print("\r" + " " * 50 + "\r", end="", file=sys.stderr)
-        for row, worker in workers.items():
-            worker.stdin.close()
-            said[row].update(_answer(row, worker))
-        return said, turns
-    finally:
-        for worker in workers.values():
-            worker.kill()
-            worker.wait()
+    return {row: [sys.executable, os.path.abspath(__file__), f"--worker={row}", *flags] for row in rows}
 
 
 def product():
-    """GFLOP/s of a matrix product of TensorFlow, the same for every row."""
+    """product_gflops: of a matrix product of TensorFlow, the same for every row; dict."""
     import tensorflow as tf
 
     square = tf.random.normal((PRODUCT, PRODUCT))
@@ -131,14 +102,7 @@ def product():
     started = time.perf_counter()
     for _ in range(2):
         float(tf.matmul(square, square)[0, 0])
-    return 2 * 2 * PRODUCT**3 / (time.perf_counter() - started) / 1e9
-
-
-def _answer(row, worker):
-    line = worker.stdout.readline()
-    if not line:
-        raise RunError(f"{row} ended with exit code {worker.wait()}; its words are above")
-    return json.loads(line)
+    return {"product_gflops": 2 * 2 * PRODUCT**3 / (time.perf_counter() - started) / 1e9}
 
 
 def summary(said, turns, network):
@@ -168,10 +132,7 @@ def summary(said, turns, network):
         }
         for peer in PEERS:
             if peer in turns and peer != row:
-                found[row][f"of_{peer}"] = statistics.median(
-                    turn["images_per_second"] / other["images_per_second"]
-                    for turn, other in zip(its_turns, turns[peer], strict=True)
-                )
+                found[row][f"of_{peer}"] = median_ratio(its_turns, turns[peer], "images_per_second")
     return found
 
 
@@ -209,34 +170,21 @@ def as_text(report, missing):
     return "\n".join(lines)
 
 
-def machine():
-    """What the figures belong to."""
-    from importlib.metadata import version
-
-    processor = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            processor = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), processor)
-    versions = {name: version(name) for name in ("tensorflow", "keras", "numpy")}
-    if importlib.util.find_spec("torch"):
-        versions["torch"] = version("torch")
-    return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), **versions}
-
-
 def work(options):
     """One row: builds its network, then takes a turn for every line of the standard input."""
     prepare = torch_row if options.worker == "torch" else tensorflow_row
     step, parameters, peak_mb = prepare(options)
     step()
     step()
-    print(json.dumps({"parameters": parameters}), flush=True)
-    for _ in sys.stdin:
+
+    def turn():
         started = time.perf_counter()
         for _ in range(options.steps):
             step()
         seconds = (time.perf_counter() - started) / options.steps
-        print(json.dumps({"images_per_second": options.batch_size / seconds}), flush=True)
-    print(json.dumps({"peak_mb": peak_mb()}), flush=True)
+        return {"images_per_second": options.batch_size / seconds}
+
+    take_turns({"parameters": parameters}, turn, lambda: {"peak_mb": peak_mb()})
 
 
 def tensorflow_row(options):
@@ -403,22 +351,6 @@ def on_paper(model, batch_size, bytes_of_a_number):
         "gradients": weights,
         "activations": batch_size * (images + kept * bytes_of_a_number) / 1e6,
     }
-
-
-def resident_peak():
-    """Starts to watch the resident memory; returns a function that says its peak from here on, in MB."""
-    if not os.path.exists("/proc/self/clear_refs"):
-        return lambda: float("nan")
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # sets the peak back to what is there now
-    before = _status("VmHWM")
-    return lambda: _status("VmHWM") - before
-
-
-def _status(name):
-    with open("/proc/self/status", encoding="utf-8") as file:
-        kilobytes = next(line for line in file if line.startswith(name)).split()[1]
-    return int(kilobytes) * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ means of whole blocks for a PNG), the largest that leaves at least 256 pixels, a
 decoding everything and keeps large photographs from aliasing. The release does not show how its images were resized.
 """
 
+import functools
+
 import tensorflow as tf
 
 STORED_SIZE = 256  # rows and columns of an image as section 2 leaves it
@@ -91,9 +93,21 @@ def window_of(stored, image, row, column, size):
     Returns:
         uint8 (size, size, 3), RGB.
     """
-    if stored == "raw":
-        return tf.slice(image, tf.stack([row, column, 0]), (size, size, 3))
-    return (decode_stored_window if stored == "jpeg" else decode_window)(image, row, column, size)
+    return _window_function(stored, size)(image, row, column)
+
+
+@functools.cache
+def _window_function(stored, size):
+    """Traced once, and not anew for the graph of every epoch."""
+
+    def window(image, row, column):
+        if stored == "raw":
+            return tf.slice(image, tf.stack([row, column, 0]), (size, size, 3))
+        return (decode_stored_window if stored == "jpeg" else decode_window)(image, row, column, size)
+
+    image = tf.TensorSpec((STORED_SIZE, STORED_SIZE, 3), tf.uint8) if stored == "raw" else tf.TensorSpec((), tf.string)
+    place = tf.TensorSpec((), tf.int32)
+    return tf.function(window, input_signature=[image, place, place], autograph=False)
 
 
 def center_of(stored, image, size=STORED_SIZE):

@@ -215,9 +215,11 @@ def _storing(size, encoding, quality):
 def _by_shard(batches, size):
     """Cuts batches where a shard ends: (shard, *parts of the batch)."""
     for batch in batches:
-        numbers = batch[0] // size
-        for number in np.unique(numbers):
-            yield int(number), *(part[numbers == number] for part in batch)
+        numbers = batch[0] // size  # rising, so that a shard's part is a slice
+        for number in range(int(numbers[0]), int(numbers[-1]) + 1):
+            first, end = np.searchsorted(numbers, [number, number + 1])
+            if first < end:
+                yield number, *(part[first:end] for part in batch)
 
 
 def _reasons(source, order, places, missing, encode):

@@ -108,7 +108,7 @@ def open_folder(data_dir):
     Raises:
         UsageError: a folder is missing or empty, a class has no image, the two splits have other classes.
     """
-    train, val = (_list_split(Path(data_dir), split) for split in ("train", "val"))
+    train, val = (list_split(Path(data_dir), split) for split in ("train", "val"))
     if train.class_names != val.class_names:
         only = [
             f"only in {split.name}: {', '.join(sorted(names))}"
@@ -249,7 +249,7 @@ def _overlap(train, val):
     )
 
 
-def _list_split(data_dir, split):
+def list_split(data_dir, split):
     root = data_dir / split
     if not root.is_dir():
         raise UsageError(f"--data_dir={data_dir}: there is no folder {root}; it is to hold one folder per class")

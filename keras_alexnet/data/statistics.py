@@ -13,8 +13,7 @@ from keras_alexnet.errors import RunError
 from keras_alexnet.files import written_aside
 
 _BATCH = 64
-_EXACT = 2**24  # float32 holds every whole number up to here; a column of squares, 256 * 255^2, just fits
-_FLUSH = _EXACT // 255  # images whose sum in one place stays below it
+_EXACT_16 = (2**16 - 1) // 255  # images whose sum in one place fits in 16 bits, where adding is quick
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +50,8 @@ class Sums:
         self.pixels = np.zeros((STORED_SIZE, STORED_SIZE, 3), np.int64)  # the sum of all images
         self.products = np.zeros((3, 3), np.int64)  # of r r, r g, r b, ... over all pixels of all images
         self.label_counts = np.zeros(classes, np.int64)
-        # What has come since these were brought up to date, in numbers that are quicker and hold less.
-        self._images = np.zeros((STORED_SIZE, STORED_SIZE * 3), np.float32)
+        # What is yet to be added to the products; whole numbers, which float64 holds exactly up to 2^53.
         self._columns = np.zeros((3, STORED_SIZE * 3))
-        self._count = 0
 
     @property
     def count(self):
@@ -64,17 +61,16 @@ class Sums:
     def add(self, images, labels):
         """Adds uint8 (B, 256, 256, 3), RGB, and int (B,)."""
         self.label_counts += np.bincount(labels, minlength=len(self.label_counts))
+        for first in range(0, len(images), _EXACT_16):
+            self.pixels += np.add.reduce(images[first : first + _EXACT_16], axis=0, dtype=np.uint16)
         for image in images:
-            if self._count == _FLUSH:
-                self._flush()
             # In a row of pixels beside each other, each number times the one `step` further on: r r, g g, b b first,
             # then r g, g b and something across two pixels, then r b and two of those.
+            # Exact in float32: a column's sum, 256 * 255^2 at most, is below 2^24.
             rows = image.reshape(STORED_SIZE, -1).astype(np.float32)
-            self._images += rows
             for step, columns in enumerate(self._columns):
                 end = len(columns) - step
                 columns[:end] += np.einsum("ij,ij->j", rows[:, :end], rows[:, step:])
-            self._count += 1
 
     def merge(self, other):
         """Adds what another one has summed up."""
@@ -113,14 +109,13 @@ class Sums:
         )
 
     def _flush(self):
-        self.pixels += self._images.reshape(self.pixels.shape).astype(np.int64)
         for step, columns in enumerate(self._columns):
             for channel in range(3 - step):
                 product = int(columns[channel::3].sum())
                 self.products[channel, channel + step] += product
                 if step:
                     self.products[channel + step, channel] += product
-        self._images[...], self._columns[...], self._count = 0, 0, 0
+        self._columns[...] = 0
 
 
 def compute(source, threads=0, progress=None):
