@@ -131,14 +131,11 @@ def check(out_dir, progress=None):
     """
     manifest = manifest_of(out_dir)
     check_sizes(out_dir, manifest)
-    sums = {shard["file"]: shard["sha256"] for split in manifest["splits"].values() for shard in split["shards"]}
-    sums.update(manifest["checksums"])
-    paths = {name: os.path.join(out_dir, name) for name in sums}
-    done, total = 0, sum(os.path.getsize(path) for path in paths.values())
-    for name, path in paths.items():
-        if shards.sha256_of(path) != sums[name]:
-            raise RunError(f"{path}: has changed since it was prepared; remove {MANIFEST} and it, and prepare again")
-        done += os.path.getsize(path)
+    listed = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    done, total = 0, sum(shard["bytes"] for shard in listed)
+    for shard in listed:
+        _check_sum(os.path.join(out_dir, shard["file"]), shard["sha256"])
+        done += shard["bytes"]
         if progress:
             progress(done, total)
 
@@ -304,11 +301,18 @@ def _describe(source, out_dir, settings, splits):
     )
 
 
+def _check_sum(path, sha256):
+    if shards.sha256_of(path) != sha256:
+        raise RunError(f"{path}: has changed since it was prepared; remove {MANIFEST} and it, and prepare again")
+
+
 def check_sizes(out_dir, manifest):
-    """Raises RunError unless every file of a manifest is there, and every shard as long as it was."""
-    for name in manifest["checksums"]:
-        if not os.path.isfile(os.path.join(out_dir, name)):
-            raise RunError(f"{out_dir}: {name} has gone; remove {MANIFEST} and prepare again")
+    """Raises RunError unless every shard is there and as long as it was, and every other file as it was."""
+    for name, sha256 in manifest["checksums"].items():
+        path = os.path.join(out_dir, name)
+        if not os.path.isfile(path):
+            raise RunError(f"{path}: has gone; remove {MANIFEST} and prepare again")
+        _check_sum(path, sha256)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             path = os.path.join(out_dir, shard["file"])

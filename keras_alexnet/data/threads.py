@@ -19,7 +19,6 @@ def settled(dataset, threads):
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False
-    options.threading.max_intra_op_parallelism = 1
     if threads:
         options.threading.private_threadpool_size = threads
     return dataset.with_options(options)

@@ -446,6 +446,30 @@ def test_check_finds_what_has_changed(opened, tmp_path):
         prepare(*opened, str(out), Settings(**SMALL))
 
 
+@pytest.mark.parametrize("name", ["statistics.npz", "dataset_info.json", "features.json", "places.npz"])
+def test_what_describes_the_shards_is_checked_before_it_is_believed(opened, tmp_path, name):
+    prepare(*opened, str(tmp_path), Settings(encoding="raw"))
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UsageError, match=rf"--data_dir=\S+{name}: has changed since it was prepared"):
+        sources.open_records(str(tmp_path), 100)
+    path.unlink()
+    with pytest.raises(UsageError, match=rf"--data_dir=\S+{name}: has gone"):
+        sources.open_records(str(tmp_path), 100)
+
+
+def test_records_are_a_source_too(prepared, tmp_path):
+    out, _ = prepared
+    again = sources.open_records(str(out), 3)
+    report = prepare(*again, str(tmp_path / "again"), Settings(shard_images=3, encoding="raw"))
+    assert report.images == {"train": 10, "validation": 5}
+    expected = {name.decode(): decode_center(tf.constant(data)).numpy() for name, data, _ in items_of(again[0])}
+    examples = tfds.builder_from_directory(str(tmp_path / "again")).as_dataset(split="train")
+    for example in examples.as_numpy_iterator():
+        np.testing.assert_array_equal(example["image"], expected.pop(example["file_name"].decode()))
+    assert not expected
+
+
 def test_folders_that_are_not_prepared(tmp_path):
     with pytest.raises(UsageError, match=r"--data_dir=\S+: holds no prepared images \(manifest.json\)"):
         sources.open_records(str(tmp_path), 100)
