@@ -303,7 +303,7 @@ def _describe(source, out_dir, settings, splits):
 
 def _check_sum(path, sha256):
     if shards.sha256_of(path) != sha256:
-        raise RunError(f"{path}: has changed since it was prepared; remove {MANIFEST} and it, and prepare again")
+        raise RunError(f"{path}: has changed since it was prepared; prepare it again, into another folder")
 
 
 def check_sizes(out_dir, manifest):
@@ -311,7 +311,7 @@ def check_sizes(out_dir, manifest):
     for name, sha256 in manifest["checksums"].items():
         path = os.path.join(out_dir, name)
         if not os.path.isfile(path):
-            raise RunError(f"{path}: has gone; remove {MANIFEST} and prepare again")
+            raise RunError(f"{path}: has gone; prepare it again, into another folder")
         _check_sum(path, sha256)
     for split in manifest["splits"].values():
         for shard in split["shards"]:
@@ -319,7 +319,7 @@ def check_sizes(out_dir, manifest):
             size = os.path.getsize(path) if os.path.isfile(path) else None
             if size != shard["bytes"]:
                 what = "has gone" if size is None else f"has {size} bytes instead of {shard['bytes']}"
-                raise RunError(f"{path}: {what}; remove {MANIFEST} and prepare again")
+                raise RunError(f"{path}: {what}; prepare it again, into another folder")
 
 
 def _report(manifest, handled, seconds):
