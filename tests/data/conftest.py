@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_alexnet.errors import UsageError, run_verb
+
 
 def photo(width, height, seed=0):
     """A picture with coarse color areas and fine grain, so that no two of its windows are equal."""
@@ -52,6 +54,27 @@ def flat_source(root, files):
         labels=tuple(range(len(names))),
         sizes=tuple(map(len, files.values())),
     )
+
+
+def refusal(capsys, action):
+    """What a user gets to read of a UsageError: one line, and exit code 2."""
+    with pytest.raises(UsageError):
+        action()
+    capsys.readouterr()
+    assert run_verb("train", lambda _: action(), []) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("train: --")
+    return lines[0]
+
+
+def items_of(source, **options):
+    """[(name, bytes, label)]"""
+    items = source.items(**options).map(source.loader()).as_numpy_iterator()
+    return [(name.decode(), data, int(label)) for name, data, label in items]
+
+
+def names_of(source, **options):
+    return [name for name, _, _ in items_of(source, **options)]
 
 
 @pytest.fixture(autouse=True)

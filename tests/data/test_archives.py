@@ -15,8 +15,8 @@ import tensorflow as tf
 
 from keras_alexnet.data import archives, imagenet_labels
 from keras_alexnet.data.statistics import compute, survey
-from keras_alexnet.errors import RunError, UsageError, run_verb
-from tests.data.conftest import encoded, flat_source, photo
+from keras_alexnet.errors import RunError, UsageError
+from tests.data.conftest import encoded, flat_source, items_of, names_of, photo, refusal
 
 # The classes of the official validation images 1, 2 and 3, so that the list in TensorFlow Datasets fits; by their ids
 # they are in the order 1, 3, 2.
@@ -86,27 +86,6 @@ def long(tmp_path_factory):
         name: {f"{name}_{number}.JPEG": f"{name} {number}".encode() * 40 for number in range(100)} for name in IDS
     }
     return archives.open_ilsvrc2012(str(write(tmp_path_factory.mktemp("long"), train_tar(classes))))[0]
-
-
-def refusal(capsys, action):
-    """What a user gets to read of a UsageError: one line, and exit code 2."""
-    with pytest.raises(UsageError):
-        action()
-    capsys.readouterr()
-    assert run_verb("train", lambda _: action(), []) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("train: --")
-    return lines[0]
-
-
-def items_of(source, **options):
-    """[(name, bytes, label)]"""
-    items = source.items(**options).map(source.loader()).as_numpy_iterator()
-    return [(name.decode(), data, int(label)) for name, data, label in items]
-
-
-def names_of(source, **options):
-    return [name for name, _, _ in items_of(source, **options)]
 
 
 def columns_of(source):

@@ -12,31 +12,9 @@ import tensorflow_datasets as tfds
 from keras_alexnet.data import pipeline, shapes, sources
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.data.statistics import Statistics, compute, survey
-from keras_alexnet.errors import UsageError, run_verb
-from tests.data.conftest import encoded, photo, write_folder
+from tests.data.conftest import encoded, items_of, names_of, photo, refusal, write_folder
 
 IMAGE = encoded(photo(8, 8))
-
-
-def refusal(capsys, action):
-    """What a user gets to read of a UsageError: one line, and exit code 2."""
-    with pytest.raises(UsageError):
-        action()
-    capsys.readouterr()
-    assert run_verb("train", lambda _: action(), []) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("train: --")
-    return lines[0]
-
-
-def items_of(source, **options):
-    """[(name, bytes, label)]"""
-    items = source.items(**options).map(source.loader()).as_numpy_iterator()
-    return [(name.decode(), data, int(label)) for name, data, label in items]
-
-
-def names_of(source, **options):
-    return [name for name, _, _ in items_of(source, **options)]
 
 
 # Folders.
