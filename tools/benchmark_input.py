@@ -10,6 +10,7 @@ the rounds' ratios. PyTorch is in the extra `benchmark` and left out where it is
 
 import argparse
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -22,7 +23,7 @@ import time
 
 from racing import machine, median_ratio, race, resident_peak, take_turns
 
-from keras_alexnet.errors import UsageError, quiet_start, run_verb
+from keras_alexnet.errors import UsageError, brief, quiet_start, run_verb
 from keras_alexnet.files import written_aside
 
 ROWS = {
@@ -61,7 +62,8 @@ def main(argv):
         program = [sys.executable, os.path.abspath(__file__), f"--data_dir={folder}", *flags]
         # The first round is not counted: files come into memory, graphs are built and compiled.
         said, turns = race({row: [*program, f"--worker={row}"] for row in rows}, options.rounds + 1, environment)
-    report = machine(("tensorflow", "keras", "numpy", "pillow", "torch"))
+    report = machine(("tensorflow", "keras", "numpy", "torch"))
+    report["pillow"] = importlib.metadata.version("pillow")  # whose module has another name
     report.update({name: getattr(options, name) for name in ("threads", "batch_size", "rounds", "repeats")})
     report.update(images=len(chosen), **sizes)
     report["rows"] = summary(said, {row: its_turns[1:] for row, its_turns in turns.items()})
@@ -103,21 +105,28 @@ def parse(argv):
     for name in ("data_dir", "work_dir"):
         if getattr(options, name) and not os.path.isdir(getattr(options, name)):
             raise UsageError(f"--{name}={getattr(options, name)}: there is no such folder")
-    if options.json and not os.path.isdir(os.path.dirname(os.path.abspath(options.json))):
-        raise UsageError(f"--json={options.json}: there is no folder for it")
+    if options.json:
+        # Now, not when the rounds are over.
+        place = os.path.dirname(os.path.abspath(options.json))
+        if not os.path.isdir(place):
+            raise UsageError(f"--json={options.json}: there is no folder for it")
+        if os.path.isdir(options.json):
+            raise UsageError(f"--json={options.json}: is a folder; name a file")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise UsageError(f"--json={options.json}: its folder cannot be written to")
     return options
 
 
 def choose(options):
-    """The files to use, spread evenly over all: list of (class, path)."""
+    """The files to use, spread evenly over all: list of (class, path). Hidden ones are none, as in training."""
     root = os.path.join(options.data_dir, "train")
     root = root if os.path.isdir(root) else options.data_dir
     files = [
-        (entry.name, os.path.abspath(os.path.join(entry.path, name)))
-        for entry in sorted(os.scandir(root), key=lambda entry: entry.name)
-        if entry.is_dir()
-        for name in sorted(os.listdir(entry.path))
-        if name.lower().endswith(SUFFIXES)
+        (folder.name, os.path.abspath(file.path))
+        for folder in seen_in(root)
+        if folder.is_dir()
+        for file in seen_in(folder.path)
+        if file.is_file() and file.name.lower().endswith(SUFFIXES)
     ]
     count = min(options.images, len(files))
     if count < options.batch_size:
@@ -128,11 +137,20 @@ def choose(options):
     return [files[index * len(files) // count] for index in range(count)]
 
 
+def seen_in(folder):
+    """The entries of a folder that are not hidden, by name."""
+    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    return sorted(entries, key=lambda entry: entry.name)
+
+
 def lay_out(chosen, folder, threads):
     """Links to the chosen files and what is prepared of them, in one folder.
 
     Returns:
         dict of kilobytes an image: original_kb, prepared_kb, raw_kb; and size, the median width x height.
+
+    Raises:
+        UsageError: a file cannot be decoded.
     """
     for number, (name, path) in enumerate(chosen):
         place = os.path.join(folder, "originals", name)
@@ -144,6 +162,8 @@ def lay_out(chosen, folder, threads):
         from keras_alexnet.data import preparation, sources
 
         tf.config.list_logical_devices()
+        # Before anything is prepared, which would leave such a file out; libjpeg's own words stay off the screen.
+        shapes = [shape_of(tf, path) for _, path in chosen]
     source = originals(folder)
     for encoding in ("jpeg", "raw"):
         out = os.path.join(folder, encoding)
@@ -154,7 +174,6 @@ def lay_out(chosen, folder, threads):
         os.makedirs(place, exist_ok=True)
         with open(os.path.join(place, f"{number:06d}.jpg"), "wb") as file:
             file.write(content)
-    shapes = [tf.image.extract_jpeg_shape(tf.io.read_file(path)).numpy()[:2] for _, path in chosen]
     height, width = (int(statistics.median(column)) for column in zip(*shapes, strict=True))
     prepared = statistics.fmean(map(os.path.getsize, files_below(os.path.join(folder, "prepared"))))
     return {
@@ -163,6 +182,14 @@ def lay_out(chosen, folder, threads):
         "prepared_kb": prepared / 1e3,
         "raw_kb": 256 * 256 * 3 / 1e3,
     }
+
+
+def shape_of(tf, path):
+    """(height, width) of a file, decoded whole: one that is cut short has a good header."""
+    try:
+        return tf.io.decode_jpeg(tf.io.read_file(path), channels=3).shape[:2]
+    except tf.errors.OpError as error:
+        raise UsageError(f"{path}: cannot be decoded; leave it out of --data_dir ({brief(error)})") from None
 
 
 def originals(folder, repeats=1):
