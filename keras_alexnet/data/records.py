@@ -1,8 +1,8 @@
 """Images in TFRecord files, as TensorFlow Datasets writes them and `tools/prepare_dataset.py` does.
 
 The files are read here and not by the library, for two things that it does not have: an order that is mixed by file
-and by buffer and can be entered at any place without reading what lies before it, and a place that a run can go back
-to. An epoch's records are cut into stretches of a file, the stretches are permuted, and the result is cut into windows
+and by buffer and can be entered at any place without reading all that lies before it, and a place that a run can go
+back to. An epoch's records are cut into stretches of a file, the stretches are permuted, and the result is cut into windows
 of `shuffle_buffer` records, each of which is mixed whole. A place in the epoch is a place in a window.
 """
 
@@ -13,7 +13,9 @@ import numpy as np
 
 from keras_alexnet.errors import UsageError
 
-_STRETCH = 1024  # records of one file that stay together until a window mixes them
+# Records of one file that stay together until a window mixes them: a prepared shard, which is then read about once an epoch.
+# What a stretch of a longer file skips is passed over by reading it.
+_STRETCH = 2048
 _READERS = 4  # files of a window that are read at a time
 _READ_BYTES = 2**20  # of a file at a time
 _FILE = 2**32  # a place is so many times the file, and the number of a record in it
@@ -78,9 +80,16 @@ class RecordSource:
 
     def without(self, names):
         """The same source without these records."""
-        files = {_base(path): file for file, path in enumerate(self.paths)}
+        places = {}
+        for file, path in enumerate(self.paths):  # a file can be there twice, as in train[:5]+train[6:]
+            places.setdefault(_base(path), []).append(file)
         pairs = (name.rpartition("__")[::2] for name in names)
-        skipped = frozenset((files[file], int(record)) for file, record in pairs)
+        skipped = frozenset(
+            (file, int(record))
+            for base, record in pairs
+            for file in places.get(base, ())
+            if self.first[file] <= int(record) < self.ends[file]
+        )
         # What is known of the labels is not known of the rest.
         return dataclasses.replace(self, skipped=self.skipped | skipped, label_counts=())
 
@@ -89,7 +98,8 @@ class RecordSource:
 
         Args:
             order: None for the order of the files, or a sequence of int that seeds the mixing.
-            start: int, how many to leave out at the beginning; of them at most the records of one window are read.
+            start: int, how many to leave out at the beginning; of them only those in one window, and what lies before
+                it in its files, are read.
 
         Returns:
             tf.data.Dataset of (file * 2^32 + number in the file: int64, record: string), scalars.

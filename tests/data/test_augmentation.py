@@ -116,7 +116,10 @@ def test_draws_of_a_place_do_not_depend_on_where_one_begins(start):
     np.testing.assert_array_equal(drawn(count=300, start=start), drawn()[start : start + 300])
 
 
-@pytest.mark.parametrize("other", [{"run": 8}, {"epoch": 2}], ids=["another_run", "another_epoch"])
+OTHERS = {"another_run": {"run": 8}, "another_epoch": {"epoch": 2}, "swapped": {"run": 1, "epoch": 7}}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_another_seed_another_view(other):
     # Two independent views have the same row in 1 of 33 cases, and so on.
     for first, second, chance in zip(views(), views(**other), (1 / 33, 1 / 33, 1 / 2), strict=True):
@@ -128,6 +131,18 @@ def test_another_seed_another_view(other):
 def test_views_of_neighbors_are_independent():
     for values in views():
         assert_uncorrelated(values[1:], values[:-1])
+
+
+def test_blocks_are_independent():
+    # Draws are made 1024 at a time.
+    for values in drawn().T:
+        assert_uncorrelated(values[1024:], values[:-1024])
+
+
+def test_no_draw_comes_again():
+    # Neither at another place of the epoch, as when blocks repeat, nor at one of another epoch or run.
+    everything = np.concatenate([factors(), *(factors(**other) for other in OTHERS.values())])
+    assert len(np.unique(everything, axis=0)) == len(everything)
 
 
 def test_factors_are_normal_and_independent():
@@ -198,6 +213,16 @@ def test_image_noise_of_a_large_bright_image(scale):
     same_draws = augment.dataset_noise(draw, augment.noise_matrix(covariance, scale, 0.1))
     # 0.1 %: the float32 covariance of 50,176 pixels.
     np.testing.assert_allclose(abs(along), abs(same_draws.numpy()[0] @ vectors[:, 2]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", NOISE)
+def test_image_noise_of_grey_images_is_grey(scale):
+    # Two eigenvalues are 0, which rounding may make negative.
+    images = np.stack([photo(20, 17, seed=seed).convert("L").convert("RGB") for seed in range(32)])
+    noise = augment.image_noise(tf.constant(factors(count=32)), images, scale, 0.1).numpy()
+    assert np.all(np.isfinite(noise)) and np.abs(noise).mean() > 0.1
+    # 1 % of a covariance's square root: float32 leaves 6e-8 of the covariance, and a root of that is 2e-4.
+    assert np.abs(noise - noise.mean(1, keepdims=True)).max() < 0.01 * np.abs(noise).max()
 
 
 @pytest.mark.parametrize("scale", NOISE)

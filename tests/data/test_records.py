@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_alexnet.data import records
 from keras_alexnet.data.records import RecordSource, of_builder
-from keras_alexnet.errors import UsageError
+from tests.data.conftest import refusal
 
 LENGTHS = (7, 1, 40, 12)  # records of the files
 COUNT = sum(LENGTHS)
@@ -81,19 +81,38 @@ def test_mixed_orders(source, buffer):
     assert one != later and one != other and later != other
     # An epoch is mixed by file too: the records of the long one are spread.
     assert np.ptp([place for place, number in enumerate(one) if 8 <= number < 48]) > 45
-    for start in range(COUNT + 1):
-        if start % (5 if buffer == 16 else 17) == 0:
-            assert numbers_of(source, order=(1, 2), start=start) == one[start:]
+    # Around where windows and stretches begin, inside them, at the end, and beyond it.
+    for start in (1, 5, 15, 16, 17, 32, 60, 61) if buffer in (5, 16) else (4, 33):
+        assert numbers_of(source, order=(1, 2), start=start) == one[start:]
 
 
 def test_a_window_is_mixed_as_a_whole(source):
-    # Over many epochs each record comes first in its window about as often as any other.
-    firsts = [int(next(iter(source.items(order=(1, epoch))))[0]) for epoch in range(40)]
-    assert len(set(firsts)) > 18
+    # There are 12 stretches to begin with; mixed as a whole, a window can begin with any of its records.
+    firsts = [int(next(iter(source.items(order=(1, epoch))))[0]) for epoch in range(16)]
+    assert len(set(firsts)) > 12
 
 
-@pytest.mark.parametrize("order", [None, (4, 5)], ids=["in_order", "mixed"])
-def test_without_some(source, order):
+def test_every_window_is_mixed_in_its_own_way(source, monkeypatch):
+    # One stretch, whose windows of 8 are one after the other.
+    monkeypatch.setattr(records, "_STRETCH", 1000)
+    source = dataclasses.replace(source, first=(0, 0, 0, 0), ends=(0, 0, 40, 0), shuffle_buffer=8)
+    windows = np.reshape(numbers_of(source, order=(1, 2)), (5, 8)) - 8
+    assert [sorted(window) for window in windows] == np.arange(40).reshape(5, 8).tolist()
+    assert len({tuple(window % 8) for window in windows}) == 5
+
+
+def test_a_dataset_repeats_itself(source):
+    dataset = source.items(order=(1, 2))
+    one, again = ([int(place) for place, _ in dataset] for _ in range(2))
+    assert one == again
+
+
+WITHOUT = {"in_order": (None, 16), "mixed": ((4, 5), 16), "small_windows": ((4, 5), 5), "one_window": ((4, 5), 1000)}
+
+
+@pytest.mark.parametrize("order, buffer", WITHOUT.values(), ids=WITHOUT)
+def test_without_some(source, order, buffer):
+    source = dataclasses.replace(source, shuffle_buffer=buffer)
     out = [source.names()[index] for index in (0, 7, 8, 20, 21, 22, 59)]
     rest = source.without(out[:3]).without(out[3:])
     kept = [number for number in range(COUNT) if number not in (0, 7, 8, 20, 21, 22, 59)]
@@ -101,8 +120,18 @@ def test_without_some(source, order):
     assert sorted(whole) == kept and rest.count == len(kept)
     assert len(rest.names()) == rest.count and not set(rest.names()) & set(out)
     assert rest.fingerprint() != source.fingerprint()
-    for start in range(0, len(kept) + 1, 3):
+    for start in (1, 13, 14, 27, 53):
         assert numbers_of(rest, order=order, start=start) == whole[start:]
+
+
+def test_without_a_whole_window(source):
+    whole = numbers_of(source, order=(1, 2))
+    names = dict(enumerate(source.names()))
+    rest = source.without(names[number] for number in whole[16:32])
+    for start in (0, 15, 16, 17):
+        assert numbers_of(rest, order=(1, 2), start=start) == [*whole[:16], *whole[32:]][start:]
+    nothing = source.without(source.names())
+    assert nothing.count == 0 and numbers_of(nothing) == numbers_of(nothing, order=(1, 2), start=1) == []
 
 
 def test_parts_of_files(source):
@@ -112,6 +141,17 @@ def test_parts_of_files(source):
     mixed = numbers_of(part, order=(1, 1))
     assert sorted(mixed) == expected
     assert numbers_of(part, order=(1, 1), start=4) == mixed[4:]
+
+
+@pytest.mark.parametrize("order", [None, (1, 2)], ids=["in_order", "mixed"])
+def test_without_some_of_a_file_that_is_there_twice(source, order):
+    # As of train[:5]+train[6:20] of one file.
+    path = source.paths[2]
+    twice = dataclasses.replace(source, paths=(path, path), first=(0, 6), ends=(5, 20))
+    rest = twice.without([twice.names()[2], twice.names()[7]])
+    kept = [0, 1, 3, 4, 6, 7, *range(9, 20)]
+    assert sorted(int(place) % 2**32 for place, _ in rest.items(order=order)) == kept
+    assert rest.count == len(rest.names()) == len(kept)
 
 
 def test_nothing_before_the_window_is_read(source, tmp_path):
@@ -137,6 +177,14 @@ def test_nothing_before_the_window_is_read(source, tmp_path):
         numbers_of(damaged, order=order)
 
 
+def test_files_before_the_window_need_not_be_there(source, tmp_path):
+    gone = [str(tmp_path / path.rpartition("/")[2]) for path in source.paths[:2]]
+    rest = dataclasses.replace(source, paths=(*gone, *source.paths[2:]))
+    assert numbers_of(rest, start=16) == list(range(16, COUNT))
+    with pytest.raises(tf.errors.NotFoundError):
+        numbers_of(rest, start=15)
+
+
 def test_no_python_in_the_graph(source):
     dataset = source.items(order=(1, 2)).map(source.loader())
     graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
@@ -144,9 +192,9 @@ def test_no_python_in_the_graph(source):
     assert not {node.op for node in nodes if "pyfunc" in node.op.lower()}
 
 
-def test_other_formats_are_refused():
+def test_other_formats_are_refused(capsys):
     info = SimpleNamespace(
         splits={"train": SimpleNamespace(file_instructions=[])}, file_format=SimpleNamespace(value="array_record")
     )
-    with pytest.raises(UsageError, match="--dataset=mine: is stored as array_record, and only tfrecord is read"):
-        of_builder(SimpleNamespace(info=info), "mine", "train", "image", "label", 10)
+    line = refusal(capsys, lambda: of_builder(SimpleNamespace(info=info), "mine", "train", "image", "label", 10))
+    assert line.startswith("train: --dataset=mine: is stored as array_record, and only tfrecord is read; ")

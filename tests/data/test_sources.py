@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from keras_alexnet.data import pipeline, shapes, sources
+from keras_alexnet.data import pipeline, records, shapes, sources
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.data.statistics import Statistics, compute, survey
 from tests.data.conftest import encoded, items_of, names_of, photo, refusal, write_folder
@@ -329,6 +329,24 @@ def test_tfds_splits(prepared, name, train_split, val_split, first, second):
     names = [names_of(source) for source in opened]
     assert [len(part) for part in names] == [first[1], second[1]]
     assert not set(names[0]) & set(names[1])
+
+
+PARTS = ("train", "train[3:17]", "train[9:11]", "train[10:]", "train[25%:75%]", "train[-4:]", "train[15:]+train[:5]")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_tfds_parts_are_those_of_the_library(prepared, part):
+    # Two files of ten images each.
+    read = tfds.ReadConfig(interleave_cycle_length=1)
+    skip = {"photo": tfds.decode.SkipDecoding()}
+    builder = tfds.builder("tiny_alone", data_dir=prepared.data_dir)
+    expected = builder.as_dataset(split=part, decoders=skip, read_config=read, as_supervised=True).as_numpy_iterator()
+    source = records.of_builder(builder, "tiny_alone", part, "photo", "kind", 4)
+    items = items_of(source)
+    assert [(data, label) for _, data, label in items] == [(data, int(label)) for data, label in expected]
+    assert source.count == len(items) and [name for name, _, _ in items] == list(source.names())
+    assert sorted(items_of(source, order=(1, 2))) == sorted(items)
+    assert items_of(source, start=2) == items[2:]
 
 
 WRONG_SETS = {

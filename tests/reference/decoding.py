@@ -61,26 +61,16 @@ def bilinear(image, rows, columns):
 
 
 def window(data, row, column, size, side=256):
-    """A window of the `side` x `side` image: uint8 (size, size, 3), RGB; halves are rounded up."""
+    """A window of the `side` x `side` image, not rounded yet: float64 (size, size, 3), 0..255, RGB."""
     image = reduced(data, side)
     short = min(image.shape[:2])
     top, left = ((length - short) // 2 for length in image.shape[:2])
     image = image[top : top + short, left : left + short]
     if short < side:
-        found = bilinear(image, side, side)[row : row + size, column : column + size]
-    else:
-        first_row, first_column, count = (int(np.floor(n * short / side + 0.5)) for n in (row, column, size))
-        first_row, first_column = min(first_row, short - count), min(first_column, short - count)
-        found = bilinear(image[first_row : first_row + count, first_column : first_column + count], size, size)
-    return np.floor(found + 0.5).astype(np.uint8)
-
-
-def decode(path_or_bytes, side=256):
-    """All of it: uint8 (side, side, 3), RGB."""
-    if not isinstance(path_or_bytes, bytes):
-        with open(path_or_bytes, "rb") as file:
-            path_or_bytes = file.read()
-    return window(path_or_bytes, 0, 0, side, side)
+        return bilinear(image, side, side)[row : row + size, column : column + size]
+    first_row, first_column, count = (int(np.floor(n * short / side + 0.5)) for n in (row, column, size))
+    first_row, first_column = min(first_row, short - count), min(first_column, short - count)
+    return bilinear(image[first_row : first_row + count, first_column : first_column + count], size, size)
 
 
 def center_window(image, side=256):
