@@ -2,8 +2,8 @@
 
 The files are read here and not by the library, for two things that it does not have: an order that is mixed by file
 and by buffer and can be entered at any place without reading all that lies before it, and a place that a run can go
-back to. An epoch's records are cut into stretches of a file, the stretches are permuted, and the result is cut into windows
-of `shuffle_buffer` records, each of which is mixed whole. A place in the epoch is a place in a window.
+back to. An epoch's records are cut into stretches of a file, the stretches are permuted, and the result is cut into
+windows of `shuffle_buffer` records, each of which is mixed whole. A place in the epoch is a place in a window.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ import numpy as np
 
 from keras_alexnet.errors import UsageError
 
-# Records of one file that stay together until a window mixes them: a prepared shard, which is then read about once an epoch.
-# What a stretch of a longer file skips is passed over by reading it.
+# Records of one file that stay together until a window mixes them: a prepared shard, which is so read about once an
+# epoch. What a stretch of a longer file skips is passed over by reading it.
 _STRETCH = 2048
 _READERS = 4  # files of a window that are read at a time
 _READ_BYTES = 2**20  # of a file at a time
