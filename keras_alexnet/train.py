@@ -13,6 +13,7 @@ import sys
 import time
 
 from keras_alexnet import recipe as recipes
+from keras_alexnet import run as runs
 from keras_alexnet.errors import RunError, UsageError, brief, quiet_start, run_verb
 from keras_alexnet.files import written_aside
 from keras_alexnet.progress import bar
@@ -51,13 +52,13 @@ def train(recipe):
     _check_network(recipe)
     train_source, val_source = listed or _open(recipe)
     given = _given_statistics(_statistics_path(recipe))
-    model = build_model(recipe.network, len(train_source.class_names), recipe.run.seed, devices)
+    model = runs.build_model(recipe.network, len(train_source.class_names), recipe.run.seed, devices)
 
     os.makedirs(model_dir, exist_ok=True)
     statistics, train_source, survey, val_source = _look_at(recipe, given, train_source, val_source)
-    _write_text(os.path.join(model_dir, "class_names.txt"), "".join(f"{n}\n" for n in train_source.class_names))
+    runs.write_class_names(model_dir, train_source.class_names)
     run = _Run(recipe, model, devices, statistics, survey, train_source, val_source)
-    _write_text(os.path.join(model_dir, "flags.cfg"), _flags_file(recipe))
+    runs.write_flags(recipe)
     _describe(recipe, model, train_source, val_source, devices)
     trained = run.fit(started)
     last = run.progress.history[-1]
@@ -70,27 +71,6 @@ def train(recipe):
 
         print(f"exported to {export_run(model_dir)}")
     return run.progress.history
-
-
-def build_model(network, num_classes, seed, devices):
-    """The network of a recipe, with logits as its output."""
-    from keras_alexnet.model.alexnet import AlexNet
-
-    return AlexNet(
-        num_classes,
-        network.variant,
-        network.towers,
-        network.groups,
-        devices,
-        None,
-        activation=network.activation,
-        local_response_normalization=network.local_response_normalization,
-        overlapping_pooling=network.overlapping_pooling,
-        dropout=network.dropout,
-        width=network.width,
-        dtype=network.precision,
-        seed=seed,
-    )
 
 
 class _Run:
@@ -143,7 +123,7 @@ class _Run:
         )
         self.manager = tf.train.CheckpointManager(
             self.checkpoint,
-            os.path.join(recipe.run.model_dir, "checkpoints"),
+            os.path.join(recipe.run.model_dir, runs.CHECKPOINTS),
             max_to_keep=recipe.run.checkpoints_to_keep,
             checkpoint_name="epoch",
         )
@@ -311,8 +291,8 @@ def _check_folder(recipe):
     model_dir = recipe.run.model_dir
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
-    path = os.path.join(model_dir, "flags.cfg")
-    if not os.path.isfile(path) or not os.path.isfile(os.path.join(model_dir, "checkpoints", "checkpoint")):
+    path = os.path.join(model_dir, runs.FLAGS)
+    if not os.path.isfile(path) or not os.path.isfile(os.path.join(model_dir, runs.CHECKPOINTS, "checkpoint")):
         return
     with open(path, encoding="utf-8") as file:
         changed = recipes.changed_flags(recipe, file.read())
@@ -325,7 +305,8 @@ def _check_folder(recipe):
 
 def _check_network(recipe):
     """What the network and the schedule of a recipe need of each other."""
-    from keras_alexnet.model.alexnet import LAYERS, check_width
+    from keras_alexnet.model.alexnet import check_width
+    from keras_alexnet.model.weights import LAYERS
 
     try:
         check_width(recipe.network.width)
@@ -363,16 +344,7 @@ def _open(recipe):
     """The sources of a recipe: (training, validation)."""
     from keras_alexnet.data import sources
 
-    data = recipe.data
-    if data.dataset == "folder":
-        return sources.open_folder(data.data_dir)
-    if data.dataset == "shapes":
-        data_dir = data.data_dir or os.path.join("data", "shapes")
-        progress = bar(f"drawing shapes into {data_dir}")
-        return sources.open_shapes(data_dir, data.shapes_train, data.shapes_val, data.shapes_seed, progress)
-    if data.dataset == "records":
-        return sources.open_records(data.data_dir, data.shuffle_buffer)
-    return sources.open_tfds(data.dataset, data.data_dir, data.train_split, data.val_split, data.shuffle_buffer)
+    return sources.open_training(recipe.data, bar)
 
 
 def _look_at(recipe, given, train_source, val_source):
@@ -380,7 +352,7 @@ def _look_at(recipe, given, train_source, val_source):
     from keras_alexnet.data import statistics as stats
 
     model_dir, threads = recipe.run.model_dir, recipe.data.input_threads
-    path = os.path.join(model_dir, "statistics.npz")
+    path = os.path.join(model_dir, runs.STATISTICS)
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:
         statistics = stats.compute(train_source, threads, bar("mean and covariance of the training set"))
@@ -392,7 +364,7 @@ def _look_at(recipe, given, train_source, val_source):
     if not os.path.isfile(path):
         stats.save(statistics, path)
 
-    survey_path = os.path.join(model_dir, "validation.json")
+    survey_path = os.path.join(model_dir, runs.VALIDATION)
     survey = None
     if os.path.isfile(survey_path):
         with open(survey_path, encoding="utf-8") as file:
@@ -444,11 +416,6 @@ def _describe(recipe, model, train_source, val_source, devices):
         f"{model.count_params():,} parameters, {network.precision}, on {where}",
         flush=True,
     )
-
-
-def _flags_file(recipe):
-    command = f"# python -m keras_alexnet.train --flagfile={os.path.join(recipe.run.model_dir, 'flags.cfg')}\n"
-    return command + "".join(f"--{name}={value}\n" for name, value in recipe.resolved)
 
 
 def _write_text(path, text):

@@ -21,12 +21,12 @@ def main(argv):
     draw(rows, filters(options.run), options.picture)
 
 
-def filters(run):
+def filters(folder):
     """The conv1 filters of the newest checkpoint: uint8 (height, width, 3)."""
-    from keras_alexnet import export
+    from keras_alexnet import run as runs
     from keras_alexnet.training.filters import conv1_grid
 
-    return conv1_grid(export.load_model(str(run))[0], scale=4)
+    return conv1_grid(runs.build(runs.open_run(str(folder))), scale=4)
 
 
 def draw(rows, grid, path):

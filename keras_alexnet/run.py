@@ -1,0 +1,188 @@
+"""A run's folder: what training left there, read back; and a run made of weights that come from elsewhere."""
+
+import dataclasses
+import json
+import os
+
+from keras_alexnet import recipe as recipes
+from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.files import written_aside
+
+FLAGS = "flags.cfg"
+CLASS_NAMES = "class_names.txt"
+STATISTICS = "statistics.npz"
+CHECKPOINTS = "checkpoints"
+VALIDATION = "validation.json"  # what is known of the validation set, see data.statistics.Survey
+_PROGRESS = "progress/.ATTRIBUTES/VARIABLE_VALUE"  # where a checkpoint keeps its history, see training.loop.Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run's folder says of its newest checkpoint; the weights are read by `build`.
+
+    Attributes:
+        model_dir: str.
+        recipe: recipe.Recipe.
+        class_names: tuple of str.
+        statistics: data.statistics.Statistics of its training set.
+        checkpoint: str, path of the newest checkpoint.
+        history: tuple of dict, one an epoch that the checkpoint has seen; empty for weights from elsewhere.
+    """
+
+    model_dir: str
+    recipe: recipes.Recipe
+    class_names: tuple[str, ...]
+    statistics: object
+    checkpoint: str
+    history: tuple[dict, ...]
+
+
+def is_run(folder):
+    """Whether a folder holds a run, bool."""
+    return os.path.isfile(os.path.join(folder, FLAGS))
+
+
+def open_run(model_dir):
+    """Reads everything but the weights.
+
+    Args:
+        model_dir: str, a run's folder.
+
+    Returns:
+        Run.
+
+    Raises:
+        UsageError: the folder holds no run.
+        RunError: the run has no checkpoint, lacks one of its files or holds a damaged one.
+    """
+    import tensorflow as tf
+
+    from keras_alexnet.data import statistics
+
+    if not is_run(model_dir):
+        raise UsageError(f"--model_dir={model_dir}: holds no run (there is no {FLAGS} in it)")
+    recipe = recipes.read_run(_text_of(model_dir, FLAGS))
+    class_names = tuple(_text_of(model_dir, CLASS_NAMES).splitlines())
+    checkpoint = tf.train.latest_checkpoint(os.path.join(model_dir, CHECKPOINTS))
+    if checkpoint is None:
+        raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
+    try:
+        progress = json.loads(tf.train.load_variable(checkpoint, _PROGRESS).decode())
+    except (tf.errors.OpError, ValueError) as error:
+        raise _damaged(checkpoint, error) from None
+    path = _file_of(model_dir, STATISTICS)
+    return Run(model_dir, recipe, class_names, statistics.load(path), checkpoint, tuple(progress.get("history", ())))
+
+
+def build(run):
+    """The network of a run with the weights of its newest checkpoint.
+
+    Returns:
+        keras.Model, images -> logits, without devices.
+
+    Raises:
+        RunError: the checkpoint cannot be read.
+    """
+    import tensorflow as tf
+
+    model = build_model(run.recipe.network, len(run.class_names), run.recipe.run.seed, devices=())
+    try:
+        status = tf.train.Checkpoint(model=model).restore(run.checkpoint)
+        status.expect_partial().assert_existing_objects_matched()
+    except (tf.errors.OpError, AssertionError, ValueError) as error:
+        raise _damaged(run.checkpoint, error) from None
+    return model
+
+
+def build_model(network, num_classes, seed, devices):
+    """The network of a recipe, with logits as its output.
+
+    Args:
+        network: recipe.NetworkRecipe.
+        num_classes: int.
+        seed: int.
+        devices: as of `keras_alexnet.AlexNet`.
+
+    Returns:
+        keras.Model.
+    """
+    from keras_alexnet.model.alexnet import AlexNet
+
+    return AlexNet(
+        num_classes,
+        network.variant,
+        network.towers,
+        network.groups,
+        devices,
+        None,
+        activation=network.activation,
+        local_response_normalization=network.local_response_normalization,
+        overlapping_pooling=network.overlapping_pooling,
+        dropout=network.dropout,
+        width=network.width,
+        dtype=network.precision,
+        seed=seed,
+    )
+
+
+def create(recipe, model, class_names, statistics):
+    """Makes a run of weights that were trained elsewhere, to be evaluated, exported and taken up from.
+
+    Args:
+        recipe: recipe.Recipe; its network is the model's, and its run's `model_dir` the folder, new or empty.
+        model: keras.Model as of `build_model`.
+        class_names: sequence of str.
+        statistics: data.statistics.Statistics; its mean image is what the network's input loses.
+
+    Raises:
+        UsageError: the folder holds something already.
+    """
+    import tensorflow as tf
+
+    from keras_alexnet.data import statistics as stats
+
+    model_dir = recipe.run.model_dir
+    if os.path.isdir(model_dir) and os.listdir(model_dir):
+        raise UsageError(f"--model_dir={model_dir}: is not empty; name a new folder")
+    os.makedirs(model_dir, exist_ok=True)
+    stats.save(statistics, os.path.join(model_dir, STATISTICS))
+    write_class_names(model_dir, class_names)
+    progress = tf.Variable("{}", dtype=tf.string, trainable=False)
+    checkpoint = tf.train.Checkpoint(model=model, progress=progress)
+    manager = tf.train.CheckpointManager(
+        checkpoint, os.path.join(model_dir, CHECKPOINTS), max_to_keep=1, checkpoint_name="epoch"
+    )
+    manager.save(checkpoint_number=0)
+    write_flags(recipe)  # last: from here on it is a run
+
+
+def write_class_names(model_dir, class_names):
+    with written_aside(os.path.join(model_dir, CLASS_NAMES)) as file:
+        file.write("".join(f"{name}\n" for name in class_names))
+
+
+def write_flags(recipe):
+    """Writes every flag of a recipe as a flagfile, by which training can be repeated."""
+    path = os.path.join(recipe.run.model_dir, FLAGS)
+    with written_aside(path) as file:
+        file.write(f"# python -m keras_alexnet.train --flagfile={path}\n")
+        file.write("".join(f"--{name}={value}\n" for name, value in recipe.resolved))
+
+
+def _text_of(model_dir, name):
+    try:
+        with open(_file_of(model_dir, name), encoding="utf-8") as file:
+            return file.read()
+    except UnicodeDecodeError:
+        raise RunError(f"{os.path.join(model_dir, name)}: is no text") from None
+
+
+def _file_of(model_dir, name):
+    path = os.path.join(model_dir, name)
+    if not os.path.isfile(path):
+        raise RunError(f"{model_dir}: the run lacks its {name}; train again to write it")
+    return path
+
+
+def _damaged(checkpoint, error):
+    return RunError(f"{checkpoint}: cannot be read ({str(error).splitlines()[0]})")
