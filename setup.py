@@ -28,6 +28,7 @@ setup(
         "pillow>=10",
         "tensorboard>=2.20",
         "tqdm>=4.65",
+        "requests>=2.28",
         # Imported by tensorflow-datasets 4.9.10 to prepare a set, and missing from its own requirements.
         "importlib_resources>=5",
     ],
@@ -37,6 +38,7 @@ setup(
         "benchmark": ["torch>=2.6"],
         "beam": ["apache-beam>=2.70"],
         "imagenet": ["scipy>=1.11"],
-        "test": ["pytest>=8", "ruff>=0.6", "scipy>=1.11", "apache-beam>=2.70"],
+        "serving": ["tensorflow-serving-api>=2.21"],
+        "test": ["pytest>=8", "ruff>=0.6", "scipy>=1.11", "apache-beam>=2.70", "tensorflow-serving-api>=2.21"],
     },
 )

@@ -8,8 +8,12 @@ import importlib
 
 __version__ = "0.1.0"
 
-_EXPORTED = {"AlexNet": "keras_alexnet.model.alexnet"}
-__all__ = ["AlexNet", "__version__"]
+_EXPORTED = {
+    "AlexNet": "keras_alexnet.model.alexnet",
+    "decode_predictions": "keras_alexnet.applications",
+    "preprocess_input": "keras_alexnet.applications",
+}
+__all__ = ["AlexNet", "__version__", "decode_predictions", "preprocess_input"]
 
 
 def __getattr__(name):

@@ -87,9 +87,16 @@ def start_tensorflow():
 
 def brief(error):
     """What a TensorFlow error says, in one line without the places in its graph."""
-    # Of a function's error the last paragraph; before it stands where in the program its operation was made.
-    lines = str(error.message).strip().split("\n\n")[-1].strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
+    return brief_words(str(error.message)) or type(error).__name__
+
+
+def brief_words(message):
+    """As `brief`, of the words of an error that a server has sent."""
+    # Of a function's error the last paragraph; before it stands where in the program its operation was made, of which
+    # a loaded model knows nothing and says so in two lines.
+    lines = message.strip().split("\n\n")[-1].strip().splitlines()
+    lines = [line for line in lines if not line.startswith(("Detected at node", "<stack traces"))]
+    text = lines[0] if lines else ""
     text = text.split("}} ")[-1].split(" [Op:")[0]
     return text.removeprefix("assertion failed: [").removesuffix("]") if "assertion failed" in text else text
 

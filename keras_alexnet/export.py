@@ -1,31 +1,37 @@
 """A run -> a versioned SavedModel, as TF Serving takes it.
 
-python -m keras_alexnet.export --model_dir=RUN        # RUN/export/1, or the next free number
+python -m keras_alexnet.export --model_dir=RUN [--views=10]      # RUN/export/1, or the next free number
 """
 
+import datetime
+import json
 import os
-import shutil
 import sys
-import tempfile
 
+from keras_alexnet import __version__
 from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import RunError, UsageError, run_verb, start_tensorflow
+from keras_alexnet import run as runs
+from keras_alexnet.errors import UsageError, run_verb, start_tensorflow
+from keras_alexnet.files import folder_written_aside
+
+METADATA = os.path.join("assets.extra", "metadata.json")
 
 
 def main(argv):
     """Exports the newest checkpoint of a run; prints where to."""
-    model_dir = recipes.parse_export(argv, __doc__)
-    if not os.path.isfile(os.path.join(model_dir, "flags.cfg")):
-        raise UsageError(f"--model_dir={model_dir}: holds no run (there is no flags.cfg in it)")
+    model_dir, views = recipes.parse_export(argv, __doc__)
+    if not runs.is_run(model_dir):
+        raise UsageError(f"--model_dir={model_dir}: holds no run (there is no {runs.FLAGS} in it)")
     start_tensorflow()
-    print(f"exported to {export_run(model_dir)}")
+    print(f"exported to {export_run(model_dir, views)}")
 
 
-def export_run(model_dir):
+def export_run(model_dir, views=1):
     """Writes the newest checkpoint of a run as a SavedModel.
 
     Args:
         model_dir: str, a run's folder.
+        views: 1 or 10, see `keras_alexnet.serving.signatures.ServedModel`.
 
     Returns:
         str, the new folder, MODEL_DIR/export/VERSION.
@@ -33,82 +39,115 @@ def export_run(model_dir):
     Raises:
         RunError: the run has no checkpoint or lacks one of its files.
     """
-    from keras_alexnet.data import pipeline, statistics
-
-    model, class_names = load_model(model_dir)
-    path = _file_of(model_dir, "statistics.npz")
-    mean = pipeline.center_of_mean(statistics.load(path), model.input_shape[1])
-    return save(model, class_names, mean, os.path.join(model_dir, "export"))
+    run = runs.open_run(model_dir)
+    served = served_model(run, views)
+    return save(served, os.path.join(model_dir, "export"), _metadata(run, views, served.size))
 
 
-def load_model(model_dir):
-    """The network of a run's newest checkpoint.
+def served_model(run, views=1):
+    """The network of a run with its preprocessing.
 
     Args:
-        model_dir: str, a run's folder.
+        run: run.Run.
+        views: 1 or 10.
 
     Returns:
-        (keras.Model, list of str): images -> logits, without devices; the class names.
-
-    Raises:
-        RunError: the run has no checkpoint or lacks one of its files.
+        serving.signatures.ServedModel.
     """
-    import tensorflow as tf
+    from keras_alexnet.serving.signatures import ServedModel
 
-    from keras_alexnet.train import build_model
-
-    with open(_file_of(model_dir, "flags.cfg"), encoding="utf-8") as file:
-        recipe = recipes.read_run(file.read())
-    with open(_file_of(model_dir, "class_names.txt"), encoding="utf-8") as file:
-        class_names = file.read().splitlines()
-    checkpoint = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints"))
-    if checkpoint is None:
-        raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
-    model = build_model(recipe.network, len(class_names), recipe.run.seed, devices=())
-    try:
-        tf.train.Checkpoint(model=model).restore(checkpoint).expect_partial().assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        raise RunError(f"{checkpoint}: cannot be read ({str(error).splitlines()[0]})") from None
-    return model, class_names
+    aligned = run.recipe.data.mean_subtraction == "aligned"
+    return ServedModel(runs.build(run), run.class_names, run.statistics.mean_image, aligned, views)
 
 
-def _file_of(model_dir, name):
-    path = os.path.join(model_dir, name)
-    if not os.path.isfile(path):
-        raise RunError(f"{model_dir}: the run lacks its {name}; train again to write it")
-    return path
-
-
-def save(model, class_names, mean, export_dir):
-    """Writes a model that gives logits as the next version in `export_dir`, aside and then renamed.
+def save(served, export_dir, metadata):
+    """Writes a model as the next version in `export_dir`, aside and then renamed.
 
     Args:
-        model: keras.Model without devices, images -> logits.
-        class_names: list of str.
-        mean: float32 (size, size, 3).
+        served: serving.signatures.ServedModel of a model without devices.
         export_dir: str.
+        metadata: dict, what is to stand in `assets.extra/metadata.json`; can be written as JSON.
 
     Returns:
         str, EXPORT_DIR/VERSION; versions are numbers from 1 on.
     """
     import tensorflow as tf
 
-    from keras_alexnet.serving.signatures import ServedModel
+    from keras_alexnet.serving import warmup
 
     os.makedirs(export_dir, exist_ok=True)
-    versions = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
-    target = os.path.join(export_dir, str(max(versions, default=0) + 1))
-    # TF Serving looks at numbers only; a folder that begins with a dot is nothing to it.
-    aside = tempfile.mkdtemp(dir=export_dir, prefix=".writing-")
-    try:
-        served = ServedModel(model, class_names, mean)
+    # TF Serving looks at numbers only; the folder that is written first begins with a dot and is nothing to it.
+    with folder_written_aside(export_dir, lambda: _next_version(export_dir)) as (aside, written):
         tf.saved_model.save(served, aside, signatures=served.signatures())
-        os.chmod(aside, 0o755)  # mkdtemp makes it private; a server is another user
-        os.rename(aside, target)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    return target
+        warmup.write(aside, served.size)
+        with open(os.path.join(aside, METADATA), "w", encoding="utf-8") as file:
+            json.dump(metadata, file, indent=1, ensure_ascii=False)
+    return written.path
+
+
+def read_metadata(folder):
+    """What `save` wrote beside an exported model.
+
+    Args:
+        folder: str, a version's folder.
+
+    Returns:
+        dict, with class_names (list of str), flags (dict of str) and more.
+
+    Raises:
+        UsageError: the folder holds no model, or one that was not exported from here.
+    """
+    if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
+        raise UsageError(f"{folder}: is no exported model (there is no saved_model.pb in it)")
+    try:
+        with open(os.path.join(folder, METADATA), encoding="utf-8") as file:
+            metadata = json.load(file)
+        if not all(isinstance(metadata[name], kind) for name, kind in (("class_names", list), ("flags", dict))):
+            raise ValueError("class_names and flags are of other kinds")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder}: was not exported by keras_alexnet.export ({METADATA}: {error})") from None
+    return metadata
+
+
+def _metadata(run, views, size):
+    import keras
+    import tensorflow as tf
+
+    data, network = run.recipe.data, run.recipe.network
+    measured = []
+    if run.history:
+        last = run.history[-1]
+        names = ("top1_error", "top5_error", "loss", "mean_squared_error")
+        measured.append(
+            {"set": f"{data.dataset} validation", "views": 1, "models": 1, "epoch": last["epoch"]}
+            | {name: last[f"val_{name}"] for name in names}
+        )
+    return {
+        "keras_alexnet": __version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "variant": network.variant,
+        "input_size": size,
+        "views": views,
+        "mean_subtraction": data.mean_subtraction,
+        "epochs": len(run.history),
+        "training_set": {
+            "dataset": data.dataset,
+            "images": run.statistics.count,
+            "label_counts": list(run.statistics.label_counts),
+            "fingerprint": run.statistics.fingerprint,
+        },
+        # In percent but for the loss (nats); on the validation set after the last epoch.
+        "measured": measured,
+        "class_names": list(run.class_names),
+        "flags": dict(run.recipe.resolved),
+    }
+
+
+def _next_version(export_dir):
+    versions = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
+    return os.path.join(export_dir, str(max(versions, default=0) + 1))
 
 
 if __name__ == "__main__":

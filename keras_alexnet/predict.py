@@ -1,55 +1,119 @@
-"""Photographs -> their five best classes, from an exported model.
+"""Photographs -> their five best classes, from an exported model or a server.
 
-python -m keras_alexnet.predict --model=RUN/export/1 PHOTO...
+    python -m keras_alexnet.predict --model=RUN/export/1 PHOTO...
+    python -m keras_alexnet.predict --model=http://localhost:8501/v1/models/alexnet --format=jsonl PHOTO...
+    python -m keras_alexnet.predict --model=grpc://localhost:8500/alexnet PHOTO...
+
+A photograph that cannot be classified does not keep the others from it; the exit code is 1 then.
 """
 
+import collections
+import concurrent.futures
+import json
 import os
 import sys
 
 from keras_alexnet import recipe as recipes
 from keras_alexnet.errors import RunError, UsageError, run_verb, start_tensorflow
+from keras_alexnet.serving import client as clients
 
 
 def main(argv):
-    """Prints a table: one photograph a block, its best classes with their probabilities in percent."""
-    folder, photographs = recipes.parse_predict(argv, __doc__)
-    if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
-        raise UsageError(f"--model={folder}: is no exported model (there is no saved_model.pb in it)")
-    for photograph in photographs:
+    """Prints one photograph a block (`--format=table`) or a line (`--format=jsonl`), in the order that was given."""
+    recipe = recipes.parse_predict(argv, __doc__)
+    for photograph in recipe.photographs:
         if not os.path.isfile(photograph):
             raise UsageError(f"{photograph}: there is no such file")
-    start_tensorflow()
-    for photograph, classes in predict(folder, photographs):
-        print(photograph)
-        for name, score in classes:
-            print(f"  {100 * score:6.2f} %  {name}")
+    if not recipe.model.startswith("http"):
+        start_tensorflow()
+    client = clients.open_client(recipe.model, recipe.deadline, recipe.retries)
+    failed = []
+    settings = (recipe.signature, recipe.batch_size, recipe.parallel)
+    for photograph, answer in predict(client, recipe.photographs, *settings):
+        if isinstance(answer, RunError):
+            failed.append(f"{photograph}: {answer}")
+        elif recipe.format == "table" and "classes" not in answer:
+            raise UsageError(f"--signature={recipe.signature}: has no classes to make a table of; add --format=jsonl")
+        if recipe.format == "jsonl":
+            print(json.dumps({"file": photograph, **_as_json(answer)}, ensure_ascii=False), flush=True)
+        elif not isinstance(answer, RunError):
+            print(_as_block(photograph, answer), flush=True)
+    if failed:
+        more = f" (and {len(failed) - 1} more of {len(recipe.photographs)})" if len(failed) > 1 else ""
+        raise RunError(failed[0] + more)
 
 
-def predict(folder, photographs):
-    """Classifies files one by one.
+def predict(client, photographs, signature="serving_default", batch_size=8, parallel=4):
+    """Classifies files, several in a request and several requests at a time.
 
     Args:
-        folder: str, an exported model's folder.
-        photographs: list of str, JPEG or PNG files.
+        client: see `keras_alexnet.serving.client.open_client`.
+        photographs: sequence of str, JPEG or PNG files.
+        signature: str, one that takes image files.
+        batch_size: int, files of a request.
+        parallel: int, requests at a time.
 
     Yields:
-        (file, list of (class name, probability in 0..1), best first).
+        (file, dict of np.ndarray: classes (5,) and scores (5,), probabilities (classes,), or features; or a RunError
+        that says what is wrong with the file), in the order that was given.
 
     Raises:
-        RunError: a file is no image.
+        RunError: the server or its answer is at fault, and not a file.
+        UsageError: there is no such signature.
     """
-    import tensorflow as tf
+    batches = [photographs[start : start + batch_size] for start in range(0, len(photographs), batch_size)]
+    pool = concurrent.futures.ThreadPoolExecutor(parallel)
+    # Only so many ahead of what is used: ten thousand photographs are not to be in memory.
+    waiting, ahead = collections.deque(), iter(batches)
+    try:
+        for batch in ahead:
+            waiting.append((batch, pool.submit(_classify, client, batch, signature)))
+            if len(waiting) >= 2 * parallel:
+                first, future = waiting.popleft()
+                yield from zip(first, future.result(), strict=True)
+        for first, future in waiting:
+            yield from zip(first, future.result(), strict=True)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
-    classify = tf.saved_model.load(folder).signatures["serving_default"]
-    for photograph in photographs:
-        with open(photograph, "rb") as file:
-            contents = file.read()
+
+def _classify(client, batch, signature):
+    """One answer or RunError for each file of a batch."""
+    contents, answers = [], [None] * len(batch)
+    for place, photograph in enumerate(batch):
         try:
-            answer = classify(image_bytes=tf.constant([contents]))
-        except tf.errors.InvalidArgumentError:
-            raise RunError(f"{photograph}: is not a JPEG or PNG image that can be decoded") from None
-        names = [name.decode() for name in answer["classes"].numpy()[0]]
-        yield photograph, list(zip(names, answer["scores"].numpy()[0].tolist(), strict=True))
+            with open(photograph, "rb") as file:
+                contents.append((place, file.read()))
+        except OSError as error:
+            answers[place] = RunError(f"cannot be read ({error.strerror})")
+    for place, answer in _answers(client, contents, signature):
+        answers[place] = answer
+    return answers
+
+
+def _answers(client, contents, signature):
+    """(place, answer) of (place, bytes): together, or where one of them is refused each by itself."""
+    if not contents:
+        return []
+    try:
+        together = client.predict([file for _, file in contents], signature)
+    except clients.RefusedError as error:
+        if len(contents) == 1:
+            return [(contents[0][0], error)]
+        return [found for each in contents for found in _answers(client, [each], signature)]
+    return [(place, {name: value[row] for name, value in together.items()}) for row, (place, _) in enumerate(contents)]
+
+
+def _as_json(answer):
+    if isinstance(answer, RunError):
+        return {"error": str(answer)}
+    # The five best are enough to read; who wants all probabilities asks the server.
+    return {name: value.tolist() for name, value in answer.items() if name != "probabilities"}
+
+
+def _as_block(photograph, answer):
+    rows = zip(answer["classes"], answer["scores"], strict=True)
+    return "\n".join([photograph, *(f"  {100 * score:6.2f} %  {name}" for name, score in rows)])
 
 
 if __name__ == "__main__":

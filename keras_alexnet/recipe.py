@@ -15,7 +15,7 @@ from keras_alexnet.errors import UsageError
 
 VARIANTS = ("paper", "release2012", "caffe")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-PATHS = ("data_dir", "statistics", "model_dir", "model")
+PATHS = ("data_dir", "statistics", "model_dir", "model", "initial_weights", "json")
 # Flags that may change between the two parts of an interrupted run: none of them changes what is learned up to the
 # point where the run stopped. (The data may have moved; that they are the same files is checked apart.)
 FREE_ON_RESUME = frozenset(
@@ -132,22 +132,145 @@ def parse_train(argv, usage):
 
 
 def parse_export(argv, usage):
-    """Flags of `keras_alexnet.export` -> the run's folder (str). Raises as `parse_train`."""
+    """Flags of `keras_alexnet.export` -> (the run's folder: str, views: 1 or 10). Raises as `parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_string("model_dir", None, "A run's folder, as training wrote it.", flag_values=values)
+    _define_views(values, "1: a picture is answered by its center view. 10: by the mean of its ten views, section 4.1.")
     _parse(values, argv, usage)
-    return _required(values, "model_dir")
+    return _required(values, "model_dir"), int(values["views"].value)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationRecipe:
+    """Which models, on which images, and what is said of them. Fields as the flags of the same names.
+
+    `weights` is "equal", "search", or one number for each model.
+    """
+
+    model_dirs: tuple[str, ...]
+    views: int
+    dataset: str | None
+    data_dir: str | None
+    split: str | None
+    weights: str | tuple[float, ...]
+    search_split: str | None
+    batch_size: int
+    input_threads: int
+    per_class: bool
+    confusions: int
+    calibration: bool
+    json: str | None
+
+
+def parse_evaluate(argv, usage):
+    """Flags of `keras_alexnet.evaluate` -> EvaluationRecipe. Raises as `parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string(
+        "model_dir",
+        [],
+        "A run's folder, or an exported model's (RUN/export/1). Given several times, probabilities are averaged.",
+        flag_values=values,
+    )
+    _define_views(values, "1: the center view. 10: four corners, center and reflections, averaged (section 4.1).")
+    flags.DEFINE_string(
+        "dataset", None, "As in training; default: what the first model was trained with.", flag_values=values
+    )
+    flags.DEFINE_string("data_dir", None, "As in training; default: the first model's.", flag_values=values)
+    flags.DEFINE_string(
+        "split",
+        None,
+        "folder: the folder in DATA_DIR that holds the class folders (default: val). records and shapes: train or val. "
+        "TensorFlow Datasets: in its notation (default: what the first model was validated on).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "weights",
+        "equal",
+        "equal; one number for each --model_dir, such as 0.3,0.7; or search: as the release searched them, lowest "
+        "top-5 and then top-1 error on --search_split.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "search_split",
+        None,
+        "Where weights are searched (default: --split itself, as the release did; its errors are then too low).",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "batch_size", 120, "Views that a network gets at a time.", lower_bound=1, upper_bound=4096, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "input_threads", 0, "Threads of the data graph; 0: one per core.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_bool("per_class", False, "Errors of every class.", flag_values=values)
+    flags.DEFINE_integer(
+        "confusions", 0, "So many pairs of classes that were taken for each other.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_bool("calibration", False, "How well probabilities say how often they are right.", flag_values=values)
+    flags.DEFINE_string(
+        "json",
+        None,
+        "Where all figures are written (default: evaluation_SPLIT_VIEWSviews.json in the first run's folder, or here "
+        "for an exported model; with _MODELSmodels for several).",
+        flag_values=values,
+    )
+    _parse(values, argv, usage)
+    model_dirs = tuple(os.path.expanduser(path) for path in values["model_dir"].value)
+    if not all(model_dirs) or not model_dirs:
+        raise UsageError("--model_dir is missing: give a run's folder or an exported model's")
+    weights = _weights(values["weights"].value, len(model_dirs))
+    if values["search_split"].value and weights != "search":
+        raise UsageError(f"--search_split={values['search_split'].value}: is only read with --weights=search")
+    if values["dataset"].value in ("folder", "records") and not values["data_dir"].value:
+        raise UsageError(f"--data_dir is missing: --dataset={values['dataset'].value} is read from there")
+    views = int(values["views"].value)
+    return _pick(EvaluationRecipe, values, model_dirs=model_dirs, views=views, weights=weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionRecipe:
+    """Which model is asked about which files, and how. Fields as the flags of the same names."""
+
+    model: str
+    photographs: tuple[str, ...]
+    format: str
+    signature: str
+    batch_size: int
+    parallel: int
+    deadline: float
+    retries: int
 
 
 def parse_predict(argv, usage):
-    """Flags of `keras_alexnet.predict` -> (exported model's folder, list of files). Raises as `parse_train`."""
+    """Flags of `keras_alexnet.predict` -> PredictionRecipe. Raises as `parse_train`."""
     values = flags.FlagValues()
-    flags.DEFINE_string("model", None, "An exported model's folder, such as RUN/export/1.", flag_values=values)
+    flags.DEFINE_string(
+        "model",
+        None,
+        "An exported model's folder, such as RUN/export/1, or a server: http://HOST:8501/v1/models/NAME or "
+        "grpc://HOST:8500/NAME.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum("format", "table", ["table", "jsonl"], "jsonl: a line of JSON for each file.", flag_values=values)
+    flags.DEFINE_string(
+        "signature", "serving_default", "serving_default, or features with --format=jsonl.", flag_values=values
+    )
+    flags.DEFINE_integer("batch_size", 8, "Files of a request.", lower_bound=1, upper_bound=1024, flag_values=values)
+    flags.DEFINE_integer("parallel", 4, "Requests at a time.", lower_bound=1, upper_bound=256, flag_values=values)
+    flags.DEFINE_float(
+        "deadline", 30.0, "Seconds for a request, its repetitions included.", lower_bound=0.001, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "retries", 3, "Repetitions when the server cannot be reached or is overloaded.", lower_bound=0,
+        upper_bound=20, flag_values=values,
+    )  # fmt: skip
     photographs = _parse(values, argv, usage, positional=True)
     model = _required(values, "model")
     if not photographs:
         raise UsageError("no photograph given: name one or more JPEG or PNG files after the flags")
-    return model, photographs
+    if not math.isfinite(values["deadline"].value):
+        raise UsageError(f"--deadline={values['deadline'].value}: give a number of seconds")
+    return _pick(PredictionRecipe, values, model=model, photographs=tuple(photographs))
 
 
 def read_run(text, usage="keras_alexnet"):
@@ -390,6 +513,10 @@ def _define_run(values):
     )
 
 
+def _define_views(values, text):
+    flags.DEFINE_enum("views", "1", ["1", "10"], text, flag_values=values)
+
+
 def _parse(values, argv, usage, positional=False):
     """Parses in place; returns the arguments that are no flags."""
     if any(argument in ("-h", "-help", "--help", "--helpshort", "--helpfull") for argument in argv):
@@ -403,7 +530,7 @@ def _parse(values, argv, usage, positional=False):
     except (UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"--flagfile: not a text file of flags ({error})") from None
     for name in PATHS:
-        if name in values and values[name].value:
+        if name in values and isinstance(values[name].value, str):
             values[name].value = os.path.expanduser(values[name].value)
     if rest and not positional:
         raise UsageError(f"unexpected argument {rest[0]!r}: every setting is a flag, --NAME=VALUE")
@@ -418,7 +545,8 @@ def _required(values, name):
 
 def _pick(kind, values, **parsed):
     """The fields of a recipe from the flags of the same names; an empty text is none, as `flags.cfg` writes it."""
-    fields = {field.name: values[field.name].value for field in dataclasses.fields(kind)}
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in parsed]
+    fields = {name: values[name].value for name in names}
     return kind(**{name: None if value == "" else value for name, value in fields.items()} | parsed)
 
 
@@ -458,6 +586,20 @@ def _lr_schedule(text):
             raise UsageError(f"--lr_schedule={text}: {part!r} freezes everything; end with --epochs instead")
         entries.append((int(match[1]), match[2] or "", rate))
     return tuple(sorted(entries, key=lambda entry: entry[0]))
+
+
+def _weights(text, count):
+    if text in ("equal", "search"):
+        return text
+    try:
+        weights = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        weights = ()
+    if not weights or not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights):
+        raise UsageError(f"--weights={text}: give equal, search, or numbers from 0 on such as 0.3,0.7, not all 0")
+    if len(weights) != count:
+        raise UsageError(f"--weights={text}: {len(weights)} numbers for {count} --model_dir; give one for each")
+    return weights
 
 
 def _profile(text):

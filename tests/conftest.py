@@ -1,15 +1,94 @@
-"""What all tests share: quiet TensorFlow, fixed seeds, pictures without files of others."""
+"""What all tests share: quiet TensorFlow, fixed seeds, and a tiny network, exported once, with a server of it."""
 
+import json
 import os
+import subprocess
+import sys
+import types
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The references multiply small matrices: threads would only wait for each other on busy cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
+
+from keras_alexnet import AlexNet, export
+from keras_alexnet.data import shapes
+from keras_alexnet.serving.signatures import ServedModel
+
+CLASSES = ["blue_disk", "red_disk", "red_square", "red_star", "striped_red_disk", "blue_square"]
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed():
     keras.utils.set_random_seed(2012)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    return AlexNet(len(CLASSES), "release2012", classifier_activation=None, width=1 / 16, devices=(), seed=4)
+
+
+@pytest.fixture(scope="session")
+def mean_image():
+    return np.random.default_rng(0).uniform(90, 130, (256, 256, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def mean(mean_image):
+    """What a center view loses."""
+    return mean_image[16:240, 16:240]
+
+
+@pytest.fixture(scope="session")
+def folder(tiny_model, mean_image, tmp_path_factory):
+    """An exported version."""
+    metadata = {"class_names": CLASSES, "flags": {}}
+    return export.save(
+        ServedModel(tiny_model, CLASSES, mean_image), str(tmp_path_factory.mktemp("run") / "export"), metadata
+    )
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """64 pictures whose shorter side is 256: their center view is there without resampling, as PNG to the bit."""
+    root, contents = tmp_path_factory.mktemp("files"), []
+    for index in range(64):
+        path = root / f"{index}.png"
+        size = [(256, 256), (301, 256), (256, 390)][index % 3]
+        shapes.draw(CLASSES[index % len(CLASSES)], index).resize(size).save(path)
+        contents.append(path.read_bytes())
+    return contents
+
+
+@pytest.fixture(scope="session")
+def center_views(files):
+    """The center views of the files, uint8 (64, 224, 224, 3), cut by NumPy."""
+    views = []
+    for contents in files:
+        image = tf.io.decode_png(contents, channels=3).numpy()
+        row, column = (image.shape[0] - 256) // 2 + 16, (image.shape[1] - 256) // 2 + 16
+        views.append(image[row : row + 224, column : column + 224])
+    return np.stack(views)
+
+
+@pytest.fixture(scope="session")
+def server(folder):
+    """A server of the exported version in a process of its own: rest and grpc, its addresses, and what it said."""
+    pytest.importorskip("tensorflow_serving", reason="tensorflow-serving-api is not installed (extra serving)")
+    program = Path(__file__).parent / "serving" / "model_server.py"
+    command = [sys.executable, str(program), str(Path(folder).parent)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said = json.loads(process.stdout.readline())
+            yield types.SimpleNamespace(
+                rest=f"http://127.0.0.1:{said['rest']}/v1/models/alexnet",
+                grpc=f"grpc://127.0.0.1:{said['grpc']}/alexnet",
+                **{name: said[name] for name in ("version", "warmed_up")},
+            )
+        finally:
+            process.kill()

@@ -5,10 +5,10 @@
 Values: RGB, 0..255 minus the mean. Everything from the bytes of a file on is TensorFlow's graph, without Python.
 """
 
-import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.data import augmentation as augment
+from keras_alexnet.data import views
 from keras_alexnet.data.decoding import STORED_SIZE, center_of, window_of
 from keras_alexnet.data.threads import parallel_calls, settled
 
@@ -49,7 +49,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         return images, tf.gather(source.labels, items[0]), draws
 
     def finish(images, labels, draws):
-        means = _aligned(mean_image, size, draws) if augmentation.aligned_mean else _center(mean_image, size)
+        means = _aligned(mean_image, size, draws) if augmentation.aligned_mean else views.center(mean_image, size)
         if not noisy:
             return _centered(images, means), labels
         if augmentation.pca_color == "image":
@@ -74,7 +74,7 @@ def center_view(source, statistics, *, size, batch_size, threads=0):
 
     Args and returns as `training`.
     """
-    mean, load = _center(tf.constant(statistics.mean_image), size), source.loader()
+    mean, load = views.center(tf.constant(statistics.mean_image), size), source.loader()
 
     def view(*item):
         _, image, label = load(*item)
@@ -85,14 +85,26 @@ def center_view(source, statistics, *, size, batch_size, threads=0):
     return settled(dataset.prefetch(2), threads)
 
 
-def center_of_mean(statistics, size):
-    """The part of the mean image that the center view loses: float32 (size, size, 3), NumPy."""
-    return np.asarray(_center(statistics.mean_image, size))
+def undisturbed(source, sizes, *, batch_size, threads=0):
+    """Every image once, in the order of the source, as it is: evaluation, which makes its views itself.
 
+    Args:
+        source: see `keras_alexnet.data.sources`.
+        sizes: tuple of int, how much of the center of the 256x256 image is wanted; more than one where several
+            networks look at an image.
+        batch_size, threads: as of `training`.
 
-def _center(image, size):
-    margin = (STORED_SIZE - size) // 2
-    return image[margin : margin + size, margin : margin + size]
+    Returns:
+        tf.data.Dataset of (tuple of uint8 (B, size, size, 3), one a size; int32 (B,)).
+    """
+    load = source.loader()
+
+    def view(*item):
+        _, image, label = load(*item)
+        return tuple(center_of(source.stored, image, size) for size in sizes), label
+
+    dataset = source.items().map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
+    return settled(dataset.prefetch(2), threads)
 
 
 def _aligned(mean_image, size, draws):

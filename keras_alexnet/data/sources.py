@@ -99,6 +99,30 @@ class FolderSource:
         )
 
 
+def open_training(data, bar=None):
+    """The training and the validation set that a recipe names.
+
+    Args:
+        data: recipe.DataRecipe.
+        bar: function of a label that makes a progress bar, or None.
+
+    Returns:
+        (training, validation): sources.
+
+    Raises:
+        UsageError: there is no such set, or it is not as it should be.
+    """
+    if data.dataset == "folder":
+        return open_folder(data.data_dir)
+    if data.dataset == "shapes":
+        data_dir = data.data_dir or os.path.join("data", "shapes")
+        progress = bar and bar(f"drawing shapes into {data_dir}")
+        return open_shapes(data_dir, data.shapes_train, data.shapes_val, data.shapes_seed, progress)
+    if data.dataset == "records":
+        return open_records(data.data_dir, data.shuffle_buffer)
+    return open_tfds(data.dataset, data.data_dir, data.train_split, data.val_split, data.shuffle_buffer)
+
+
 def open_folder(data_dir):
     """The splits of `DATA_DIR/train/CLASS/*.jpg` and `DATA_DIR/val/CLASS/*.jpg`.
 
@@ -146,6 +170,32 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
     Raises:
         UsageError: no such set or split, or it is not one of labeled images.
     """
+    builder, keys = _open_builder(name, data_dir)
+    if not {"validation", "test"} & set(builder.info.splits):
+        if (train_split is None) != (val_split is None):
+            raise UsageError(
+                f"--dataset={name}: has one split only; give both --train_split and --val_split, or neither"
+            )
+        train_split, val_split = train_split or "train[:80%]", val_split or "train[80%:]"
+    train_split = train_split or "train"
+    val_split = val_split or ("validation" if "validation" in builder.info.splits else "test")
+    sources = tuple(
+        _split_of(builder, name, keys, flag, split, shuffle_buffer)
+        for flag, split in (("train_split", train_split), ("val_split", val_split))
+    )
+    if _overlap(*sources):
+        raise UsageError(f"--val_split={val_split}: has images of --train_split={train_split} in it; keep them apart")
+    return sources
+
+
+def open_tfds_split(name, data_dir, split, shuffle_buffer):
+    """One split of a set of TensorFlow Datasets: RecordSource. Args, returns and raises as `open_tfds`."""
+    builder, keys = _open_builder(name, data_dir)
+    return _split_of(builder, name, keys, "split", split, shuffle_buffer)
+
+
+def _open_builder(name, data_dir):
+    """A set whose files are there: (builder, (key of the image, key of the label))."""
     import tensorflow_datasets as tfds
 
     try:
@@ -155,31 +205,22 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
         raise UsageError(
             f"--dataset={name}: {reason} Give the name of a TensorFlow Datasets set, folder, records or shapes."
         ) from None
-    image_key, label_key = _labeled_image(builder, name)
+    keys = _labeled_image(builder, name)
     _prepare(builder, name)
-    if not {"validation", "test"} & set(builder.info.splits):
-        if (train_split is None) != (val_split is None):
-            raise UsageError(
-                f"--dataset={name}: has one split only; give both --train_split and --val_split, or neither"
-            )
-        train_split, val_split = train_split or "train[:80%]", val_split or "train[80%:]"
-    train_split = train_split or "train"
-    val_split = val_split or ("validation" if "validation" in builder.info.splits else "test")
-    sources = []
-    for flag, split in (("train_split", train_split), ("val_split", val_split)):
-        try:
-            source = records.of_builder(builder, name, split, image_key, label_key, shuffle_buffer)
-        except UsageError:
-            raise
-        except (KeyError, ValueError) as error:
-            there = ", ".join(builder.info.splits)
-            raise UsageError(f"--{flag}={split}: {name} has the splits {there} ({error})") from None
-        if not source.count:
-            raise UsageError(f"--{flag}={split}: {name} has no images there")
-        sources.append(source)
-    if _overlap(*sources):
-        raise UsageError(f"--val_split={val_split}: has images of --train_split={train_split} in it; keep them apart")
-    return tuple(sources)
+    return builder, keys
+
+
+def _split_of(builder, name, keys, flag, split, shuffle_buffer):
+    try:
+        source = records.of_builder(builder, name, split, *keys, shuffle_buffer)
+    except UsageError:
+        raise
+    except (KeyError, ValueError) as error:
+        there = ", ".join(builder.info.splits)
+        raise UsageError(f"--{flag}={split}: {name} has the splits {there} ({error})") from None
+    if not source.count:
+        raise UsageError(f"--{flag}={split}: {name} has no images there")
+    return source
 
 
 def open_records(data_dir, shuffle_buffer):

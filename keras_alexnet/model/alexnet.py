@@ -11,14 +11,14 @@ of the normalization, start of the weights, size of the input.
 import dataclasses
 import itertools
 import math
+import os
 
 import keras
 import numpy as np
 
+from keras_alexnet.model import weights as stored_weights
 from keras_alexnet.model.layers import ChannelShare, Copies, Dropout, InMapNormalization, LocalResponseNormalization
 from keras_alexnet.model.towers import choose_devices, pinned
-
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")  # those with weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,9 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     devices=None,
     classifier_activation="softmax",
     *,
+    include_top=True,
+    weights=None,
+    pooling=None,
     activation="relu",
     local_response_normalization=True,
     overlapping_pooling=True,
@@ -80,6 +83,10 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         devices: names of the towers' devices such as ("GPU:0", "GPU:1"), None for two GPUs where there are two, () to
             pin nothing. Where it runs never changes what it computes.
         classifier_activation: "softmax" for probabilities, None for logits.
+        include_top: False ends with pool5, the maps of both towers next to each other, and leaves out the dense layers.
+        weights: None for a random start, or where they are: a run's folder, an exported model's, or a file, see
+            `keras_alexnet.model.weights.read`. They may be in towers or in groups, whichever form this network has.
+        pooling: without the top, "avg" or "max" for one number a map, None for the maps.
         activation: "relu" (section 3.1) or another Keras activation, such as "tanh".
         local_response_normalization: False leaves out the normalizations (section 3.3, and the release's in-map one).
         overlapping_pooling: False pools windows of 2 every 2 pixels instead of 3 every 2 (section 3.4).
@@ -90,11 +97,12 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         name: str.
 
     Returns:
-        keras.Model on float32 (B, 224, 224, 3) -> float32 (B, num_classes); (B, 227, 227, 3) for "caffe". Input: RGB,
-        0..255 minus the training set's mean.
+        keras.Model on float32 (B, 224, 224, 3) -> float32 (B, num_classes); (B, 227, 227, 3) for "caffe". Without the
+        top: float32 (B, 6, 6, 256), or (B, 256) pooled. Input: RGB, 0..255 minus the training set's mean.
 
     Raises:
-        ValueError: an argument is outside what is listed; the message says what was received.
+        ValueError: an argument is outside what is listed, or the weights do not fit; the message says what was
+            received.
         UsageError: (a ValueError) a device is not there.
     """
     if variant not in VARIANTS:
@@ -106,6 +114,11 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     if towers == 2 and groups == 1:
         raise ValueError(
             "two towers are two groups. Received: towers=2, groups=1; towers=1 is a network without groups"
+        )
+    if pooling not in (None, "avg", "max") or (pooling and include_top):
+        raise ValueError(
+            f"pooling must be None, or without the top avg or max. Received: pooling={pooling!r}, "
+            f"include_top={include_top}"
         )
     check_width(width)
     v = VARIANTS[variant]
@@ -217,31 +230,43 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     # The release pools conv5 before its ReLU; a maximum and a ReLU give the same in either order.
     x = pooling("pool5", x)  # 6x6x256
 
-    x = both("join6", x)
-    x = per_tower("flatten", lambda n: keras.layers.Flatten(dtype=dtype, name=n), x)  # 9216
-    x = zeroed("dropout6", nonlinearity("relu6", dense("fc6", x, 4096, v.hidden_stddev)))  # 4096
-    x = both("join7", x)
-    x = zeroed("dropout7", nonlinearity("relu7", dense("fc7", x, 4096, v.hidden_stddev)))  # 4096
-
     # fc8, softmax and loss belong to the first device (`layers-145.cfg`: fc1000 on gpu 0).
     def on_first(make, layer_name, value):
         return pinned(make, layer_name, places[0])(value)
 
-    hidden = x[0] if towers == 1 else on_first(lambda n: keras.layers.Concatenate(dtype=dtype, name=n), "join8", x)
-    output = on_first(
-        lambda full_name: keras.layers.Dense(
-            num_classes,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=next(seeds)),
-            dtype=dtype,
-            name=full_name,
-        ),
-        "fc8",
-        hidden,
-    )
-    output = on_first(
-        lambda n: keras.layers.Activation(classifier_activation, dtype="float32", name=n), "predictions", output
-    )
-    return keras.Model(image, output, name=name)
+    def joined(layer_name, parts):
+        if towers == 1:
+            return parts[0]
+        return on_first(lambda n: keras.layers.Concatenate(dtype=dtype, name=n), layer_name, parts)
+
+    if include_top:
+        x = both("join6", x)
+        x = per_tower("flatten", lambda n: keras.layers.Flatten(dtype=dtype, name=n), x)  # 9216
+        x = zeroed("dropout6", nonlinearity("relu6", dense("fc6", x, 4096, v.hidden_stddev)))  # 4096
+        x = both("join7", x)
+        x = zeroed("dropout7", nonlinearity("relu7", dense("fc7", x, 4096, v.hidden_stddev)))  # 4096
+        output = on_first(
+            lambda full_name: keras.layers.Dense(
+                num_classes,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01, seed=next(seeds)),
+                dtype=dtype,
+                name=full_name,
+            ),
+            "fc8",
+            joined("join8", x),
+        )
+        output = on_first(
+            lambda n: keras.layers.Activation(classifier_activation, dtype="float32", name=n), "predictions", output
+        )
+    else:
+        output = joined("features", x)
+        if pooling:
+            pool = keras.layers.GlobalAveragePooling2D if pooling == "avg" else keras.layers.GlobalMaxPooling2D
+            output = on_first(lambda n: pool(dtype=dtype, name=n), f"{pooling}_pool", output)
+    model = keras.Model(image, output, name=name)
+    if weights is not None:
+        stored_weights.assign(stored_weights.read(os.fspath(weights)), model)
+    return model
 
 
 def check_width(width):

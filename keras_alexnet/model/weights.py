@@ -7,11 +7,15 @@ Both forms compute the same, so that a network trained on two devices can be loo
 stack, and back.
 """
 
+import os
 import re
+import zipfile
 
 import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from keras_alexnet.model.alexnet import LAYERS
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")  # those with weights
 
 
 def named(model):
@@ -24,7 +28,13 @@ def named(model):
         dict of "LAYER/kernel" and "LAYER/bias" -> float32 np.ndarray, in the paper's order; LAYER as the model names
         it, "conv1" or "conv1_tower0".
     """
-    return {name: variable.numpy() for name, variable in _variables(model).items()}
+    return {name: variable.numpy() for name, variable in variables(model).items()}
+
+
+def variables(model):
+    """As `named`, the variables themselves: dict of str -> keras.Variable."""
+    layers = [layer for layer in model.layers if layer.name.split("_")[0] in LAYERS and layer.weights]
+    return {f"{layer.name}/{variable.name}": variable for layer in layers for variable in layer.weights}
 
 
 def to_grouped(weights):
@@ -93,17 +103,79 @@ def copy(source, target):
         ValueError: the weights do not fit, such as those of a network without groups into one with two towers; nothing
             was changed.
     """
-    variables = _variables(target)
-    towers = any("_tower" in name for name in variables)
-    weights = (to_towers if towers else to_grouped)(named(source))
-    for name, variable in variables.items():
+    assign(named(source), target)
+
+
+def assign(weights, target, without=()):
+    """Gives a model weights by name, whichever forms the two have.
+
+    Args:
+        weights: dict as of `named`; what the model has no layer for is not used.
+        target: keras.Model of `keras_alexnet.AlexNet`.
+        without: sequence of str, layers such as "fc8" that keep the weights they have.
+
+    Raises:
+        ValueError: a layer's weights are missing or have another shape; nothing was changed.
+    """
+    wanted = {name: each for name, each in variables(target).items() if name.split("/")[0] not in without}
+    towers = any("_tower" in name for name in wanted)
+    weights = (to_towers if towers else to_grouped)(weights)
+    for name, variable in wanted.items():
         found = weights[name].shape if name in weights else "missing"
         if found != tuple(variable.shape):
             raise ValueError(f"{name} should be {tuple(variable.shape)}. Received: {found}")
-    for name, variable in variables.items():
+    for name, variable in wanted.items():
         variable.assign(weights[name])
 
 
-def _variables(model):
-    layers = [layer for layer in model.layers if layer.name.split("_")[0] in LAYERS and layer.weights]
-    return {f"{layer.name}/{variable.name}": variable for layer in layers for variable in layer.weights}
+def read(path):
+    """The weights that a run, an exported model or a file holds.
+
+    Args:
+        path: str, a run's folder (its newest checkpoint), a folder with a SavedModel that `keras_alexnet.export` wrote,
+            the path of a checkpoint without its suffix, or an `.npz` of what `named` returns
+            (`np.savez(path, **named(model))`).
+
+    Returns:
+        dict as of `named`.
+
+    Raises:
+        ValueError: there is no such thing there, or it cannot be read. Nothing is unpickled.
+    """
+    try:
+        if os.path.isfile(path):
+            return _of_arrays(path)
+        if os.path.isfile(os.path.join(path, "saved_model.pb")):
+            return _of_checkpoint(os.path.join(path, "variables", "variables"))
+        return _of_checkpoint(tf.train.latest_checkpoint(os.path.join(path, "checkpoints")) or path)
+    except (OSError, EOFError, zipfile.BadZipFile, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path}: holds no weights that can be read ({reason})") from None
+
+
+def _of_arrays(path):
+    with open(path, "rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise ValueError(
+                f"{path}: is no .npz of weights; give a run's folder, an exported model's, or an .npz (Keras' own "
+                "files are read by model.load_weights)"
+            )
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _of_checkpoint(path):
+    """Weights by the names that their variables had, wherever they hang in the checkpoint's graph of objects."""
+    reader = tf.train.load_checkpoint(path)
+    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+        reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
+    )
+    keys = {each.full_name: each.checkpoint_key for node in graph.nodes for each in node.attributes}
+    found = {
+        name: reader.get_tensor(key)
+        for name, key in keys.items()
+        if re.fullmatch(rf"({'|'.join(LAYERS)})(_tower[01])?/(kernel|bias)", name)
+    }
+    if not found:
+        raise ValueError(f"{path}: is a checkpoint of something else, without a layer named {LAYERS[0]}")
+    return found

@@ -1,56 +1,86 @@
 """What an exported model answers: pictures as they are stored, prepared floats, or features.
 
-The decoding and the center view are the ones of validation, in the graph: a served photograph gives the numbers that
-evaluation saw.
+The decoding and the views are the ones of validation and evaluation, in the graph: a served photograph gives the
+numbers that evaluation saw.
 """
 
 import keras
 import tensorflow as tf
 
-from keras_alexnet.data.decoding import decode_center
+from keras_alexnet.data import views as test_views
+from keras_alexnet.data.decoding import MAX_PIXELS, STORED_SIZE, decode_center
+from keras_alexnet.model import weights
 
 BEST = 5
+MAX_VIEWS = 1024  # of one request: more would take gigabytes for as long as it runs
+_DECODED_AT_A_TIME = 8  # files of a request; what the machine has of cores, it uses
 
 
 class ServedModel(tf.Module):
     """A network with its preprocessing and its labels; `signatures()` is what a SavedModel of it serves.
 
     Args:
-        model: keras.Model, images -> logits, whose last layer of weights is fc8.
+        model: keras.Model of `keras_alexnet.AlexNet`, images -> logits.
         class_names: sequence of str, one per class.
-        mean: float32 (size, size, 3), what is subtracted from a center view.
+        mean_image: float32 (256, 256, 3), the training set's.
+        aligned_mean: bool, a view loses the part of the mean image that it is a view of, and not the center.
+        views: 1, a picture is answered by its center view, or 10, by the mean probabilities of its ten views.
+
+    Attributes:
+        weights: dict of "LAYER/kernel" and "LAYER/bias" -> tf.Variable, as of `keras_alexnet.model.weights.named`.
+        center_view: function of uint8 (B, size, size, 3) -> float32 (B, classes), the probabilities.
+        ten_views: function of uint8 (B, 256, 256, 3) -> the same, averaged over ten views, which are one batch.
     """
 
-    def __init__(self, model, class_names, mean):
+    def __init__(self, model, class_names, mean_image, aligned_mean=False, views=1):
         super().__init__(name="alexnet")
+        if views not in test_views.VIEWS:
+            raise ValueError(f"views must be 1 or 10. Received: views={views}")
         hidden = next(layer for layer in model.layers if layer.name == "fc8").input
         self.network = keras.Model(model.input, [model.output, hidden])
+        self.weights = {name: variable.value for name, variable in weights.variables(model).items()}
         self.class_names = tf.constant(class_names)
-        self.mean = tf.constant(mean, tf.float32)
-        self.size = int(mean.shape[0])
+        self.size = int(model.input_shape[1])
+        self.views = views
+        # The release subtracts the center of the mean from every view, whichever it is of, and does not reflect it.
+        center = tf.constant(test_views.center(mean_image, self.size), tf.float32)
+        self.mean = center
+        self.means = test_views.ten(tf.constant(mean_image, tf.float32), self.size) if aligned_mean else center
+        self.center_view = tf.function(self._of_center, [_images(self.size, tf.uint8)])
+        self.ten_views = tf.function(self._of_ten, [_images(STORED_SIZE, tf.uint8)])
 
     def signatures(self):
         """dict of name -> concrete function, with `serving_default`, `images` and `features`."""
         files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        images = tf.TensorSpec((None, self.size, self.size, 3), tf.float32, name="images")
         return {
             "serving_default": tf.function(self.classify_files).get_concrete_function(files),
-            "images": tf.function(self.classify_images).get_concrete_function(images),
+            "images": tf.function(self.classify_images).get_concrete_function(_images(self.size, tf.float32)),
             "features": tf.function(self.describe_files).get_concrete_function(files),
         }
 
     def classify_files(self, image_bytes):
-        """JPEG or PNG files, string (B,) -> the answers of `classify_images`."""
-        return self.classify_images(self._prepared(image_bytes))
-
-    def classify_images(self, images):
-        """Center views as the network takes them, float32 (B, size, size, 3), RGB, 0..255 minus the mean.
+        """JPEG or PNG files, string (B,) -> answers.
 
         Returns:
             classes: string (B, 5), best first (all of them where there are fewer); scores: float32 (B, 5), their
             probabilities; probabilities: float32 (B, classes).
         """
-        probabilities = tf.nn.softmax(self.network(images, training=False)[0])
+        if self.views == 1:
+            return self._answers(self._of_center(_decoded(image_bytes, self.size)))
+        return self._answers(self._of_ten(_decoded(image_bytes, STORED_SIZE, self.views)))
+
+    def classify_images(self, images):
+        """Views as the network takes them, float32 (B, size, size, 3), RGB, 0..255 minus the mean -> answers."""
+        with _within_bounds(images, 1):
+            images = tf.identity(images)
+        return self._answers(tf.nn.softmax(self.network(images, training=False)[0]))
+
+    def describe_files(self, image_bytes):
+        """JPEG or PNG files, string (B,) -> features: float32 (B, 4096), the last hidden layer, of the center view."""
+        images = tf.cast(_decoded(image_bytes, self.size), tf.float32) - self.mean
+        return {"features": tf.cast(self.network(images, training=False)[1], tf.float32)}
+
+    def _answers(self, probabilities):
         scores, indices = tf.math.top_k(probabilities, min(BEST, self.class_names.shape[0]))
         return {
             "classes": tf.gather(self.class_names, indices),
@@ -58,14 +88,68 @@ class ServedModel(tf.Module):
             "probabilities": probabilities,
         }
 
-    def describe_files(self, image_bytes):
-        """JPEG or PNG files, string (B,) -> features: float32 (B, 4096), the last hidden layer."""
-        return {"features": tf.cast(self.network(self._prepared(image_bytes), training=False)[1], tf.float32)}
+    def _of_center(self, images):
+        return tf.nn.softmax(self.network(tf.cast(images, tf.float32) - self.mean, training=False)[0])
 
-    def _prepared(self, image_bytes):
-        views = tf.map_fn(
-            lambda file: decode_center(file, self.size),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec((self.size, self.size, 3), tf.uint8),
-        )
-        return tf.cast(views, tf.float32) - self.mean
+    def _of_ten(self, images):
+        views = tf.cast(test_views.ten(images, self.size), tf.float32) - self.means
+        logits = self.network(tf.reshape(views, (-1, self.size, self.size, 3)), training=False)[0]
+        probabilities = tf.reshape(tf.nn.softmax(logits), (-1, 10, logits.shape[-1]))
+        return tf.reduce_mean(probabilities, axis=1)
+
+
+def _images(size, dtype):
+    return tf.TensorSpec((None, size, size, 3), dtype, name="images")
+
+
+def _decoded(image_bytes, size, views=1):
+    """JPEG or PNG files, string (B,) -> their centers, uint8 (B, size, size, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: (when the graph runs) a file is no image; the message says which one. There are
+            too many.
+    """
+    with _within_bounds(image_bytes, views):
+        image_bytes = tf.identity(image_bytes)
+    # An image alone needs no telling which; a data set of one would take as long to set up as to decode it.
+    images = tf.cond(
+        tf.equal(tf.size(image_bytes), 1),
+        lambda: decode_center(image_bytes[0], size)[None],
+        lambda: _decoded_in_parallel(image_bytes, size),
+    )
+    return tf.ensure_shape(images, (None, size, size, 3))
+
+
+def _decoded_in_parallel(image_bytes, size):
+    """As `_decoded`. A loop of the graph would end at the first error without a word about its place."""
+    count = tf.size(image_bytes, out_type=tf.int64)
+    numbered = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
+    decoded = numbered.map(
+        lambda index, file: (index, decode_center(file, size)),
+        num_parallel_calls=_DECODED_AT_A_TIME,
+        deterministic=True,
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False  # its thread may sleep for a minute while the request waits for it
+    # A batch of what is left: with a row that is none at the end, there is a batch also when nothing is left.
+    end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), tf.zeros((size, size, 3), tf.uint8)))
+    batch = decoded.ignore_errors().concatenate(end).batch(count + 1).with_options(options)
+    indices, images = batch.get_single_element()
+    missing = tf.sets.difference(tf.range(count)[None], indices[None]).values
+    words = tf.strings.join(
+        [
+            "image_bytes[",
+            tf.strings.reduce_join(tf.strings.as_string(missing), separator=", "),
+            f"]: not a JPEG or PNG file that can be decoded, or more than {MAX_PIXELS:,} pixels",
+        ]
+    )
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(missing), 0), [words])]):
+        return images[:-1]
+
+
+def _within_bounds(batch, views):
+    """A block whose operations fail when a request holds nothing or too much."""
+    limit = MAX_VIEWS // views
+    count = tf.shape(batch)[0]
+    words = tf.strings.join([tf.strings.as_string(count), f" images in one request; 1 to {limit} are taken"])
+    return tf.control_dependencies([tf.debugging.Assert((count >= 1) & (count <= limit), [words])])

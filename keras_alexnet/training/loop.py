@@ -68,7 +68,7 @@ class Trainer:
             RunError: another number of images was seen.
         """
         self.averages.reset()
-        for images, labels in _read(dataset):
+        for images, labels in read(dataset):
             self.test_step(images, labels)
         if self.averages.count() != count:
             raise RunError(f"validation saw {self.averages.count()} images instead of {count}")
@@ -112,7 +112,7 @@ def run_epoch(trainer, dataset, callbacks, *, steps, first_step):
     """
     trainer.averages.reset()
     started, done = time.perf_counter(), 0
-    for images, labels in _read(dataset):
+    for images, labels in read(dataset):
         callbacks.on_train_batch_begin(done)
         loss = float(trainer.train_step(images, labels))
         done += 1
@@ -124,7 +124,7 @@ def run_epoch(trainer, dataset, callbacks, *, steps, first_step):
     return trainer.averages.result(), trainer.averages.count() / (time.perf_counter() - started), done
 
 
-def _read(dataset):
+def read(dataset):
     """The batches of a dataset; what goes wrong in its graph becomes a ReadError."""
     batches = iter(dataset)
     while True:

@@ -38,12 +38,30 @@ def per_image(logits, labels):
         dict of float32 (B,) by the names in NAMES: cross-entropy in nats, errors in percent (0..100), and the mean
         over the classes of the squared difference between probabilities and the one-hot label.
     """
-    probabilities = tf.nn.softmax(logits)
-    one_hot = tf.one_hot(labels, tf.shape(logits)[1])
     return {
         "loss": tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits),
-        "top1_error": 100.0 * (1.0 - top_k_credit(logits, labels, 1)),
-        "top5_error": 100.0 * (1.0 - top_k_credit(logits, labels, 5)),
+        **_errors(logits, tf.nn.softmax(logits), labels),
+    }
+
+
+def of_probabilities(probabilities, labels):
+    """As `per_image`, of probabilities: those of an exported model, or the mean of several.
+
+    Args:
+        probabilities: float32 (B, classes); a sum of several models' is fine for the two errors.
+        labels: int (B,).
+    """
+    of_label = tf.gather(probabilities, labels, batch_dims=1)
+    # A probability too small for float32 is 0; its logarithm is to stay a number.
+    loss = -tf.math.log(tf.maximum(of_label, 1e-37))
+    return {"loss": loss, **_errors(probabilities, probabilities, labels)}
+
+
+def _errors(scores, probabilities, labels):
+    one_hot = tf.one_hot(labels, tf.shape(scores)[1])
+    return {
+        "top1_error": 100.0 * (1.0 - top_k_credit(scores, labels, 1)),
+        "top5_error": 100.0 * (1.0 - top_k_credit(scores, labels, 5)),
         "mean_squared_error": tf.reduce_mean(tf.square(probabilities - one_hot), axis=1),
     }
 

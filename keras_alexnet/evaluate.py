@@ -1,0 +1,354 @@
+"""Runs or exported models on a set of images -> top-1 and top-5 error.
+
+    python -m keras_alexnet.evaluate --model_dir=RUN [--views=10]
+    python -m keras_alexnet.evaluate --model_dir=RUN --model_dir=OTHER --weights=search --search_split=train
+
+Errors are in percent, ties shared as the release shares them, every image counted once.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+from keras_alexnet import __version__
+from keras_alexnet import recipe as recipes
+from keras_alexnet import run as runs
+from keras_alexnet.errors import RunError, UsageError, run_verb, start_tensorflow
+from keras_alexnet.files import written_aside
+from keras_alexnet.progress import bar
+
+NAMED = 5  # files left out that are named on the screen; all of them are in the JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A run or an exported model, ready to answer.
+
+    Attributes:
+        name: str, the folder.
+        class_names: tuple of str.
+        recipe: recipe.Recipe that it was trained by.
+        size: int, rows and columns of the network's input.
+        epochs: int, of its training.
+        center_view, ten_views: functions, see `keras_alexnet.serving.signatures.ServedModel`.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    recipe: recipes.Recipe
+    size: int
+    epochs: int
+    center_view: object
+    ten_views: object
+
+
+def main(argv):
+    """Prints the table, and writes all figures as JSON."""
+    recipe = recipes.parse_evaluate(argv, __doc__)
+    for folder in recipe.model_dirs:
+        if not runs.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
+            raise UsageError(
+                f"--model_dir={folder}: is neither a run (no {runs.FLAGS}) nor an exported model (no saved_model.pb)"
+            )
+    start_tensorflow()
+    report = evaluate(recipe)
+    path = recipe.json or _json_path(recipe, report)
+    with written_aside(path) as file:
+        json.dump(report, file, indent=1, ensure_ascii=False)
+    print(f"{as_text(report)}\nall figures: {path}")
+
+
+def evaluate(recipe):
+    """Evaluates models as a recipe says.
+
+    Args:
+        recipe: recipe.EvaluationRecipe.
+
+    Returns:
+        dict, as it is written to the JSON: set, views, models, weights, results, seconds, and what else was asked for.
+
+    Raises:
+        UsageError: a model or a set is not there, or they do not go together.
+        RunError: an image could not be read, or a checkpoint.
+    """
+    from keras_alexnet.training import scores
+
+    models = [open_model(folder) for folder in recipe.model_dirs]
+    class_names = models[0].class_names
+    for model in models[1:]:
+        if model.class_names != class_names:
+            raise UsageError(f"--model_dir={model.name}: has other classes than {models[0].name}; average like models")
+    source, described = _open(recipe, models, recipe.split)
+    weights, searched = _weights(recipe, models, source, described)
+    started = time.perf_counter()
+    each, averaged = [[] for _ in models], []
+    for probabilities, labels in answers(models, source, recipe, f"evaluating {described['split']}"):
+        for kept, own in zip(each, probabilities, strict=True):
+            kept.append(scores.of_batch(own, labels))
+        averaged.append(scores.of_batch(_averaged(weights, probabilities), labels))
+    seconds = time.perf_counter() - started
+    all_answers = scores.joined(averaged)
+    report = {
+        "set": described,
+        "views": recipe.views,
+        "models": [
+            {"model_dir": model.name, "epochs": model.epochs, "weight": weight, **scores.summary(scores.joined(kept))}
+            for model, weight, kept in zip(models, weights, each, strict=True)
+        ],
+        "weights": searched or ("equal" if recipe.weights == "equal" else "given"),
+        "result": scores.summary(all_answers),
+        "seconds": seconds,
+        "keras_alexnet": __version__,
+    }
+    if recipe.per_class:
+        report["per_class"] = scores.by_class(all_answers, class_names)
+    if recipe.confusions:
+        report["confusions"] = scores.confusions(all_answers, class_names, recipe.confusions)
+    if recipe.calibration:
+        report["calibration"] = scores.calibration(all_answers)
+    return report
+
+
+def open_model(folder):
+    """A run's newest checkpoint or an exported model.
+
+    Args:
+        folder: str.
+
+    Returns:
+        Model.
+
+    Raises:
+        UsageError: it is neither, or an export of somebody else.
+        RunError: it cannot be read.
+    """
+    from keras_alexnet import export
+
+    if runs.is_run(folder):
+        run = runs.open_run(folder)
+        served = export.served_model(run)
+        names, recipe, size, epochs = run.class_names, run.recipe, served.size, len(run.history)
+    else:
+        import tensorflow as tf
+
+        metadata = export.read_metadata(folder)
+        try:
+            served = tf.saved_model.load(folder)
+            size, epochs = int(metadata["input_size"]), int(metadata["epochs"])
+            recipe = recipes.read_run("".join(f"--{name}={value}\n" for name, value in metadata["flags"].items()))
+        except (OSError, tf.errors.OpError, KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{folder}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        names = tuple(metadata["class_names"])
+    return Model(folder, names, recipe, size, epochs, served.center_view, served.ten_views)
+
+
+def answers(models, source, recipe, label):
+    """The probabilities that models give to every image of a source, once, in its order.
+
+    Args:
+        models: list of Model.
+        source: see `keras_alexnet.data.sources`.
+        recipe: recipe.EvaluationRecipe.
+        label: str, of the progress bar.
+
+    Yields:
+        (list of float32 (B, classes), one a model; int32 (B,), labels as the models have them).
+
+    Raises:
+        RunError: an image could not be read, or another number of images came than the source has.
+    """
+    import numpy as np
+
+    from keras_alexnet.data import pipeline
+    from keras_alexnet.data.decoding import STORED_SIZE
+    from keras_alexnet.training.loop import read
+
+    wanted = [STORED_SIZE if recipe.views == 10 else model.size for model in models]
+    sizes = tuple(sorted(set(wanted)))
+    places = np.array([models[0].class_names.index(name) for name in source.class_names], np.int32)
+    show, seen = bar(label), 0
+    images_at_a_time = max(1, recipe.batch_size // recipe.views)
+    for images, labels in read(
+        pipeline.undisturbed(source, sizes, batch_size=images_at_a_time, threads=recipe.input_threads)
+    ):
+        probabilities = []
+        for model, size in zip(models, wanted, strict=True):
+            function = model.ten_views if recipe.views == 10 else model.center_view
+            probabilities.append(function(images[sizes.index(size)]).numpy())
+        seen += len(labels)
+        show(seen, source.count)
+        yield probabilities, places[labels.numpy()]
+    if seen != source.count:
+        raise RunError(f"{source.name}: {seen} images came instead of {source.count}; look for files that have changed")
+
+
+def as_text(report):
+    """The tables, str."""
+    about, models = report["set"], report["models"]
+    protocol = "center view" if report["views"] == 1 else "10 views (corners, center, reflections), averaged"
+    left_out = len(about["left_out"])
+    lines = [
+        f"set:    {about['dataset']} {about['split']}, {about['images']} images of {about['classes']} classes"
+        + (f"; {left_out} left out: {', '.join(about['left_out'][:NAMED])}" + " ..." * (left_out > NAMED))
+        * bool(left_out),
+        f"views:  {protocol}",
+        f"models: {len(models)}" + f", {_said_of(report['weights'])} weights" * (len(models) > 1),
+        "",
+    ]
+    rows = [(f"{model['model_dir']}, epoch {model['epochs']}", model["weight"], model) for model in models]
+    if len(models) > 1:
+        rows.append((f"average of {len(models)}", None, report["result"]))
+    width = max(len(name) for name, _, _ in rows)
+    lines.append(f"{'':<{width}}  {'weight':>6}  top-1 error  top-5 error    loss  mean squared error")
+    for name, weight, values in rows:
+        shown = "" if weight is None else f"{weight:.3f}"
+        lines.append(
+            f"{name:<{width}}  {shown:>6}  {values['top1_error']:>9.2f} %  {values['top5_error']:>9.2f} %  "
+            f"{values['loss']:>6.4f}  {values['mean_squared_error']:>18.6f}"
+        )
+    for title, table in (
+        ("errors by class", _by_class),
+        ("most frequent confusions", _confusions),
+        ("calibration", _calibration),
+    ):
+        rows = table(report)
+        if rows:
+            lines += ["", f"{title}:", *rows]
+    return "\n".join(lines)
+
+
+def _by_class(report):
+    rows = report.get("per_class", ())
+    width = max((len(row["class_name"]) for row in rows), default=0)
+    return [f"  {'':<{width}}  images  top-1 error  top-5 error"] * bool(rows) + [
+        f"  {row['class_name']:<{width}}  {row['images']:>6}"
+        + (f"  {row['top1_error']:>9.2f} %  {row['top5_error']:>9.2f} %" if row["images"] else "")
+        for row in rows
+    ]
+
+
+def _confusions(report):
+    return [
+        f"  {row['images']:>6} images, {row['percent']:>5.1f} % of {row['class_name']}, taken for {row['taken_for']}"
+        for row in report.get("confusions", ())
+    ]
+
+
+def _calibration(report):
+    if "calibration" not in report:
+        return []
+    found = report["calibration"]
+    return [
+        f"  expected error {found['expected_calibration_error']:.4f}, "
+        f"largest {found['maximum_calibration_error']:.4f}, {len(found['bins'])} bins",
+        "  probability    images  mean probability  share of right answers",
+        *(
+            f"  {row['from']:.3f}-{row['to']:.3f}  {row['images']:>8}  {row['confidence']:>16.4f}  "
+            f"{row['accuracy']:.4f}"
+            for row in found["bins"]
+            if row["images"]
+        ),
+    ]
+
+
+def _said_of(weights):
+    if not isinstance(weights, dict):
+        return weights
+    same = ", the images that are evaluated" if weights["same_images"] else ""
+    return f"searched (on {weights['dataset']} {weights['split']}, {weights['images']} images{same})"
+
+
+def _averaged(weights, probabilities):
+    return sum(weight * own for weight, own in zip(weights, probabilities, strict=True))
+
+
+def _weights(recipe, models, source, described):
+    """(list of float that add up to 1, what the search was made on or None)."""
+    if recipe.weights == "equal" or len(models) == 1:
+        return [1 / len(models)] * len(models), None
+    if recipe.weights != "search":
+        return [weight / sum(recipe.weights) for weight in recipe.weights], None
+    import numpy as np
+
+    from keras_alexnet.training import scores
+
+    if recipe.search_split:
+        source, described = _open(recipe, models, recipe.search_split)
+    kept = list(answers(models, source, recipe, f"searching weights on {described['split']}"))
+    probabilities = np.stack([np.concatenate([batch[index] for batch, _ in kept]) for index in range(len(models))])
+    found = scores.search_weights(probabilities, np.concatenate([labels for _, labels in kept]))
+    same = recipe.search_split is None or recipe.search_split == recipe.split
+    return found.tolist(), {"searched_on": described["split"], **described, "same_images": same}
+
+
+def _open(recipe, models, split):
+    """The source to evaluate, without what is no image, and what the report says of it."""
+    from keras_alexnet.data import sources, statistics
+
+    data = models[0].recipe.data
+    if recipe.dataset:
+        data = dataclasses.replace(data, dataset=recipe.dataset, data_dir=recipe.data_dir, val_split=None)
+    elif recipe.data_dir:
+        data = dataclasses.replace(data, data_dir=recipe.data_dir)
+    if data.dataset == "folder":
+        split = split or "val"
+        source = sources.list_split(Path(data.data_dir), split)
+    elif data.dataset in ("records", "shapes"):
+        split = split or "val"
+        if split not in ("train", "val"):
+            raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
+        source = sources.open_training(data, bar)[split == "val"]
+    elif split:
+        source = sources.open_tfds_split(data.dataset, data.data_dir, split, data.shuffle_buffer)
+    else:
+        source = sources.open_training(data, bar)[1]
+        split = source.name.removeprefix(f"{data.dataset} ")
+    strange = sorted(set(source.class_names) - set(models[0].class_names))
+    if strange:
+        raise UsageError(
+            f"--split={split}: the model does not know {len(strange)} of its classes, such as {strange[0]!r}; it knows "
+            + ", ".join(models[0].class_names[:NAMED])
+            + " ..." * (len(models[0].class_names) > NAMED)
+        )
+    left_out = source.other_files
+    if not source.label_counts:  # of prepared records it is known that they are images
+        skipped = _skipped(models, source)
+        if skipped is None:
+            skipped = statistics.survey(source, recipe.input_threads, bar(f"looking at {split}")).skipped
+        source, left_out = source.without(skipped), (*left_out, *skipped)
+    return source, {
+        "dataset": data.dataset,
+        "data_dir": data.data_dir,
+        "split": split,
+        "images": source.count,
+        "classes": len(source.class_names),
+        "left_out": list(left_out),
+    }
+
+
+def _skipped(models, source):
+    """What a run has found to be no image in this very set, or None."""
+    for model in models:
+        try:
+            with open(os.path.join(model.name, runs.VALIDATION), encoding="utf-8") as file:
+                survey = json.load(file)
+            if survey["fingerprint"] == source.fingerprint():
+                return survey["skipped"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # an exported model has no such file
+    return None
+
+
+def _json_path(recipe, report):
+    first, several = recipe.model_dirs[0], len(recipe.model_dirs)
+    split = re.sub(r"\W+", "-", report["set"]["split"]).strip("-")
+    name = f"evaluation_{split}_{recipe.views}views" + f"_{several}models" * (several > 1) + ".json"
+    return os.path.join(first, name) if runs.is_run(first) else name
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("evaluate", main, sys.argv[1:]))

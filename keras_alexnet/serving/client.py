@@ -1,0 +1,289 @@
+"""Clients of TensorFlow Serving, by REST (`http://`, `https://`) and by gRPC (`grpc://`); and of a model loaded here.
+
+    client = open_client("http://localhost:8501/v1/models/alexnet")
+    answer = client.predict([open("photo.jpg", "rb").read()])     # {"classes": (1, 5), "scores": (1, 5), ...}
+
+All three are used alike, from as many threads as one likes. The REST client needs no TensorFlow.
+"""
+
+import base64
+import json
+import os
+import random
+import re
+import threading
+import time
+
+import numpy as np
+
+from keras_alexnet.errors import RunError, UsageError, brief, brief_words
+
+DEADLINE = 30.0  # seconds for a request, its repetitions included
+RETRIES = 3  # repetitions of a request that failed for the time being
+MODEL = "alexnet"  # the name of a served model, where an address gives none
+REST_PORT, GRPC_PORT = 8501, 8500  # of TensorFlow Serving
+_MAX_ANSWER = 2**26  # bytes; the features of a thousand images take less
+_PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]+))?/?")
+
+
+class RefusedError(RunError):
+    """The request itself is wrong: a picture, a signature. To repeat it would not help."""
+
+
+class _TemporaryError(Exception):
+    """What may be over when the request is repeated."""
+
+
+def open_client(target, deadline=DEADLINE, retries=RETRIES):
+    """A client of a served or an exported model.
+
+    Args:
+        target: str, `http://HOST[:8501][/v1/models/NAME[/versions/N]]`, `https://...`,
+            `grpc://HOST[:8500][/NAME[/versions/N]]`, or the folder of an exported model. NAME is alexnet by default.
+        deadline: float, seconds for a request, repetitions included; not for a folder.
+        retries: int, how often a request is repeated when the server cannot be reached or is overloaded.
+
+    Returns:
+        an object with `predict(files, signature="serving_default")`: list of bytes -> dict of np.ndarray, each with one
+        row a file: classes (B, 5) of str, scores and probabilities float32; or features float32.
+
+        `predict` raises RefusedError when the request is at fault, and RunError when the server or its answer is.
+
+    Raises:
+        UsageError: the target is nothing of the kind, or `tensorflow-serving-api` is missing.
+    """
+    if "://" not in target:
+        return FolderClient(target)
+    scheme, host, port, model, version = _parse(target)
+    kind = GrpcClient if scheme == "grpc" else RestClient
+    return kind(target, scheme, host, port, model, version, deadline, retries)
+
+
+class FolderClient:
+    """An exported model, loaded into this process."""
+
+    def __init__(self, folder):
+        if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
+            raise UsageError(f"--model={folder}: is no exported model (there is no saved_model.pb in it)")
+        import tensorflow as tf
+
+        try:
+            self._model = tf.saved_model.load(folder)
+        except (OSError, tf.errors.OpError, ValueError) as error:
+            raise RunError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
+
+    def predict(self, files, signature="serving_default"):
+        """See `open_client`."""
+        import tensorflow as tf
+
+        signatures = self._model.signatures
+        if signature not in signatures or "image_bytes" not in signatures[signature].structured_input_signature[1]:
+            raise UsageError(f"--signature={signature}: the model has {_list_of(signatures)}; give one of image files")
+        try:
+            outputs = signatures[signature](image_bytes=tf.constant(files, tf.string))
+        except tf.errors.InvalidArgumentError as error:
+            raise RefusedError(brief(error)) from None
+        return _checked({name: value.numpy() for name, value in outputs.items()}, len(files), "the model")
+
+
+class RestClient:
+    """TensorFlow Serving by HTTP and JSON: files go as base64, in the columnar format of its REST API."""
+
+    def __init__(self, target, scheme, host, port, model, version, deadline, retries):
+        which = f"/versions/{version}" if version else ""
+        self._url = f"{scheme}://{host}:{port or REST_PORT}/v1/models/{model}{which}:predict"
+        self._target, self._deadline, self._retries = target, deadline, retries
+        self._local = threading.local()  # a session of requests is for one thread
+
+    def predict(self, files, signature="serving_default"):
+        """See `open_client`."""
+        encoded = [{"b64": base64.b64encode(file).decode("ascii")} for file in files]
+        body = json.dumps({"signature_name": signature, "inputs": {"image_bytes": encoded}}).encode("ascii")
+        answer = _repeated(lambda seconds: self._post(body, seconds), self._target, self._deadline, self._retries)
+        outputs = answer.get("outputs") if isinstance(answer, dict) else None
+        if outputs is None:
+            raise RunError(f"{self._target}: answers something else than TensorFlow Serving does (no outputs)")
+        if not isinstance(outputs, dict):
+            outputs = {signature: outputs}  # the server leaves the name of a single output out
+        return _checked(outputs, len(files), self._target)
+
+    def _post(self, body, seconds):
+        import requests
+
+        if not hasattr(self._local, "session"):
+            self._local.session = requests.Session()
+        end = time.monotonic() + seconds
+        try:
+            with self._local.session.post(
+                self._url,
+                data=body,
+                headers={"Content-Type": "application/json"},
+                timeout=seconds,
+                stream=True,
+                allow_redirects=False,
+            ) as response:
+                content = bytearray()
+                # A read has a deadline of its own each; all of them together have this one.
+                for chunk in response.iter_content(2**16):
+                    content += chunk
+                    if len(content) > _MAX_ANSWER:
+                        raise RunError(f"{self._target}: the answer is larger than {_MAX_ANSWER >> 20} MB")
+                    if time.monotonic() > end:
+                        raise _TemporaryError("the answer took too long")
+        except requests.Timeout:
+            raise _TemporaryError("no answer in time") from None
+        except requests.ConnectionError as error:
+            raise _TemporaryError(_reason(error)) from None
+        except (requests.RequestException, OSError) as error:
+            raise RunError(f"{self._target}: {_short(str(error))}") from None
+        try:
+            answer = json.loads(content)
+        except ValueError:  # undecodable bytes are one too
+            answer = None
+        words = answer.get("error") if isinstance(answer, dict) else None
+        said = _short(brief_words(str(words))) if words else f"HTTP status {response.status_code} {response.reason}"
+        if response.status_code in (408, 429, 502, 503, 504):
+            raise _TemporaryError(said)
+        if response.status_code == 400:
+            raise RefusedError(said)
+        if response.status_code != 200:
+            raise RunError(f"{self._target}: {said}")
+        if answer is None:
+            raise RunError(f"{self._target}: answers something else than TensorFlow Serving does (no JSON)")
+        return answer
+
+
+class GrpcClient:
+    """TensorFlow Serving by gRPC, with its published protocol (extra `serving`)."""
+
+    def __init__(self, target, scheme, host, port, model, version, deadline, retries):
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come back as errors; its log would be on the screen
+        try:
+            import grpc
+            from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+        except ImportError:
+            raise UsageError(
+                f"--model={target}: gRPC needs tensorflow-serving-api; pip install 'keras-alexnet[serving]', or give "
+                "an http:// address"
+            ) from None
+        self._target, self._deadline, self._retries = target, deadline, retries
+        self._request = predict_pb2.PredictRequest
+        self._model, self._version = model, version
+        self._channel = grpc.insecure_channel(
+            f"{host}:{port or GRPC_PORT}",
+            options=[
+                ("grpc.max_receive_message_length", _MAX_ANSWER),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.enable_retries", 0),  # they are counted here
+            ],
+        )
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+
+    def predict(self, files, signature="serving_default"):
+        """See `open_client`."""
+        import tensorflow as tf
+
+        request = self._request()
+        request.model_spec.name = self._model
+        request.model_spec.signature_name = signature
+        if self._version:
+            request.model_spec.version.value = int(self._version)
+        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(files, tf.string, (len(files),)))
+        answer = _repeated(lambda seconds: self._call(request, seconds), self._target, self._deadline, self._retries)
+        try:
+            outputs = {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self._target}: answers what is no tensor ({_short(str(error))})") from None
+        return _checked(outputs, len(files), self._target)
+
+    def _call(self, request, seconds):
+        import grpc
+
+        try:
+            return self._stub.Predict(request, timeout=seconds)
+        except grpc.RpcError as error:
+            code, said = error.code(), _short(brief_words(error.details() or ""))
+            if code in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                grpc.StatusCode.ABORTED,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            ):
+                raise _TemporaryError(said) from None
+            if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
+                raise RefusedError(said) from None
+            raise RunError(f"{self._target}: {code.name}: {said}") from None
+
+
+def _parse(target):
+    """(scheme, host, port or None, model, version or None)."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(target)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError(f"--model={target}: {error}") from None
+    if parts.scheme not in ("http", "https", "grpc"):
+        raise UsageError(f"--model={target}: give http://, https://, grpc:// or the folder of an exported model")
+    path = _PATH.fullmatch(parts.path)
+    if not host or not path or parts.query or parts.fragment:
+        example = "grpc://HOST:8500/alexnet" if parts.scheme == "grpc" else "http://HOST:8501/v1/models/alexnet"
+        raise UsageError(f"--model={target}: is no address of a model; write {example}, /versions/N behind it or not")
+    host = f"[{host}]" if ":" in host else host
+    return parts.scheme, host, port, path["model"] or MODEL, path["version"]
+
+
+def _repeated(attempt, target, deadline, retries):
+    """The result of `attempt(seconds left)`, which is repeated a few times after a _TemporaryError."""
+    end = time.monotonic() + deadline
+    for number in range(retries + 1):
+        try:
+            return attempt(max(0.001, end - time.monotonic()))
+        except _TemporaryError as error:
+            # Twice as long each time, and not all clients at once.
+            pause = 0.1 * 2**number * random.uniform(0.5, 1.5)
+            late = time.monotonic() + pause >= end
+            if late or number == retries:
+                reason = f"no answer within {deadline:g} s" if late else f"failed {retries + 1} times"
+                raise RunError(f"{target}: {reason} ({error}); is the server running, and this its address?") from None
+            time.sleep(pause)
+
+
+def _checked(outputs, count, whose):
+    """Arrays with one row a file, or RunError. Texts become str."""
+    if not outputs:
+        raise RunError(f"{whose}: answers without a single output")
+    arrays = {}
+    for name, value in outputs.items():
+        try:
+            array = np.asarray(value)
+            if array.dtype == object:
+                array = np.vectorize(lambda text: text.decode() if isinstance(text, bytes) else str(text))(array)
+        except ValueError:
+            raise RunError(f"{whose}: answers {name} that are no table") from None
+        if array.ndim < 2 or len(array) != count:
+            raise RunError(f"{whose}: answers {name} of shape {array.shape} to {count} files")
+        if array.dtype.kind == "f":
+            array = array.astype(np.float32)
+        arrays[name] = array
+    if "classes" in arrays and arrays["classes"].shape != arrays.get("scores", np.empty(0)).shape:
+        raise RunError(f"{whose}: answers classes and scores of different shapes")
+    return arrays
+
+
+def _reason(error):
+    """Why a connection failed, without the objects that stand in its words."""
+    match = re.search(
+        r"(Connection refused|Name or service not known|Connection reset|[A-Z][a-z ]+timed out)", str(error)
+    )
+    return match[1] if match else _short(str(error))
+
+
+def _short(text):
+    line = " ".join(text.split())
+    return line if len(line) <= 300 else f"{line[:300]} ..."
+
+
+def _list_of(names):
+    return ", ".join(sorted(names))

@@ -1,0 +1,226 @@
+"""A server that speaks TensorFlow Serving's protocol, built on the session loader that the real one uses.
+
+    python tests/serving/model_server.py EXPORT_DIR        # prints {"rest": PORT, "grpc": PORT} when it serves
+
+It loads the highest version, runs its warm-up requests as the real one does, and answers REST (row and columnar) and
+gRPC. It cannot import keras_alexnet: what it serves must stand by itself.
+"""
+
+import base64
+import concurrent.futures
+import http.server
+import json
+import os
+import re
+import sys
+import threading
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_log_pb2,
+    prediction_service_pb2_grpc,
+)
+
+sys.modules["keras_alexnet"] = None
+
+# As http_server.cc maps them.
+HTTP_STATUS = {"INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "NOT_FOUND": 404, "UNAVAILABLE": 503}
+PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict")
+STATUS = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(/metadata)?")
+
+
+class FailureError(Exception):
+    def __init__(self, code, words):
+        super().__init__(words)
+        self.code = code
+
+
+class Servable:
+    """One version in a session of its own."""
+
+    def __init__(self, export_dir):
+        self.version = max(int(name) for name in os.listdir(export_dir) if name.isdigit())
+        folder = os.path.join(export_dir, str(self.version))
+        graph = tf.Graph()
+        self.session = tf.compat.v1.Session(graph=graph)
+        self.meta_graph = tf.compat.v1.saved_model.loader.load(self.session, ["serve"], folder)
+        self.warmed_up = 0
+        for record in tf.data.TFRecordDataset(os.path.join(folder, "assets.extra", "tf_serving_warmup_requests")):
+            log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+            self.predict(log.predict_log.request)
+            self.warmed_up += 1
+
+    def signature(self, spec):
+        if spec.name != "alexnet" or (spec.HasField("version") and spec.version.value != self.version):
+            raise FailureError(
+                "NOT_FOUND", f"Servable not found for request: Specific({spec.name}, {spec.version.value})"
+            )
+        name = spec.signature_name or "serving_default"
+        if name not in self.meta_graph.signature_def:
+            raise FailureError("INVALID_ARGUMENT", f'Serving signature name: "{name}" not found in signature def')
+        return self.meta_graph.signature_def[name]
+
+    def predict(self, request):
+        signature = self.signature(request.model_spec)
+        if set(request.inputs) != set(signature.inputs):
+            raise FailureError(
+                "INVALID_ARGUMENT", f"input must be {list(signature.inputs)}, not {list(request.inputs)}"
+            )
+        feeds = {signature.inputs[name].name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+        fetches = {name: info.name for name, info in signature.outputs.items()}
+        try:
+            return self.session.run(fetches, feeds)
+        except tf.errors.OpError as error:
+            raise FailureError(_name_of(error), error.message) from None
+
+
+def _name_of(error):
+    return {3: "INVALID_ARGUMENT", 9: "FAILED_PRECONDITION", 14: "UNAVAILABLE"}.get(error.error_code, "INTERNAL")
+
+
+class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
+    def __init__(self, servable):
+        self.servable = servable
+
+    def Predict(self, request, context):  # noqa: N802 (the protocol's name)
+        try:
+            outputs = self.servable.predict(request)
+        except FailureError as failure:
+            context.abort(grpc.StatusCode[failure.code], str(failure))
+        response = predict_pb2.PredictResponse()
+        response.model_spec.CopyFrom(request.model_spec)
+        response.model_spec.version.value = self.servable.version
+        for name, value in outputs.items():
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        return response
+
+    def GetModelMetadata(self, request, context):  # noqa: N802
+        return metadata(self.servable, request.model_spec)
+
+
+class Models(model_service_pb2_grpc.ModelServiceServicer):
+    def __init__(self, servable):
+        self.servable = servable
+
+    def GetModelStatus(self, request, context):  # noqa: N802
+        return status(self.servable)
+
+
+def status(servable):
+    response = get_model_status_pb2.GetModelStatusResponse()
+    entry = response.model_version_status.add(version=servable.version)
+    entry.state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+    return response
+
+
+def metadata(servable, spec):
+    servable.signature(spec)
+    response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec)
+    definitions = get_model_metadata_pb2.SignatureDefMap(signature_def=dict(servable.meta_graph.signature_def))
+    response.metadata["signature_def"].Pack(definitions)
+    return response
+
+
+def handler(servable):
+    class Rest(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):  # noqa: N802
+            match = STATUS.fullmatch(self.path)
+            if not match or match[1] != "alexnet":
+                return self.answer(404, {"error": "Malformed request: GET " + self.path})
+            if match[3]:
+                spec = predict_pb2.PredictRequest(model_spec={"name": match[1]}).model_spec
+                return self.answer(200, json_format.MessageToDict(metadata(servable, spec)))
+            return self.answer(200, json_format.MessageToDict(status(servable), preserving_proto_field_name=True))
+
+        def do_POST(self):  # noqa: N802
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            match = PREDICT.fullmatch(self.path)
+            if not match:
+                return self.answer(404, {"error": "Malformed request: POST " + self.path})
+            try:
+                self.answer(200, self.predicted(json.loads(content), match[1], match[2]))
+            except ValueError as error:
+                self.answer(400, {"error": f"JSON Parse error: {error}"})
+            except FailureError as failure:
+                self.answer(HTTP_STATUS.get(failure.code, 500), {"error": str(failure)})
+
+        def predicted(self, body, model, version):
+            request = predict_pb2.PredictRequest()
+            request.model_spec.name, request.model_spec.signature_name = model, body.get("signature_name", "")
+            if version:
+                request.model_spec.version.value = int(version)
+            signature = servable.signature(request.model_spec)
+            rows = body.get("instances")
+            columns = body.get("inputs")
+            if (rows is None) == (columns is None):
+                raise FailureError("INVALID_ARGUMENT", "give instances or inputs")
+            if rows is not None:
+                # A row is an object by input names, or with a single input its value; {"b64": ...} is such a value.
+                named = isinstance(rows[0], dict) and "b64" not in rows[0]
+                columns = {name: [row[name] for row in rows] for name in rows[0]} if named else rows
+            if not isinstance(columns, dict):
+                columns = {next(iter(signature.inputs)): columns}
+            for name, value in columns.items():
+                kind = tf.as_dtype(signature.inputs[name].dtype) if name in signature.inputs else None
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(_plain(value), kind))
+            outputs = {name: _shown(value) for name, value in servable.predict(request).items()}
+            single = next(iter(outputs.values())) if len(outputs) == 1 else None
+            if rows is None:
+                return {"outputs": outputs if single is None else single}
+            by_row = [dict(zip(outputs, values, strict=True)) for values in zip(*outputs.values(), strict=True)]
+            return {"predictions": by_row if single is None else single}
+
+        def answer(self, code, body):
+            content = json.dumps(body).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    return Rest
+
+
+def _plain(value):
+    """JSON -> what a tensor is made of: {"b64": ...} is bytes."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return base64.b64decode(value["b64"], validate=True) if isinstance(value, dict) else value
+
+
+def _shown(array):
+    return np.vectorize(bytes.decode)(array).tolist() if array.dtype == object else array.tolist()
+
+
+def main(export_dir):
+    servable = Servable(export_dir)
+    server = grpc.server(
+        concurrent.futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 2**31 - 1)]
+    )
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Predictions(servable), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(servable), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    rest = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(servable))
+    threading.Thread(target=rest.serve_forever, daemon=True).start()
+    said = {"rest": rest.server_address[1], "grpc": port, "version": servable.version, "warmed_up": servable.warmed_up}
+    print(json.dumps(said), flush=True)
+    sys.stdin.read()  # until whoever started it is gone
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
