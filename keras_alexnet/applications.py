@@ -1,9 +1,8 @@
 """What users of `keras.applications` look for beside a model: `preprocess_input` and `decode_predictions`."""
 
-import csv
-from importlib.resources import files
-
 import numpy as np
+
+from keras_alexnet.data import imagenet_labels
 
 # Mean of the training images of ILSVRC2012, red, green, blue, in 0..255, as Caffe's `ilsvrc_2012_mean.npy` has it (its
 # example 00-classification prints it). A run's own is in its statistics.npz.
@@ -67,7 +66,7 @@ def decode_predictions(predictions, top=5, class_names=None):
         ValueError: another number of classes.
     """
     predictions = np.asarray(predictions)
-    names = _imagenet_classes() if class_names is None else [(name, name) for name in class_names]
+    names = imagenet_labels.classes() if class_names is None else [(name, name) for name in class_names]
     if predictions.ndim != 2 or predictions.shape[1] != len(names):
         raise ValueError(
             f"predictions must be (images, {len(names)}); give the class_names of other classes. Received: "
@@ -79,8 +78,3 @@ def decode_predictions(predictions, top=5, class_names=None):
         [(*names[index], float(row[index])) for index in indices]
         for row, indices in zip(predictions, best, strict=True)
     ]
-
-
-def _imagenet_classes():
-    with files("keras_alexnet.data").joinpath("imagenet_classes.csv").open(encoding="utf-8", newline="") as file:
-        return [(row["wnid"], row["name"]) for row in csv.DictReader(file)]

@@ -34,7 +34,8 @@ class Model:
         recipe: recipe.Recipe that it was trained by.
         size: int, rows and columns of the network's input.
         epochs: int, of its training.
-        center_view, ten_views: functions, see `keras_alexnet.serving.signatures.ServedModel`.
+        served: what holds its variables, with the functions center_view and ten_views, see
+            `keras_alexnet.serving.signatures.ServedModel`.
     """
 
     name: str
@@ -42,8 +43,7 @@ class Model:
     recipe: recipes.Recipe
     size: int
     epochs: int
-    center_view: object
-    ten_views: object
+    served: object
 
 
 def main(argv):
@@ -143,7 +143,7 @@ def open_model(folder):
         except (OSError, tf.errors.OpError, KeyError, TypeError, ValueError) as error:
             raise RunError(f"{folder}: cannot be read ({' '.join(str(error).split())[:200]})") from None
         names = tuple(metadata["class_names"])
-    return Model(folder, names, recipe, size, epochs, served.center_view, served.ten_views)
+    return Model(folder, names, recipe, size, epochs, served)
 
 
 def answers(models, source, recipe, label):
@@ -177,7 +177,7 @@ def answers(models, source, recipe, label):
     ):
         probabilities = []
         for model, size in zip(models, wanted, strict=True):
-            function = model.ten_views if recipe.views == 10 else model.center_view
+            function = model.served.ten_views if recipe.views == 10 else model.served.center_view
             probabilities.append(function(images[sizes.index(size)]).numpy())
         seen += len(labels)
         show(seen, source.count)

@@ -77,6 +77,7 @@ class TrainingRecipe:
     lr_schedule: tuple[tuple[int, str, float], ...]
     plateau_patience: int
     plateau_cuts: int
+    initial_weights: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -485,6 +486,13 @@ def _define_training(values):
         flag_values=values,
     )
     flags.DEFINE_integer("plateau_cuts", 3, "plateau: how often the rate is cut.", lower_bound=0, flag_values=values)
+    flags.DEFINE_string(
+        "initial_weights",
+        None,
+        "Where the weights of all layers but fc8 begin, whose classes are this run's own: a run's folder, an exported "
+        "model's, or an .npz (default: random numbers). Rates by layer are in --lr_schedule, from epoch 0 on.",
+        flag_values=values,
+    )
 
 
 def _define_run(values):

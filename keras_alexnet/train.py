@@ -53,6 +53,7 @@ def train(recipe):
     train_source, val_source = listed or _open(recipe)
     given = _given_statistics(_statistics_path(recipe))
     model = runs.build_model(recipe.network, len(train_source.class_names), recipe.run.seed, devices)
+    _begin_with(recipe, model)
 
     os.makedirs(model_dir, exist_ok=True)
     statistics, train_source, survey, val_source = _look_at(recipe, given, train_source, val_source)
@@ -301,6 +302,19 @@ def _check_folder(recipe):
             f"--model_dir={model_dir}: holds a run with other flags: {', '.join(changed)}; repeat its flags, or name "
             "another folder"
         )
+
+
+def _begin_with(recipe, model):
+    """Gives a model the weights that its run begins with; a run that goes on has its own already."""
+    path = recipe.training.initial_weights
+    if not path or os.path.isfile(os.path.join(recipe.run.model_dir, runs.CHECKPOINTS, "checkpoint")):
+        return
+    from keras_alexnet.model import weights
+
+    try:
+        weights.assign(weights.read(path), model, without=("fc8",))
+    except ValueError as error:
+        raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def _check_network(recipe):

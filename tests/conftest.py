@@ -1,5 +1,6 @@
 """What all tests share: quiet TensorFlow, fixed seeds, and a tiny network, exported once, with a server of it."""
 
+import csv
 import json
 import os
 import subprocess
@@ -16,11 +17,49 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import AlexNet, export
+from keras_alexnet import AlexNet, export, train
 from keras_alexnet.data import shapes
+from keras_alexnet.errors import run_verb
 from keras_alexnet.serving.signatures import ServedModel
 
 CLASSES = ["blue_disk", "red_disk", "red_square", "red_star", "striped_red_disk", "blue_square"]
+
+
+SMALL_CLASSES = ("blue_disk", "red_square", "striped_red_disk")
+TINY_RUN = ["--dataset=folder", "--width=0.0625", "--batch_size=8", "--variant=release2012", "--summary_steps=1"]
+
+
+@pytest.fixture(scope="session")
+def small_pictures(tmp_path_factory):
+    """6 training and 3 validation pictures of each of three classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    for label, name in enumerate(SMALL_CLASSES):
+        for split, count in (("train", 6), ("val", 3)):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                shapes.draw(name, 1000 * label + 100 * (split == "val") + index).save(folder / f"{index}.jpg")
+    return root
+
+
+@pytest.fixture(scope="session")
+def run_of_three_epochs(small_pictures, tmp_path_factory):
+    """A run of three epochs, exported."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    argv = [*TINY_RUN, f"--data_dir={small_pictures}", f"--model_dir={folder}", "--epochs=3"]
+    assert run_verb("train", train.main, argv) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def history_of():
+    """A function of a run's folder -> its history.csv, a list of dict of str."""
+
+    def read(folder):
+        with open(folder / "history.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    return read
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,11 @@ import tensorflow as tf
 from keras_alexnet import export, predict, train
 from keras_alexnet.data import shapes
 from keras_alexnet.errors import run_verb
+from keras_alexnet.model import weights as weights_of_model
+from keras_alexnet.serving import client
+from tests.conftest import SMALL_CLASSES as CLASSES
+from tests.conftest import TINY_RUN as TINY
 
-CLASSES = ("blue_disk", "red_square", "striped_red_disk")
 COLUMNS = [
     "epoch",
     "loss",
@@ -25,28 +28,16 @@ COLUMNS = [
     "learning_rate",
     "images_per_second",
 ]
-TINY = ["--dataset=folder", "--width=0.0625", "--batch_size=8", "--variant=release2012", "--summary_steps=1"]
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """6 training and 3 validation pictures of each of three classes."""
-    root = tmp_path_factory.mktemp("pictures")
-    for label, name in enumerate(CLASSES):
-        for split, count in (("train", 6), ("val", 3)):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for index in range(count):
-                shapes.draw(name, 1000 * label + 100 * (split == "val") + index).save(folder / f"{index}.jpg")
-    return root
+def pictures(small_pictures):
+    return small_pictures
 
 
 @pytest.fixture(scope="module")
-def run(pictures, tmp_path_factory):
-    """A run of three epochs, exported."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    assert verb(f"--data_dir={pictures}", f"--model_dir={folder}", "--epochs=3") == 0
-    return folder
+def run(run_of_three_epochs):
+    return run_of_three_epochs
 
 
 def verb(*argv):
@@ -168,9 +159,64 @@ def test_a_run_goes_on_with_one_device_instead_of_two_and_back(run, pictures, tm
         assert float(two["val_loss"]) == pytest.approx(float(one["val_loss"]), rel=1e-4)
 
 
+def answers_of(folder, files):
+    """(file, [(class name, probability), best first]) of an exported model."""
+    for file, answer in predict.predict(client.open_client(str(folder)), files):
+        yield file, list(zip(answer["classes"].tolist(), answer["scores"].tolist(), strict=True))
+
+
+def first_weights(folder):
+    """What a run begins with, by name."""
+    return weights_of_model.read(str(folder / "checkpoints" / "epoch-1"))
+
+
+@pytest.mark.parametrize("towers", [2, 1])
+def test_fine_tuning_begins_with_the_layers_of_another_run_but_the_last(run, pictures, towers, tmp_path):
+    """With a rate of 0 for them, they stay as they were."""
+    common = ["--towers=" + str(towers), "--epochs=1", "--noexport", "--lr_policy=schedule"]
+    frozen = "--lr_schedule=0:conv=0,0:fc6=0,0:fc7=0,0:bias=0"
+    tuned = tmp_path / "tuned"
+    argv = [f"--data_dir={pictures}", f"--model_dir={tuned}", f"--initial_weights={run}", frozen]
+    assert verb(*common, *argv) == 0
+    before = weights_of_model.read(str(run))
+    after = weights_of_model.to_towers(first_weights(tuned))
+    for name, value in after.items():
+        if name.startswith("fc8/kernel"):
+            assert abs(value - before[name]).max() > 1e-3
+        elif name != "fc8/bias":
+            np.testing.assert_array_equal(value, before[name], name)
+
+
+def test_fine_tuning_goes_on_without_what_it_began_with(run, pictures, tmp_path):
+    shutil.copytree(run / "export" / "1", tmp_path / "first")
+    flags = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--noexport"]
+    begin = f"--initial_weights={tmp_path / 'first'}"
+    assert verb(*flags, begin, "--epochs=1") == 0
+    shutil.rmtree(tmp_path / "first")
+    assert verb(*flags, begin, "--epochs=2") == 0
+    assert len(history(tmp_path / "run")) == 2
+    assert verb(*flags, "--epochs=3") == 2  # without it, it is another run
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--initial_weights={tmp}/nowhere"], "holds no weights that can be read"),
+        (["--initial_weights={run}", "--width=0.125"], "conv1_tower0/kernel should be (11, 11, 3, 6). Received"),
+        (["--initial_weights={run}", "--towers=1", "--groups=1"], "conv2/kernel should be"),
+    ],
+)
+def test_initial_weights_that_do_not_fit(flags, words, run, pictures, tmp_path, capsys):
+    argv = [each.format(tmp=tmp_path, run=run) for each in flags]
+    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", *argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train: --initial_weights=") and words in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_export_answers_as_the_network_validates(run, pictures):
     files = sorted(str(path) for path in (pictures / "val").glob("*/*.jpg"))
-    answers = list(predict.predict(str(run / "export" / "1"), files))
+    answers = list(answers_of(run / "export" / "1", files))
     wrong = sum(classes[0][0] != file.split("/")[-2] for file, classes in answers)
     assert 100 * wrong / len(files) == pytest.approx(float(history(run)[-1]["val_top1_error"]), abs=1e-3)
     assert all(len(classes) == 3 and sum(score for _, score in classes) == pytest.approx(1) for _, classes in answers)
@@ -178,9 +224,10 @@ def test_the_export_answers_as_the_network_validates(run, pictures):
 
 def test_export_again_makes_the_next_version_with_the_same_answers(run, pictures, capsys):
     assert run_verb("export", export.main, [f"--model_dir={run}"]) == 0
-    assert str(run / "export" / "2") in capsys.readouterr().out
+    again = capsys.readouterr().out.split()[-1]
+    assert int(again.removeprefix(str(run / "export") + "/")) > 1
     photo = str(next((pictures / "val").glob("*/*.jpg")))
-    first, second = (list(predict.predict(str(run / "export" / version), [photo])) for version in "12")
+    first, second = (list(answers_of(version, [photo])) for version in (run / "export" / "1", again))
     assert first == second
 
 
@@ -318,7 +365,7 @@ def test_predict_refuses_what_is_no_picture(run, tmp_path, capsys):
     (tmp_path / "text.jpg").write_text("not a picture")
     common = [f"--model={run / 'export' / '1'}"]
     assert run_verb("predict", predict.main, [*common, str(tmp_path / "text.jpg")]) == 1
-    assert "text.jpg: is not a JPEG or PNG image" in capsys.readouterr().err
+    assert "text.jpg: not a JPEG or PNG file" in capsys.readouterr().err
     assert run_verb("predict", predict.main, [*common, str(tmp_path / "none.jpg")]) == 2
     assert run_verb("predict", predict.main, [f"--model={tmp_path}", str(tmp_path / "text.jpg")]) == 2
     assert run_verb("export", export.main, [f"--model_dir={tmp_path}"]) == 2

@@ -26,10 +26,15 @@ _KIT_CLASSES = re.compile(r"([^/]+/)?data/meta\.mat")
 _KIT_BYTES = 2**26  # unpacked; the official kit has a few million
 
 
+def classes():
+    """The thousand classes in the order of their labels: list of (WordNet id, word); crane and maillot occur twice."""
+    with open(_CLASSES_FILE, encoding="utf-8", newline="") as file:
+        return [(row["wnid"], row["name"]) for row in csv.DictReader(file)]
+
+
 def class_names(ids, words):
     """One name for each WordNet id, no two of them equal."""
-    with open(_CLASSES_FILE, encoding="utf-8", newline="") as file:
-        known = {row["wnid"]: row["name"] for row in csv.DictReader(file)}
+    known = dict(classes())
     names = [known.get(wordnet_id) or words.get(wordnet_id) or wordnet_id for wordnet_id in ids]
     counts = collections.Counter(names)
     if any(count > 1 for count in counts.values()):

@@ -167,7 +167,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     def nonlinearity(layer_name, parts):
         return per_tower(layer_name, lambda n: keras.layers.Activation(activation, dtype=dtype, name=n), parts)
 
-    def pooling(layer_name, parts):
+    def max_pooling(layer_name, parts):
         size = 3 if overlapping_pooling else 2
         return per_tower(layer_name, lambda n: keras.layers.MaxPooling2D(size, 2, dtype=dtype, name=n), parts)
 
@@ -213,22 +213,22 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         x = per_tower("pad1", lambda n: keras.layers.ZeroPadding2D(margin, dtype=dtype, name=n), x)
     x = convolution("conv1", x, 96, 11, 0.01, 0.0, strides=4)  # 55x55x96
     if variant == "release2012":
-        x = nonlinearity("relu1", pooling("pool1", normalization("norm1", x)))  # 27x27x96
+        x = nonlinearity("relu1", max_pooling("pool1", normalization("norm1", x)))  # 27x27x96
     else:
-        x = pooling("pool1", normalization("norm1", nonlinearity("relu1", x)))  # 27x27x96
+        x = max_pooling("pool1", normalization("norm1", nonlinearity("relu1", x)))  # 27x27x96
 
     x = nonlinearity("relu2", convolution("conv2", x, 256, 5, 0.01, v.bias, groups=own))  # 27x27x256
     x = normalization("norm2", x)
     if variant == "release2012":
         x = in_map_normalization("in_map_norm2", x)
-    x = pooling("pool2", x)  # 13x13x256
+    x = max_pooling("pool2", x)  # 13x13x256
 
     x = both("join3", x)
     x = nonlinearity("relu3", convolution("conv3", x, 384, 3, v.middle_stddev, 0.0))  # 13x13x384
     x = nonlinearity("relu4", convolution("conv4", x, 384, 3, v.middle_stddev, v.bias, groups=own))  # 13x13x384
     x = nonlinearity("relu5", convolution("conv5", x, 256, 3, v.middle_stddev, v.bias, groups=own))  # 13x13x256
     # The release pools conv5 before its ReLU; a maximum and a ReLU give the same in either order.
-    x = pooling("pool5", x)  # 6x6x256
+    x = max_pooling("pool5", x)  # 6x6x256
 
     # fc8, softmax and loss belong to the first device (`layers-145.cfg`: fc1000 on gpu 0).
     def on_first(make, layer_name, value):

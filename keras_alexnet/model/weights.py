@@ -147,7 +147,10 @@ def read(path):
             return _of_arrays(path)
         if os.path.isfile(os.path.join(path, "saved_model.pb")):
             return _of_checkpoint(os.path.join(path, "variables", "variables"))
-        return _of_checkpoint(tf.train.latest_checkpoint(os.path.join(path, "checkpoints")) or path)
+        checkpoint = tf.train.latest_checkpoint(os.path.join(path, "checkpoints"))
+        if os.path.isdir(path) and not checkpoint:
+            raise ValueError(f"{path}: holds no weights, neither a run's checkpoints nor an exported model")
+        return _of_checkpoint(checkpoint or path)
     except (OSError, EOFError, zipfile.BadZipFile, tf.errors.OpError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path}: holds no weights that can be read ({reason})") from None
@@ -160,8 +163,11 @@ def _of_arrays(path):
                 f"{path}: is no .npz of weights; give a run's folder, an exported model's, or an .npz (Keras' own "
                 "files are read by model.load_weights)"
             )
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except ValueError as error:  # an array's header, or objects that would have to be unpickled
+        raise ValueError(f"{path}: holds no weights that can be read ({error})") from None
 
 
 def _of_checkpoint(path):

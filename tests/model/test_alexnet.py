@@ -204,3 +204,46 @@ def test_saved_and_loaded_by_keras(variant, tmp_path):
 def test_wrong_arguments_are_named(settings, words):
     with pytest.raises(ValueError, match=words):
         AlexNet(**settings)
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+def test_without_the_top_it_ends_with_the_maps_of_pool5(towers):
+    model = AlexNet(include_top=False, towers=towers, width=1 / 16, seed=1)
+    whole = AlexNet(7, towers=towers, width=1 / 16, seed=1)
+    assert model.output_shape == (None, 6, 6, 16) and model.input_shape == (None, 224, 224, 3)
+    images = np.random.default_rng(0).normal(size=(2, 224, 224, 3), scale=50).astype(np.float32)
+    names = ["pool5_tower0", "pool5_tower1"] if towers == 2 else ["pool5"]
+    parts = [keras.Model(whole.input, whole.get_layer(name).output)(images) for name in names]
+    expected = np.concatenate(parts, axis=-1)
+    np.testing.assert_array_equal(model(images), expected)
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        pooled = AlexNet(include_top=False, towers=towers, width=1 / 16, seed=1, pooling=pooling)(images)
+        np.testing.assert_allclose(pooled, reduce(expected, axis=(1, 2)).reshape(2, 16), rtol=1e-5)
+
+
+def test_the_size_without_the_top():
+    dense = 37_752_832 + 16_781_312 + 4_097_000
+    assert AlexNet(include_top=False).count_params() == 60_965_224 - dense
+
+
+def test_features_of_the_last_hidden_layer():
+    model = AlexNet(7, width=1 / 16, seed=1)
+    features = keras.Model(model.input, model.get_layer("fc8").input)
+    assert features.output_shape == (None, 256)
+
+
+def test_weights_are_taken_from_a_run_with_the_top_and_without(run_of_three_epochs):
+    arguments = {"variant": "release2012", "width": 1 / 16, "weights": run_of_three_epochs}
+    whole = AlexNet(3, **arguments)
+    bottom = AlexNet(include_top=False, towers=1, **arguments)
+    images = np.random.default_rng(0).normal(size=(2, 224, 224, 3), scale=50).astype(np.float32)
+    flat = keras.Model(whole.input, whole.get_layer("flatten_tower0").output)(images)
+    np.testing.assert_allclose(np.reshape(bottom(images), flat.shape), flat, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="fc8/kernel should be"):
+        AlexNet(4, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"pooling": "avg"}, {"pooling": "sum", "include_top": False}])
+def test_pooling_that_is_none(arguments):
+    with pytest.raises(ValueError, match="pooling must be None, or without the top avg or max"):
+        AlexNet(width=1 / 16, **arguments)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_alexnet import AlexNet
+from keras_alexnet import run as runs
 from keras_alexnet.model import weights
 
 TINY = 1 / 16
@@ -63,3 +65,62 @@ def test_a_network_without_groups_does_not_fit(source, target):
 def test_halves_that_do_not_match_are_named(function, wrong, words):
     with pytest.raises(ValueError, match=words):
         function(wrong)
+
+
+@pytest.fixture(scope="module")
+def two_towers():
+    return AlexNet(5, "release2012", 2, classifier_activation=None, width=TINY, seed=1)
+
+
+def test_an_npz_of_the_names_is_read_again(two_towers, tmp_path):
+    np.savez(tmp_path / "weights.npz", **weights.named(two_towers))
+    again = AlexNet(5, "release2012", 1, weights=tmp_path / "weights.npz", width=TINY, seed=2)
+    expected = weights.to_grouped(weights.named(two_towers))
+    for name, value in weights.named(again).items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
+@pytest.mark.parametrize("kind", ["run", "export"])
+def test_a_run_and_its_export_hold_the_same_weights(run_of_three_epochs, kind):
+    folder = run_of_three_epochs if kind == "run" else run_of_three_epochs / "export" / "1"
+    found = weights.read(str(folder))
+    model = runs.build(runs.open_run(str(run_of_three_epochs)))
+    assert found.keys() == weights.named(model).keys()
+    for name, value in weights.named(model).items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_a_layer_can_keep_what_it_has(two_towers):
+    target = AlexNet(3, "release2012", 2, width=TINY, seed=2)
+    before = weights.named(target)
+    with pytest.raises(ValueError, match=r"fc8/kernel should be \(256, 3\). Received: \(256, 5\)"):
+        weights.assign(weights.named(two_towers), target)
+    np.testing.assert_array_equal(weights.named(target)["conv1_tower0/kernel"], before["conv1_tower0/kernel"])
+    weights.assign(weights.named(two_towers), target, without=("fc8",))
+    after, source = weights.named(target), weights.named(two_towers)
+    for name, value in after.items():
+        np.testing.assert_array_equal(value, (before if name.startswith("fc8") else source)[name])
+
+
+def test_what_holds_no_weights(tmp_path):
+    for path, words in ((tmp_path / "nowhere", "holds no weights"), (tmp_path, "holds no weights")):
+        with pytest.raises(ValueError, match=words):
+            weights.read(str(path))
+    (tmp_path / "text.npz").write_text("no arrays")
+    with pytest.raises(ValueError, match="is no .npz of weights"):
+        weights.read(str(tmp_path / "text.npz"))
+    with open(tmp_path / "cut.npz", "wb") as file:
+        np.savez(file, a=np.zeros(1000))
+    whole = (tmp_path / "cut.npz").read_bytes()
+    (tmp_path / "bad.npz").write_bytes(whole.replace(b"NUMPY", b"NUMBY"))
+    with pytest.raises(ValueError):
+        weights.read(str(tmp_path / "bad.npz"))
+    tf.train.Checkpoint(other=tf.Variable(1.0)).write(str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="without a layer named conv1"):
+        weights.read(str(tmp_path / "other"))
+
+
+def test_nothing_is_unpickled(tmp_path):
+    np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        weights.read(str(tmp_path / "objects.npz"))

@@ -33,6 +33,19 @@ def test_loss_and_squared_error_are_their_formulas():
     np.testing.assert_allclose(values["mean_squared_error"], expected, rtol=1e-5)
 
 
+def test_probabilities_give_what_their_logits_give():
+    logits = np.random.default_rng(1).normal(size=(20, 7)).astype(np.float32)
+    labels = np.random.default_rng(2).integers(0, 7, 20).astype(np.int32)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for name, value in metrics.of_probabilities(probabilities, labels).items():
+        np.testing.assert_allclose(value, metrics.per_image(logits, labels)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_probability_of_zero_costs_much_and_not_infinitely_much():
+    values = metrics.of_probabilities(np.array([[0, 1]], np.float32), np.array([0]))
+    assert 80 < values["loss"][0] < 100
+
+
 def test_averages_count_images_not_batches():
     averages = metrics.Averages()
     assert np.isnan(averages.result()["loss"])

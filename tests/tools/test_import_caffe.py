@@ -1,0 +1,146 @@
+"""The program: from a file of Caffe's to a run like any other. What it reads is tested in tests/model/test_caffe.py."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keras_alexnet import AlexNet, export
+from keras_alexnet import run as runs
+from keras_alexnet.errors import run_verb
+from tests.model.test_caffe import CLASSES, Evil, blob_2014, blob_2015, blobs_of, caffemodel, converted, npy
+from tests.reference import caffe_network
+
+ROOT = Path(__file__).parents[2]
+NAMES = [f"class {index}" for index in range(CLASSES)]
+
+
+def program():
+    spec = importlib.util.spec_from_file_location("import_caffe", ROOT / "tools" / "import_caffe.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*arguments):
+    return run_verb("import_caffe", program().main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    return blobs_of()
+
+
+@pytest.fixture
+def folder(blobs, tmp_path):
+    (tmp_path / "good.caffemodel").write_bytes(caffemodel(blobs, blob_2014))
+    (tmp_path / "names.txt").write_text("\n".join(NAMES) + "\n")
+    return tmp_path
+
+
+def test_an_imported_run_is_a_run(blobs, folder, capsys):
+    mean = np.random.default_rng(3).uniform(90, 130, (3, 256, 256)).astype(np.float32)
+    (folder / "mean.binaryproto").write_bytes(blob_2014(mean))
+    out = folder / "run"
+    arguments = (folder / "good.caffemodel", f"--out={out}", f"--class_names={folder}/names.txt")
+    assert run(*arguments, f"--mean={folder}/mean.binaryproto") == 0
+    said = capsys.readouterr().out
+    parameters = sum(array.size for pair in blobs.values() for array in pair)
+    assert f"8 layers, {parameters:,} parameters, in 2 tower(s)" in said
+    assert "7, from class 0 to class 6" in said
+    red, green, blue = mean.mean((1, 2), np.float64)[::-1]
+    assert f"mean.binaryproto, red {red:.2f}, green {green:.2f}, blue {blue:.2f}" in said
+    assert f"python -m keras_alexnet.evaluate --model_dir={out}\n" in said
+
+    opened = runs.open_run(str(out))
+    assert opened.class_names == tuple(NAMES) and opened.history == ()
+    network = opened.recipe.network
+    assert (network.variant, network.towers, network.groups, network.width) == ("caffe", 2, 2, 1 / 16)
+    assert (opened.recipe.data.mean_subtraction, opened.recipe.data.pca_color) == ("aligned", "none")
+    np.testing.assert_allclose(opened.statistics.rgb_mean, [red, green, blue])
+    assert opened.statistics.count == 0 and not opened.statistics.rgb_covariance.any()
+
+    # What is served for an image of 256x256 is what Caffe makes of its center minus the center of the mean.
+    image = np.random.default_rng(4).integers(0, 256, (256, 256, 3), np.uint8)
+    caffes = (image[..., ::-1].transpose(2, 0, 1) - mean)[:, 14:241, 14:241]
+    expected = caffe_network.forward(blobs, caffes[None])["prob"]
+    served = export.served_model(opened)
+    np.testing.assert_allclose(served.center_view(image[None, 14:241, 14:241]), expected, rtol=1e-3)
+
+    # One stack takes the weights from the run of two towers.
+    model = AlexNet(CLASSES, "caffe", towers=1, devices=(), width=1 / 16, weights=str(out))
+    views = np.ascontiguousarray(caffes[::-1].transpose(1, 2, 0))[None].astype(np.float32)
+    np.testing.assert_allclose(model(views), expected, rtol=1e-3)
+
+
+def test_one_stack_from_the_converted_file(blobs, folder, capsys):
+    (folder / "good.npy").write_bytes(npy(converted(blobs), python2=True))
+    out = folder / "run"
+    assert run(folder / "good.npy", f"--out={out}", f"--class_names={folder}/names.txt", "--towers=1") == 0
+    assert "one color, red 122.68, green 116.67, blue 104.01" in capsys.readouterr().out
+    opened = runs.open_run(str(out))
+    assert (opened.recipe.network.towers, opened.recipe.network.groups) == (1, 2)
+    assert [layer.name for layer in runs.build(opened).layers if layer.name.startswith("conv2")] == ["conv2"]
+    np.testing.assert_allclose(opened.statistics.mean_image[3, 5], [122.67891434, 116.66876762, 104.00698793])
+
+
+def test_as_a_program_with_the_classes_of_imagenet(folder, tmp_path):
+    (folder / "thousand.caffemodel").write_bytes(caffemodel(blobs_of(classes=1000)))
+    out = tmp_path / "run"
+    command = [sys.executable, "tools/import_caffe.py", f"{folder}/thousand.caffemodel", f"--out={out}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert "1000, from tench to toilet_tissue" in done.stdout
+    names = (out / "class_names.txt").read_text().splitlines()
+    assert len(set(names)) == 1000
+    assert names[134] == "crane (n02012849)" and names[517] == "crane (n03126707)" and names[65] == "sea_snake"
+
+
+BAD = {
+    "nothing": ([], 2, "no weights given: name a .caffemodel"),
+    "no_out": (["IN/good.caffemodel"], 2, "--out is missing: name the run's folder"),
+    "unknown": (["IN/good.caffemodel", "--out=OUT", "--sise=3"], 2, "--sise=3: there is no such option"),
+    "towers": (["IN/good.caffemodel", "--out=OUT", "--towers=3"], 2, "--towers: invalid choice: '3'"),
+    "two_files": (
+        ["IN/good.caffemodel", "IN/good.caffemodel", "--out=OUT"],
+        2,
+        "good.caffemodel: there is no such opt",
+    ),
+    "no_file": (["IN/nowhere", "--out=OUT"], 2, "IN/nowhere: there is no such file"),
+    "no_mean": (["IN/good.caffemodel", "--out=OUT", "--mean=IN/nowhere"], 2, "IN/nowhere: there is no such file"),
+    "full": (["IN/good.caffemodel", "--out=IN"], 2, "--out=IN: is not empty; name a new folder"),
+    "out_is_a_file": (["IN/good.caffemodel", "--out=IN/names.txt"], 2, "--out=IN/names.txt: is not empty"),
+    "classes": (
+        ["IN/good.caffemodel", "--out=OUT"],
+        2,
+        "--class_names is missing: .* has 7 classes, and ImageNet 1000",
+    ),
+    "no_names": (["IN/good.caffemodel", "--out=OUT", "--class_names=IN/nowhere"], 2, "nowhere: there is no such file"),
+    "few_names": (["IN/good.caffemodel", "--out=OUT", "--class_names=IN/few.txt"], 2, "few.txt: 2 names; .* has 7"),
+    "same_names": (["IN/good.caffemodel", "--out=OUT", "--class_names=IN/same.txt"], 2, "two classes have the same"),
+    "no_text": (["IN/good.caffemodel", "--out=OUT", "--class_names=IN/good.caffemodel"], 2, "good.caffemodel: is no t"),
+    "cut": (["IN/cut.caffemodel", "--out=OUT"], 1, "cut.caffemodel: holds no weights, .caffemodel or .npy, or is cut"),
+    "text": (["IN/names.txt", "--out=OUT"], 1, "names.txt: holds no weights, .caffemodel or .npy"),
+    "mean": (["IN/good.caffemodel", "--out=OUT", "--mean=IN/names.txt"], 1, "names.txt: holds no mean image"),
+    "evil": (["IN/evil.npy", "--out=OUT"], 1, "evil.npy: .*its pickle asks for (posix|nt).system"),
+}
+
+
+@pytest.mark.parametrize("arguments, code, words", BAD.values(), ids=BAD)
+def test_what_cannot_be_done_is_one_line(blobs, folder, monkeypatch, capsys, arguments, code, words):
+    (folder / "cut.caffemodel").write_bytes(caffemodel(blobs, blob_2015)[:-50])
+    (folder / "evil.npy").write_bytes(npy({"conv1": Evil()}))
+    (folder / "few.txt").write_text("cat\nnewt\n")
+    (folder / "same.txt").write_text("cat\n" * CLASSES)
+    monkeypatch.chdir(folder)
+    before = sorted(os.listdir(folder))
+    filled = [text.replace("IN", str(folder)).replace("OUT", str(folder / "run")) for text in arguments]
+    assert run(*filled) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and re.search(words.replace("IN", str(folder)), said), said
+    assert sorted(os.listdir(folder)) == before
