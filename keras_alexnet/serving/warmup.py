@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_alexnet.data import shapes
 
 PATH = os.path.join("assets.extra", "tf_serving_warmup_requests")
-BATCHES = (1, 2, 32)  # one image is decoded in another branch than several; 32 is tools/serving's largest batch
+BATCHES = (1, 2, 32)  # one image is decoded in another branch than several; 32 is a batch under load
 
 # Numbers of fields, from prediction_log.proto, predict.proto and model.proto of TensorFlow Serving 2.21.
 _PREDICT_LOG, _REQUEST, _MODEL_SPEC, _INPUTS, _NAME, _SIGNATURE_NAME, _KEY, _VALUE = 6, 1, 1, 2, 1, 3, 1, 2

@@ -1,0 +1,144 @@
+"""The configuration of TensorFlow Serving, read by its own protocol, and the script that starts it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+
+SERVING = Path(__file__).parents[2] / "tools" / "serving"
+
+
+def parsed(name, **messages):
+    """A text file by a protocol of {message: {field: (number, type)}}, for what tensorflow-serving-api leaves out."""
+    file = descriptor_pb2.FileDescriptorProto(name="test.proto", package="test", syntax="proto3")
+    file.dependency.append("google/protobuf/wrappers.proto")
+    for message_name, fields in messages.items():
+        message = file.message_type.add(name=message_name)
+        for field, (number, kind) in fields.items():
+            is_message = kind.startswith(".")
+            message.field.add(
+                name=field, number=number, label=1, **({"type_name": kind} if is_message else {"type": f"TYPE_{kind}"})
+            )
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"test.{next(iter(messages))}"))
+    return text_format.Parse((SERVING / name).read_text(), kind())
+
+
+def test_models():
+    config = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2").ModelServerConfig()
+    text_format.Parse((SERVING / "models.config").read_text(), config)
+    (model,) = config.model_config_list.config
+    assert (model.name, model.base_path, model.model_platform) == ("alexnet", "/models/alexnet", "tensorflow")
+    assert model.model_version_policy.latest.num_versions == 1
+
+
+def test_the_lines_to_go_back_are_ones_that_can_be_used():
+    protocol = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
+    text = (SERVING / "models.config").read_text()
+    used = next(line for line in text.splitlines() if line.strip().startswith("model_version_policy"))
+    others = [
+        line.split("#   ")[1].split("   and")[0] for line in text.splitlines() if "#   model_version_policy" in line
+    ]
+    assert len(others) == 2
+    for other, versions in zip(others, ([1], [1, 2]), strict=True):
+        config = text_format.Parse(text.replace(used, other), protocol.ModelServerConfig())
+        assert config.model_config_list.config[0].model_version_policy.specific.versions == versions
+
+
+def test_batching():
+    int64 = ".google.protobuf.Int64Value"
+    # session_bundle_config.proto of TensorFlow Serving
+    config = parsed(
+        "batching.config",
+        BatchingParameters={
+            "max_batch_size": (1, int64),
+            "batch_timeout_micros": (2, int64),
+            "max_enqueued_batches": (3, int64),
+            "num_batch_threads": (4, int64),
+        },
+    )
+    assert config.max_batch_size.value == 128 and config.num_batch_threads.value >= 1
+
+
+def test_monitoring():
+    # monitoring_config.proto of TensorFlow Serving
+    config = parsed(
+        "monitoring.config",
+        MonitoringConfig={"prometheus_config": (1, ".test.PrometheusConfig")},
+        PrometheusConfig={"enable": (1, "BOOL"), "path": (2, "STRING")},
+    )
+    assert config.prometheus_config.enable and config.prometheus_config.path == "/monitoring/prometheus/metrics"
+
+
+def test_the_compose_file_and_the_script_start_the_same_server():
+    yaml = pytest.importorskip("yaml")
+    compose = yaml.safe_load((SERVING / "compose.yml").read_text())
+    script = (SERVING / "serve.sh").read_text()
+    assert set(compose["services"]) == {"cpu", "gpu"}
+    for name, service in compose["services"].items():
+        assert service["profiles"] == [name]
+        assert [volume.rpartition(":/")[2] for volume in service["volumes"]] == ["models/alexnet:ro", "config:ro"]
+        for argument in service["command"]:
+            flag, _, value = argument.partition("=")
+            assert f"{flag}=" in script
+            if value.startswith("/config/"):
+                assert (SERVING / value.removeprefix("/config/")).is_file()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A function that runs serve.sh with a program in the server's place that prints what it is called with."""
+    program = tmp_path / "bin" / "tensorflow_model_server"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+
+    def serve(*argv, there=True, **environment):
+        path = f"{program.parent}:{os.environ['PATH']}" if there else os.environ["PATH"]
+        command = ["bash", str(SERVING / "serve.sh"), *map(str, argv)]
+        environment = {**os.environ, "PATH": path, **environment}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+
+    return serve
+
+
+@pytest.fixture
+def export(tmp_path):
+    (tmp_path / "a run" / "export" / "3").mkdir(parents=True)
+    (tmp_path / "a run" / "export" / "3" / "saved_model.pb").touch()
+    return tmp_path / "a run" / "export"
+
+
+def test_the_script_fills_the_place_in_and_keeps_what_was_changed(run, export, tmp_path):
+    done = run("a run/export", REST_PORT="9001")
+    assert done.returncode == 0, done.stderr
+    flags = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert (flags["--port"], flags["--rest_api_port"]) == ("8500", "9001")
+    models = tmp_path / "a run" / "serving" / "models.config"
+    assert flags["--model_config_file"] == str(models)
+    assert f'base_path: "{export}"' in models.read_text()
+    models.write_text("changed")
+    assert run("a run/export").returncode == 0
+    assert models.read_text() == "changed"
+    assert run(export, tmp_path / "elsewhere").returncode == 0
+    assert (tmp_path / "elsewhere" / "batching.config").read_text() == (SERVING / "batching.config").read_text()
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [([], "give the export folder"), (["nowhere"], "there is no such folder"), (["."], "holds no version of a model")],
+)
+def test_what_cannot_be_served(run, argv, words):
+    done = run(*argv)
+    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(bool(shutil.which("tensorflow_model_server")), reason="tensorflow_model_server is on the PATH")
+def test_without_the_server(run, export):
+    done = run(export, there=False)
+    assert done.returncode == 2 and "is not on the PATH" in done.stderr
