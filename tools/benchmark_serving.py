@@ -20,7 +20,7 @@ import time
 import numpy as np
 import racing
 
-from keras_alexnet.errors import RunError, UsageError, run_verb, start_tensorflow
+from keras_alexnet.errors import RunError, UsageError, brief, run_verb, start_tensorflow
 from keras_alexnet.files import written_aside
 
 BATCHES = (1, 32)
@@ -149,7 +149,7 @@ def answers(model, photographs, batch, repeats):
         "plain_decode": lambda turn: plain_decode(files[turn]),
     }
     times = {name: [] for name in rows}
-    for turn in range(-5, max(10, repeats // batch)):
+    for turn in range(-5, max(40, repeats // batch)):
         for name, call in rows.items():
             started = time.perf_counter()
             call(turn % len(files))
@@ -271,8 +271,17 @@ def _percentile(values, percent):
 
 
 def _read(path):
+    import tensorflow as tf
+
+    from keras_alexnet.data.decoding import decode_center
+
     with open(path, "rb") as file:
-        return file.read()
+        content = file.read()
+    try:
+        decode_center(content)
+    except tf.errors.OpError as error:
+        raise RunError(f"{path}: {brief(error)}") from None
+    return content
 
 
 def _drawn():

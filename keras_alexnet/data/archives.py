@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from keras_alexnet.data import imagenet_labels, tar_index
+from keras_alexnet.data import imagenet_labels, orders, tar_index
 from keras_alexnet.data.imagenet_labels import KIT_ARCHIVE
 from keras_alexnet.data.tar_index import TRAIN_ARCHIVE, VAL_ARCHIVE
 from keras_alexnet.errors import UsageError
@@ -101,11 +101,11 @@ class ArchiveSource:
         """
         import tensorflow as tf
 
-        indices = np.arange(self.count) if order is None else np.random.default_rng(order).permutation(self.count)
+        indices = orders.indices(self.count, order, start)
         columns = [tf.TensorSpec([None], dtype) for dtype in (tf.string, tf.string, tf.int32, tf.string)]
         # Failures travel with their images: an exception in the generator would take all later images along where
         # errors are ignored, as they are in the passes before training.
-        chunks = tf.data.Dataset.from_generator(lambda: self._chunks(indices[start:]), output_signature=tuple(columns))
+        chunks = tf.data.Dataset.from_generator(lambda: self._chunks(indices), output_signature=tuple(columns))
         return chunks.unbatch()
 
     def loader(self):

@@ -61,4 +61,4 @@ def _write(opener, options, source, split, numbers, folder, settings, threads=1)
         # Beam and its runners wrap what happened on a worker in errors of their own, its own words last.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RunError(f"Apache Beam: {lines[-1] if lines else type(error).__name__}") from error
-    yield sum(min(settings.shard_images, source.count - number * settings.shard_images) for number in numbers)
+    yield sum(len(settings.places_of(number, source.count)) for number in numbers)

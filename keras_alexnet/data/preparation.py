@@ -87,7 +87,7 @@ def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=sh
         for source, split in zip((train, val), SPLITS, strict=True):
             count = settings.shards_of(source.count)
             todo = [number for number in range(count) if shards.read(out_dir, split, number, count) is None]
-            done += source.count - sum(_files_in(source, settings, number) for number in todo)
+            done += source.count - sum(len(settings.places_of(number, source.count)) for number in todo)
             for images in write(source, split, todo, out_dir, settings, threads):
                 done, handled = done + images, handled + images
                 if progress:
@@ -211,10 +211,6 @@ def _taken(out_dir, plan):
             if name.startswith(shards.ASIDE):  # what a killed process left
                 os.unlink(os.path.join(work, name))
         yield
-
-
-def _files_in(source, settings, number):
-    return min(settings.shard_images, source.count - number * settings.shard_images)
 
 
 def _finish(train, val, out_dir, plan):

@@ -12,6 +12,8 @@ import os
 
 import numpy as np
 
+from keras_alexnet.data import orders
+
 SIZE = 256  # rows and columns of an image
 
 _PIXEL = np.dtype("V3")  # three bytes in one: turned around by pixels, not by bytes
@@ -87,10 +89,7 @@ class RawSource:
         Returns:
             tf.data.Dataset of (index,), an int64 scalar.
         """
-        import tensorflow as tf
-
-        indices = np.arange(self.count) if order is None else np.random.default_rng(order).permutation(self.count)
-        return tf.data.Dataset.from_tensor_slices((indices[start:],))
+        return orders.dataset(self.count, order, start)
 
     def loader(self):
         """A function of an item -> (name, uint8 (256, 256, 3), label): string and int32 scalars; of the graph."""

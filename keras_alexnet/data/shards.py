@@ -70,6 +70,10 @@ class Settings:
         """Into how many shards so many images go, int."""
         return -(-count // self.shard_images)
 
+    def places_of(self, number, count):
+        """Which of so many images the shard of a number holds, range."""
+        return range(number * self.shard_images, min((number + 1) * self.shard_images, count))
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -118,20 +122,20 @@ def write(source, split, numbers, folder, settings, threads=0):
         RunError: a file is no image and `settings.bad_images` is "fail".
         tf.errors.OpError, OSError: the disk is full or fails. Shards that were finished stay.
     """
-    size, order = settings.shard_images, (settings.seed,)
+    order = (settings.seed,)
     encode = _encoder(source, settings)
     # One graph for each run of neighbors: all of them, unless something was interrupted on several machines.
     for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         run = [number for _, number in run]
-        start, end = run[0] * size, min((run[-1] + 1) * size, source.count)
-        places = tf.data.Dataset.range(start, end)
+        start = settings.places_of(run[0], source.count).start
+        places = tf.data.Dataset.range(start, settings.places_of(run[-1], source.count).stop)
         images = tf.data.Dataset.zip(places, source.items(order, start)).map(encode, parallel_calls(threads))
         # What cannot be decoded is missing behind `ignore_errors`; by their places we know which.
         batches = settled(images.ignore_errors().batch(_BATCH).prefetch(2), threads).as_numpy_iterator()
-        batches = _by_shard(batches, size)
+        batches = _by_shard(batches, settings.shard_images)
         current = next(batches, None)
         for number in run:
-            places = range(number * size, min((number + 1) * size, source.count))
+            places = settings.places_of(number, source.count)
             with _Writer(folder, split, number, settings.shards_of(source.count), len(source.class_names)) as writer:
                 done = places.start
                 while current is not None and current[0] == number:
@@ -169,10 +173,8 @@ def read(folder, split, number, count):
         skipped = tuple((name, reason) for name, reason in facts.pop("skipped"))
         shard = Shard(file=file, sums=sums, skipped=skipped, offsets=offsets, labels=labels, **facts)
         return shard if os.path.getsize(os.path.join(folder, file)) == shard.bytes else None
-    except FileNotFoundError:
-        return None
     except Exception:
-        # Damaged, in one of many ways: the shard is written again.
+        # Not there, or damaged in one of many ways: the shard is written again.
         return None
 
 
@@ -264,8 +266,9 @@ class _Writer:
         self.places.update(places.tolist())
         self.sums.add(images, labels)
         for name, label, content, image in zip(names, labels, stored, images, strict=True):
+            numbers = b"" if content else image.tobytes()
             features = {
-                IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content or image.tobytes()])),
+                IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content or numbers])),
                 LABEL: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
                 FILE_NAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
             }
@@ -274,7 +277,7 @@ class _Writer:
             record = example.SerializeToString(deterministic=True)
             self.records.write(record)
             if not content:
-                self.offsets.append(self.bytes + _BEFORE_RECORD + record.index(image.tobytes()))
+                self.offsets.append(self.bytes + _BEFORE_RECORD + record.index(numbers))
                 self.labels.append(label)
             self.bytes += _BEFORE_RECORD + len(record) + _AFTER_RECORD
 

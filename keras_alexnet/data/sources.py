@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet.data import records, shapes
+from keras_alexnet.data import orders, records, shapes
 from keras_alexnet.errors import RunError, UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -81,10 +81,7 @@ class FolderSource:
         Returns:
             tf.data.Dataset of (index,), an int64 scalar.
         """
-        import tensorflow as tf
-
-        indices = np.arange(self.count) if order is None else np.random.default_rng(order).permutation(self.count)
-        return tf.data.Dataset.from_tensor_slices((indices[start:],))
+        return orders.dataset(self.count, order, start)
 
     def loader(self):
         """A function of the parts of an item -> (name, bytes, label), scalars: string, string, int32; of the graph."""

@@ -165,7 +165,6 @@ class Survey:
 
 def survey(source, threads=0, progress=None):
     """One pass over a source without its statistics. Arguments and errors as `compute`; returns a Survey."""
-
     load = source.loader()
 
     def decoded(*item):

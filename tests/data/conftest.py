@@ -5,6 +5,7 @@ import socket
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from keras_alexnet.errors import UsageError, run_verb
@@ -86,3 +87,10 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def operations(dataset):
+    """The types of all nodes of a dataset's graph and of the functions in it."""
+    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return {node.op for node in nodes}

@@ -12,7 +12,7 @@ from keras_alexnet.data import augmentation as augment
 from keras_alexnet.data import pipeline
 from keras_alexnet.data.augmentation import Augmentation, draws
 from keras_alexnet.data.statistics import Statistics
-from tests.data.conftest import encoded, flat_source, photo
+from tests.data.conftest import encoded, flat_source, operations, photo
 from tests.reference import color
 from tests.reference import decoding as reference
 from tests.reference.statistics import mean_and_covariance
@@ -395,13 +395,6 @@ def statistics_of_zeros():
 
 
 # The graph.
-
-
-def operations(dataset):
-    """The types of all nodes of a dataset's graph and of the functions in it."""
-    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
-    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
-    return {node.op for node in nodes}
 
 
 @pytest.mark.parametrize("augmentation", EACH.values(), ids=EACH)

@@ -10,6 +10,7 @@ import pytest
 
 from keras_alexnet.errors import UsageError, run_verb
 from tests.data.conftest import encoded, photo, write_folder
+from tests.tools.conftest import load_tool
 
 ROOT = Path(__file__).parents[2]
 COUNT = 10
@@ -23,11 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tool():
-    sys.path.insert(0, str(ROOT / "tools"))  # as Python does for a program, which imports its neighbors
-    spec = importlib.util.spec_from_file_location("benchmark_input", ROOT / "tools" / "benchmark_input.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("benchmark_input")
 
 
 LIMITS = dict.fromkeys(("direct", "keras", "torch", "preparation"), "decode")

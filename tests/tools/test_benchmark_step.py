@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import subprocess
@@ -7,17 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.conftest import load_tool
+
 ROOT = Path(__file__).parents[2]
 TINY = ["--width=0.0625", "--batch_size=2", "--rounds=1", "--steps=1"]
 
 
 @pytest.fixture(scope="module")
 def tool():
-    sys.path.insert(0, str(ROOT / "tools"))  # as Python does for a program, which imports its neighbors
-    spec = importlib.util.spec_from_file_location("benchmark_step", ROOT / "tools" / "benchmark_step.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("benchmark_step")
 
 
 def run(*flags):

@@ -1,6 +1,5 @@
 """The program: from a file of Caffe's to a run like any other. What it reads is tested in tests/model/test_caffe.py."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -15,20 +14,14 @@ from keras_alexnet import run as runs
 from keras_alexnet.errors import run_verb
 from tests.model.test_caffe import CLASSES, Evil, blob_2014, blob_2015, blobs_of, caffemodel, converted, npy
 from tests.reference import caffe_network
+from tests.tools.conftest import load_tool
 
 ROOT = Path(__file__).parents[2]
 NAMES = [f"class {index}" for index in range(CLASSES)]
 
 
-def program():
-    spec = importlib.util.spec_from_file_location("import_caffe", ROOT / "tools" / "import_caffe.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run(*arguments):
-    return run_verb("import_caffe", program().main, [str(argument) for argument in arguments])
+    return run_verb("import_caffe", load_tool("import_caffe").main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 
 from tests.data.conftest import encoded, photo, write_folder
 from tests.data.test_preparation import GOOD, files_of, pictures
+from tests.tools.conftest import load_tool
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,13 +113,9 @@ WRONG = {
 
 @pytest.mark.parametrize("arguments, words", WRONG.values(), ids=WRONG)
 def test_wrong_usage_is_one_line(folder, tmp_path, arguments, words, monkeypatch, capsys):
-    import importlib.util
-
     from keras_alexnet.errors import run_verb
 
-    spec = importlib.util.spec_from_file_location("prepare_dataset", ROOT / "tools" / "prepare_dataset.py")
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    program = load_tool("prepare_dataset")
     filled = [text.replace("IN", str(folder)).replace("OUT", str(tmp_path / "out")) for text in arguments]
     before = files_of(folder)
     assert run_verb("prepare_dataset", program.main, filled) == 2
