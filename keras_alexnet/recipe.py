@@ -256,7 +256,7 @@ def parse_predict(argv, usage):
     flags.DEFINE_string(
         "signature", "serving_default", "serving_default, or features with --format=jsonl.", flag_values=values
     )
-    flags.DEFINE_integer("batch_size", 8, "Files of a request.", lower_bound=1, upper_bound=1024, flag_values=values)
+    flags.DEFINE_integer("batch_size", 8, "Files of a request.", lower_bound=1, upper_bound=512, flag_values=values)
     flags.DEFINE_integer("parallel", 4, "Requests at a time.", lower_bound=1, upper_bound=256, flag_values=values)
     flags.DEFINE_float(
         "deadline", 30.0, "Seconds for a request, its repetitions included.", lower_bound=0.001, flag_values=values

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 
 import pytest
@@ -94,3 +95,10 @@ def test_a_run_without_a_checkpoint(run_of_three_epochs, tmp_path, capsys):
         export.export_run(str(tmp_path))
     assert run_verb("export", export.main, [f"--model_dir={tmp_path / 'nowhere'}"]) == 2
     assert "holds no run" in capsys.readouterr().err
+
+
+def test_weights_are_stored_once(folder, tiny_model):
+    reader = tf.train.load_checkpoint(os.path.join(folder, "variables", "variables"))
+    shapes = reader.get_variable_to_shape_map()
+    numbers = sum(math.prod(shape) for name, shape in shapes.items() if name != "_CHECKPOINTABLE_OBJECT_GRAPH")
+    assert numbers == tiny_model.count_params()

@@ -12,7 +12,7 @@ from keras_alexnet.data.decoding import MAX_PIXELS, STORED_SIZE, decode_center
 from keras_alexnet.model import weights
 
 BEST = 5
-MAX_VIEWS = 1024  # of one request: more would take gigabytes for as long as it runs
+MAX_VIEWS = 512  # of one request: more would take gigabytes for as long as it runs
 _DECODED_AT_A_TIME = 8  # files of a request; what the machine has of cores, it uses
 
 
@@ -37,8 +37,11 @@ class ServedModel(tf.Module):
         if views not in test_views.VIEWS:
             raise ValueError(f"views must be 1 or 10. Received: views={views}")
         hidden = next(layer for layer in model.layers if layer.name == "fc8").input
-        self.network = keras.Model(model.input, [model.output, hidden])
+        network = keras.Model(model.input, [model.output, hidden])
+        # What TensorFlow sees of the module is its variables and not Keras' model: from a Keras variable the loader for
+        # sessions, which is the server's, restores nothing; and seen in both ways each would be stored twice.
         self.weights = {name: variable.value for name, variable in weights.variables(model).items()}
+        self._outputs = lambda images: network(images, training=False)  # logits and the last hidden layer
         self.class_names = tf.constant(class_names)
         self.size = int(model.input_shape[1])
         self.views = views
@@ -73,12 +76,12 @@ class ServedModel(tf.Module):
         """Views as the network takes them, float32 (B, size, size, 3), RGB, 0..255 minus the mean -> answers."""
         with _within_bounds(images, 1):
             images = tf.identity(images)
-        return self._answers(tf.nn.softmax(self.network(images, training=False)[0]))
+        return self._answers(tf.nn.softmax(self._outputs(images)[0]))
 
     def describe_files(self, image_bytes):
         """JPEG or PNG files, string (B,) -> features: float32 (B, 4096), the last hidden layer, of the center view."""
         images = tf.cast(_decoded(image_bytes, self.size), tf.float32) - self.mean
-        return {"features": tf.cast(self.network(images, training=False)[1], tf.float32)}
+        return {"features": tf.cast(self._outputs(images)[1], tf.float32)}
 
     def _answers(self, probabilities):
         scores, indices = tf.math.top_k(probabilities, min(BEST, self.class_names.shape[0]))
@@ -89,11 +92,11 @@ class ServedModel(tf.Module):
         }
 
     def _of_center(self, images):
-        return tf.nn.softmax(self.network(tf.cast(images, tf.float32) - self.mean, training=False)[0])
+        return tf.nn.softmax(self._outputs(tf.cast(images, tf.float32) - self.mean)[0])
 
     def _of_ten(self, images):
         views = tf.cast(test_views.ten(images, self.size), tf.float32) - self.means
-        logits = self.network(tf.reshape(views, (-1, self.size, self.size, 3)), training=False)[0]
+        logits = self._outputs(tf.reshape(views, (-1, self.size, self.size, 3)))[0]
         probabilities = tf.reshape(tf.nn.softmax(logits), (-1, 10, logits.shape[-1]))
         return tf.reduce_mean(probabilities, axis=1)
 

@@ -70,7 +70,7 @@ def test_a_version_can_be_asked_for(server, files):
 def test_a_bad_picture_is_refused_by_name_and_the_server_goes_on(client, files):
     with pytest.raises(clients.RefusedError, match=r"^image_bytes\[1\]: not a JPEG or PNG file"):
         client.predict([files[0], b"no picture"])
-    with pytest.raises(clients.RefusedError, match="^10000 images in one request; 1 to 1024 are taken$"):
+    with pytest.raises(clients.RefusedError, match="^10000 images in one request; 1 to 512 are taken$"):
         client.predict([b""] * 10_000)
     with pytest.raises(clients.RefusedError, match='Serving signature name: "nope" not found'):
         client.predict(files[:1], "nope")

@@ -124,7 +124,7 @@ def test_of_cut_pictures_all_are_named(served, files):
 @pytest.mark.parametrize("signature", ["serving_default", "features"])
 @pytest.mark.parametrize("count", [0, 10_000])
 def test_a_request_of_nothing_or_of_too_much_is_refused(served, files, signature, count):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{count} images in one request; 1 to 1024 are taken"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=f"{count} images in one request; 1 to 512 are taken"):
         classify(served, [b"x"] * count, signature)
     assert classify(served, files[:1], signature)
 
