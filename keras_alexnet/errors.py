@@ -1,6 +1,7 @@
 """How a verb ends: 0 done, 1 failed while running, 2 wrong usage; each failure in one line that names the remedy."""
 
 import contextlib
+import io
 import os
 import sys
 import tempfile
@@ -27,6 +28,10 @@ def run_verb(name, main, argv):
     """
     # The package is of TensorFlow's graph, whichever backend Keras is set to elsewhere.
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    for stream in (sys.stdout, sys.stderr):
+        # The name of a file may be no text of the terminal's; it is shown with escapes.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(argv)
     except UsageError as error:
@@ -75,6 +80,38 @@ def quiet_start():
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@contextlib.contextmanager
+def without_library_words():
+    """Keeps off the screen what libraries print of bad pictures (libjpeg does): the error that comes of it says it."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def reading(path):
+    """A block that reads something of several files: whatever goes wrong in it becomes a RunError that names it."""
+    try:
+        yield
+    except (UsageError, RunError):
+        raise
+    except Exception as error:
+        # A checkpoint or a model that was cut, mixed up or written by others fails in TensorFlow, Keras or Python, with
+        # errors of all kinds (a shortened file of weights is an IndexError).
+        raise RunError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+
+
+def printable(text):
+    """A text of somewhere else for a terminal: control characters are escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def start_tensorflow():

@@ -17,7 +17,7 @@ from pathlib import Path
 from keras_alexnet import __version__
 from keras_alexnet import recipe as recipes
 from keras_alexnet import run as runs
-from keras_alexnet.errors import RunError, UsageError, run_verb, start_tensorflow
+from keras_alexnet.errors import RunError, UsageError, reading, run_verb, start_tensorflow
 from keras_alexnet.files import written_aside
 from keras_alexnet.progress import bar
 
@@ -54,12 +54,17 @@ def main(argv):
             raise UsageError(
                 f"--model_dir={folder}: is neither a run (no {runs.FLAGS}) nor an exported model (no saved_model.pb)"
             )
+    path = recipe.json
+    folder = os.path.dirname(path) or "." if path else _json_folder(recipe)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or (path and os.path.isdir(path)):
+        raise UsageError(f"--json={path or folder}: cannot be written there; name a file in a folder that can be")
     start_tensorflow()
     report = evaluate(recipe)
-    path = recipe.json or _json_path(recipe, report)
+    print(as_text(report), flush=True)
+    path = path or os.path.join(folder, _json_name(recipe, report))
     with written_aside(path) as file:
         json.dump(report, file, indent=1, ensure_ascii=False)
-    print(f"{as_text(report)}\nall figures: {path}")
+    print(f"all figures: {path}")
 
 
 def evaluate(recipe):
@@ -83,7 +88,7 @@ def evaluate(recipe):
         if model.class_names != class_names:
             raise UsageError(f"--model_dir={model.name}: has other classes than {models[0].name}; average like models")
     source, described = _open(recipe, models, recipe.split)
-    weights, searched = _weights(recipe, models, source, described)
+    weights, searched = _chosen_weights(recipe, models, source, described)
     started = time.perf_counter()
     each, averaged = [[] for _ in models], []
     for probabilities, labels in answers(models, source, recipe, f"evaluating {described['split']}"):
@@ -136,13 +141,13 @@ def open_model(folder):
         import tensorflow as tf
 
         metadata = export.read_metadata(folder)
-        try:
+        with reading(folder):
+            recipe = recipes.of_flags(metadata["flags"])
+            epochs = int(metadata["epochs"])
+            # What decides is the model itself.
             served = tf.saved_model.load(folder)
-            size, epochs = int(metadata["input_size"]), int(metadata["epochs"])
-            recipe = recipes.read_run("".join(f"--{name}={value}\n" for name, value in metadata["flags"].items()))
-        except (OSError, tf.errors.OpError, KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{folder}: cannot be read ({' '.join(str(error).split())[:200]})") from None
-        names = tuple(metadata["class_names"])
+            size = served.signatures["images"].structured_input_signature[1]["images"].shape[1]
+            names = tuple(name.decode() for name in served.names().numpy())
     return Model(folder, names, recipe, size, epochs, served)
 
 
@@ -266,7 +271,7 @@ def _averaged(weights, probabilities):
     return sum(weight * own for weight, own in zip(weights, probabilities, strict=True))
 
 
-def _weights(recipe, models, source, described):
+def _chosen_weights(recipe, models, source, described):
     """(list of float that add up to 1, what the search was made on or None)."""
     if recipe.weights == "equal" or len(models) == 1:
         return [1 / len(models)] * len(models), None
@@ -282,7 +287,7 @@ def _weights(recipe, models, source, described):
     probabilities = np.stack([np.concatenate([batch[index] for batch, _ in kept]) for index in range(len(models))])
     found = scores.search_weights(probabilities, np.concatenate([labels for _, labels in kept]))
     same = recipe.search_split is None or recipe.search_split == recipe.split
-    return found.tolist(), {"searched_on": described["split"], **described, "same_images": same}
+    return found.tolist(), {**described, "same_images": same}
 
 
 def _open(recipe, models, split):
@@ -301,11 +306,13 @@ def _open(recipe, models, split):
         split = split or "val"
         if split not in ("train", "val"):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
-        source = sources.open_training(data, bar)[split == "val"]
+        if data.dataset == "shapes":
+            _check_shapes(data)
+        source = sources.open_training(data)[split == "val"]
     elif split:
         source = sources.open_tfds_split(data.dataset, data.data_dir, split, data.shuffle_buffer)
     else:
-        source = sources.open_training(data, bar)[1]
+        source = sources.open_training(data)[1]
         split = source.name.removeprefix(f"{data.dataset} ")
     strange = sorted(set(source.class_names) - set(models[0].class_names))
     if strange:
@@ -343,11 +350,30 @@ def _skipped(models, source):
     return None
 
 
-def _json_path(recipe, report):
+def _check_shapes(data):
+    """Evaluation looks at the pictures that there are; it draws none."""
+    from keras_alexnet.data import shapes
+
+    folder = data.data_dir or os.path.join("data", "shapes")
+    if not os.path.isfile(os.path.join(folder, shapes.INFO)):
+        raise UsageError(f"--data_dir={folder}: holds no built-in shapes; name the folder that training drew them into")
+
+
+def _run_of(folder):
+    """The run that a folder is or was exported from, or None."""
+    above = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
+    return next((each for each in (folder, above) if runs.is_run(each)), None)
+
+
+def _json_folder(recipe):
+    return _run_of(recipe.model_dirs[0]) or "."
+
+
+def _json_name(recipe, report):
     first, several = recipe.model_dirs[0], len(recipe.model_dirs)
     split = re.sub(r"\W+", "-", report["set"]["split"]).strip("-")
-    name = f"evaluation_{split}_{recipe.views}views" + f"_{several}models" * (several > 1) + ".json"
-    return os.path.join(first, name) if runs.is_run(first) else name
+    version = "" if runs.is_run(first) else f"_version{os.path.basename(os.path.abspath(first))}"
+    return f"evaluation_{split}_{recipe.views}views{version}" + f"_{several}models" * (several > 1) + ".json"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python -m keras_alexnet.predict --model=http://localhost:8501/v1/models/alexnet --format=jsonl PHOTO...
     python -m keras_alexnet.predict --model=grpc://localhost:8500/alexnet PHOTO...
 
-A photograph that cannot be classified does not keep the others from it; the exit code is 1 then.
+A file that is no picture does not keep the others from being classified; the exit code is 1 then.
 """
 
 import collections
@@ -14,7 +14,7 @@ import os
 import sys
 
 from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import RunError, UsageError, run_verb, start_tensorflow
+from keras_alexnet.errors import RunError, UsageError, printable, run_verb, start_tensorflow, without_library_words
 from keras_alexnet.serving import client as clients
 
 
@@ -23,21 +23,20 @@ def main(argv):
     recipe = recipes.parse_predict(argv, __doc__)
     for photograph in recipe.photographs:
         if not os.path.isfile(photograph):
-            raise UsageError(f"{photograph}: there is no such file")
+            what = "is a folder; name the files in it" if os.path.isdir(photograph) else "there is no such file"
+            raise UsageError(f"{photograph}: {what}")
     if not recipe.model.startswith("http"):
         start_tensorflow()
     client = clients.open_client(recipe.model, recipe.deadline, recipe.retries)
     failed = []
-    settings = (recipe.signature, recipe.batch_size, recipe.parallel)
-    for photograph, answer in predict(client, recipe.photographs, *settings):
-        if isinstance(answer, RunError):
-            failed.append(f"{photograph}: {answer}")
-        elif recipe.format == "table" and "classes" not in answer:
-            raise UsageError(f"--signature={recipe.signature}: has no classes to make a table of; add --format=jsonl")
-        if recipe.format == "jsonl":
-            print(json.dumps({"file": photograph, **_as_json(answer)}, ensure_ascii=False), flush=True)
-        elif not isinstance(answer, RunError):
-            print(_as_block(photograph, answer), flush=True)
+    with without_library_words():
+        settings = (recipe.signature, recipe.batch_size, recipe.parallel)
+        for photograph, answer in predict(client, recipe.photographs, *settings):
+            if isinstance(answer, RunError):
+                failed.append(f"{printable(photograph)}: {answer}")
+            elif recipe.format == "table" and "classes" not in answer:
+                raise UsageError(f"--signature={recipe.signature}: has no classes for a table; add --format=jsonl")
+            print((_as_json if recipe.format == "jsonl" else _as_block)(photograph, answer), flush=True)
     if failed:
         more = f" (and {len(failed) - 1} more of {len(recipe.photographs)})" if len(failed) > 1 else ""
         raise RunError(failed[0] + more)
@@ -73,6 +72,9 @@ def predict(client, photographs, signature="serving_default", batch_size=8, para
                 yield from zip(first, future.result(), strict=True)
         for first, future in waiting:
             yield from zip(first, future.result(), strict=True)
+    except BaseException:
+        client.close()  # else an interruption from the keyboard would wait for answers that nobody wants
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -104,16 +106,22 @@ def _answers(client, contents, signature):
     return [(place, {name: value[row] for name, value in together.items()}) for row, (place, _) in enumerate(contents)]
 
 
-def _as_json(answer):
+def _as_json(photograph, answer):
     if isinstance(answer, RunError):
-        return {"error": str(answer)}
-    # The five best are enough to read; who wants all probabilities asks the server.
-    return {name: value.tolist() for name, value in answer.items() if name != "probabilities"}
+        said = {"error": str(answer)}
+    else:
+        # The five best are enough to read; who wants all probabilities asks the server.
+        said = {name: value.tolist() for name, value in answer.items() if name != "probabilities"}
+    return json.dumps({"file": photograph, **said}, allow_nan=False)
 
 
 def _as_block(photograph, answer):
-    rows = zip(answer["classes"], answer["scores"], strict=True)
-    return "\n".join([photograph, *(f"  {100 * score:6.2f} %  {name}" for name, score in rows)])
+    if isinstance(answer, RunError):
+        rows = [f"  error: {printable(str(answer))}"]
+    else:
+        pairs = zip(answer["classes"], answer["scores"], strict=True)
+        rows = [f"  {100 * score:6.2f} %  {printable(name)}" for name, score in pairs]
+    return "\n".join([printable(photograph), *rows])
 
 
 if __name__ == "__main__":

@@ -211,8 +211,8 @@ def parse_evaluate(argv, usage):
     flags.DEFINE_string(
         "json",
         None,
-        "Where all figures are written (default: evaluation_SPLIT_VIEWSviews.json in the first run's folder, or here "
-        "for an exported model; with _MODELSmodels for several).",
+        "Where all figures are written (default: evaluation_SPLIT_VIEWSviews.json in the folder of the first run, or "
+        "of the run that the first model was exported from, or else here).",
         flag_values=values,
     )
     _parse(values, argv, usage)
@@ -220,6 +220,8 @@ def parse_evaluate(argv, usage):
     if not all(model_dirs) or not model_dirs:
         raise UsageError("--model_dir is missing: give a run's folder or an exported model's")
     weights = _weights(values["weights"].value, len(model_dirs))
+    if weights == "search" and len(model_dirs) == 1:
+        raise UsageError("--weights=search: needs several --model_dir")
     if values["search_split"].value and weights != "search":
         raise UsageError(f"--search_split={values['search_split'].value}: is only read with --weights=search")
     if values["dataset"].value in ("folder", "records") and not values["data_dir"].value:
@@ -277,6 +279,22 @@ def parse_predict(argv, usage):
 def read_run(text, usage="keras_alexnet"):
     """The text of a run's `flags.cfg` -> Recipe. Raises UsageError when it is not one."""
     return parse_train([line for line in text.splitlines() if line.startswith("--")], usage)
+
+
+def of_flags(values):
+    """The flags of a run by name, such as an exported model keeps -> Recipe.
+
+    Args:
+        values: dict of str -> str; flags that a later version has are at their defaults.
+
+    Raises:
+        UsageError: they are not those of a run.
+    """
+    for name, value in values.items():
+        # What they say stands in a file from elsewhere, and is not to name other files that are read as flags.
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or name in ("flagfile", "undefok") or not isinstance(value, str):
+            raise UsageError(f"{name!r} is no flag of a run")
+    return parse_train([f"--{name}={value}" for name, value in values.items()], "keras_alexnet")
 
 
 def changed_flags(recipe, text):
@@ -603,7 +621,7 @@ def _weights(text, count):
         weights = tuple(float(part) for part in text.split(","))
     except ValueError:
         weights = ()
-    if not weights or not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not sum(weights):
+    if not weights or not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
         raise UsageError(f"--weights={text}: give equal, search, or numbers from 0 on such as 0.3,0.7, not all 0")
     if len(weights) != count:
         raise UsageError(f"--weights={text}: {len(weights)} numbers for {count} --model_dir; give one for each")

@@ -5,7 +5,7 @@ import json
 import os
 
 from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import written_aside
 
 FLAGS = "flags.cfg"
@@ -63,13 +63,13 @@ def open_run(model_dir):
         raise UsageError(f"--model_dir={model_dir}: holds no run (there is no {FLAGS} in it)")
     recipe = recipes.read_run(_text_of(model_dir, FLAGS))
     class_names = tuple(_text_of(model_dir, CLASS_NAMES).splitlines())
+    if not all(class_names) or len(set(class_names)) < max(1, len(class_names)):
+        raise RunError(f"{os.path.join(model_dir, CLASS_NAMES)}: is to hold one name a line, and no name twice")
     checkpoint = tf.train.latest_checkpoint(os.path.join(model_dir, CHECKPOINTS))
     if checkpoint is None:
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
-    try:
+    with reading(checkpoint):
         progress = json.loads(tf.train.load_variable(checkpoint, _PROGRESS).decode())
-    except (tf.errors.OpError, ValueError) as error:
-        raise _damaged(checkpoint, error) from None
     path = _file_of(model_dir, STATISTICS)
     return Run(model_dir, recipe, class_names, statistics.load(path), checkpoint, tuple(progress.get("history", ())))
 
@@ -83,14 +83,11 @@ def build(run):
     Raises:
         RunError: the checkpoint cannot be read.
     """
-    import tensorflow as tf
+    with reading(run.checkpoint):
+        from keras_alexnet.model import weights
 
-    model = build_model(run.recipe.network, len(run.class_names), run.recipe.run.seed, devices=())
-    try:
-        status = tf.train.Checkpoint(model=model).restore(run.checkpoint)
-        status.expect_partial().assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
-        raise _damaged(run.checkpoint, error) from None
+        model = build_model(run.recipe.network, len(run.class_names), run.recipe.run.seed, devices=())
+        weights.assign(weights.read(run.checkpoint), model)
     return model
 
 
@@ -182,7 +179,3 @@ def _file_of(model_dir, name):
     if not os.path.isfile(path):
         raise RunError(f"{model_dir}: the run lacks its {name}; train again to write it")
     return path
-
-
-def _damaged(checkpoint, error):
-    return RunError(f"{checkpoint}: cannot be read ({str(error).splitlines()[0]})")

@@ -261,7 +261,7 @@ class _Run:
             try:
                 self.checkpoint.restore(path).assert_consumed()
                 self.progress.restore()
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
+            except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
                 reason = brief(error) if isinstance(error, tf.errors.OpError) else str(error).splitlines()[0]
                 print(f"warning: {path} cannot be read ({reason}); trying the one before", file=sys.stderr)
                 continue

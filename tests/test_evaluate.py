@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -5,10 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import evaluate
+from keras_alexnet import evaluate, export
+from keras_alexnet import recipe as recipes
 from keras_alexnet import run as runs
+from keras_alexnet.data import preparation, sources, statistics
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.errors import RunError, run_verb
+from keras_alexnet.data.shards import Settings
+from keras_alexnet.errors import run_verb
+from keras_alexnet.serving.signatures import ServedModel
 from tests.reference.errors import top_k_credit
 
 
@@ -30,8 +35,6 @@ def second_run(run_of_three_epochs, tmp_path_factory):
     model = runs.build(run)
     for variable in model.trainable_variables:
         variable.assign(variable + np.random.default_rng(1).normal(scale=0.02, size=variable.shape))
-    from keras_alexnet import recipe as recipes
-
     argv = [f"--{name}={value}" for name, value in run.recipe.resolved if name != "model_dir"]
     recipe = recipes.parse_train([*argv, f"--model_dir={folder}"], "")
     runs.create(recipe, model, run.class_names, run.statistics)
@@ -157,7 +160,10 @@ def test_where_the_figures_are_written(run_of_three_epochs, second_run, tmp_path
     assert verb(f"--model_dir={run_of_three_epochs}", "--views=10") == 0
     assert (run_of_three_epochs / "evaluation_val_10views.json").is_file()
     assert verb(f"--model_dir={run_of_three_epochs / 'export' / '1'}", f"--model_dir={second_run}") == 0
-    assert (tmp_path / "evaluation_val_1views_2models.json").is_file()
+    assert (run_of_three_epochs / "evaluation_val_1views_version1_2models.json").is_file()
+    shutil.copytree(run_of_three_epochs / "export" / "1", tmp_path / "models" / "7")
+    assert verb(f"--model_dir={tmp_path / 'models' / '7'}") == 0
+    assert (tmp_path / "evaluation_val_1views_version7.json").is_file()
 
 
 def test_images_that_change_meanwhile_are_not_passed_over(run_of_three_epochs, small_pictures, monkeypatch, capsys):
@@ -181,9 +187,13 @@ def test_images_that_change_meanwhile_are_not_passed_over(run_of_three_epochs, s
         (["--model_dir={run}", "--weights=-1"], 2, "--weights=-1"),
         (["--model_dir={run}", "--split=test"], 2, "there is no folder"),
         (["--model_dir={run}", "--dataset=shapes", "--split=all"], 2, "has train and val"),
+        (["--model_dir={run}", "--dataset=shapes", "--data_dir={tmp}"], 2, "holds no built-in shapes"),
+        (["--model_dir={run}", "--model_dir={run}", "--weights=1e308,1e308"], 2, "--weights=1e308,1e308"),
+        (["--model_dir={run}", "--weights=search"], 2, "needs several --model_dir"),
         (["--model_dir={run}", "--dataset=folder"], 2, "--data_dir is missing"),
         (["--model_dir={run}", "--search_split=train"], 2, "is only read with --weights=search"),
-        (["--model_dir={run}", "--json={tmp}/no/folder.json"], 1, "No such file"),
+        (["--model_dir={run}", "--json={tmp}/no/folder.json"], 2, "no/folder.json: cannot be written there"),
+        (["--model_dir={run}", "--json={tmp}"], 2, "cannot be written there"),
         (["--model_dir={run}", "--model_dir={other}"], 2, "has other classes than"),
         (["--model_dir={other}", "--dataset=folder", "--data_dir={pictures}"], 2, "does not know 3 of its classes"),
     ],
@@ -199,19 +209,118 @@ def test_bad_input_in_one_line(
 
 @pytest.fixture(scope="module")
 def other_export(run_of_three_epochs, tmp_path_factory):
-    """The exported model with other class names."""
-    folder = tmp_path_factory.mktemp("other") / "1"
-    shutil.copytree(run_of_three_epochs / "export" / "1", folder)
-    path = folder / "assets.extra" / "metadata.json"
-    metadata = json.loads(path.read_text())
-    path.write_text(json.dumps({**metadata, "class_names": ["x", "y", "z"]}))
-    return folder
+    """The same network, exported with other class names."""
+    run = runs.open_run(str(run_of_three_epochs))
+    served = ServedModel(runs.build(run), ["x", "y", "z"], run.statistics.mean_image)
+    metadata = export.read_metadata(str(run_of_three_epochs / "export" / "1"))
+    return export.save(served, str(tmp_path_factory.mktemp("other") / "export"), metadata)
 
 
-def test_a_damaged_export(run_of_three_epochs, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "file", ["saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001"]
+)
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_an_export_that_was_half_copied(run_of_three_epochs, file, share, tmp_path, capsys):
     shutil.copytree(run_of_three_epochs / "export" / "1", tmp_path / "1")
-    (tmp_path / "1" / "saved_model.pb").write_bytes(b"no model")
+    content = (tmp_path / "1" / file).read_bytes()
+    (tmp_path / "1" / file).write_bytes(content[: int(share * len(content))])
     assert verb(f"--model_dir={tmp_path / '1'}") == 1
-    assert "cannot be read" in capsys.readouterr().err
-    with pytest.raises(RunError, match="cannot be read"):
-        evaluate.open_model(str(tmp_path / "1"))
+    error = capsys.readouterr().err
+    assert "cannot be read" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", ["epoch-3.index", "epoch-3.data-00000-of-00001"])
+def test_a_checkpoint_that_was_half_copied(run_of_three_epochs, file, tmp_path, capsys):
+    shutil.copytree(run_of_three_epochs, tmp_path / "run")
+    content = (tmp_path / "run" / "checkpoints" / file).read_bytes()
+    (tmp_path / "run" / "checkpoints" / file).write_bytes(content[: len(content) // 2])
+    for main in (evaluate.main, export.main):
+        assert run_verb("verb", main, [f"--model_dir={tmp_path / 'run'}"]) == 1
+        error = capsys.readouterr().err
+        assert "epoch-3: cannot be read" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        (
+            {"class_names": ["striped_red_disk", "red_square", "blue_disk"]},
+            0,
+            "",
+        ),  # the model's own names are what counts
+        ({"input_size": -5}, 0, ""),
+        ({"class_names": 7}, 2, "was not exported by"),
+        ({"epochs": "many"}, 1, "cannot be read"),
+        ({"flags": {"flagfile": "/etc/passwd"}}, 2, "'flagfile' is no flag of a run"),
+        ({"flags": {"epochs": 3}}, 2, "'epochs' is no flag of a run"),
+        ({"flags": {"epochs": "3\n--width=2"}}, 2, "epochs"),
+    ],
+)
+def test_metadata_that_was_changed(run_of_three_epochs, changes, code, words, tmp_path, capsys):
+    shutil.copytree(run_of_three_epochs / "export" / "1", tmp_path / "1")
+    path = tmp_path / "1" / "assets.extra" / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    figures = tmp_path / "figures.json"
+    assert verb(f"--model_dir={tmp_path / '1'}", f"--json={figures}") == code
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == (code > 0) and "root:" not in error
+    if not code:
+        whole = evaluated(tmp_path, f"--model_dir={run_of_three_epochs}")
+        assert json.loads(figures.read_text())["result"] == pytest.approx(whole["result"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("class_names.txt", "", "one name a line, and no name twice"),
+        ("class_names.txt", "a\n\nb\n", "one name a line, and no name twice"),
+        ("class_names.txt", "a\nb\na\n", "one name a line, and no name twice"),
+        ("class_names.txt", "a\nb\nc\nd\n", "cannot be read"),
+        ("flags.cfg", "--model_dir=x\n--width=0.37\n", "cannot be read"),
+        ("flags.cfg", "--model_dir=x\n--towers=1\n--width=0.125\n", "cannot be read"),
+    ],
+)
+def test_a_run_whose_files_do_not_go_together(run_of_three_epochs, file, content, words, tmp_path, capsys):
+    shutil.copytree(run_of_three_epochs, tmp_path / "run")
+    (tmp_path / "run" / file).write_text(content)
+    assert verb(f"--model_dir={tmp_path / 'run'}") == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_a_mean_that_is_not_a_number(run_of_three_epochs, tmp_path, capsys):
+    shutil.copytree(run_of_three_epochs, tmp_path / "run")
+    path = str(tmp_path / "run" / "statistics.npz")
+    known = statistics.load(path)
+    statistics.save(dataclasses.replace(known, mean_image=known.mean_image * np.float32("nan")), path)
+    assert verb(f"--model_dir={tmp_path / 'run'}") == 1
+    assert "statistics with numbers that are not finite" in capsys.readouterr().err
+
+
+def test_networks_of_different_inputs_look_at_the_same_images(run_of_three_epochs, small_pictures, tmp_path):
+    """BVLC's takes 227 pixels, the others 224."""
+    argv = ["--dataset=folder", f"--data_dir={small_pictures}", "--variant=caffe", "--width=0.0625"]
+    recipe = recipes.parse_train([*argv, f"--model_dir={tmp_path / 'caffe'}"], "")
+    run = runs.open_run(str(run_of_three_epochs))
+    model = runs.build_model(recipe.network, 3, 1, devices=())
+    runs.create(recipe, model, run.class_names, run.statistics)
+    folders = [f"--model_dir={run_of_three_epochs}", f"--model_dir={tmp_path / 'caffe'}"]
+    for views in (1, 10):
+        report = evaluated(tmp_path, *folders, f"--views={views}")
+        alone = [evaluated(tmp_path, folder, f"--views={views}") for folder in folders]
+        for together, single in zip(report["models"], alone, strict=True):
+            assert together["loss"] == pytest.approx(single["result"]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_prepared_records(run_of_three_epochs, small_pictures, encoding, tmp_path):
+    train, val = sources.open_folder(str(small_pictures))
+    settings = Settings(encoding=encoding, quality=100, shard_images=4)
+    preparation.prepare(train, val, str(tmp_path / "records"), settings)
+    argv = [f"--model_dir={run_of_three_epochs}", "--dataset=records", f"--data_dir={tmp_path / 'records'}"]
+    report = evaluated(tmp_path, *argv)
+    assert report["set"]["images"] == 9
+    # JPEGs are encoded again; pixels are as they were.
+    whole = evaluated(tmp_path, f"--model_dir={run_of_three_epochs}")
+    assert report["result"]["loss"] == pytest.approx(whole["result"]["loss"], rel=0.02 if encoding == "jpeg" else 1e-4)
+    assert evaluated(tmp_path, *argv, "--split=train")["set"]["images"] == 18

@@ -1,9 +1,17 @@
+import io
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 from keras_alexnet import predict
+from keras_alexnet.data import shapes
 from keras_alexnet.errors import RunError, run_verb
 from keras_alexnet.serving import client as clients
 
@@ -50,8 +58,11 @@ def test_a_bad_photograph_keeps_none_of_the_others(folder, photographs, tmp_path
     answers = [json.loads(line) for line in captured.out.splitlines()]
     assert [answer["file"] for answer in answers if "error" not in answer] == photographs[:5]
     assert captured.err == f"predict: {bad}: not a JPEG or PNG file (and 1 more of 7)\n"
+    assert run(f"--model={folder}", *given) == 1
+    blocks = capsys.readouterr().out
+    assert f"{bad}\n  error: not a JPEG or PNG file\n{given[4]}\n" in blocks and f"{empty}\n  error: " in blocks
     assert run(f"--model={folder}", str(bad)) == 1
-    assert capsys.readouterr() == ("", f"predict: {bad}: not a JPEG or PNG file\n")
+    assert capsys.readouterr().err == f"predict: {bad}: not a JPEG or PNG file\n"
 
 
 def test_features_in_lines_of_json(folder, photographs, capsys):
@@ -65,7 +76,10 @@ class Counting:
     """A client that says how many requests it answers at a time."""
 
     def __init__(self):
-        self.sizes = []
+        self.sizes, self.closed = [], False
+
+    def close(self):
+        self.closed = True
 
     def predict(self, files, signature):
         self.sizes.append(len(files))
@@ -79,6 +93,7 @@ def test_the_end_of_a_server_ends_everything(photographs):
     with pytest.raises(RunError, match="the server is gone"):
         list(predict.predict(client, photographs * 20, batch_size=4, parallel=1))
     assert client.sizes[:6] == [4] * 6 and len(client.sizes) < 12
+    assert client.closed
 
 
 @pytest.mark.parametrize(
@@ -87,6 +102,7 @@ def test_the_end_of_a_server_ends_everything(photographs):
         (["photo.jpg"], "--model is missing"),
         (["--model=m"], "no photograph given"),
         (["--model=m", "nowhere.jpg"], "nowhere.jpg: there is no such file"),
+        (["--model=m", "{tmp}"], "is a folder; name the files in it"),
         (["--model={tmp}", "{photo}"], "is no exported model"),
         (["--model=ftp://x", "{photo}"], "give http://, https://, grpc:// or the folder"),
         (["--model=m", "--batch_size=0", "{photo}"], "batch_size"),
@@ -98,3 +114,45 @@ def test_wrong_usage(argv, words, photographs, tmp_path, capsys):
     assert run(*(each.format(tmp=tmp_path, photo=photographs[0]) for each in argv)) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
+
+
+def test_names_that_are_no_text_of_the_terminals(folder, files, tmp_path):
+    """In a process of its own, with a strict terminal."""
+    name = os.fsencode(tmp_path) + b"/\xff\nname.png"
+    with open(name, "wb") as file:
+        file.write(files[0])
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for form in ("table", "jsonl"):
+        command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={folder}", f"--format={form}", name]
+        done = subprocess.run(command, capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.decode().splitlines()
+        assert len(lines) == (6 if form == "table" else 1) and "udcff" in lines[0]
+
+
+def test_what_libraries_print_of_bad_pictures_is_not_on_the_screen(folder, tmp_path):
+    picture = io.BytesIO()
+    shapes.draw("red_disk", 0).save(picture, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(picture.getvalue()[:3000])
+    command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={folder}", str(tmp_path / "cut.jpg")]
+    # as a user's, in which nothing has told TensorFlow what to print
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"predict: {tmp_path / 'cut.jpg'}: ")
+
+
+def test_an_interruption_does_not_wait_for_the_server(files, tmp_path):
+    (tmp_path / "photo.png").write_bytes(files[0])
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={address}", "--deadline=300"]
+        with subprocess.Popen([*command, str(tmp_path / "photo.png")], stderr=subprocess.PIPE, text=True) as process:
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            started = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 130
+            assert time.monotonic() - started < 10
+            assert process.stderr.read() == "predict: interrupted\n"
+            connection.close()

@@ -36,7 +36,7 @@ CLASS_NAMES: tuple[str, ...] = (
 
 # Raise this whenever the same seed gives other pictures, so that an older set is not taken for a new one.
 _FORMAT = 1
-_INFO_NAME = "shapes.json"
+INFO = "shapes.json"
 _QUALITY = 90
 _PROGRESS_STEP = 50
 
@@ -146,7 +146,7 @@ def _found(target, info):
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
-        present = json.loads((target / _INFO_NAME).read_text(encoding="utf-8"))
+        present = json.loads((target / INFO).read_text(encoding="utf-8"))
         if present == info:
             return True
         details = ", ".join(f"{key} {present[key]}" for key in info if key != "classes")
@@ -174,7 +174,7 @@ def _write(folder, info, progress):
                     done += 1
                     if progress is not None and (done % _PROGRESS_STEP == 0 or done == total):
                         progress(done, total)
-    (folder / _INFO_NAME).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    (folder / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
 def _save(class_name, seed, path):

@@ -244,4 +244,6 @@ def load(path):
     shapes = (statistics.mean_image.shape, statistics.rgb_mean.shape, statistics.rgb_covariance.shape)
     if shapes != ((STORED_SIZE, STORED_SIZE, 3), (3,), (3, 3)):
         raise RunError(f"{path}: statistics of other shapes, {shapes}")
+    if not all(np.isfinite(each).all() for each in (statistics.mean_image, statistics.rgb_covariance)):
+        raise RunError(f"{path}: statistics with numbers that are not finite")
     return statistics

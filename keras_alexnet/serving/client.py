@@ -7,6 +7,7 @@ All three are used alike, from as many threads as one likes. The REST client nee
 """
 
 import base64
+import concurrent.futures
 import json
 import os
 import random
@@ -16,12 +17,13 @@ import time
 
 import numpy as np
 
-from keras_alexnet.errors import RunError, UsageError, brief, brief_words
+from keras_alexnet.errors import RunError, UsageError, brief, brief_words, reading
 
 DEADLINE = 30.0  # seconds for a request, its repetitions included
 RETRIES = 3  # repetitions of a request that failed for the time being
 MODEL = "alexnet"  # the name of a served model, where an address gives none
 REST_PORT, GRPC_PORT = 8501, 8500  # of TensorFlow Serving
+_MOST_PARALLEL = 256  # connections that are kept
 _MAX_ANSWER = 2**26  # bytes; the features of a thousand images take less
 _PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]+))?/?")
 
@@ -47,7 +49,8 @@ def open_client(target, deadline=DEADLINE, retries=RETRIES):
         an object with `predict(files, signature="serving_default")`: list of bytes -> dict of np.ndarray, each with one
         row a file: classes (B, 5) of str, scores and probabilities float32; or features float32.
 
-        `predict` raises RefusedError when the request is at fault, and RunError when the server or its answer is.
+        `predict` raises RefusedError when a file is at fault, UsageError when the signature is, and RunError when the
+        server or its answer is. `close()` ends what is under way.
 
     Raises:
         UsageError: the target is nothing of the kind, or `tensorflow-serving-api` is missing.
@@ -65,12 +68,10 @@ class FolderClient:
     def __init__(self, folder):
         if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
             raise UsageError(f"--model={folder}: is no exported model (there is no saved_model.pb in it)")
-        import tensorflow as tf
+        with reading(folder):
+            import tensorflow as tf
 
-        try:
             self._model = tf.saved_model.load(folder)
-        except (OSError, tf.errors.OpError, ValueError) as error:
-            raise RunError(f"{folder}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
 
     def predict(self, files, signature="serving_default"):
         """See `open_client`."""
@@ -85,6 +86,9 @@ class FolderClient:
             raise RefusedError(brief(error)) from None
         return _checked({name: value.numpy() for name, value in outputs.items()}, len(files), "the model")
 
+    def close(self):
+        """Nothing is under way that would have to be ended."""
+
 
 class RestClient:
     """TensorFlow Serving by HTTP and JSON: files go as base64, in the columnar format of its REST API."""
@@ -93,13 +97,19 @@ class RestClient:
         which = f"/versions/{version}" if version else ""
         self._url = f"{scheme}://{host}:{port or REST_PORT}/v1/models/{model}{which}:predict"
         self._target, self._deadline, self._retries = target, deadline, retries
-        self._local = threading.local()  # a session of requests is for one thread
+        self._closed = threading.Event()
+        import requests
+
+        self._session = requests.Session()  # keeps connections open; as many as there are requests at a time
+        self._session.mount(f"{scheme}://", requests.adapters.HTTPAdapter(pool_maxsize=_MOST_PARALLEL))
 
     def predict(self, files, signature="serving_default"):
         """See `open_client`."""
         encoded = [{"b64": base64.b64encode(file).decode("ascii")} for file in files]
         body = json.dumps({"signature_name": signature, "inputs": {"image_bytes": encoded}}).encode("ascii")
-        answer = _repeated(lambda seconds: self._post(body, seconds), self._target, self._deadline, self._retries)
+        answer = _repeated(
+            lambda seconds: self._within(body, signature, seconds), self._target, self._deadline, self._retries
+        )
         outputs = answer.get("outputs") if isinstance(answer, dict) else None
         if outputs is None:
             raise RunError(f"{self._target}: answers something else than TensorFlow Serving does (no outputs)")
@@ -107,14 +117,42 @@ class RestClient:
             outputs = {signature: outputs}  # the server leaves the name of a single output out
         return _checked(outputs, len(files), self._target)
 
-    def _post(self, body, seconds):
+    def close(self):
+        """Ends what is under way, whichever thread waits for it, with a RunError."""
+        self._closed.set()
+
+    def _within(self, body, signature, seconds):
+        """The answer to a request, unless it takes longer.
+
+        The timeout of requests is for each piece that comes: a server that sends a byte now and then would never meet
+        it. So a thread of its own waits for the answer, and is given up when the time is over.
+        """
+        found = concurrent.futures.Future()
+
+        def post():
+            try:
+                found.set_result(self._post(body, signature, seconds))
+            except BaseException as error:
+                found.set_exception(error)
+
+        threading.Thread(target=post, daemon=True).start()
+        end = time.monotonic() + seconds
+        while not self._closed.is_set():
+            try:
+                return found.result(timeout=max(0, min(0.1, end - time.monotonic())))
+            except concurrent.futures.TimeoutError:
+                if found.done():
+                    continue  # between the two lines
+                if time.monotonic() >= end:
+                    raise _TemporaryError("no answer in time") from None
+        raise RunError(f"{self._target}: the client was closed")
+
+    def _post(self, body, signature, seconds):
         import requests
 
-        if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
         end = time.monotonic() + seconds
         try:
-            with self._local.session.post(
+            with self._session.post(
                 self._url,
                 data=body,
                 headers={"Content-Type": "application/json"},
@@ -123,29 +161,28 @@ class RestClient:
                 allow_redirects=False,
             ) as response:
                 content = bytearray()
-                # A read has a deadline of its own each; all of them together have this one.
                 for chunk in response.iter_content(2**16):
                     content += chunk
                     if len(content) > _MAX_ANSWER:
                         raise RunError(f"{self._target}: the answer is larger than {_MAX_ANSWER >> 20} MB")
                     if time.monotonic() > end:
-                        raise _TemporaryError("the answer took too long")
+                        raise _TemporaryError("no answer in time")
         except requests.Timeout:
             raise _TemporaryError("no answer in time") from None
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
             raise _TemporaryError(_reason(error)) from None
         except (requests.RequestException, OSError) as error:
             raise RunError(f"{self._target}: {_short(str(error))}") from None
         try:
             answer = json.loads(content)
-        except ValueError:  # undecodable bytes are one too
+        except (ValueError, RecursionError):  # undecodable bytes are a ValueError too
             answer = None
         words = answer.get("error") if isinstance(answer, dict) else None
         said = _short(brief_words(str(words))) if words else f"HTTP status {response.status_code} {response.reason}"
         if response.status_code in (408, 429, 502, 503, 504):
             raise _TemporaryError(said)
         if response.status_code == 400:
-            raise RefusedError(said)
+            raise _refusal(said, signature)
         if response.status_code != 200:
             raise RunError(f"{self._target}: {said}")
         if answer is None:
@@ -189,18 +226,26 @@ class GrpcClient:
         if self._version:
             request.model_spec.version.value = int(self._version)
         request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(files, tf.string, (len(files),)))
-        answer = _repeated(lambda seconds: self._call(request, seconds), self._target, self._deadline, self._retries)
+        answer = _repeated(
+            lambda seconds: self._call(request, signature, seconds), self._target, self._deadline, self._retries
+        )
         try:
             outputs = {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
         except (TypeError, ValueError) as error:
             raise RunError(f"{self._target}: answers what is no tensor ({_short(str(error))})") from None
         return _checked(outputs, len(files), self._target)
 
-    def _call(self, request, seconds):
+    def close(self):
+        """Ends what is under way, whichever thread waits for it, with a RunError."""
+        self._channel.close()
+
+    def _call(self, request, signature, seconds):
         import grpc
 
         try:
             return self._stub.Predict(request, timeout=seconds)
+        except ValueError as error:  # a channel that was closed
+            raise RunError(f"{self._target}: {_short(str(error))}") from None
         except grpc.RpcError as error:
             code, said = error.code(), _short(brief_words(error.details() or ""))
             if code in (
@@ -211,7 +256,7 @@ class GrpcClient:
             ):
                 raise _TemporaryError(said) from None
             if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
-                raise RefusedError(said) from None
+                raise _refusal(said, signature) from None
             raise RunError(f"{self._target}: {code.name}: {said}") from None
 
 
@@ -227,7 +272,7 @@ def _parse(target):
     if parts.scheme not in ("http", "https", "grpc"):
         raise UsageError(f"--model={target}: give http://, https://, grpc:// or the folder of an exported model")
     path = _PATH.fullmatch(parts.path)
-    if not host or not path or parts.query or parts.fragment:
+    if not host or not path or parts.query or parts.fragment or parts.username is not None:
         example = "grpc://HOST:8500/alexnet" if parts.scheme == "grpc" else "http://HOST:8501/v1/models/alexnet"
         raise UsageError(f"--model={target}: is no address of a model; write {example}, /versions/N behind it or not")
     host = f"[{host}]" if ":" in host else host
@@ -250,24 +295,35 @@ def _repeated(attempt, target, deadline, retries):
             time.sleep(pause)
 
 
+def _refusal(said, signature):
+    """What a refused request is: a wrong signature is the user's own, all else may be a picture's."""
+    if re.search(r"\b[Ss]ignature\b", said):
+        return UsageError(f"--signature={signature}: {said}")
+    return RefusedError(said)
+
+
 def _checked(outputs, count, whose):
-    """Arrays with one row a file, or RunError. Texts become str."""
+    """Arrays with one row a file, or RunError: classes are texts, everything else is finite numbers."""
     if not outputs:
         raise RunError(f"{whose}: answers without a single output")
     arrays = {}
     for name, value in outputs.items():
         try:
             array = np.asarray(value)
-            if array.dtype == object:
-                array = np.vectorize(lambda text: text.decode() if isinstance(text, bytes) else str(text))(array)
         except ValueError:
             raise RunError(f"{whose}: answers {name} that are no table") from None
-        if array.ndim < 2 or len(array) != count:
+        if array.ndim != 2 or len(array) != count or not array.shape[1]:
             raise RunError(f"{whose}: answers {name} of shape {array.shape} to {count} files")
-        if array.dtype.kind == "f":
-            array = array.astype(np.float32)
-        arrays[name] = array
-    if "classes" in arrays and arrays["classes"].shape != arrays.get("scores", np.empty(0)).shape:
+        if name == "classes":
+            texts = [each.decode(errors="replace") if isinstance(each, bytes) else each for each in array.ravel()]
+            if not all(isinstance(each, str) for each in texts):
+                raise RunError(f"{whose}: answers classes that are no texts")
+            arrays[name] = np.array(texts).reshape(array.shape)
+        elif array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise RunError(f"{whose}: answers {name} that are not all numbers")
+        else:
+            arrays[name] = array.astype(np.float32)
+    if "classes" in arrays and ("scores" not in arrays or arrays["classes"].shape != arrays["scores"].shape):
         raise RunError(f"{whose}: answers classes and scores of different shapes")
     return arrays
 
@@ -275,9 +331,12 @@ def _checked(outputs, count, whose):
 def _reason(error):
     """Why a connection failed, without the objects that stand in its words."""
     match = re.search(
-        r"(Connection refused|Name or service not known|Connection reset|[A-Z][a-z ]+timed out)", str(error)
+        r"(Connection refused|Name or service not known|Connection reset|[A-Z][a-z ]+timed out|Remote end closed)",
+        str(error),
     )
-    return match[1] if match else _short(str(error))
+    if match:
+        return match[1]
+    return "what comes is no HTTP, or ends early"
 
 
 def _short(text):

@@ -28,6 +28,7 @@ class ServedModel(tf.Module):
 
     Attributes:
         weights: dict of "LAYER/kernel" and "LAYER/bias" -> tf.Variable, as of `keras_alexnet.model.weights.named`.
+        names: function of nothing -> string (classes,), the class names.
         center_view: function of uint8 (B, size, size, 3) -> float32 (B, classes), the probabilities.
         ten_views: function of uint8 (B, 256, 256, 3) -> the same, averaged over ten views, which are one batch.
     """
@@ -49,6 +50,7 @@ class ServedModel(tf.Module):
         center = tf.constant(test_views.center(mean_image, self.size), tf.float32)
         self.mean = center
         self.means = test_views.ten(tf.constant(mean_image, tf.float32), self.size) if aligned_mean else center
+        self.names = tf.function(lambda: self.class_names, [])
         self.center_view = tf.function(self._of_center, [_images(self.size, tf.uint8)])
         self.ten_views = tf.function(self._of_ten, [_images(STORED_SIZE, tf.uint8)])
 

@@ -72,7 +72,7 @@ def test_a_bad_picture_is_refused_by_name_and_the_server_goes_on(client, files):
         client.predict([files[0], b"no picture"])
     with pytest.raises(clients.RefusedError, match="^10000 images in one request; 1 to 512 are taken$"):
         client.predict([b""] * 10_000)
-    with pytest.raises(clients.RefusedError, match='Serving signature name: "nope" not found'):
+    with pytest.raises(UsageError, match='^--signature=nope: Serving signature name: "nope" not found'):
         client.predict(files[:1], "nope")
     assert client.predict(files[:1])["classes"].shape == (1, 5)
 
@@ -169,6 +169,68 @@ def test_a_slow_server_meets_the_deadline(answering):
     assert time.monotonic() - started < 5
 
 
+DRIPS = {
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n"),
+    "letters of a header": (b"HTTP/1.1 200 OK\r\nX-", b"x"),
+    "a body": (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+    "promises": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+}
+
+
+@pytest.fixture
+def dripping():
+    """A function of what comes first and what comes ten times a second from then on -> an address."""
+    stop, sockets = threading.Event(), []
+
+    def serve(listening, first, drop):
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(2**16)
+            connection.sendall(first)
+            while not stop.wait(0.1):
+                connection.sendall(drop)
+
+    def start(first, drop):
+        listening = socket.create_server(("127.0.0.1", 0))
+        sockets.append(listening)
+        threading.Thread(target=serve, args=(listening, first, drop), daemon=True).start()
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+    yield start
+    stop.set()
+    for listening in sockets:
+        listening.close()
+
+
+@pytest.mark.parametrize("kind", DRIPS)
+def test_a_server_that_drips_meets_the_deadline(dripping, kind):
+    client = clients.open_client(dripping(*DRIPS[kind]), deadline=1, retries=0)
+    started = time.monotonic()
+    with pytest.raises(RunError, match="no answer|failed 1 times") as failed:
+        client.predict([b"x"])
+    assert time.monotonic() - started < 5 and "\n" not in str(failed.value)
+
+
+def test_a_client_that_is_closed_waits_no_longer(dripping):
+    client = clients.open_client(dripping(*DRIPS["a body"]), deadline=60)
+    threading.Timer(0.3, client.close).start()
+    started = time.monotonic()
+    with pytest.raises(RunError, match="the client was closed"):
+        client.predict([b"x"])
+    assert time.monotonic() - started < 10
+
+
+def test_a_grpc_client_that_is_closed_waits_no_longer():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = clients.open_client(f"grpc://127.0.0.1:{silent.getsockname()[1]}", deadline=60)
+        threading.Timer(0.3, client.close).start()
+        started = time.monotonic()
+        with pytest.raises(RunError):
+            client.predict([b"x"])
+        assert time.monotonic() - started < 10
+
+
 def test_a_slow_grpc_server_meets_the_deadline():
     with socket.socket() as silent:  # takes the connection and never says a word
         silent.bind(("127.0.0.1", 0))
@@ -190,6 +252,16 @@ def test_a_slow_grpc_server_meets_the_deadline():
         (b'{"outputs": {"classes": [["a"]], "scores": [[1, 2]]}}', "different shapes"),
         (b'{"outputs": {"scores": [[1, 2], [3]]}}', "scores that are no table|scores of shape"),
         (b'{"outputs": 7}', "of shape"),
+        (b'{"outputs": {"classes": [[]], "scores": [[]]}}', "of shape"),
+        (b'{"outputs": {"classes": [["a"]], "scores": [["x"]]}}', "scores that are not all numbers"),
+        (b'{"outputs": {"classes": [["a"]], "scores": [[null]]}}', "scores that are not all numbers"),
+        (b'{"outputs": {"classes": [["a"]], "scores": [[true]]}}', "scores that are not all numbers"),
+        (b'{"outputs": {"classes": [["a"]], "scores": [[NaN]]}}', "scores that are not all numbers"),
+        (b'{"outputs": {"classes": [["a"]], "scores": [[1' + b"0" * 400 + b"]]}}", "scores that are not all numbers"),
+        (b'{"outputs": {"classes": [[null]], "scores": [[1]]}}', "classes that are no texts"),
+        (b'{"outputs": {"classes": [[7]], "scores": [[1]]}}', "classes that are no texts"),
+        (b'{"outputs": {"classes": [[["a"]]], "scores": [[[1]]]}}', "of shape"),
+        (b"[" * 200_000, r"\(no JSON\)"),
     ],
 )
 def test_garbage_is_called_so(answering, content, words):
@@ -227,7 +299,15 @@ def test_addresses(target, parts):
 
 @pytest.mark.parametrize(
     "target",
-    ["ftp://host", "http://", "http://host:http", "http://host/v1/models/a:predict", "grpc://host/a/b", "http://h?a=1"],
+    [
+        "ftp://host",
+        "http://",
+        "http://host:http",
+        "http://host/v1/models/a:predict",
+        "grpc://host/a/b",
+        "http://host?a=1",
+        "http://user:secret@host",
+    ],
 )
 def test_what_is_no_address(target):
     with pytest.raises(UsageError, match="^--model="):
@@ -238,8 +318,17 @@ def test_what_is_no_folder_of_a_model(tmp_path):
     with pytest.raises(UsageError, match=r"is no exported model \(there is no saved_model.pb in it\)"):
         clients.open_client(str(tmp_path))
     (tmp_path / "saved_model.pb").write_bytes(b"no model")
-    with pytest.raises(RunError, match="cannot be loaded"):
+    with pytest.raises(RunError, match="cannot be read"):
         clients.open_client(str(tmp_path))
+
+
+def test_a_folder_that_was_half_copied(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "1")
+    weights = tmp_path / "1" / "variables" / "variables.data-00000-of-00001"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(RunError, match="cannot be read") as failed:
+        clients.open_client(str(tmp_path / "1"))
+    assert "\n" not in str(failed.value)
 
 
 def test_a_folder_knows_its_signatures(folder, files):
