@@ -24,10 +24,10 @@ def main(argv):
     start_tensorflow()
     import numpy as np
 
+    from keras_alexnet import caffe
     from keras_alexnet import recipe as recipes
     from keras_alexnet import run as runs
     from keras_alexnet.data.statistics import Statistics
-    from keras_alexnet.model import caffe
     from keras_alexnet.model import weights as named_weights
 
     mean_image = caffe.read_mean(options.mean and os.path.expanduser(options.mean))

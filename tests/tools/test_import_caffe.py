@@ -1,4 +1,4 @@
-"""The program: from a file of Caffe's to a run like any other. What it reads is tested in tests/model/test_caffe.py."""
+"""The program: from a file of Caffe's to a run like any other. What it reads is tested in tests/test_caffe.py."""
 
 import os
 import re
@@ -12,8 +12,8 @@ import pytest
 from keras_alexnet import AlexNet, export
 from keras_alexnet import run as runs
 from keras_alexnet.errors import run_verb
-from tests.model.test_caffe import CLASSES, Evil, blob_2014, blob_2015, blobs_of, caffemodel, converted, npy
 from tests.reference import caffe_network
+from tests.test_caffe import CLASSES, Evil, blob_2014, blob_2015, blobs_of, caffemodel, converted, npy
 from tests.tools.conftest import load_tool
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_alexnet import AlexNet
+from keras_alexnet import AlexNet, caffe, weights
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.model import caffe, weights
 from tests.reference import caffe_network
 
 CLASSES = 7

@@ -1,6 +1,6 @@
 """Caffe's files, read without Caffe: the weights of BVLC AlexNet and the mean image they were trained with.
 
-    from keras_alexnet.model import caffe
+    from keras_alexnet import caffe
     weights.assign(caffe.read("bvlc_alexnet.caffemodel"), model)   # AlexNet(variant="caffe")
 
 Formats: `.caffemodel`, a NetParameter of `caffe.proto` (github.com/BVLC/caffe), with its layers in the field of 2014 or
