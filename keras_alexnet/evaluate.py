@@ -88,10 +88,10 @@ def evaluate(recipe):
         if model.class_names != class_names:
             raise UsageError(f"--model_dir={model.name}: has other classes than {models[0].name}; average like models")
     source, described = _open(recipe, models, recipe.split)
-    weights, searched = _chosen_weights(recipe, models, source, described)
     started = time.perf_counter()
+    weights, searched, answered = _chosen_weights(recipe, models, source, described)
     each, averaged = [[] for _ in models], []
-    for probabilities, labels in answers(models, source, recipe, f"evaluating {described['split']}"):
+    for probabilities, labels in answered or answers(models, source, recipe, f"evaluating {described['split']}"):
         for kept, own in zip(each, probabilities, strict=True):
             kept.append(scores.of_batch(own, labels))
         averaged.append(scores.of_batch(_averaged(weights, probabilities), labels))
@@ -272,22 +272,28 @@ def _averaged(weights, probabilities):
 
 
 def _chosen_weights(recipe, models, source, described):
-    """(list of float that add up to 1, what the search was made on or None)."""
+    """What the models count in the average.
+
+    Returns:
+        (list of float that add up to 1; what a search was made on, or None; the answers to the images that are
+        evaluated, where the search was made on them, or None).
+    """
     if recipe.weights == "equal" or len(models) == 1:
-        return [1 / len(models)] * len(models), None
+        return [1 / len(models)] * len(models), None, None
     if recipe.weights != "search":
-        return [weight / sum(recipe.weights) for weight in recipe.weights], None
+        return [weight / sum(recipe.weights) for weight in recipe.weights], None, None
     import numpy as np
 
     from keras_alexnet.training import scores
 
+    evaluated = described["split"]
     if recipe.search_split:
         source, described = _open(recipe, models, recipe.search_split)
-    kept = list(answers(models, source, recipe, f"searching weights on {described['split']}"))
-    probabilities = np.stack([np.concatenate([batch[index] for batch, _ in kept]) for index in range(len(models))])
-    found = scores.search_weights(probabilities, np.concatenate([labels for _, labels in kept]))
-    same = recipe.search_split is None or recipe.search_split == recipe.split
-    return found.tolist(), {**described, "same_images": same}
+    answered = list(answers(models, source, recipe, f"searching weights on {described['split']}"))
+    probabilities = np.stack([np.concatenate([own[index] for own, _ in answered]) for index in range(len(models))])
+    found = scores.search_weights(probabilities, np.concatenate([labels for _, labels in answered]))
+    same = described["split"] == evaluated
+    return found.tolist(), {**described, "same_images": same}, answered if same else None
 
 
 def _open(recipe, models, split):

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_alexnet import AlexNet, caffe, weights
+from keras_alexnet import AlexNet, caffe
 from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.model import weights
 from tests.reference import caffe_network
 
 CLASSES = 7
