@@ -243,7 +243,9 @@ def _of_npy(path, content):
 def _content(path):
     """The bytes of a file that is not too large to be read."""
     if not os.path.isfile(path):
-        raise UsageError(f"{path}: there is no such file")
+        raise UsageError(f"{path}: {'is a folder' if os.path.isdir(path) else 'there is no such file'}")
+    if not os.path.getsize(path):
+        raise RunError(f"{path}: the file is empty")
     if os.path.getsize(path) > MAX_BYTES:
         raise RunError(f"{path}: {os.path.getsize(path):,} bytes; at most {MAX_BYTES:,} are read")
     with open(path, "rb") as file:

@@ -37,6 +37,10 @@ def run_verb(name, main, argv):
     except UsageError as error:
         print(f"{name}: {_one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output wants no more of it (`| head`); what is left in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (RunError, OSError) as error:
         # A full disk, a folder without permission: the operating system's own words name the file.
         print(f"{name}: {_one_line(error)}", file=sys.stderr)

@@ -201,7 +201,7 @@ def as_text(report):
         + (f"; {left_out} left out: {', '.join(about['left_out'][:NAMED])}" + " ..." * (left_out > NAMED))
         * bool(left_out),
         f"views:  {protocol}",
-        f"models: {len(models)}" + f", {_said_of(report['weights'])} weights" * (len(models) > 1),
+        f"models: {len(models)}" + f", {_said_of(report['weights'])}" * (len(models) > 1),
         "",
     ]
     rows = [(f"{model['model_dir']}, epoch {model['epochs']}", model["weight"], model) for model in models]
@@ -212,7 +212,7 @@ def as_text(report):
     for name, weight, values in rows:
         shown = "" if weight is None else f"{weight:.3f}"
         lines.append(
-            f"{name:<{width}}  {shown:>6}  {values['top1_error']:>9.2f} %  {values['top5_error']:>9.2f} %  "
+            f"{name:<{width}}  {shown:>6}  {values['top1_error']:>9.2f} %  {_top5(values, about)}  "
             f"{values['loss']:>6.4f}  {values['mean_squared_error']:>18.6f}"
         )
     for title, table in (
@@ -231,7 +231,7 @@ def _by_class(report):
     width = max((len(row["class_name"]) for row in rows), default=0)
     return [f"  {'':<{width}}  images  top-1 error  top-5 error"] * bool(rows) + [
         f"  {row['class_name']:<{width}}  {row['images']:>6}"
-        + (f"  {row['top1_error']:>9.2f} %  {row['top5_error']:>9.2f} %" if row["images"] else "")
+        + (f"  {row['top1_error']:>9.2f} %  {_top5(row, report['set'])}" if row["images"] else "")
         for row in rows
     ]
 
@@ -260,11 +260,16 @@ def _calibration(report):
     ]
 
 
+def _top5(values, about):
+    """Among five classes every answer is one of the best five."""
+    return f"{values['top5_error']:>9.2f} %" if about["model_classes"] > 5 else f"{'-':>9}  "
+
+
 def _said_of(weights):
     if not isinstance(weights, dict):
-        return weights
+        return f"{weights} weights"
     same = ", the images that are evaluated" if weights["same_images"] else ""
-    return f"searched (on {weights['dataset']} {weights['split']}, {weights['images']} images{same})"
+    return f"weights searched on {weights['dataset']} {weights['split']} ({weights['images']} images{same})"
 
 
 def _averaged(weights, probabilities):
@@ -339,6 +344,7 @@ def _open(recipe, models, split):
         "split": split,
         "images": source.count,
         "classes": len(source.class_names),
+        "model_classes": len(models[0].class_names),
         "left_out": list(left_out),
     }
 

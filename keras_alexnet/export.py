@@ -109,6 +109,17 @@ def read_metadata(folder):
     return metadata
 
 
+def recipe_of(folder):
+    """What a run, or the run of an exported model, was trained by: recipe.Recipe, or None where that is not known."""
+    try:
+        if runs.is_run(folder):
+            with open(os.path.join(folder, runs.FLAGS), encoding="utf-8") as file:
+                return recipes.read_run(file.read())
+        return recipes.of_flags(read_metadata(folder)["flags"])
+    except (UsageError, OSError, UnicodeDecodeError):
+        return None
+
+
 def _metadata(run, views, size):
     import keras
     import tensorflow as tf

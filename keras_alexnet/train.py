@@ -309,12 +309,19 @@ def _begin_with(recipe, model):
     path = recipe.training.initial_weights
     if not path or os.path.isfile(os.path.join(recipe.run.model_dir, runs.CHECKPOINTS, "checkpoint")):
         return
+    from keras_alexnet.export import recipe_of
     from keras_alexnet.model import weights
 
+    before = recipe_of(path)
+    for name in ("variant", "width"):
+        own, other = getattr(recipe.network, name), before and getattr(before.network, name)
+        if before and own != other:
+            raise UsageError(f"--initial_weights={path}: its network has --{name}={other}, and this one {own}")
     try:
         weights.assign(weights.read(path), model, without=("fc8",))
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
+    print(f"weights:    of {path}; fc8 is new", flush=True)
 
 
 def _check_network(recipe):

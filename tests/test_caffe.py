@@ -196,7 +196,7 @@ class Evil:
 
 
 BAD = {
-    "empty": (lambda b: b"", "conv1 is missing; .*, the file none"),
+    "empty": (lambda b: b"", "the file is empty"),
     "text": (lambda b: b"no caffemodel, but a text of some length\n" * 9, "holds no weights, .caffemodel or .npy"),
     "zip": (lambda b: b"PK\x03\x04" + bytes(60), "holds no weights, .caffemodel or .npy"),
     "cut off": (lambda b: caffemodel(b)[:-100], "holds no weights, .caffemodel or .npy, or is cut off"),
@@ -315,7 +315,7 @@ def test_mean_images(tmp_path):
 
 BAD_MEANS = {
     "text": (lambda path: path.write_bytes(b"no mean at all" * 9), "holds no mean image"),
-    "empty": (lambda path: path.write_bytes(b""), r"holds float\d\d \(0, 0, 0, 0\)"),
+    "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
     "cut off": (lambda path: path.write_bytes(blob_2014(mean_of_caffe())[:-9]), "holds no mean image"),
     "size": (lambda path: path.write_bytes(blob_2014(mean_of_caffe()[:, :9])), r"holds float32 \(1, 3, 9, 256\)"),
     "range": (lambda path: path.write_bytes(blob_2014(mean_of_caffe() * 9)), "numbers outside 0..255"),

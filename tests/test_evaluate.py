@@ -113,10 +113,10 @@ def test_searched_weights_name_the_set(run_of_three_epochs, second_run, tmp_path
     report = evaluated(tmp_path, *folders, "--weights=search", "--search_split=train")
     assert (report["weights"]["split"], report["weights"]["images"]) == ("train", 18)
     assert not report["weights"]["same_images"]
-    assert "searched (on folder train, 18 images) weights" in capsys.readouterr().out
+    assert "weights searched on folder train (18 images)" in capsys.readouterr().out
     assert sum(model["weight"] for model in report["models"]) == pytest.approx(1)
     evaluated(tmp_path, *folders, "--weights=search")
-    assert "searched (on folder val, 9 images, the images that are evaluated) weights" in capsys.readouterr().out
+    assert "weights searched on folder val (9 images, the images that are evaluated)" in capsys.readouterr().out
 
 
 def test_what_is_shown_on_request(run_of_three_epochs, tmp_path, capsys):

@@ -201,12 +201,16 @@ def test_fine_tuning_goes_on_without_what_it_began_with(run, pictures, tmp_path)
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--initial_weights={tmp}/nowhere"], "holds no weights that can be read"),
-        (["--initial_weights={run}", "--width=0.125"], "conv1_tower0/kernel should be (11, 11, 3, 6). Received"),
+        (["--initial_weights={tmp}/nowhere"], "there is no such file or folder"),
+        (["--initial_weights={run}", "--width=0.125"], "its network has --width=0.0625, and this one 0.125"),
+        (["--initial_weights={run}", "--variant=paper"], "its network has --variant=release2012, and this one paper"),
+        (["--initial_weights={run}/export/1", "--variant=caffe"], "its network has --variant=release2012"),
         (["--initial_weights={run}", "--towers=1", "--groups=1"], "conv2/kernel should be"),
+        (["--initial_weights={tmp}/tiny.npz"], "conv1_tower0/kernel should be (11, 11, 3, 3). Received"),
     ],
 )
 def test_initial_weights_that_do_not_fit(flags, words, run, pictures, tmp_path, capsys):
+    np.savez(tmp_path / "tiny.npz", **{"conv1_tower0/kernel": np.zeros((11, 11, 3, 9))})
     argv = [each.format(tmp=tmp_path, run=run) for each in flags]
     assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", *argv) == 2
     error = capsys.readouterr().err

@@ -72,7 +72,9 @@ def parse(argv):
     parser.add_argument("--rounds", type=int, default=5, help="turns of the slower measurements (default: 5)")
     parser.add_argument("--json", help="also write all figures here")
     options = parser.parse_args(argv)
-    if not options.model or not os.path.isfile(os.path.join(options.model, "saved_model.pb")):
+    if not options.model:
+        raise UsageError("--model is missing: give an exported model's folder, such as RUN/export/1")
+    if not os.path.isfile(os.path.join(options.model, "saved_model.pb")):
         raise UsageError(f"--model={options.model}: is no exported model (there is no saved_model.pb in it)")
     for name in ("parallel", "repeats", "rounds"):
         if getattr(options, name) < 1:
@@ -228,7 +230,7 @@ def as_text(report, options):
     machine = report["machine"]
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, TensorFlow {machine.get('tensorflow')}",
-        f"{report['photographs']} photograph(s), {report['bytes'] / 1000:.0f} kB",
+        f"{report['photographs']} photograph(s), {report['bytes'] / 1000:.0f} kB on average",
         "",
         f"{'milliseconds':<34}"
         + "".join(f"{'batch ' + str(each['batch']):>11} p50     p99" for each in report["answers"]),

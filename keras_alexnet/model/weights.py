@@ -7,6 +7,7 @@ Both forms compute the same, so that a network trained on two devices can be loo
 stack, and back.
 """
 
+import glob
 import os
 import re
 import zipfile
@@ -147,6 +148,8 @@ def read(path):
             return _of_arrays(path)
         if os.path.isfile(os.path.join(path, "saved_model.pb")):
             return _of_checkpoint(os.path.join(path, "variables", "variables"))
+        if not glob.glob(f"{glob.escape(path)}*"):  # the name of a checkpoint is the beginning of its files'
+            raise ValueError(f"{path}: there is no such file or folder")
         checkpoint = tf.train.latest_checkpoint(os.path.join(path, "checkpoints"))
         if os.path.isdir(path) and not checkpoint:
             raise ValueError(f"{path}: holds no weights, neither a run's checkpoints nor an exported model")

@@ -8,6 +8,8 @@ All three are used alike, from as many threads as one likes. The REST client nee
 
 import base64
 import concurrent.futures
+import glob
+import itertools
 import json
 import os
 import random
@@ -23,6 +25,7 @@ DEADLINE = 30.0  # seconds for a request, its repetitions included
 RETRIES = 3  # repetitions of a request that failed for the time being
 MODEL = "alexnet"  # the name of a served model, where an address gives none
 REST_PORT, GRPC_PORT = 8501, 8500  # of TensorFlow Serving
+_FIRST = ("classes", "scores")  # the order in which servers send outputs is any
 _MOST_PARALLEL = 256  # connections that are kept
 _MAX_ANSWER = 2**26  # bytes; the features of a thousand images take less
 _PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]+))?/?")
@@ -67,7 +70,11 @@ class FolderClient:
 
     def __init__(self, folder):
         if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
-            raise UsageError(f"--model={folder}: is no exported model (there is no saved_model.pb in it)")
+            below = (
+                glob.glob(os.path.join(glob.escape(folder), *up, "*", "saved_model.pb")) for up in ((), ("export",))
+            )
+            near = "".join(f"; did you mean {os.path.dirname(each)}?" for each in sorted(itertools.chain(*below))[-1:])
+            raise UsageError(f"--model={folder}: is no exported model (there is no saved_model.pb in it){near}")
         with reading(folder):
             import tensorflow as tf
 
@@ -307,9 +314,9 @@ def _checked(outputs, count, whose):
     if not outputs:
         raise RunError(f"{whose}: answers without a single output")
     arrays = {}
-    for name, value in outputs.items():
+    for name in sorted(outputs, key=lambda name: (name not in _FIRST, name)):
         try:
-            array = np.asarray(value)
+            array = np.asarray(outputs[name])
         except ValueError:
             raise RunError(f"{whose}: answers {name} that are no table") from None
         if array.ndim != 2 or len(array) != count or not array.shape[1]:

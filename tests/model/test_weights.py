@@ -103,7 +103,7 @@ def test_a_layer_can_keep_what_it_has(two_towers):
 
 
 def test_what_holds_no_weights(tmp_path):
-    for path, words in ((tmp_path / "nowhere", "holds no weights"), (tmp_path, "holds no weights")):
+    for path, words in ((tmp_path / "nowhere", "there is no such file or folder"), (tmp_path, "holds no weights")):
         with pytest.raises(ValueError, match=words):
             weights.read(str(path))
     (tmp_path / "text.npz").write_text("no arrays")

@@ -2,8 +2,8 @@
 
     python tests/serving/model_server.py EXPORT_DIR        # prints {"rest": PORT, "grpc": PORT} when it serves
 
-It loads the highest version, runs its warm-up requests as the real one does, and answers REST (row and columnar) and
-gRPC. It cannot import keras_alexnet: what it serves must stand by itself.
+It loads the highest version, runs its warm-up requests as the real one does, answers REST (row and columnar) and gRPC, and
+ends with its standard input. It cannot import keras_alexnet: what it serves must stand by itself.
 """
 
 import base64
@@ -72,9 +72,8 @@ class Servable:
     def predict(self, request):
         signature = self.signature(request.model_spec)
         if set(request.inputs) != set(signature.inputs):
-            raise FailureError(
-                "INVALID_ARGUMENT", f"input must be {list(signature.inputs)}, not {list(request.inputs)}"
-            )
+            words = f"input size does not match signature: {set(request.inputs)} is not {set(signature.inputs)}"
+            raise FailureError("INVALID_ARGUMENT", words)
         feeds = {signature.inputs[name].name: tf.make_ndarray(value) for name, value in request.inputs.items()}
         fetches = {name: info.name for name, info in signature.outputs.items()}
         try:
@@ -133,6 +132,7 @@ def metadata(servable, spec):
 def handler(servable):
     class Rest(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # headers and body in one packet: else the second waits for the first to be acknowledged
 
         def do_GET(self):  # noqa: N802
             match = STATUS.fullmatch(self.path)

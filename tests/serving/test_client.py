@@ -74,6 +74,8 @@ def test_a_bad_picture_is_refused_by_name_and_the_server_goes_on(client, files):
         client.predict([b""] * 10_000)
     with pytest.raises(UsageError, match='^--signature=nope: Serving signature name: "nope" not found'):
         client.predict(files[:1], "nope")
+    with pytest.raises(UsageError, match="^--signature=images: input size does not match signature"):
+        client.predict(files[:1], "images")
     assert client.predict(files[:1])["classes"].shape == (1, 5)
 
 

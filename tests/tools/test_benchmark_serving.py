@@ -36,7 +36,7 @@ def test_the_program_measures_all_and_says_so(folder, server, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        ([], 2, "--model=None: is no exported model"),
+        ([], 2, "--model is missing"),
         (["--model={model}", "--repeats=0"], 2, "--repeats=0: give at least 1"),
         (["--model={model}", "nowhere.jpg"], 2, "nowhere.jpg: there is no such file"),
     ],

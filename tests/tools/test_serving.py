@@ -131,9 +131,14 @@ def test_the_script_fills_the_place_in_and_keeps_what_was_changed(run, export, t
 
 @pytest.mark.parametrize(
     ("argv", "words"),
-    [([], "give the export folder"), (["nowhere"], "there is no such folder"), (["."], "holds no version of a model")],
+    [
+        ([], "give the export folder"),
+        (["nowhere"], "there is no such folder"),
+        (["."], "holds no version of a model"),
+        (["a run/export/3"], "give the folder above it"),
+    ],
 )
-def test_what_cannot_be_served(run, argv, words):
+def test_what_cannot_be_served(run, export, argv, words):
     done = run(*argv)
     assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
 

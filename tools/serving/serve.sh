@@ -12,6 +12,7 @@ fail() { echo "serve.sh: $1" >&2; exit 2; }
 
 [[ $# -ge 1 && $# -le 2 ]] || fail "give the export folder of a run, such as runs/quickstart/export"
 [[ -d $1 ]] || fail "$1: there is no such folder"
+[[ ! -e $1/saved_model.pb ]] || fail "$1: is one version; give the folder above it"
 compgen -G "$1/[0-9]*/saved_model.pb" > /dev/null || fail "$1: holds no version of a model (python -m keras_alexnet.export)"
 command -v tensorflow_model_server > /dev/null ||
   fail "tensorflow_model_server is not on the PATH; see https://www.tensorflow.org/tfx/serving/setup, or use compose.yml"
