@@ -2,8 +2,8 @@
 
     python tests/serving/model_server.py EXPORT_DIR        # prints {"rest": PORT, "grpc": PORT} when it serves
 
-It loads the highest version, runs its warm-up requests as the real one does, answers REST (row and columnar) and gRPC, and
-ends with its standard input. It cannot import keras_alexnet: what it serves must stand by itself.
+It loads the highest version, runs its warm-up requests as the real one does, answers REST (row and columnar) and gRPC,
+and ends with its standard input. It cannot import keras_alexnet: what it serves must stand by itself.
 """
 
 import base64
