@@ -14,6 +14,7 @@ from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.data.shards import Settings
 from keras_alexnet.errors import run_verb
 from keras_alexnet.serving.signatures import ServedModel
+from tests.data import test_sources
 from tests.reference.errors import top_k_credit
 
 
@@ -310,6 +311,26 @@ def test_networks_of_different_inputs_look_at_the_same_images(run_of_three_epoch
         alone = [evaluated(tmp_path, folder, f"--views={views}") for folder in folders]
         for together, single in zip(report["models"], alone, strict=True):
             assert together["loss"] == pytest.approx(single["result"]["loss"], rel=1e-5)
+
+
+def test_a_set_of_tensorflow_datasets(run_of_three_epochs, tmp_path):
+    data_dir, files = tmp_path / "tfds", tmp_path / "files"
+    data_dir.mkdir()
+    files.mkdir()
+    test_sources.prepare("tiny_validated", data_dir, files)
+    run = runs.open_run(str(run_of_three_epochs))
+    argv = ["--dataset=tiny_validated", f"--data_dir={data_dir}", "--variant=release2012", "--width=0.0625"]
+    recipe = recipes.parse_train([*argv, f"--model_dir={tmp_path / 'run'}"], "")
+    runs.create(recipe, runs.build(run), test_sources.CLASSES, run.statistics)
+    counts = {
+        split: evaluated(tmp_path, f"--model_dir={tmp_path / 'run'}", f"--split={split}") for split in ("", "test")
+    }
+    assert [(each["set"]["split"], each["set"]["images"]) for each in counts.values()] == [
+        ("validation", 5),
+        ("test", 4),
+    ]
+    assert verb(f"--model_dir={tmp_path / 'run'}", "--split=train[:7]") == 0
+    assert (tmp_path / "run" / "evaluation_train-7_1views.json").is_file()
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])

@@ -331,6 +331,13 @@ def test_tfds_splits(prepared, name, train_split, val_split, first, second):
     assert not set(names[0]) & set(names[1])
 
 
+def test_tfds_one_split_alone(prepared, capsys):
+    source = sources.open_tfds_split("tiny_validated", prepared.data_dir, "train[:3]+test", 100)
+    assert source.count == len(names_of(source)) == 7
+    wrong = refusal(capsys, lambda: sources.open_tfds_split("tiny_validated", prepared.data_dir, "best", 100))
+    assert wrong.startswith("train: --split=best: tiny_validated has the splits ")
+
+
 PARTS = ("train", "train[3:17]", "train[9:11]", "train[10:]", "train[25%:75%]", "train[-4:]", "train[15:]+train[:5]")
 
 
