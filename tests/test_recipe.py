@@ -1,4 +1,5 @@
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -130,9 +131,26 @@ def test_help_shows_every_flag(capsys):
     assert all(f"--{name}" in shown or f"--[no]{name}" in shown for name, _ in parse().resolved)
 
 
-def test_predict_takes_photographs_and_export_a_run():
-    assert recipes.parse_predict(["--model=m", "a.jpg", "b.jpg"], "usage") == ("m", ["a.jpg", "b.jpg"])
-    assert recipes.parse_export(["--model_dir=run"], "usage") == "run"
+def test_the_other_verbs_have_recipes_of_their_own():
+    prediction = recipes.parse_predict(["--model=m", "a.jpg", "--retries=0", "b.jpg"], "usage")
+    assert (prediction.model, prediction.photographs, prediction.retries) == ("m", ("a.jpg", "b.jpg"), 0)
     for wrong in (["--model=m"], ["a.jpg"]):
         with pytest.raises(UsageError):
             recipes.parse_predict(wrong, "usage")
+    assert recipes.parse_export(["--model_dir=run"], "usage") == ("run", 1)
+    assert recipes.parse_export(["--model_dir=run", "--views=10"], "usage") == ("run", 10)
+    evaluation = recipes.parse_evaluate(["--model_dir=a", "--model_dir=~/b", "--weights=1,3"], "usage")
+    assert evaluation.model_dirs == ("a", os.path.expanduser("~/b")) and evaluation.weights == (1.0, 3.0)
+
+
+def test_a_run_is_described_again_by_its_flags():
+    recipe = parse("--width=0.5", "--lr_policy=schedule", "--lr_schedule=0:conv=0,3:0.001")
+    assert recipes.of_flags(dict(recipe.resolved)) == recipe
+
+
+@pytest.mark.parametrize(
+    "flags", [{"flagfile": "x"}, {"undefok": "x"}, {"no such": "1"}, {"epochs": 3}, {"nothing": "1"}]
+)
+def test_what_are_no_flags_of_a_run(flags):
+    with pytest.raises(UsageError):
+        recipes.of_flags({"model_dir": "m", **flags})
