@@ -69,35 +69,36 @@ def quiet_start():
         yield
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    sys.stderr.flush()
-    kept = os.dup(2)
     with tempfile.TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
         try:
-            yield
+            with _stderr_into(said):
+                yield
         except UsageError:
             raise
         except BaseException:
             said.seek(0)
-            os.write(kept, said.read())
+            os.write(2, said.read())
             raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 @contextlib.contextmanager
 def without_library_words():
     """Keeps off the screen what libraries print of bad pictures (libjpeg does): the error that comes of it says it."""
+    with open(os.devnull, "wb") as nowhere, _stderr_into(nowhere):
+        yield
+
+
+@contextlib.contextmanager
+def _stderr_into(file):
+    """Turns the standard error of the process, libraries' too, into an open file."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    kept = os.dup(2)
+    os.dup2(file.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -54,14 +54,11 @@ def main(argv):
             raise UsageError(
                 f"--model_dir={folder}: is neither a run (no {runs.FLAGS}) nor an exported model (no saved_model.pb)"
             )
-    path = recipe.json
-    folder = os.path.dirname(path) or "." if path else _json_folder(recipe)
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or (path and os.path.isdir(path)):
-        raise UsageError(f"--json={path or folder}: cannot be written there; name a file in a folder that can be")
+    json_folder = _json_folder(recipe)
     start_tensorflow()
     report = evaluate(recipe)
     print(as_text(report), flush=True)
-    path = path or os.path.join(folder, _json_name(recipe, report))
+    path = recipe.json or os.path.join(json_folder, _json_name(recipe, report))
     with written_aside(path) as file:
         json.dump(report, file, indent=1, ensure_ascii=False)
     print(f"all figures: {path}")
@@ -90,31 +87,33 @@ def evaluate(recipe):
     source, described = _open(recipe, models, recipe.split)
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(recipe, models, source, described)
-    each, averaged = [[] for _ in models], []
+    several = len(models) > 1
+    batches = [[] for _ in range(len(models) + several)]  # of each model, and of the average where it is another
     for probabilities, labels in answered or answers(models, source, recipe, f"evaluating {described['split']}"):
-        for kept, own in zip(each, probabilities, strict=True):
-            kept.append(scores.of_batch(own, labels))
-        averaged.append(scores.of_batch(_averaged(weights, probabilities), labels))
+        rows = [*probabilities, _averaged(weights, probabilities)] if several else probabilities
+        for kept, row in zip(batches, rows, strict=True):
+            kept.append(scores.of_batch(row, labels))
+    each = [scores.joined(kept) for kept in batches]
+    result = each[-1]
     seconds = time.perf_counter() - started
-    all_answers = scores.joined(averaged)
     report = {
         "set": described,
         "views": recipe.views,
         "models": [
-            {"model_dir": model.name, "epochs": model.epochs, "weight": weight, **scores.summary(scores.joined(kept))}
-            for model, weight, kept in zip(models, weights, each, strict=True)
+            {"model_dir": model.name, "epochs": model.epochs, "weight": weight, **scores.summary(own)}
+            for model, weight, own in zip(models, weights, each[: len(models)], strict=True)
         ],
         "weights": searched or ("equal" if recipe.weights == "equal" else "given"),
-        "result": scores.summary(all_answers),
+        "result": scores.summary(result),
         "seconds": seconds,
         "keras_alexnet": __version__,
     }
     if recipe.per_class:
-        report["per_class"] = scores.by_class(all_answers, class_names)
+        report["per_class"] = scores.by_class(result, class_names)
     if recipe.confusions:
-        report["confusions"] = scores.confusions(all_answers, class_names, recipe.confusions)
+        report["confusions"] = scores.confusions(result, class_names, recipe.confusions)
     if recipe.calibration:
-        report["calibration"] = scores.calibration(all_answers)
+        report["calibration"] = scores.calibration(result)
     return report
 
 
@@ -172,18 +171,19 @@ def answers(models, source, recipe, label):
     from keras_alexnet.data.decoding import STORED_SIZE
     from keras_alexnet.training.loop import read
 
-    wanted = [STORED_SIZE if recipe.views == 10 else model.size for model in models]
-    sizes = tuple(sorted(set(wanted)))
+    # What each model looks at, and what it does with it.
+    if recipe.views == 10:
+        looks = [(STORED_SIZE, model.served.ten_views) for model in models]
+    else:
+        looks = [(model.size, model.served.center_view) for model in models]
+    sizes = tuple(sorted({size for size, _ in looks}))
     places = np.array([models[0].class_names.index(name) for name in source.class_names], np.int32)
     show, seen = bar(label), 0
     images_at_a_time = max(1, recipe.batch_size // recipe.views)
     for images, labels in read(
         pipeline.undisturbed(source, sizes, batch_size=images_at_a_time, threads=recipe.input_threads)
     ):
-        probabilities = []
-        for model, size in zip(models, wanted, strict=True):
-            function = model.served.ten_views if recipe.views == 10 else model.served.center_view
-            probabilities.append(function(images[sizes.index(size)]).numpy())
+        probabilities = [answer(images[sizes.index(size)]).numpy() for size, answer in looks]
         seen += len(labels)
         show(seen, source.count)
         yield probabilities, places[labels.numpy()]
@@ -195,11 +195,11 @@ def as_text(report):
     """The tables, str."""
     about, models = report["set"], report["models"]
     protocol = "center view" if report["views"] == 1 else "10 views (corners, center, reflections), averaged"
-    left_out = len(about["left_out"])
+    left_out = about["left_out"]
+    named = f"; {len(left_out)} left out: {', '.join(left_out[:NAMED])}" + " ..." * (len(left_out) > NAMED)
     lines = [
         f"set:    {about['dataset']} {about['split']}, {about['images']} images of {about['classes']} classes"
-        + (f"; {left_out} left out: {', '.join(about['left_out'][:NAMED])}" + " ..." * (left_out > NAMED))
-        * bool(left_out),
+        + (named if left_out else ""),
         f"views:  {protocol}",
         f"models: {len(models)}" + f", {_said_of(report['weights'])}" * (len(models) > 1),
         "",
@@ -227,12 +227,17 @@ def as_text(report):
 
 
 def _by_class(report):
-    rows = report.get("per_class", ())
-    width = max((len(row["class_name"]) for row in rows), default=0)
-    return [f"  {'':<{width}}  images  top-1 error  top-5 error"] * bool(rows) + [
-        f"  {row['class_name']:<{width}}  {row['images']:>6}"
-        + (f"  {row['top1_error']:>9.2f} %  {_top5(row, report['set'])}" if row["images"] else "")
-        for row in rows
+    if "per_class" not in report:
+        return []
+    rows = report["per_class"]
+    width = max(len(row["class_name"]) for row in rows)
+    return [
+        f"  {'':<{width}}  images  top-1 error  top-5 error",
+        *(
+            f"  {row['class_name']:<{width}}  {row['images']:>6}"
+            + (f"  {row['top1_error']:>9.2f} %  {_top5(row, report['set'])}" if row["images"] else "")
+            for row in rows
+        ),
     ]
 
 
@@ -378,7 +383,14 @@ def _run_of(folder):
 
 
 def _json_folder(recipe):
-    return _run_of(recipe.model_dirs[0]) or "."
+    """Where the figures are to be written; looked at before any image is."""
+    folder = os.path.dirname(recipe.json) or "." if recipe.json else _run_of(recipe.model_dirs[0]) or "."
+    is_folder = recipe.json and os.path.isdir(recipe.json)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or is_folder:
+        raise UsageError(
+            f"--json={recipe.json or folder}: cannot be written there; name a file in a folder that can be"
+        )
+    return folder
 
 
 def _json_name(recipe, report):

@@ -20,8 +20,7 @@ METADATA = os.path.join("assets.extra", "metadata.json")
 def main(argv):
     """Exports the newest checkpoint of a run; prints where to."""
     model_dir, views = recipes.parse_export(argv, __doc__)
-    if not runs.is_run(model_dir):
-        raise UsageError(f"--model_dir={model_dir}: holds no run (there is no {runs.FLAGS} in it)")
+    runs.check_run(model_dir)
     start_tensorflow()
     print(f"exported to {export_run(model_dir, views)}")
 

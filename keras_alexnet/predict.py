@@ -63,9 +63,9 @@ def predict(client, photographs, signature="serving_default", batch_size=8, para
     batches = [photographs[start : start + batch_size] for start in range(0, len(photographs), batch_size)]
     pool = concurrent.futures.ThreadPoolExecutor(parallel)
     # Only so many ahead of what is used: ten thousand photographs are not to be in memory.
-    waiting, ahead = collections.deque(), iter(batches)
+    waiting = collections.deque()
     try:
-        for batch in ahead:
+        for batch in batches:
             waiting.append((batch, pool.submit(_classify, client, batch, signature)))
             if len(waiting) >= 2 * parallel:
                 first, future = waiting.popleft()

@@ -42,6 +42,17 @@ def is_run(folder):
     return os.path.isfile(os.path.join(folder, FLAGS))
 
 
+def check_run(model_dir):
+    """Raises UsageError unless a folder holds a run."""
+    if not is_run(model_dir):
+        raise UsageError(f"--model_dir={model_dir}: holds no run (there is no {FLAGS} in it)")
+
+
+def has_checkpoint(model_dir):
+    """Whether a run has something to go on with, bool; looked up without TensorFlow."""
+    return os.path.isfile(os.path.join(model_dir, CHECKPOINTS, "checkpoint"))
+
+
 def open_run(model_dir):
     """Reads everything but the weights.
 
@@ -59,8 +70,7 @@ def open_run(model_dir):
 
     from keras_alexnet.data import statistics
 
-    if not is_run(model_dir):
-        raise UsageError(f"--model_dir={model_dir}: holds no run (there is no {FLAGS} in it)")
+    check_run(model_dir)
     recipe = recipes.read_run(_text_of(model_dir, FLAGS))
     class_names = tuple(_text_of(model_dir, CLASS_NAMES).splitlines())
     if not all(class_names) or len(set(class_names)) < max(1, len(class_names)):

@@ -292,10 +292,9 @@ def _check_folder(recipe):
     model_dir = recipe.run.model_dir
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
-    path = os.path.join(model_dir, runs.FLAGS)
-    if not os.path.isfile(path) or not os.path.isfile(os.path.join(model_dir, runs.CHECKPOINTS, "checkpoint")):
+    if not runs.is_run(model_dir) or not runs.has_checkpoint(model_dir):
         return
-    with open(path, encoding="utf-8") as file:
+    with open(os.path.join(model_dir, runs.FLAGS), encoding="utf-8") as file:
         changed = recipes.changed_flags(recipe, file.read())
     if changed:
         raise UsageError(
@@ -307,7 +306,7 @@ def _check_folder(recipe):
 def _begin_with(recipe, model):
     """Gives a model the weights that its run begins with; a run that goes on has its own already."""
     path = recipe.training.initial_weights
-    if not path or os.path.isfile(os.path.join(recipe.run.model_dir, runs.CHECKPOINTS, "checkpoint")):
+    if not path or runs.has_checkpoint(recipe.run.model_dir):
         return
     from keras_alexnet.export import recipe_of
     from keras_alexnet.model import weights

@@ -51,15 +51,10 @@ def run_of_three_epochs(small_pictures, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
-def history_of():
-    """A function of a run's folder -> its history.csv, a list of dict of str."""
-
-    def read(folder):
-        with open(folder / "history.csv", newline="") as file:
-            return list(csv.DictReader(file))
-
-    return read
+def history(folder):
+    """The history.csv of a run's folder, a list of dict of str."""
+    with open(folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.data.shards import Settings
 from keras_alexnet.errors import run_verb
 from keras_alexnet.serving.signatures import ServedModel
+from tests.conftest import history
 from tests.data import test_sources
 from tests.reference.errors import top_k_credit
 
@@ -76,9 +77,9 @@ def test_errors_are_those_of_the_model_by_hand(run_of_three_epochs, small_pictur
     assert "9 images of 3 classes" in shown and f"{report['result']['top1_error']:.2f} %" in shown
 
 
-def test_the_center_view_is_what_training_measured(run_of_three_epochs, history_of, tmp_path):
+def test_the_center_view_is_what_training_measured(run_of_three_epochs, tmp_path):
     report = evaluated(tmp_path, f"--model_dir={run_of_three_epochs}")
-    last = history_of(run_of_three_epochs)[-1]
+    last = history(run_of_three_epochs)[-1]
     for name, value in report["result"].items():
         assert value == pytest.approx(float(last[f"val_{name}"]), rel=1e-4, abs=1e-5)
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras_alexnet import __version__, export
 from keras_alexnet.errors import RunError, UsageError, run_verb
 from keras_alexnet.serving.signatures import ServedModel
-from tests.conftest import CLASSES
+from tests.conftest import CLASSES, history
 
 METADATA = {"class_names": CLASSES, "flags": {}}
 
@@ -42,13 +42,13 @@ def test_a_version_holds_what_tf_serving_looks_for(folder):
     assert export.read_metadata(folder) == METADATA
 
 
-def test_the_metadata_of_a_run(run_of_three_epochs, history_of):
+def test_the_metadata_of_a_run(run_of_three_epochs):
     metadata = export.read_metadata(str(run_of_three_epochs / "export" / "1"))
     assert metadata["keras_alexnet"] == __version__ and metadata["tensorflow"] == tf.__version__
     assert metadata["class_names"] == ["blue_disk", "red_square", "striped_red_disk"]
     assert metadata["flags"]["variant"] == "release2012" and metadata["flags"]["epochs"] == "3"
     assert metadata["training_set"]["images"] == 18 and metadata["training_set"]["label_counts"] == [6, 6, 6]
-    last = history_of(run_of_three_epochs)[-1]
+    last = history(run_of_three_epochs)[-1]
     (measured,) = metadata["measured"]
     assert measured["set"] == "folder validation" and measured["views"] == 1 and measured["epoch"] == 3
     assert measured["top1_error"] == pytest.approx(float(last["val_top1_error"]))

@@ -1,6 +1,5 @@
 """The main job on a handful of pictures and a network of a sixteenth of the width: everything it writes and refuses."""
 
-import csv
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from keras_alexnet.model import weights as weights_of_model
 from keras_alexnet.serving import client
 from tests.conftest import SMALL_CLASSES as CLASSES
 from tests.conftest import TINY_RUN as TINY
+from tests.conftest import history
 
 COLUMNS = [
     "epoch",
@@ -42,11 +42,6 @@ def run(run_of_three_epochs):
 
 def verb(*argv):
     return run_verb("train", train.main, [*TINY, *argv])
-
-
-def history(folder):
-    with open(folder / "history.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def weights(folder):

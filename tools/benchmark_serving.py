@@ -49,8 +49,12 @@ def main(argv):
     report = {"machine": racing.machine(["tensorflow", "keras", "numpy"]), "photographs": len(photographs)}
     report["bytes"] = float(np.mean([len(photograph) for photograph in photographs]))
     report["loading"] = loading(options.model, photographs[0], options.rounds)
-    report["answers"] = [answers(options.model, photographs, batch, options.repeats) for batch in BATCHES]
-    report["ten_views"] = ten_views(options.model, options.rounds)
+    import tensorflow as tf
+
+    served = tf.saved_model.load(options.model)
+    size = served.signatures["images"].structured_input_signature[1]["images"].shape[1]
+    report["answers"] = [answers(served, size, photographs, batch, options.repeats) for batch in BATCHES]
+    report["ten_views"] = ten_views(served, size, options.rounds)
     if options.server:
         report["server"] = server(options.server, photographs, options.repeats, options.parallel)
     print(as_text(report, options))
@@ -102,7 +106,7 @@ def loading(model, photograph, rounds):
     return {name: float(np.median([each[name] for each in found])) for name in found[0]}
 
 
-def answers(model, photographs, batch, repeats):
+def answers(served, size, photographs, batch, repeats):
     """Milliseconds of a call for `batch` files, of the network alone, and of decoding and resizing alone, in turns.
 
     Returns:
@@ -113,9 +117,7 @@ def answers(model, photographs, batch, repeats):
 
     from keras_alexnet.data.decoding import decode_center
 
-    served = tf.saved_model.load(model)
     signatures = served.signatures
-    size = signatures["images"].structured_input_signature[1]["images"].shape[1]
     files = [
         tf.constant([photographs[(start + place) % len(photographs)] for place in range(batch)])
         for start in range(len(photographs))
@@ -162,7 +164,7 @@ def answers(model, photographs, batch, repeats):
     return {"batch": batch, **found, "beyond": beyond, "ratio": beyond / found["decode"]["p50"]}
 
 
-def ten_views(model, rounds):
+def ten_views(served, size, rounds):
     """Seconds of ten views of some images against center views of as many images, in turns.
 
     Returns:
@@ -170,8 +172,6 @@ def ten_views(model, rounds):
     """
     import tensorflow as tf
 
-    served = tf.saved_model.load(model)
-    size = served.signatures["images"].structured_input_signature[1]["images"].shape[1]
     count = VIEWS // 10
     pixels = np.random.default_rng(0).integers(0, 256, (VIEWS, 256, 256, 3)).astype(np.uint8)
     whole, center = tf.constant(pixels[:count]), tf.constant(pixels[:, 16 : 16 + size, 16 : 16 + size])

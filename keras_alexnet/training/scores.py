@@ -158,5 +158,5 @@ def search_weights(probabilities, labels):
 
 def _errors(scores, labels):
     """(top-5 error, top-1 error), percent; what is compared first stands first."""
-    values = metrics.of_probabilities(scores.astype(np.float32), labels)
-    return tuple(float(values[name].numpy().mean(dtype=np.float64)) for name in ("top5_error", "top1_error"))
+    credits = (metrics.top_k_credit(scores.astype(np.float32), labels, k).numpy() for k in (5, 1))
+    return tuple(100.0 * (1.0 - float(credit.mean(dtype=np.float64))) for credit in credits)
