@@ -120,12 +120,12 @@ def parse_train(argv, usage):
     _define_network(values)
     _define_training(values)
     _define_run(values)
-    _parse(values, argv, usage)
+    parse(values, argv, usage)
     recipe = Recipe(
-        data=_pick(DataRecipe, values),
-        network=_pick(NetworkRecipe, values, devices=_devices(values["devices"].value)),
-        training=_pick(TrainingRecipe, values, lr_schedule=_lr_schedule(values["lr_schedule"].value)),
-        run=_pick(RunRecipe, values, profile=_profile(values["profile"].value)),
+        data=pick(DataRecipe, values),
+        network=pick(NetworkRecipe, values, devices=_devices(values["devices"].value)),
+        training=pick(TrainingRecipe, values, lr_schedule=_lr_schedule(values["lr_schedule"].value)),
+        run=pick(RunRecipe, values, profile=_profile(values["profile"].value)),
         resolved=_resolved(values),
     )
     _check(recipe)
@@ -137,8 +137,8 @@ def parse_export(argv, usage):
     values = flags.FlagValues()
     flags.DEFINE_string("model_dir", None, "A run's folder, as training wrote it.", flag_values=values)
     _define_views(values, "1: a picture is answered by its center view. 10: by the mean of its ten views, section 4.1.")
-    _parse(values, argv, usage)
-    return _required(values, "model_dir"), int(values["views"].value)
+    parse(values, argv, usage)
+    return required(values, "model_dir"), int(values["views"].value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +215,7 @@ def parse_evaluate(argv, usage):
         "of the run that the first model was exported from, or else here).",
         flag_values=values,
     )
-    _parse(values, argv, usage)
+    parse(values, argv, usage)
     model_dirs = tuple(os.path.expanduser(path) for path in values["model_dir"].value)
     if not all(model_dirs) or not model_dirs:
         raise UsageError("--model_dir is missing: give a run's folder or an exported model's")
@@ -227,7 +227,7 @@ def parse_evaluate(argv, usage):
     if values["dataset"].value in ("folder", "records") and not values["data_dir"].value:
         raise UsageError(f"--data_dir is missing: --dataset={values['dataset'].value} is read from there")
     views = int(values["views"].value)
-    return _pick(EvaluationRecipe, values, model_dirs=model_dirs, views=views, weights=weights)
+    return pick(EvaluationRecipe, values, model_dirs=model_dirs, views=views, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,13 +267,13 @@ def parse_predict(argv, usage):
         "retries", 3, "Repetitions when the server cannot be reached or is overloaded.", lower_bound=0,
         upper_bound=20, flag_values=values,
     )  # fmt: skip
-    photographs = _parse(values, argv, usage, positional=True)
-    model = _required(values, "model")
+    photographs = parse(values, argv, usage, positional=True)
+    model = required(values, "model")
     if not photographs:
         raise UsageError("no photograph given: name one or more JPEG or PNG files after the flags")
     if not math.isfinite(values["deadline"].value):
         raise UsageError(f"--deadline={values['deadline'].value}: give a number of seconds")
-    return _pick(PredictionRecipe, values, model=model, photographs=tuple(photographs))
+    return pick(PredictionRecipe, values, model=model, photographs=tuple(photographs))
 
 
 def read_run(text, usage="keras_alexnet"):
@@ -543,7 +543,7 @@ def _define_views(values, text):
     flags.DEFINE_enum("views", "1", ["1", "10"], text, flag_values=values)
 
 
-def _parse(values, argv, usage, positional=False):
+def parse(values, argv, usage, positional=False):
     """Parses in place; returns the arguments that are no flags."""
     if any(argument in ("-h", "-help", "--help", "--helpshort", "--helpfull") for argument in argv):
         print(f"{usage.strip()}\n\nFlags:\n{values.main_module_help() or values.get_help()}")
@@ -563,13 +563,13 @@ def _parse(values, argv, usage, positional=False):
     return rest
 
 
-def _required(values, name):
+def required(values, name):
     if not values[name].value:
         raise UsageError(f"--{name} is missing: give {values[name].help[0].lower()}{values[name].help[1:]}")
     return values[name].value
 
 
-def _pick(kind, values, **parsed):
+def pick(kind, values, **parsed):
     """The fields of a recipe from the flags of the same names; an empty text is none, as `flags.cfg` writes it."""
     names = [field.name for field in dataclasses.fields(kind) if field.name not in parsed]
     fields = {name: values[name].value for name in names}

@@ -22,6 +22,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
         layer_learning_rate_multipliers: optional dict, start of a layer's name -> float >= 0, a further factor for
             the kernels and biases of the layers whose name starts so; the longest start counts. Factors can be
             changed while training by `set_multiplier`; their names are fixed here.
+        layer_weight_decays: optional dict, start of a layer's name -> float >= 0, the decay of its kernels in place of
+            `weight_decay`; the longest start counts.
         name: str.
 
     Raises:
@@ -35,6 +37,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
         weight_decay=0.0005,
         bias_learning_rate_multiplier=1.0,
         layer_learning_rate_multipliers=None,
+        layer_weight_decays=None,
         name="momentum_sgd",
         **kwargs,
     ):
@@ -44,10 +47,12 @@ class MomentumSGD(keras.optimizers.Optimizer):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be at least 0 and below 1. Received: momentum={momentum}")
         multipliers = {"bias": bias_learning_rate_multiplier, **(layer_learning_rate_multipliers or {})}
-        for label, value in {"weight_decay": weight_decay, **multipliers}.items():
+        decays = {"weight_decay": weight_decay, **(layer_weight_decays or {})}
+        for label, value in [*decays.items(), *multipliers.items()]:
             if not value >= 0:
                 raise ValueError(f"{label} must not be negative. Received: {value}")
         self.momentum, self.kernel_decay = momentum, weight_decay
+        self.layer_decays = dict(layer_weight_decays or {})
         self._multipliers = {
             label: keras.Variable(value, dtype="float32", trainable=False, name=f"{label}_multiplier")
             for label, value in multipliers.items()
@@ -62,12 +67,19 @@ class MomentumSGD(keras.optimizers.Optimizer):
             with tf.device(variable.value.device):
                 self.velocities.append(self.add_variable_from_reference(variable, "velocity"))
         self._labels = [self._labels_of(variable) for variable in variables]
+        self._decays = [self._decay_of(variable) for variable in variables]
 
     def _labels_of(self, variable):
         """The labels of the multipliers that a variable has."""
-        layer = _layer_of(variable)
-        layers = [label for label in self._multipliers if label != "bias" and layer.startswith(label)]
-        return [*(["bias"] if "bias" in variable.name else []), *sorted(layers, key=len)[-1:]]
+        layers = _longest_start([label for label in self._multipliers if label != "bias"], variable)
+        return [*(["bias"] if "bias" in variable.name else []), *layers]
+
+    def _decay_of(self, variable):
+        """The decay of a variable, float; 0 for a bias."""
+        if "bias" in variable.name:
+            return 0.0
+        layers = _longest_start(self.layer_decays, variable)
+        return self.layer_decays[layers[0]] if layers else self.kernel_decay
 
     def set_multiplier(self, label, value):
         """Sets the factor of a layer named at construction, or of "bias". Raises KeyError for another."""
@@ -75,13 +87,13 @@ class MomentumSGD(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        velocity, labels = self.velocities[index], self._labels[index]
+        velocity, labels, decay = self.velocities[index], self._labels[index], self._decays[index]
         # Where the variable is, so that neither it nor its gradient travels.
         with tf.device(variable.device):
             # One velocity holds both terms: m v - rate (g + decay w) = m v - decay rate w - rate g.
             gradient = tf.cast(gradient, variable.dtype)
-            if self.kernel_decay and "bias" not in labels:
-                gradient += self.kernel_decay * variable
+            if decay:
+                gradient += decay * variable
             rate = tf.cast(learning_rate, variable.dtype)
             if not labels:
                 tf.raw_ops.ResourceApplyKerasMomentum(
@@ -110,6 +122,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
             "weight_decay": self.kernel_decay,
             "bias_learning_rate_multiplier": multipliers.pop("bias"),
             "layer_learning_rate_multipliers": multipliers,
+            "layer_weight_decays": self.layer_decays,
         }
 
 
@@ -145,6 +158,7 @@ def _each_on_its_device(function, tensors):
     return results
 
 
-def _layer_of(variable):
-    """The name of the layer that owns a variable: the last but one part of its path."""
-    return getattr(variable, "path", variable.name).split("/")[-2:][0]
+def _longest_start(labels, variable):
+    """The longest of the labels that the name of a variable's layer starts with, in a list; an empty one for none."""
+    layer = getattr(variable, "path", variable.name).split("/")[-2:][0]  # the last but one part of its path
+    return sorted((label for label in labels if layer.startswith(label)), key=len)[-1:]

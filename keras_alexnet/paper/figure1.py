@@ -1,0 +1,194 @@
+"""Figure 1: how much sooner ReLU reaches 25 % training error on CIFAR-10 than tanh.
+
+    python -m keras_alexnet.paper.figure1 --dataset=folder --data_dir=CIFAR
+
+The four-layer network of the release (19pct) without regularization of any kind, each nonlinearity with its own best
+learning rate. The search halves the field: all rates train for 2 epochs, the better half (two at least) up to 4, the
+better half of these up to 8, and so on; who reaches the target stops, and nobody trains on for longer than the best took.
+An error is the mean over the last epoch's worth of images as they were trained on. What is done is kept below
+RESULTS/figure1, and the same command goes on from there.
+"""
+
+import math
+import os
+import sys
+
+from keras_alexnet.errors import run_verb, start_tensorflow
+from keras_alexnet.files import written_aside
+from keras_alexnet.paper import cifar_data, cifar_run, recipe, results
+from keras_alexnet.progress import bar
+
+ACTIVATIONS = ("relu", "tanh")
+PAPER_FACTOR = 6.0  # "several times", "six times faster": section 3.1 and the caption of Figure 1
+FIRST_ROUND = 2  # epochs
+
+
+def main(argv):
+    settings = recipe.parse_figure1(argv, __doc__)
+    results.folder_for(settings.results_dir)
+    start_tensorflow()
+    images = cifar_data.load(settings.dataset, settings.data_dir, bar)
+    values = compare(settings, images)
+    draw(values, os.path.join(settings.results_dir, "figure1.svg"))
+    print(as_text(values))
+    protocol = (
+        f"{images.description}; 19pct of the release without decay, crops and dropout, batches of "
+        f"{settings.batch_size}, {settings.precision}; training error over the last epoch's worth of images; rates searched "
+        f"among {', '.join(f'{rate:g}' for rate in settings.relu_rates)} (ReLU) and "
+        f"{', '.join(f'{rate:g}' for rate in settings.tanh_rates)} (tanh), the better half going on after 2, 4, 8, ... epochs; "
+        f"{settings.repeats} seed{'s' * (settings.repeats > 1)} of the best"
+    )
+    path = results.write(
+        settings.results_dir,
+        "figure1",
+        values,
+        protocol=protocol,
+        argv=argv,
+        pictures=[("figure1.svg", "training error by epoch, ReLU and tanh, each at its best rate")],
+        quick=settings.quick,
+    )
+    print(f"all figures: {path}")
+
+
+def compare(settings, images):
+    """Searches a rate for each nonlinearity and compares the best.
+
+    Returns:
+        dict: for "relu" and "tanh" the trials (rate, curve, epochs to the target or None), the best rate, and the epochs of
+        its repetitions; `factor`, tanh's mean over ReLU's, or None where one did not reach the target.
+    """
+    found = {}
+    for activation in ACTIVATIONS:
+        rates = getattr(settings, f"{activation}_rates")
+        runs = {rate: _open(settings, images, activation, rate, settings.seed) for rate in rates}
+        _search(activation, runs, settings)
+        best = min(runs, key=lambda rate: _standing(runs[rate].curve, settings.target_error))
+        epochs = [epochs_to(runs[best].curve, settings.target_error)]
+        for repeat in range(1, settings.repeats):
+            again = _open(settings, images, activation, best, settings.seed + repeat)
+            _train(again, settings.max_epochs, settings, f"{activation}, rate {best:g}, seed {settings.seed + repeat}")
+            epochs.append(epochs_to(again.curve, settings.target_error))
+        found[activation] = {
+            "best_rate": best,
+            "epochs": epochs,
+            "trials": [
+                {
+                    "learning_rate": rate,
+                    "diverged": run.diverged,
+                    "epochs": epochs_to(run.curve, settings.target_error),
+                    "curve": run.curve,
+                }
+                for rate, run in runs.items()
+            ],
+        }
+    reached = [found[activation]["epochs"] for activation in ACTIVATIONS]
+    factor = None
+    if all(None not in epochs for epochs in reached):
+        relu, tanh = (sum(epochs) / len(epochs) for epochs in reached)
+        factor = tanh / relu
+    return {**found, "target_error": settings.target_error, "factor": factor, "paper_factor": PAPER_FACTOR}
+
+
+def epochs_to(curve, target):
+    """When the training error over the last epoch's worth of images first is at most `target`: epochs, float, or None."""
+    return next((row["epoch"] for row, error in smoothed(curve) if error <= target), None)
+
+
+def smoothed(curve):
+    """Pairs of (row, mean error over the epoch that ends with it), from the end of the first epoch on."""
+    window = cifar_run.WINDOWS
+    errors = [row["top1_error"] for row in curve]
+    return [(curve[end - 1], sum(errors[end - window : end]) / window) for end in range(window, len(errors) + 1)]
+
+
+def as_text(values):
+    """The table, str."""
+    lines = [f"{'':<5}  best rate  epochs to {values['target_error']:g} % training error"]
+    for activation in ACTIVATIONS:
+        own = values[activation]
+        epochs = ", ".join("not reached" if each is None else f"{each:.1f}" for each in own["epochs"])
+        lines.append(f"{activation:<5}  {own['best_rate']:>9g}  {epochs}")
+    factor = "not reached" if values["factor"] is None else f"{values['factor']:.1f}"
+    lines.append(f"tanh / relu: {factor} (the paper: {values['paper_factor']:g})")
+    return "\n".join(lines)
+
+
+def draw(values, path):
+    """Writes the figure as SVG: ReLU solid and tanh dashed, as in the paper; the other rates thin."""
+    from keras_alexnet.paper import pictures
+
+    figure, axes = pictures.panel(6.4, 4.2)
+    for activation, style in zip(ACTIVATIONS, ("-", "--"), strict=True):
+        own = values[activation]
+        for trial in own["trials"]:
+            best = trial["learning_rate"] == own["best_rate"]
+            points = smoothed(trial["curve"])
+            axes.plot(
+                [row["epoch"] for row, _ in points],
+                [error for _, error in points],
+                style,
+                color="black" if best else "0.75",
+                linewidth=1.8 if best else 0.8,
+                zorder=2 if best else 1,
+                label=f"{'ReLU' if activation == 'relu' else activation}, rate {trial['learning_rate']:g}"
+                if best
+                else None,
+            )
+    axes.axhline(values["target_error"], color="tab:red", linewidth=0.8)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("training error, %")
+    axes.legend(frameon=False)
+    with written_aside(path, "wb") as file:
+        pictures.save(figure, file)
+
+
+def _open(settings, images, activation, rate, seed):
+    trial = cifar_run.Trial(
+        "19pct",
+        activation,
+        rate,
+        weight_decay=False,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        seed=seed,
+    )
+    folder = os.path.join(settings.results_dir, "figure1", f"{activation}_{rate:g}_seed{seed}")
+    return cifar_run.Run(folder, trial, images)
+
+
+def _search(activation, runs, settings):
+    """Trains the field in rounds, see the head of this file."""
+    field, limit = list(runs), min(FIRST_ROUND, settings.max_epochs)
+    while True:
+        for rate in field:
+            # No longer than the best that has arrived.
+            arrived = [epochs_to(runs[each].curve, settings.target_error) for each in runs]
+            least = min((math.ceil(epochs) for epochs in arrived if epochs is not None), default=limit)
+            _train(runs[rate], min(limit, least), settings, f"{activation}, rate {rate:g}")
+        if limit >= settings.max_epochs:
+            return
+        field.sort(key=lambda rate: _standing(runs[rate].curve, settings.target_error))
+        field = field[: max(2, math.ceil(len(field) / 2))]
+        if epochs_to(runs[field[0]].curve, settings.target_error) is not None:
+            return
+        limit = min(2 * limit, settings.max_epochs)
+
+
+def _train(run, epochs, settings, label):
+    if run.progress.epochs >= epochs:
+        return
+    run.train(epochs, lambda curve: epochs_to(curve, settings.target_error) is not None, bar(label, "epochs"))
+    error = smoothed(run.curve)[-1][1] if len(run.curve) >= cifar_run.WINDOWS else math.nan
+    state = "diverged" if run.diverged else f"training error {error:.2f} %"
+    print(f"{label}: epoch {run.progress.epochs}, {state}", flush=True)
+
+
+def _standing(curve, target):
+    """What trials are sorted by: who has arrived first, and then who is nearest."""
+    arrived = epochs_to(curve, target)
+    nearest = smoothed(curve)[-1][1] if len(curve) >= cifar_run.WINDOWS else 101.0
+    return (math.inf if arrived is None else arrived, nearest)
+
+
+if __name__ == "__main__":
+    sys.exit(run_verb("figure1", main, sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""The flags of the commands of this folder, checked and frozen, as `keras_alexnet.recipe` has those of the verbs."""
+
+import dataclasses
+import math
+
+from absl import flags
+
+from keras_alexnet.errors import UsageError
+from keras_alexnet.recipe import PRECISIONS, parse, pick
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure1Recipe:
+    """Which set, which rates, how far. Fields as the flags of the same names."""
+
+    dataset: str
+    data_dir: str | None
+    results_dir: str
+    relu_rates: tuple[float, ...]
+    tanh_rates: tuple[float, ...]
+    target_error: float
+    max_epochs: int
+    repeats: int
+    batch_size: int
+    precision: str
+    seed: int
+    quick: bool
+
+
+def parse_figure1(argv, usage):
+    """Flags of `keras_alexnet.paper.figure1` -> Figure1Recipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    _define_cifar(values)
+    for name in ("relu", "tanh"):
+        flags.DEFINE_list(
+            f"{name}_rates",
+            ["0.0005", "0.001", "0.002", "0.004", "0.008", "0.016"],
+            f"Learning rates that are tried for {name}.",
+            flag_values=values,
+        )
+    flags.DEFINE_float(
+        "target_error", 25.0, "Training error in percent that is to be reached.", lower_bound=0.0, upper_bound=100.0,
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "max_epochs", 100, "No trial goes on for longer.", lower_bound=1, upper_bound=10000, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "repeats", 1, "Seeds of the best rate of each, the search's own included.", lower_bound=1, flag_values=values
+    )
+    parse(values, argv, usage)
+    rates = {name: _rates(name, values[name].value) for name in ("relu_rates", "tanh_rates")}
+    if values["quick"].value:
+        rates = {name: found[:2] for name, found in rates.items()}
+        values["max_epochs"].value = min(values["max_epochs"].value, 2)
+        values["batch_size"].value = min(values["batch_size"].value, 16)
+    return pick(Figure1Recipe, values, **rates)
+
+
+def _define_cifar(values):
+    flags.DEFINE_enum(
+        "dataset",
+        "cifar10",
+        ["cifar10", "folder", "shapes"],
+        "cifar10 of TensorFlow Datasets; folder: DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/*; shapes: a few drawn "
+        "pictures, to try the command.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("data_dir", None, "As in training.", flag_values=values)
+    flags.DEFINE_integer("batch_size", 128, "Images per update.", lower_bound=1, flag_values=values)
+    flags.DEFINE_enum("precision", "float32", list(PRECISIONS[:2]), "Arithmetic, as in training.", flag_values=values)
+    flags.DEFINE_integer(
+        "seed", 2012, "Of weights and order.", lower_bound=0, upper_bound=2**31 - 1, flag_values=values
+    )
+    _define_results(values)
+
+
+def _define_results(values):
+    flags.DEFINE_string(
+        "results_dir", "results", "Where figures, pictures and unfinished work are kept.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "quick", False, "The same in seconds: it shows that the command works, no more.", flag_values=values
+    )
+
+
+def _rates(name, texts):
+    try:
+        rates = tuple(float(text) for text in texts)
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate < math.inf for rate in rates) or len(set(rates)) < len(rates):
+        raise UsageError(f"--{name}={','.join(texts)}: give different numbers above 0, such as 0.001,0.002")
+    return rates

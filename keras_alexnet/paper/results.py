@@ -1,0 +1,117 @@
+"""What the commands of this folder leave behind: one JSON file each, with its pictures beside it.
+
+RESULTS/NAME.json          protocol, command, commit, date, device, and the figures
+RESULTS/NAME*.svg, .png    pictures, named in the JSON
+"""
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import subprocess
+
+from keras_alexnet import __version__
+from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.files import written_aside
+
+
+def write(folder, name, values, *, protocol, argv, pictures=(), quick=False):
+    """Writes the figures of a command.
+
+    Args:
+        folder: str, `--results_dir`.
+        name: str, of the command.
+        values: dict of what was found; can be written as JSON.
+        protocol: str, how: set, images, views, models, what was cut.
+        argv: list of str, the command's arguments.
+        pictures: sequence of (file name below folder, what it shows), written already.
+        quick: bool, whether this was a trial of the command and not of the paper's claim.
+
+    Returns:
+        str, the path of the JSON.
+    """
+    path = os.path.join(folder, f"{name}.json")
+    about = {
+        "name": name,
+        "protocol": protocol,
+        "command": shlex.join(["python", "-m", f"keras_alexnet.paper.{name}", *argv]),
+        "quick": quick,
+        "keras_alexnet": __version__,
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "device": device(),
+        "pictures": [{"file": file, "shows": shows} for file, shows in pictures],
+        "values": values,
+    }
+    with written_aside(path) as file:
+        json.dump(about, file, indent=1, ensure_ascii=False)
+    return path
+
+
+def read(folder, name):
+    """What `write` wrote: dict, or None where the command was not run.
+
+    Raises:
+        RunError: the file is no such thing.
+    """
+    path = os.path.join(folder, f"{name}.json")
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except ValueError as error:
+        raise RunError(f"{path}: is no result ({error}); run the command again") from None
+    wanted = ("protocol", "command", "commit", "date", "device", "pictures", "values")
+    missing = [key for key in wanted if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise RunError(f"{path}: lacks {', '.join(missing)}; run the command again")
+    return found
+
+
+def folder_for(path):
+    """Makes a folder to write into. Raises UsageError when that fails."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--results_dir={path}: cannot be made ({error.strerror}); name another folder") from None
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"--results_dir={path}: cannot be written to; name another folder")
+    return path
+
+
+def commit():
+    """The commit that the package is of, str, with a + where files differ from it; "unknown" outside a checkout."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        found = _git(here, "rev-parse", "--short=7", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", os.path.dirname(here))
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found + "+" * bool(changed)
+
+
+def device():
+    """What computes here, str."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    where = ", ".join(names) or f"{cores} CPU core{'s' * (cores > 1)} ({platform.machine()}{_processor()})"
+    return f"{where}, TensorFlow {tf.__version__}"
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        return ""
+    return f", {names[0]}" if names else ""
+
+
+def _git(folder, *arguments):
+    run = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return run.stdout.strip()
