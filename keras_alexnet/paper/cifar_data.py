@@ -96,8 +96,6 @@ def _decoded(path):
 
 
 def _of_shapes():
-    from PIL import Image
-
     names = shapes.CLASS_NAMES
     images, labels = {}, {}
     for split, count in zip(SPLITS, _DRAWN, strict=True):

@@ -1,9 +1,9 @@
 """The small networks for CIFAR-10 that came with the authors' code.
 
 Four of them, named by the test error in the names of their files (`example-layers/*.cfg` of the release; 11pct of the
-earlier cuda-convnet, where its methodology is written down). The paper's "four-layer network" (Figure 1, section 3.3) is
-19pct by its count of learned layers, three convolutions and the output; its 13 and 11 percent, without and with response
-normalization, are what 13pct and 11pct are named after.
+earlier cuda-convnet, where its methodology is written down). The paper's "four-layer network" (Figure 1, section 3.3)
+is 19pct by its count of learned layers, three convolutions and the output; its 13 and 11 percent, without and with
+response normalization, are what 13pct and 11pct are named after.
 """
 
 import keras

@@ -72,8 +72,8 @@ class Run:
         self.mean = images.mean_image()
         if len(images.labels["train"]) < WINDOWS * trial.batch_size:
             raise UsageError(
-                f"--batch_size={trial.batch_size}: {len(images.labels['train'])} training images are fewer than {WINDOWS} "
-                "batches; give a smaller one"
+                f"--batch_size={trial.batch_size}: {len(images.labels['train'])} training images are fewer than "
+                f"{WINDOWS} batches; give a smaller one"
             )
         _check_same(folder, {**dataclasses.asdict(trial), "images": images.description})
         self.model = cifar_network.build(

@@ -4,6 +4,7 @@ RESULTS/NAME.json          protocol, command, commit, date, device, and the figu
 RESULTS/NAME*.svg, .png    pictures, named in the JSON
 """
 
+import dataclasses
 import datetime
 import json
 import os
@@ -14,6 +15,34 @@ import subprocess
 from keras_alexnet import __version__
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import written_aside
+
+NOT_RUN = "not run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of the report.
+
+    Attributes:
+        title: str.
+        columns: tuple of str; the first is of the rows' names.
+        rows: tuple of tuple of str, as long as the columns.
+        note: str, what is to be said below it.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+    def as_text(self):
+        """The table for a terminal, str."""
+        rows = [self.columns, *self.rows]
+        widths = [max(len(row[place]) for row in rows) for place in range(len(self.columns))]
+        lines = [
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        ]
+        return "\n".join([self.title, "", *lines, *([f"({self.note})"] if self.note else [])])
 
 
 def write(folder, name, values, *, protocol, argv, pictures=(), quick=False):
@@ -68,6 +97,19 @@ def read(folder, name):
     if missing:
         raise RunError(f"{path}: lacks {', '.join(missing)}; run the command again")
     return found
+
+
+def say(module, values, path):
+    """Prints what a command has found, as the report will have it.
+
+    Args:
+        module: the command's, see the head of this file.
+        values: dict.
+        path: str, the JSON.
+    """
+    for table in module.tables(values):
+        print(f"{table.as_text()}\n")
+    print(f"{module.verdict(values)}\nall figures: {path}")
 
 
 def folder_for(path):
