@@ -62,8 +62,8 @@ def compare(settings, images):
     """Searches a rate for each nonlinearity and compares the best.
 
     Returns:
-        dict: for "relu" and "tanh" the trials (rate, curve, epochs to the target or None), the best rate, and the epochs
-        of its repetitions; `factor`, tanh's mean over ReLU's, or None where one did not reach the target.
+        dict: for "relu" and "tanh" the trials (rate, curve, epochs to the target or None), the best rate, and the
+        epochs of its repetitions; `factor`, tanh's mean over ReLU's, or None where one did not reach the target.
     """
     found = {}
     for activation in ACTIVATIONS:
@@ -98,7 +98,7 @@ def compare(settings, images):
 
 
 def epochs_to(curve, target):
-    """When the mean training error over an epoch's worth of images first is at most `target`: epochs, float, or None."""
+    """When the mean training error over an epoch's worth of images is first at most `target`: float, or None."""
     return next((row["epoch"] for row, error in smoothed(curve) if error <= target), None)
 
 

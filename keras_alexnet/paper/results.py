@@ -1,7 +1,12 @@
 """What the commands of this folder leave behind: one JSON file each, with its pictures beside it.
 
-RESULTS/NAME.json          protocol, command, commit, date, device, and the figures
-RESULTS/NAME*.svg, .png    pictures, named in the JSON
+- RESULTS/NAME.json: protocol, command, commit, date, device, and the figures.
+- RESULTS/NAME*.svg and .png: pictures, named in the JSON.
+
+Every command is a module with `main(argv)` and what the report asks it for: TITLE, CLAIM (what the paper says, and
+where), COMMAND (as a user would give it), COST (how long it takes, measured or estimated, and on what), and the functions
+`tables(values)` -> list of Table and `verdict(values)` -> str, of the figures in its JSON or of None, where it was not
+run.
 """
 
 import dataclasses
