@@ -20,8 +20,8 @@ from keras_alexnet.applications import IMAGENET_MEAN
 from keras_alexnet.data.decoding import STORED_SIZE
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.model.alexnet import check_width
-from keras_alexnet.model.weights import LAYERS
 
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 MAX_BYTES = 2**31 - 1  # of a file: what a protocol buffer may have; the real one has 244 million
 _NPY = b"\x93NUMPY"
 

@@ -14,6 +14,7 @@ from absl import flags
 from keras_alexnet.errors import UsageError
 
 VARIANTS = ("paper", "release2012", "caffe")
+TOPOLOGIES = ("alexnet", "half", "separate", "conv6")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 PATHS = ("data_dir", "statistics", "model_dir", "model", "initial_weights", "json")
 # Flags that may change between the two parts of an interrupted run: none of them changes what is learned up to the
@@ -39,6 +40,7 @@ class DataRecipe:
     shapes_seed: int
     mean_subtraction: str
     crop_positions: int
+    reflections: bool
     pca_color: str
     pca_scale: str
     pca_stddev: float
@@ -54,6 +56,8 @@ class NetworkRecipe:
     variant: str
     towers: int
     groups: int
+    topology: str
+    removed_layers: tuple[str, ...]
     devices: tuple[str, ...] | None
     precision: str
     width: float
@@ -78,6 +82,7 @@ class TrainingRecipe:
     plateau_patience: int
     plateau_cuts: int
     initial_weights: str | None
+    new_layers: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +128,18 @@ def parse_train(argv, usage):
     parse(values, argv, usage)
     recipe = Recipe(
         data=pick(DataRecipe, values),
-        network=pick(NetworkRecipe, values, devices=_devices(values["devices"].value)),
-        training=pick(TrainingRecipe, values, lr_schedule=_lr_schedule(values["lr_schedule"].value)),
+        network=pick(
+            NetworkRecipe,
+            values,
+            devices=_devices(values["devices"].value),
+            removed_layers=_names(values["removed_layers"].value),
+        ),
+        training=pick(
+            TrainingRecipe,
+            values,
+            lr_schedule=_lr_schedule(values["lr_schedule"].value),
+            new_layers=_names(values["new_layers"].value),
+        ),
         run=pick(RunRecipe, values, profile=_profile(values["profile"].value)),
         resolved=_resolved(values),
     )
@@ -375,6 +390,13 @@ def _define_data(values):
         upper_bound=33,
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "reflections",
+        True,
+        "Section 4.1: half of the training images are reflected. --crop_positions=1 and --reflections=false show every "
+        "image by its center always.",
+        flag_values=values,
+    )
     flags.DEFINE_enum(
         "pca_color",
         "dataset",
@@ -421,6 +443,20 @@ def _define_network(values):
     )
     flags.DEFINE_integer("towers", 2, "2: one stage per tower; 1: one stack.", flag_values=values)
     flags.DEFINE_integer("groups", 2, "With one tower: groups of conv2, conv4 and conv5.", flag_values=values)
+    flags.DEFINE_enum(
+        "topology",
+        "alexnet",
+        list(TOPOLOGIES),
+        "half: one tower, half the kernels in conv1 to conv4, with --towers=1 --groups=1 (section 3.2; the release's "
+        "145-half). separate: towers that meet at fc8 only (150). conv6: a sixth convolution over pool5 (section 7; 146).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "removed_layers",
+        "",
+        "Layers that are left out, of conv2, conv3, conv4, conv5 and fc7, such as conv3,conv4 (section 7).",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "devices",
         "auto",
@@ -507,8 +543,15 @@ def _define_training(values):
     flags.DEFINE_string(
         "initial_weights",
         None,
-        "Where the weights of all layers but fc8 begin, whose classes are this run's own: a run's folder, an exported "
-        "model's, or an .npz (default: random numbers). Rates by layer are in --lr_schedule, from epoch 0 on.",
+        "Where the weights of all layers but --new_layers begin: a run's folder, an exported model's, or an .npz "
+        "(default: random numbers). Rates by layer are in --lr_schedule, from epoch 0 on.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "new_layers",
+        "fc8",
+        "With --initial_weights: layers that begin with random numbers, such as conv6,fc6,fc7,fc8. fc8 is one where the "
+        "classes are others.",
         flag_values=values,
     )
 
@@ -596,6 +639,10 @@ def _devices(text):
     if len(set(names)) < len(names):
         raise UsageError(f"--devices={text}: {names[0]} twice; give two different devices, or one for both towers")
     return names
+
+
+def _names(text):
+    return tuple(filter(None, (name.strip() for name in text.split(","))))
 
 
 def _lr_schedule(text):

@@ -122,6 +122,8 @@ def build_model(network, num_classes, seed, devices):
         network.groups,
         devices,
         None,
+        topology=network.topology,
+        removed_layers=network.removed_layers,
         activation=network.activation,
         local_response_normalization=network.local_response_normalization,
         overlapping_pooling=network.overlapping_pooling,

@@ -94,6 +94,7 @@ class _Run:
         by_variant = "stddev" if recipe.network.variant == "release2012" else "eigenvalue"
         self.augmentation = Augmentation(
             crop_positions=data.crop_positions or variant.crop_positions,
+            reflections=data.reflections,
             pca_color=data.pca_color,
             pca_scale=by_variant if data.pca_scale == "auto" else data.pca_scale,
             pca_stddev=data.pca_stddev,
@@ -317,21 +318,34 @@ def _begin_with(recipe, model):
         if before and own != other:
             raise UsageError(f"--initial_weights={path}: its network has --{name}={other}, and this one {own}")
     try:
-        weights.assign(weights.read(path), model, without=("fc8",))
+        weights.assign(weights.read(path), model, without=recipe.training.new_layers)
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
-    print(f"weights:    of {path}; fc8 is new", flush=True)
+    print(f"weights:    of {path}; new: {', '.join(recipe.training.new_layers) or 'none'}", flush=True)
 
 
 def _check_network(recipe):
     """What the network and the schedule of a recipe need of each other."""
-    from keras_alexnet.model.alexnet import check_width
+    from keras_alexnet.model.alexnet import check_removed, check_topology, check_width
     from keras_alexnet.model.weights import LAYERS
 
-    try:
-        check_width(recipe.network.width)
-    except ValueError as error:
-        raise UsageError(f"--width={recipe.network.width}: {error}") from None
+    network = recipe.network
+    for flag, value, check in (
+        (
+            "topology",
+            network.topology,
+            lambda: check_topology(network.topology, network.towers, network.groups, network.variant),
+        ),
+        ("removed_layers", ",".join(network.removed_layers), lambda: check_removed(network.removed_layers)),
+        ("width", network.width, lambda: check_width(network.width)),
+    ):
+        try:
+            check()
+        except ValueError as error:
+            raise UsageError(f"--{flag}={value}: {error}") from None
+    strange = [name for name in recipe.training.new_layers if name not in LAYERS]
+    if strange:
+        raise UsageError(f"--new_layers: there is no layer {strange[0]!r}; there are {', '.join(LAYERS)}")
     for _, label, _ in recipe.training.lr_schedule:
         if label and label != "bias" and not any(layer.startswith(label) for layer in LAYERS):
             raise UsageError(f"--lr_schedule: no layer's name starts with {label!r}; there are {', '.join(LAYERS)}")

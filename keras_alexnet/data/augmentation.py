@@ -19,6 +19,7 @@ class Augmentation:
     Attributes:
         crop_positions: int >= 1, a crop's first row and column are drawn from 0 .. crop_positions - 1, counted from
             the middle of what is possible (32 of 33 begin at 0).
+        reflections: bool, half of the images are reflected.
         pca_color: "dataset", "image" or "none": whose principal components the color noise follows.
         pca_scale: "eigenvalue" (of pixels in [0, 1], the paper) or "stddev" (the release).
         pca_stddev: float >= 0, standard deviation of the factors.
@@ -26,13 +27,14 @@ class Augmentation:
     """
 
     crop_positions: int = 33
+    reflections: bool = True
     pca_color: str = "dataset"
     pca_scale: str = "eigenvalue"
     pca_stddev: float = 0.1
     aligned_mean: bool = False
 
 
-def draws(seed, epoch, start, margin, positions):
+def draws(seed, epoch, start, margin, positions, reflections=True):
     """Where the crops of an epoch begin, whether they are reflected, and the factors of their color noise.
 
     Args:
@@ -41,6 +43,7 @@ def draws(seed, epoch, start, margin, positions):
         start: int, the first place that is wanted.
         margin: int, 256 minus the crop's size.
         positions: int, see `Augmentation.crop_positions`; at most margin + 1.
+        reflections: bool; without them every reflection is 0, and all else as with them.
 
     Returns:
         endless tf.data.Dataset of float32 (6,), an element a place from `start` on: row and column in 0..margin, each
@@ -55,7 +58,8 @@ def draws(seed, epoch, start, margin, positions):
         other = tf.bitwise.bitwise_xor(key, tf.constant([0x5DEECE66D, 0], tf.int64))
         factors = tf.random.stateless_normal([_BLOCK, 3], other)
         offsets = first + tf.floor(uniform[:, :2] * positions)
-        return tf.concat([offsets, tf.cast(uniform[:, 2:] < 0.5, tf.float32), factors], axis=1)
+        reflected = uniform[:, 2:] < (0.5 if reflections else 0.0)
+        return tf.concat([offsets, tf.cast(reflected, tf.float32), factors], axis=1)
 
     return tf.data.Dataset.counter(start // _BLOCK).map(block).unbatch().skip(start % _BLOCK)
 

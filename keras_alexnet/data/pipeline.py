@@ -60,7 +60,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
 
     # Shuffled before anything is decoded; decoded in parallel but handed on in order, so that a seed repeats; kept as
     # uint8 until there is a batch, which is a quarter of the bytes to move.
-    draws = augment.draws(seed, epoch, start, margin, augmentation.crop_positions)
+    draws = augment.draws(seed, epoch, start, margin, augmentation.crop_positions, augmentation.reflections)
     dataset = tf.data.Dataset.zip(source.items(order=(seed, epoch), start=start), draws)
     if source.stored == "raw":
         dataset = dataset.batch(batch_size).map(raw_views, num_parallel_calls=2)

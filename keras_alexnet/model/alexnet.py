@@ -47,6 +47,20 @@ VARIANTS = {
     "caffe": Variant(227, 0, 1.0, 2e-5, True, 0.01, 0.005, 0.1, 30),
 }
 
+# The networks that the authors trained beside network 145, by what differs from it (`layers-*.cfg` of the release).
+TOPOLOGIES = {
+    "alexnet": {},
+    # 145-half: one tower of the two. "The one-GPU net actually has the same number of kernels as the two-GPU net in the
+    # final convolutional layer", and its dense layers whole (section 3.2, footnote).
+    "half": {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192},
+    # 150: no links between the towers below fc8; wider conv2 and fc6 make up for the parameters of the links.
+    "separate": {"conv2": 320, "fc6": 8192},
+    # 146: a sixth convolution over the last pooling (section 7, "1 CNN*").
+    "conv6": {},
+}
+REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc7")
+_UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256, "conv6": 256, "fc6": 4096, "fc7": 4096}
+
 
 def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     num_classes=1000,
@@ -56,6 +70,8 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     devices=None,
     classifier_activation="softmax",
     *,
+    topology="alexnet",
+    removed_layers=(),
     include_top=True,
     weights=None,
     pooling=None,
@@ -83,6 +99,12 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         devices: names of the towers' devices such as ("GPU:0", "GPU:1"), None for two GPUs where there are two, () to
             pin nothing. Where it runs never changes what it computes.
         classifier_activation: "softmax" for probabilities, None for logits.
+        topology: "alexnet"; "half", one tower of half the kernels in conv1 to conv4 (the release's 145-half, 59.8 M
+            parameters; towers and groups 1); "separate", towers that meet at fc8 only (150; two towers); or "conv6",
+            with a sixth convolution after pool5 that sees both towers (146, section 7's "1 CNN*").
+        removed_layers: sequence of names in REMOVABLE, layers that are left out with their nonlinearity, normalization
+            and dropout, while pools stay (section 7: "removing any of the middle layers"). What comes first of conv3,
+            conv4 and conv5 sees both towers.
         include_top: False ends with pool5, the maps of both towers next to each other, and leaves out the dense layers.
         weights: None for a random start, or where they are: a run's folder, an exported model's, or a file, see
             `keras_alexnet.model.weights.read`. They may be in towers or in groups, whichever form this network has.
@@ -120,8 +142,12 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
             f"pooling must be None, or without the top avg or max. Received: pooling={pooling!r}, "
             f"include_top={include_top}"
         )
+    check_topology(topology, towers, groups, variant)
+    check_removed(removed_layers)
     check_width(width)
     v = VARIANTS[variant]
+    all_units = {**_UNITS, **TOPOLOGIES[topology]}
+    linked = topology != "separate"
     devices = choose_devices(devices, towers) if devices is None or len(devices) else ()
     places = devices if len(devices) == towers else (devices or (None,)) * towers
     own = groups if towers == 1 else 1  # groups of a convolution that sees its own tower only
@@ -134,11 +160,14 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         named = [f"{layer_name}_tower{tower}" for tower in range(towers)] if towers == 2 else [layer_name]
         return [pinned(make, name, device)(part) for name, device, part in zip(named, places, parts, strict=True)]
 
-    def convolution(layer_name, parts, filters, size, stddev, bias, *, strides=1, groups=1):
+    def there(layer_name):
+        return layer_name not in removed_layers
+
+    def convolution(layer_name, parts, size, stddev, bias, *, strides=1, groups=1):
         return per_tower(
             layer_name,
             lambda full_name: keras.layers.Conv2D(
-                round(filters * width) // towers,
+                round(all_units[layer_name] * width) // towers,
                 size,
                 strides=strides,
                 padding="valid" if strides > 1 else "same",
@@ -151,11 +180,11 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
             parts,
         )
 
-    def dense(layer_name, parts, units, stddev):
+    def dense(layer_name, parts, stddev):
         return per_tower(
             layer_name,
             lambda full_name: keras.layers.Dense(
-                round(units * width) // towers,
+                round(all_units[layer_name] * width) // towers,
                 kernel_initializer=keras.initializers.RandomNormal(stddev=stddev, seed=next(seeds)),
                 bias_initializer=keras.initializers.Constant(v.bias),
                 dtype=dtype,
@@ -176,7 +205,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
 
     def both(layer_name, parts):
         """Every tower gets all parts, put together where they are used, so that each half crosses once."""
-        if towers == 1:
+        if towers == 1 or not linked:
             return parts
         copies = per_tower(f"{layer_name}_copies", lambda n: Copies(towers, dtype=dtype, name=n), parts)
         wanted = [list(parts) for parts in zip(*copies, strict=True)]  # by the tower that gets them
@@ -211,24 +240,42 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         # The release's output size is 1 + ceil((224 - 11) / 4) = 55: its last window hangs 3 pixels over the edge.
         margin = ((0, v.padding), (0, v.padding))
         x = per_tower("pad1", lambda n: keras.layers.ZeroPadding2D(margin, dtype=dtype, name=n), x)
-    x = convolution("conv1", x, 96, 11, 0.01, 0.0, strides=4)  # 55x55x96
+    x = convolution("conv1", x, 11, 0.01, 0.0, strides=4)  # 55x55x96
     if variant == "release2012":
         x = nonlinearity("relu1", max_pooling("pool1", normalization("norm1", x)))  # 27x27x96
     else:
         x = max_pooling("pool1", normalization("norm1", nonlinearity("relu1", x)))  # 27x27x96
 
-    x = nonlinearity("relu2", convolution("conv2", x, 256, 5, 0.01, v.bias, groups=own))  # 27x27x256
-    x = normalization("norm2", x)
-    if variant == "release2012":
-        x = in_map_normalization("in_map_norm2", x)
+    if there("conv2"):
+        x = nonlinearity("relu2", convolution("conv2", x, 5, 0.01, v.bias, groups=own))  # 27x27x256
+        x = normalization("norm2", x)
+        if variant == "release2012":
+            x = in_map_normalization("in_map_norm2", x)
     x = max_pooling("pool2", x)  # 13x13x256
 
-    x = both("join3", x)
-    x = nonlinearity("relu3", convolution("conv3", x, 384, 3, v.middle_stddev, 0.0))  # 13x13x384
-    x = nonlinearity("relu4", convolution("conv4", x, 384, 3, v.middle_stddev, v.bias, groups=own))  # 13x13x384
-    x = nonlinearity("relu5", convolution("conv5", x, 256, 3, v.middle_stddev, v.bias, groups=own))  # 13x13x256
+    linking = next(
+        filter(there, ("conv3", "conv4", "conv5")), None
+    )  # sees both towers, as the rest of the three do not
+    if linking:
+        x = both("join3", x)
+
+    def groups_of(layer_name):
+        return 1 if layer_name == linking and linked else own
+
+    if there("conv3"):
+        x = convolution("conv3", x, 3, v.middle_stddev, 0.0, groups=groups_of("conv3"))
+        x = nonlinearity("relu3", x)  # 13x13x384
+    if there("conv4"):
+        x = convolution("conv4", x, 3, v.middle_stddev, v.bias, groups=groups_of("conv4"))
+        x = nonlinearity("relu4", x)  # 13x13x384
+    if there("conv5"):
+        x = convolution("conv5", x, 3, v.middle_stddev, v.bias, groups=groups_of("conv5"))
+        x = nonlinearity("relu5", x)  # 13x13x256
     # The release pools conv5 before its ReLU; a maximum and a ReLU give the same in either order.
     x = max_pooling("pool5", x)  # 6x6x256
+    if topology == "conv6":
+        x = convolution("conv6", both("join_conv6", x), 3, v.middle_stddev, v.bias)
+        x = nonlinearity("relu_conv6", x)  # 6x6x256
 
     # fc8, softmax and loss belong to the first device (`layers-145.cfg`: fc1000 on gpu 0).
     def on_first(make, layer_name, value):
@@ -242,9 +289,10 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     if include_top:
         x = both("join6", x)
         x = per_tower("flatten", lambda n: keras.layers.Flatten(dtype=dtype, name=n), x)  # 9216
-        x = zeroed("dropout6", nonlinearity("relu6", dense("fc6", x, 4096, v.hidden_stddev)))  # 4096
-        x = both("join7", x)
-        x = zeroed("dropout7", nonlinearity("relu7", dense("fc7", x, 4096, v.hidden_stddev)))  # 4096
+        x = zeroed("dropout6", nonlinearity("relu6", dense("fc6", x, v.hidden_stddev)))  # 4096
+        if there("fc7"):
+            x = both("join7", x)
+            x = zeroed("dropout7", nonlinearity("relu7", dense("fc7", x, v.hidden_stddev)))  # 4096
         output = on_first(
             lambda full_name: keras.layers.Dense(
                 num_classes,
@@ -267,6 +315,25 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     if weights is not None:
         stored_weights.assign(stored_weights.read(os.fspath(weights)), model)
     return model
+
+
+def check_topology(topology, towers, groups, variant):
+    """Raises ValueError unless there is such a network."""
+    if topology not in TOPOLOGIES:
+        raise ValueError(f"topology must be one of {', '.join(TOPOLOGIES)}. Received: topology={topology!r}")
+    if topology == "half" and (towers, groups) != (1, 1):
+        raise ValueError(f"half is one tower without groups. Received: towers={towers}, groups={groups}")
+    if topology == "separate" and (towers == 1 or variant == "caffe"):
+        raise ValueError(
+            f"separate towers are two, each normalized by itself. Received: towers={towers}, variant={variant!r}"
+        )
+
+
+def check_removed(removed_layers):
+    """Raises ValueError unless a network can do without these layers."""
+    strange = [name for name in removed_layers if name not in REMOVABLE]
+    if strange:
+        raise ValueError(f"removed_layers must be of {', '.join(REMOVABLE)}. Received: {strange[0]!r}")
 
 
 def check_width(width):
