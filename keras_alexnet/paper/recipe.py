@@ -8,6 +8,8 @@ from absl import flags
 from keras_alexnet.errors import UsageError
 from keras_alexnet.recipe import PRECISIONS, parse, pick
 
+CIFAR_NETWORKS = ("19pct", "18pct", "13pct", "11pct")
+
 
 @dataclasses.dataclass(frozen=True)
 class Figure1Recipe:
@@ -55,6 +57,65 @@ def parse_figure1(argv, usage):
         values["max_epochs"].value = min(values["max_epochs"].value, 2)
         values["batch_size"].value = min(values["batch_size"].value, 16)
     return pick(Figure1Recipe, values, **rates)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar10LrnRecipe:
+    """Which networks, how long, how often. Fields as the flags of the same names."""
+
+    dataset: str
+    data_dir: str | None
+    results_dir: str
+    networks: tuple[str, ...]
+    epochs: int
+    rate_drops: tuple[int, ...]
+    crop_border: int
+    seeds: int
+    batch_size: int
+    precision: str
+    seed: int
+    quick: bool
+
+
+def parse_cifar10_lrn(argv, usage):
+    """Flags of `keras_alexnet.paper.cifar10_lrn` -> Cifar10LrnRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    _define_cifar(values)
+    flags.DEFINE_list(
+        "networks",
+        ["19pct", "18pct"],
+        f"Networks that are trained, of {', '.join(CIFAR_NETWORKS)}.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("epochs", 140, "Of every network.", lower_bound=1, upper_bound=10000, flag_values=values)
+    flags.DEFINE_list(
+        "rate_drops", ["120", "130"], "Epochs after which the rate is divided by ten.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "crop_border",
+        0,
+        "N: crops of 32 - 2N pixels and reflections in training, the center in testing. 0: whole images.",
+        lower_bound=0,
+        upper_bound=8,
+        flag_values=values,
+    )
+    flags.DEFINE_integer("seeds", 3, "Seeds from --seed on.", lower_bound=1, upper_bound=100, flag_values=values)
+    parse(values, argv, usage)
+    networks = tuple(values["networks"].value)
+    strange = [name for name in networks if name not in CIFAR_NETWORKS]
+    if strange or len(set(networks)) < len(networks) or not networks:
+        raise UsageError(f"--networks={','.join(networks)}: give different names of {', '.join(CIFAR_NETWORKS)}")
+    try:
+        drops = tuple(int(text) for text in values["rate_drops"].value)
+    except ValueError:
+        raise UsageError(
+            f"--rate_drops={','.join(values['rate_drops'].value)}: give epochs such as 120,130, or nothing"
+        ) from None
+    if values["quick"].value:
+        values["epochs"].value, drops = min(values["epochs"].value, 2), (1,)
+        values["seeds"].value = min(values["seeds"].value, 2)
+        values["batch_size"].value = min(values["batch_size"].value, 16)
+    return pick(Cifar10LrnRecipe, values, networks=networks, rate_drops=drops)
 
 
 def _define_cifar(values):
