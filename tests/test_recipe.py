@@ -7,7 +7,9 @@ import pytest
 from keras_alexnet import recipe as recipes
 from keras_alexnet.errors import UsageError
 
-FLAGFILES = sorted((Path(__file__).parent.parent / "flags").glob("*.cfg"))
+ROOT = Path(__file__).parent.parent
+FLAGFILES = sorted((ROOT / "flags").glob("*.cfg"))
+ABLATIONS = sorted(path for path in (ROOT / "flags" / "ablations").glob("*.cfg") if path.stem != "baseline")
 
 
 def parse(*argv):
@@ -75,6 +77,25 @@ def test_every_flagfile_parses_and_says_why_how_and_what_to_expect(path):
     assert f"--flagfile=flags/{path.name}" in comments
 
 
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_differs_from_the_baseline_by_what_it_says_and_nothing_else(path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # flagfiles name each other from here
+
+    def flags_of(name):
+        argv = [f"--flagfile=flags/ablations/{name}.cfg", "--model_dir=run", "--data_dir=data"]
+        return dict(recipes.parse_train(argv, "usage").resolved)
+
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith("# Section ") and lines[1].startswith(
+        "# Run, time and device: as baseline.cfg. Expect: "
+    )
+    said = dict(line.removeprefix("--").split("=") for line in lines if line.startswith("--"))
+    assert said.pop("flagfile") == "flags/ablations/baseline.cfg"
+    baseline, own = flags_of("baseline"), flags_of(path.stem)
+    changed = {name: value.lower() for name, value in own.items() if value != baseline[name]}
+    assert changed == said
+
+
 def test_the_flagfiles_that_others_rely_on_are_there():
     assert {"paper.cfg", "release2012.cfg", "caffe.cfg", "quickstart.cfg"} <= {path.name for path in FLAGFILES}
 
@@ -112,6 +133,7 @@ def test_the_flagfiles_that_others_rely_on_are_there():
         (["--lr_policy=schedule", "--lr_schedule=three:0.1"], "'three:0.1' is not AFTER_EPOCH"),
         (["--lr_policy=schedule", "--lr_schedule=3:-0.1"], "'3:-0.1' is not AFTER_EPOCH"),
         (["--profile=5,2"], "--profile=5,2"),
+        (["--topology=vgg"], "--topology=vgg: value should be one of <alexnet|half|separate|conv6>"),
         (["train.jpg"], "unexpected argument 'train.jpg'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

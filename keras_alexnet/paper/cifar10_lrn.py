@@ -17,7 +17,10 @@ from keras_alexnet.paper import cifar_data, cifar_network, cifar_run, comparison
 from keras_alexnet.progress import bar
 
 TITLE = "Section 3.3: response normalization on CIFAR-10"
-CLAIM = "A four-layer network has a test error of 13 % without and 11 % with response normalization on CIFAR-10 (section 3.3)."
+CLAIM = (
+    "A four-layer network has a test error of 13 % without and 11 % with response normalization on CIFAR-10 "
+    "(section 3.3)."
+)
 COMMAND = "python -m keras_alexnet.paper.cifar10_lrn --dataset=cifar10"
 COST = (
     "19pct and 18pct, 140 epochs: about 80 minutes a seed each on one CPU core in float32 (32 s an epoch). 13pct and "
@@ -40,8 +43,8 @@ def main(argv):
         f"crops of {32 - 2 * settings.crop_border} and reflections, centers tested" if settings.crop_border else "none"
     )
     protocol = (
-        f"{images.description}; test error after the last epoch, one view, one network; {settings.epochs} epochs, rate 0.001 "
-        f"divided by ten after {drops} (18pct's file: 140, after 120 and 130), batches of {settings.batch_size}, "
+        f"{images.description}; test error after the last epoch, one view, one network; {settings.epochs} epochs, rate "
+        f"0.001 divided by ten after {drops} (18pct's file: 140, after 120 and 130), batches of {settings.batch_size}, "
         f"{settings.precision}, decay by layer as in the files; augmentation: {views}; {settings.seeds} seeds"
     )
     path = results.write(

@@ -107,6 +107,14 @@ def test_reflection_is_fair():
     assert abs(reflect.mean() - 0.5) < FAR * 0.5 / np.sqrt(DRAWS)
 
 
+def test_without_reflections_all_else_is_drawn_as_with_them():
+    with_them, without = (
+        np.stack(list(augment.draws(7, 1, 3, 32, 33, each).take(200).as_numpy_iterator())) for each in (True, False)
+    )
+    assert 0 < with_them[:, 2].sum() < 200 and not without[:, 2].any()
+    np.testing.assert_array_equal(np.delete(with_them, 2, 1), np.delete(without, 2, 1))
+
+
 def test_same_seed_same_draws():
     np.testing.assert_array_equal(drawn(count=500), drawn.__wrapped__(count=500))
 
@@ -243,6 +251,7 @@ def test_only_the_release_divides(scale, stddev, divisor):
 def test_defaults_are_the_paper():
     expected = {
         "crop_positions": 33,
+        "reflections": True,
         "pca_color": "dataset",
         "pca_scale": "eigenvalue",
         "pca_stddev": 0.1,

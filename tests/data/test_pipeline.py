@@ -176,6 +176,13 @@ def test_one_position_is_the_center_view_or_its_reflection(source, statistics):
         assert np.array_equal(crop, center) or np.array_equal(crop, center[:, ::-1])
 
 
+def test_one_position_without_reflections_is_the_center_view(source, statistics):
+    augmentation = Augmentation(pca_color="none", crop_positions=1, reflections=False)
+    images, labels = joined(train(source, statistics, augmentation))
+    centers, _ = joined(pipeline.center_view(source, statistics, size=SIZE, batch_size=4))
+    np.testing.assert_array_equal(images, centers[labels])
+
+
 def test_crops_of_resampled_images(tmp_path):
     sizes = ((400, 300), (300, 420), (90, 70), (280, 257))
     files = {f"{index}.jpg": encoded(photo(*size, seed=index)) for index, size in enumerate(sizes)}

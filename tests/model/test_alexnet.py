@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet import AlexNet
+from keras_alexnet.model import weights
 from tests.reference import network as reference
 
 # Section 3.5 and the shapes of the release, both towers together.
@@ -46,8 +47,10 @@ def grouped_weights(model):
         ({"variant": "caffe"}, 60_965_224),
         # conv2, conv4 and conv5 see twice the channels: 307,200 + 663,552 + 442,368 more
         ({"towers": 1, "groups": 1}, 62_378_344),
+        # conv6: 9 x 256 x 256 + 256 = 590,080 more
+        ({"topology": "conv6"}, 61_555_304),
     ],
-    ids=["paper", "grouped", "release2012", "caffe", "one group"],
+    ids=["paper", "grouped", "release2012", "caffe", "one group", "conv6"],
 )
 def test_parameters_and_shapes(settings, parameters):
     model = AlexNet(**settings)
@@ -145,6 +148,65 @@ def test_who_sees_whom(name, sees_both):
     assert np.any(probe(image).numpy() != was) == sees_both
 
 
+def test_one_tower_of_two_has_the_parameters_of_145_half():
+    model = AlexNet(topology="half", towers=1, groups=1)
+    # conv1 17,472 + conv2 153,728 + conv3 221,376 + conv4 331,968 + conv5 442,624, and the dense layers as ever:
+    # 37,752,832 + 16,781,312 + 4,097,000. The release's note says 59.8 million.
+    assert model.count_params() == 59_798_312
+    assert model.get_layer("conv4").output.shape == (None, 13, 13, 192)
+    assert model.get_layer("pool5").output.shape == (None, 6, 6, 256)
+
+
+def test_separate_towers_meet_at_fc8_only():
+    # 34,944 + 2 (25 x 48 + 1) 160 + 2 (9 x 160 + 1) 192 + 663,936 + 442,624 + 2 (4,608 + 1) 4,096
+    # + 2 (4,096 + 1) 2,048 + 4,097,000
+    assert AlexNet(topology="separate").count_params() == 60_714_408
+    model = AlexNet(5, topology="separate", width=TINY, classifier_activation=None, seed=2)
+    probe = keras.Model(model.input, [layers_named(model, "fc7")[0].output, model.output])
+    image = np.random.default_rng(0).normal(scale=60, size=(1, 224, 224, 3)).astype(np.float32)
+    own, answer = (value.numpy() for value in probe(image))
+    for layer in model.layers:
+        if layer.name.endswith("_tower1") and layer.weights:
+            layer.bias.assign_add(np.full(layer.bias.shape, 5.0))
+    own_after, answer_after = (value.numpy() for value in probe(image))
+    np.testing.assert_array_equal(own, own_after)
+    assert np.all(answer != answer_after)
+
+
+@pytest.mark.parametrize(
+    "settings, first",
+    [
+        ({"topology": "conv6"}, "conv3"),
+        ({"removed_layers": ("conv2",)}, "conv3"),
+        ({"removed_layers": ("conv3",)}, "conv4"),
+        ({"removed_layers": ("conv3", "conv4")}, "conv5"),
+        ({"removed_layers": ("fc7",)}, "conv3"),
+    ],
+    ids=str,
+)
+def test_other_networks_are_the_same_function_in_both_forms(settings, first):
+    """Two towers against one grouped stack; `first` sees both towers, as its kernel shows."""
+    towers, grouped = (
+        AlexNet(5, "release2012", towers, width=TINY, classifier_activation=None, seed=3, **settings)
+        for towers in (2, 1)
+    )
+    weights.copy(towers, grouped)
+    image = np.random.default_rng(0).normal(scale=60, size=(2, 224, 224, 3)).astype(np.float32)
+    np.testing.assert_allclose(towers(image), grouped(image), rtol=2e-4, atol=1e-6)
+    (layer,) = layers_named(grouped, first)
+    assert layer.kernel.shape[2] == layer.input.shape[-1]
+
+
+@pytest.mark.parametrize("name", ["conv2", "conv3", "conv4", "conv5", "fc7"])
+def test_a_removed_layer_is_gone_and_its_pool_is_not(name):
+    model = AlexNet(5, "release2012", width=TINY, removed_layers=(name,))
+    index = name[-1]
+    gone = {name, f"relu{index}", f"norm{index}", f"in_map_norm{index}", f"dropout{index}", f"join{name[-1]}"}
+    gone -= {"join3"}  # where the towers meet stays
+    assert not gone & {layer.name.split("_tower")[0] for layer in model.layers}
+    assert len(layers_named(model, "pool2")) == len(layers_named(model, "pool5")) == 2
+
+
 def test_zeros_at_the_bottom_and_right_reach_only_the_last_windows():
     model = AlexNet(3, towers=1, width=TINY)
     conv1 = keras.Model(model.input, model.get_layer("conv1").output)
@@ -199,6 +261,11 @@ def test_saved_and_loaded_by_keras(variant, tmp_path):
         ({"num_classes": 0}, "num_classes must be at least 1.*num_classes=0"),
         ({"width": 0.01}, "width must give each of two towers.*width=0.01"),
         ({"devices": ("GPU:77",)}, "there is no GPU:77; present: CPU:0"),
+        ({"topology": "vgg"}, "topology must be one of alexnet, half, separate, conv6.*'vgg'"),
+        ({"topology": "half"}, "half is one tower without groups.*towers=2, groups=2"),
+        ({"topology": "separate", "towers": 1}, "separate towers are two"),
+        ({"topology": "separate", "variant": "caffe"}, "separate towers are two, each normalized by itself"),
+        ({"removed_layers": ("conv1",)}, "removed_layers must be of conv2, .*'conv1'"),
     ],
 )
 def test_wrong_arguments_are_named(settings, words):
