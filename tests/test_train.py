@@ -182,6 +182,21 @@ def test_fine_tuning_begins_with_the_layers_of_another_run_but_the_last(run, pic
             np.testing.assert_array_equal(value, before[name], name)
 
 
+def test_a_sixth_convolution_on_the_convolutions_of_another_run(run, pictures, tmp_path):
+    """As the release went from network 145 to 146: conv1-5 from the one, and the rest new."""
+    folder = tmp_path / "conv6"
+    new = ["--topology=conv6", f"--initial_weights={run}", "--new_layers=conv6,fc6,fc7,fc8", "--epochs=1"]
+    frozen = ["--lr_policy=schedule", "--lr_schedule=0:conv=0,0:conv6=0.01,0:bias=0"]
+    assert verb(f"--data_dir={pictures}", f"--model_dir={folder}", *new, *frozen) == 0
+    before, after = weights_of_model.read(str(run)), weights_of_model.read(str(folder / "export" / "1"))
+    for tower in (0, 1):
+        for index in range(1, 6):
+            name = f"conv{index}_tower{tower}/kernel"
+            np.testing.assert_array_equal(after[name], before[name])
+        assert after[f"conv6_tower{tower}/kernel"].shape == (3, 3, 16, 8)
+        assert np.any(after[f"fc6_tower{tower}/kernel"] != before[f"fc6_tower{tower}/kernel"])
+
+
 def test_fine_tuning_goes_on_without_what_it_began_with(run, pictures, tmp_path):
     shutil.copytree(run / "export" / "1", tmp_path / "first")
     flags = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--noexport"]
@@ -201,6 +216,10 @@ def test_fine_tuning_goes_on_without_what_it_began_with(run, pictures, tmp_path)
         (["--initial_weights={run}", "--variant=paper"], "its network has --variant=release2012, and this one paper"),
         (["--initial_weights={run}/export/1", "--variant=caffe"], "its network has --variant=release2012"),
         (["--initial_weights={run}", "--towers=1", "--groups=1"], "conv2/kernel should be"),
+        (
+            ["--initial_weights={run}", "--topology=conv6"],
+            "conv6_tower0/kernel should be (3, 3, 16, 8). Received: missing",
+        ),
         (["--initial_weights={tmp}/tiny.npz"], "conv1_tower0/kernel should be (11, 11, 3, 3). Received"),
     ],
 )
@@ -210,6 +229,22 @@ def test_initial_weights_that_do_not_fit(flags, words, run, pictures, tmp_path, 
     assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", *argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("train: --initial_weights=") and words in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--topology=half"], "--topology=half: half is one tower without groups"),
+        (["--topology=separate", "--towers=1"], "--topology=separate: separate towers are two"),
+        (["--removed_layers=conv3,conv1"], "--removed_layers=conv3,conv1: removed_layers must be of conv2"),
+        (["--new_layers=fc9"], "--new_layers: there is no layer 'fc9'"),
+    ],
+)
+def test_networks_that_there_are_not(flags, words, pictures, tmp_path, capsys):
+    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", *flags) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

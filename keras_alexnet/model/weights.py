@@ -119,7 +119,7 @@ def assign(weights, target, without=()):
     Raises:
         ValueError: a layer's weights are missing or have another shape; nothing was changed.
     """
-    wanted = {name: each for name, each in variables(target).items() if name.split("/")[0] not in without}
+    wanted = {name: each for name, each in variables(target).items() if re.split("[_/]", name)[0] not in without}
     towers = any("_tower" in name for name in wanted)
     weights = (to_towers if towers else to_grouped)(weights)
     for name, variable in wanted.items():
