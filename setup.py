@@ -34,11 +34,19 @@ setup(
     ],
     extras_require={
         "cuda": ["tensorflow[and-cuda]>=2.21"],
-        "figures": ["matplotlib>=3.8"],
+        "figures": ["matplotlib>=3.8", "scipy>=1.11"],
         "benchmark": ["torch>=2.6"],
         "beam": ["apache-beam>=2.70"],
         "imagenet": ["scipy>=1.11"],
+        "retrieval": ["faiss-cpu>=1.10"],
         "serving": ["tensorflow-serving-api>=2.21"],
-        "test": ["pytest>=8", "ruff>=0.6", "scipy>=1.11", "apache-beam>=2.70", "tensorflow-serving-api>=2.21"],
+        "test": [
+            "pytest>=8",
+            "ruff>=0.6",
+            "scipy>=1.11",
+            "apache-beam>=2.70",
+            "tensorflow-serving-api>=2.21",
+            "faiss-cpu>=1.10",
+        ],
     },
 )

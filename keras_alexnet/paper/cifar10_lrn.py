@@ -13,7 +13,7 @@ import sys
 
 from keras_alexnet.errors import run_verb, start_tensorflow
 from keras_alexnet.files import written_aside
-from keras_alexnet.paper import cifar_data, cifar_network, cifar_run, comparison, recipe, results
+from keras_alexnet.paper import cifar_data, comparison, recipe, results
 from keras_alexnet.progress import bar
 
 TITLE = "Section 3.3: response normalization on CIFAR-10"
@@ -68,6 +68,8 @@ def compare(settings, images):
         dict: `networks`, name -> list of dict, one a seed: seed, curve, and the test's loss and top1_error; and
         `epochs`, int.
     """
+    from keras_alexnet.paper import cifar_run
+
     found = {name: [] for name in settings.networks}
     # Seed by seed, so that what is there after an interruption is of all networks.
     for seed in range(settings.seed, settings.seed + settings.seeds):
@@ -93,11 +95,11 @@ def tables(values):
     networks = values["networks"] if values else {}
     rows = []
     for pair in PAIRS:
-        for name in pair:
+        for place, name in enumerate(pair):
             errors = _errors(networks, name)
             rows.append(
                 (
-                    f"{name}, {'with' if name in cifar_network.NORMALIZED else 'without'} normalization",
+                    f"{name}, {('without', 'with')[place]} normalization",
                     PAPER.get(name, "-"),
                     RELEASE[name],
                     comparison.mean_and_spread(errors) if errors else results.NOT_RUN,

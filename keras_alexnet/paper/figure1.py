@@ -15,7 +15,7 @@ import sys
 
 from keras_alexnet.errors import run_verb, start_tensorflow
 from keras_alexnet.files import written_aside
-from keras_alexnet.paper import cifar_data, cifar_run, recipe, results
+from keras_alexnet.paper import cifar_data, recipe, results
 from keras_alexnet.progress import bar
 
 TITLE = "Figure 1: ReLU against tanh"
@@ -104,6 +104,8 @@ def epochs_to(curve, target):
 
 def smoothed(curve):
     """Pairs of (row, mean error over the epoch that ends with it), from the end of the first epoch on."""
+    from keras_alexnet.paper import cifar_run
+
     window = cifar_run.WINDOWS
     errors = [row["top1_error"] for row in curve]
     return [(curve[end - 1], sum(errors[end - window : end]) / window) for end in range(window, len(errors) + 1)]
@@ -180,6 +182,8 @@ def draw(values, path):
 
 
 def _open(settings, images, activation, rate, seed):
+    from keras_alexnet.paper import cifar_run
+
     trial = cifar_run.Trial(
         "19pct",
         activation,
@@ -215,7 +219,8 @@ def _train(run, epochs, settings, label):
     if run.progress.epochs >= epochs:
         return
     run.train(epochs, lambda curve: epochs_to(curve, settings.target_error) is not None, bar(label, "epochs"))
-    error = smoothed(run.curve)[-1][1] if len(run.curve) >= cifar_run.WINDOWS else math.nan
+    points = smoothed(run.curve)
+    error = points[-1][1] if points else math.nan
     state = "diverged" if run.diverged else f"training error {error:.2f} %"
     print(f"{label}: epoch {run.progress.epochs}, {state}", flush=True)
 
@@ -223,7 +228,8 @@ def _train(run, epochs, settings, label):
 def _standing(curve, target):
     """What trials are sorted by: who has arrived first, and then who is nearest."""
     arrived = epochs_to(curve, target)
-    nearest = smoothed(curve)[-1][1] if len(curve) >= cifar_run.WINDOWS else 101.0
+    points = smoothed(curve)
+    nearest = points[-1][1] if points else 101.0
     return (math.inf if arrived is None else arrived, nearest)
 
 

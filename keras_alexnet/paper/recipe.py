@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+import os
 
 from absl import flags
 
 from keras_alexnet.errors import UsageError
-from keras_alexnet.recipe import PRECISIONS, parse, pick
+from keras_alexnet.recipe import PRECISIONS, parse, pick, required
 
 CIFAR_NETWORKS = ("19pct", "18pct", "13pct", "11pct")
 
@@ -116,6 +117,129 @@ def parse_cifar10_lrn(argv, usage):
         values["seeds"].value = min(values["seeds"].value, 2)
         values["batch_size"].value = min(values["batch_size"].value, 16)
     return pick(Cifar10LrnRecipe, values, networks=networks, rate_drops=drops)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportRecipe:
+    """What is collected and where it is written. Fields as the flags of the same names."""
+
+    results_dir: str
+    out: str
+    markdown: str | None
+
+
+def parse_report(argv, usage):
+    """Flags of `keras_alexnet.paper.report` -> ReportRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    _define_results(values)
+    flags.DEFINE_string("out", None, "The page, .html; RESULTS/report.html if not given.", flag_values=values)
+    flags.DEFINE_string(
+        "markdown", None, "The same as Markdown, .md, with links to the pictures instead of the pictures themselves.",
+        flag_values=values,
+    )  # fmt: skip
+    parse(values, argv, usage)
+    for name, ending in (("out", ".html"), ("markdown", ".md")):
+        path = values[name].value
+        # A slip of the hand must not put the page in the place of a result.
+        if path and not path.endswith(ending):
+            raise UsageError(f"--{name}={path}: is to be a file that ends in {ending}")
+    return pick(
+        ReportRecipe, values, out=values["out"].value or os.path.join(values["results_dir"].value, "report.html")
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalRecipe:
+    """Which pictures, by which network, as which codes. Fields as the flags of the same names."""
+
+    model_dir: str
+    data_dir: str | None
+    index_split: str | None
+    query_split: str
+    index: str | None
+    query: str | None
+    neighbors: int
+    codes: tuple[int, ...]
+    code_epochs: int
+    timing_rows: int
+    seed: int
+    projector: bool
+    log_dir: str
+    results_dir: str
+    quick: bool
+
+
+def parse_retrieval(argv, usage):
+    """Flags of `keras_alexnet.paper.retrieval` -> RetrievalRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("model_dir", None, "A run's folder, or an exported model's.", flag_values=values)
+    flags.DEFINE_string(
+        "data_dir", None, "The folder that holds the pictures; --query with an --index needs none.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "index_split", None,
+        "DATA_DIR/INDEX_SPLIT/CLASS/*, or pictures without classes there, are searched; . is DATA_DIR itself. Default: "
+        "train, or . where there is no such folder.", flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "query_split", "val", "What is asked about; the same as --index_split: each picture among the others.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "index", None, "The index, .npz; made where it is not there (default: below RESULTS/retrieval).",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string("query", None, "A picture: print the nearest ones instead of measuring.", flag_values=values)
+    flags.DEFINE_integer(
+        "neighbors", 6, "How many --query prints.", lower_bound=1, upper_bound=1000, flag_values=values
+    )
+    flags.DEFINE_list(
+        "codes", ["32", "64", "128", "256"], "Lengths of codes: numbers of real ones, bits of binary ones.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer(
+        "code_epochs", 30, "Epochs of each autoencoder.", lower_bound=1, upper_bound=10000, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "timing_rows", 100_000,
+        "Searches are also timed among so many rows, the index repeated: 1.6 GB of memory for 100000 x 4096.",
+        lower_bound=1, upper_bound=10**8, flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_integer("seed", 2012, "Of the autoencoders.", lower_bound=0, upper_bound=2**31 - 1, flag_values=values)
+    flags.DEFINE_bool("projector", True, "Write the index for TensorBoard's embedding projector.", flag_values=values)
+    flags.DEFINE_string("log_dir", None, "Where to (default: RESULTS/projector).", flag_values=values)
+    _define_results(values)
+    parse(values, argv, usage)
+    required(values, "model_dir")
+    if not values["data_dir"].value and not (values["query"].value and values["index"].value):
+        raise UsageError("--data_dir is missing: give the folder that holds the pictures, such as PHOTOS/train/CLASS/*")
+    for name in ("index_split", "query_split"):
+        split = values[name].value
+        if split is not None and (not split or os.path.basename(split) != split or split == ".."):
+            raise UsageError(f"--{name}={split}: give the name of a folder in --data_dir, or . for itself")
+    path = values["index"].value
+    if path and not path.endswith(".npz"):
+        raise UsageError(f"--index={path}: is to be a file that ends in .npz")
+    if path and values["quick"].value:
+        raise UsageError(f"--index={path}: --quick takes a few pictures and has an index of its own; leave one out")
+    lengths = _code_lengths(values["codes"].value)
+    if values["quick"].value:
+        lengths = lengths[:1]
+        values["code_epochs"].value = min(values["code_epochs"].value, 2)
+        values["timing_rows"].value = min(values["timing_rows"].value, 1000)
+    log_dir = values["log_dir"].value or os.path.join(values["results_dir"].value, "projector")
+    return pick(RetrievalRecipe, values, codes=lengths, log_dir=log_dir)
+
+
+def _code_lengths(texts):
+    lengths = tuple(int(text) if text.isdecimal() and len(text) < 6 else 0 for text in texts)
+    if (
+        not lengths
+        or not all(8 <= each <= 4096 and each % 8 == 0 for each in lengths)
+        or len(set(lengths)) < len(lengths)
+    ):
+        raise UsageError(f"--codes={','.join(texts)}: give different multiples of 8 up to 4096, such as 32,64,128")
+    return tuple(sorted(lengths))
 
 
 def _define_cifar(values):
