@@ -7,7 +7,7 @@ import os
 from absl import flags
 
 from keras_alexnet.errors import UsageError
-from keras_alexnet.recipe import PRECISIONS, parse, pick, required
+from keras_alexnet.recipe import PRECISIONS, Recipe, parse, parse_train, pick, required
 
 CIFAR_NETWORKS = ("19pct", "18pct", "13pct", "11pct")
 
@@ -34,11 +34,12 @@ def parse_figure1(argv, usage):
     """Flags of `keras_alexnet.paper.figure1` -> Figure1Recipe. Raises as `keras_alexnet.recipe.parse_train`."""
     values = flags.FlagValues()
     _define_cifar(values)
-    for name in ("relu", "tanh"):
+    relu, tanh = "0.0005,0.001,0.002,0.004,0.008,0.016", "0.002,0.004,0.008,0.016,0.032,0.064"
+    for name, rates in (("relu", relu), ("tanh", tanh)):
         flags.DEFINE_list(
             f"{name}_rates",
-            ["0.0005", "0.001", "0.002", "0.004", "0.008", "0.016"],
-            f"Learning rates that are tried for {name}.",
+            rates.split(","),
+            f"Learning rates that are tried for {name}; the best is to lie between others.",
             flag_values=values,
         )
     flags.DEFINE_float(
@@ -229,6 +230,98 @@ def parse_retrieval(argv, usage):
         values["timing_rows"].value = min(values["timing_rows"].value, 1000)
     log_dir = values["log_dir"].value or os.path.join(values["results_dir"].value, "projector")
     return pick(RetrievalRecipe, values, codes=lengths, log_dir=log_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class StartRecipe:
+    """The training that each start begins, how far it goes, and when it is measured.
+
+    Attributes:
+        run: keras_alexnet.recipe.Recipe, the paper's, as training would have it.
+        steps: int, updates.
+        measure: tuple of int, rising, numbers of updates after which is measured.
+        results_dir, quick: as the flags.
+    """
+
+    run: Recipe
+    steps: int
+    measure: tuple[int, ...]
+    results_dir: str
+    quick: bool
+
+
+def parse_start(argv, usage):
+    """Flags of `keras_alexnet.paper.start` -> StartRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "dataset", "folder", "As in training: folder, shapes, records or a TensorFlow Datasets name.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "data_dir", None, "As in training; shapes are drawn into RESULTS/start/shapes if not given.", flag_values=values
+    )
+    flags.DEFINE_integer("steps", 200, "Updates from each start.", lower_bound=1, upper_bound=10**6, flag_values=values)
+    flags.DEFINE_list(
+        "measure", ["0", "50", "150"], "Updates after which signals and gradients are measured.", flag_values=values
+    )
+    flags.DEFINE_integer("batch_size", 128, "Images per update.", lower_bound=1, flag_values=values)
+    flags.DEFINE_float("width", 1.0, "As in training.", lower_bound=0.0, upper_bound=4.0, flag_values=values)
+    flags.DEFINE_enum("precision", "float32", list(PRECISIONS[:2]), "Arithmetic of training.", flag_values=values)
+    flags.DEFINE_float("learning_rate", 0.01, "Of all layers.", lower_bound=0.0, flag_values=values)
+    flags.DEFINE_integer(
+        "seed", 2012, "Of weights, order, crops, color noise and dropout.", lower_bound=0, upper_bound=2**31 - 1,
+        flag_values=values,
+    )  # fmt: skip
+    _define_results(values)
+    parse(values, argv, usage)
+    texts, steps = values["measure"].value, values["steps"].value
+    measure = tuple(int(text) if text.isdecimal() and len(text) < 8 else -1 for text in texts)
+    if not measure or list(measure) != sorted(set(measure)) or measure[0] < 0:
+        raise UsageError(f"--measure={','.join(texts)}: give rising numbers of steps such as 0,50,150")
+    if measure[-1] > steps and not values["quick"].value:
+        raise UsageError(f"--measure={','.join(texts)}: there are {steps} steps; give more --steps or measure earlier")
+    drawn = values["dataset"].value == "shapes"
+    if values["quick"].value:
+        steps, measure = min(steps, 4), (0, min(steps, 2))
+        values["batch_size"].value = min(values["batch_size"].value, 8)
+        values["width"].value = min(values["width"].value, 0.0625)
+    data_dir = values["data_dir"].value
+    if drawn and not data_dir:
+        data_dir = os.path.join(values["results_dir"].value, "start", "shapes")
+    # Everything else is the paper's, in one stack of two groups: the same function as two towers.
+    names = ("dataset", "batch_size", "width", "precision", "learning_rate", "seed")
+    whole = [
+        *(f"--{name}={values[name].value}" for name in names),
+        *([f"--data_dir={data_dir}"] if data_dir else []),
+        *(["--shapes_train=4", "--shapes_val=1"] if drawn and values["quick"].value else []),
+        *("--towers=1", "--groups=2", f"--model_dir={values['results_dir'].value}"),
+    ]
+    return pick(StartRecipe, values, run=parse_train(whole, usage), steps=steps, measure=measure)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure3Recipe:
+    """Which run, and how its filters are shown. Fields as the flags of the same names."""
+
+    model_dir: str
+    normalize: str
+    results_dir: str
+    quick: bool
+
+
+def parse_figure3(argv, usage):
+    """Flags of `keras_alexnet.paper.figure3` -> Figure3Recipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("model_dir", None, "A run's folder.", flag_values=values)
+    flags.DEFINE_enum(
+        "normalize", "jointly", ["jointly", "each"],
+        "jointly: all filters brightened by one factor. each: every filter by its own mean and spread.",
+        flag_values=values,
+    )  # fmt: skip
+    _define_results(values)
+    parse(values, argv, usage)
+    required(values, "model_dir")
+    return pick(Figure3Recipe, values)
 
 
 def _code_lengths(texts):

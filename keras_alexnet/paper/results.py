@@ -4,9 +4,9 @@
 - RESULTS/NAME*.svg and .png: pictures, named in the JSON.
 
 Every command is a module with `main(argv)` and what the report asks it for: TITLE, CLAIM (what the paper says, and
-where), COMMAND (as a user would give it), COST (how long it takes, measured or estimated, and on what), and the functions
-`tables(values)` -> list of Table and `verdict(values)` -> str, of the figures in its JSON or of None, where it was not
-run.
+where), COMMAND (as a user would give it), COST (how long it takes, measured or estimated, and on what), and the
+functions `tables(values)` -> list of Table and `verdict(values)` -> str, of the figures in its JSON or of None, where it
+was not run.
 """
 
 import dataclasses
@@ -132,8 +132,9 @@ def commit():
     """The commit that the package is of, str, with a + where files differ from it; "unknown" outside a checkout."""
     here = os.path.dirname(os.path.abspath(__file__))
     try:
+        _git(here, "ls-files", "--error-unmatch", __file__)  # an installed copy is of no commit, wherever it lies
         found = _git(here, "rev-parse", "--short=7", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", os.path.dirname(here))
+        changed = _git(here, "status", "--porcelain", "--", os.path.dirname(here))
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return found + "+" * bool(changed)
