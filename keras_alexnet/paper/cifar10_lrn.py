@@ -12,7 +12,6 @@ import os
 import sys
 
 from keras_alexnet.errors import run_verb, start_tensorflow
-from keras_alexnet.files import written_aside
 from keras_alexnet.paper import cifar_data, comparison, recipe, results
 from keras_alexnet.progress import bar
 
@@ -173,8 +172,7 @@ def draw(values, path):
     axes.set_ylabel("error, %")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    with written_aside(path, "wb") as file:
-        pictures.save(figure, file)
+    pictures.write(figure, path)
 
 
 def _errors(networks, name):

@@ -3,8 +3,8 @@
     python -m keras_alexnet.paper.figure1 --dataset=folder --data_dir=CIFAR
 
 The four-layer network of the release (19pct) without regularization of any kind, each nonlinearity with its own best
-learning rate. The search halves the field: all rates train for 2 epochs, the better half (two at least) up to 4, the
-better half of these up to 8, and so on; who reaches the target stops, and nobody trains on for longer than the best
+learning rate. The search halves the field: all rates train for 2 epochs, the better half up to 4, the better half of
+these up to 8, and so on until one is left; who reaches the target stops, and nobody trains on for longer than the best
 took. An error is the mean over the last epoch's worth of images as they were trained on. What is done is kept below
 RESULTS/figure1, and the same command goes on from there.
 """
@@ -14,7 +14,6 @@ import os
 import sys
 
 from keras_alexnet.errors import run_verb, start_tensorflow
-from keras_alexnet.files import written_aside
 from keras_alexnet.paper import cifar_data, recipe, results
 from keras_alexnet.progress import bar
 
@@ -177,8 +176,7 @@ def draw(values, path):
     axes.set_xlabel("epochs")
     axes.set_ylabel("training error, %")
     axes.legend(frameon=False)
-    with written_aside(path, "wb") as file:
-        pictures.save(figure, file)
+    pictures.write(figure, path)
 
 
 def _open(settings, images, activation, rate, seed):
@@ -208,8 +206,10 @@ def _search(activation, runs, settings):
             _train(runs[rate], min(limit, least), settings, f"{activation}, rate {rate:g}")
         if limit >= settings.max_epochs:
             return
-        field.sort(key=lambda rate: _standing(runs[rate].curve, settings.target_error))
-        field = field[: max(2, math.ceil(len(field) / 2))]
+        # As they stood at this point, though a run that was taken up may know more.
+        seen = {rate: [row for row in runs[rate].curve if row["epoch"] <= limit] for rate in field}
+        field.sort(key=lambda rate, seen=seen: _standing(seen[rate], settings.target_error))
+        field = field[: math.ceil(len(field) / 2)]
         if epochs_to(runs[field[0]].curve, settings.target_error) is not None:
             return
         limit = min(2 * limit, settings.max_epochs)

@@ -7,7 +7,16 @@ import os
 from absl import flags
 
 from keras_alexnet.errors import UsageError
-from keras_alexnet.recipe import PRECISIONS, Recipe, parse, parse_train, pick, required
+from keras_alexnet.recipe import (
+    PRECISIONS,
+    EvaluationRecipe,
+    Recipe,
+    parse,
+    parse_evaluate,
+    parse_train,
+    pick,
+    required,
+)
 
 CIFAR_NETWORKS = ("19pct", "18pct", "13pct", "11pct")
 
@@ -333,6 +342,244 @@ def _code_lengths(texts):
     ):
         raise UsageError(f"--codes={','.join(texts)}: give different multiples of 8 up to 4096, such as 32,64,128")
     return tuple(sorted(lengths))
+
+
+@dataclasses.dataclass(frozen=True)
+class GridRecipe:
+    """Which runs are trained and where they are kept.
+
+    Attributes:
+        flagfiles: tuple of str, paths.
+        seeds: tuple of int.
+        out: str, the grid's folder.
+        steal_after: float, hours, or None.
+        further: tuple of str, flags of training for every run.
+    """
+
+    flagfiles: tuple[str, ...]
+    seeds: tuple[int, ...]
+    out: str
+    steal_after: float | None
+    further: tuple[str, ...]
+
+
+def parse_grid(argv, usage):
+    """Flags of `tools/run_grid.py` -> GridRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_list("seeds", ["2012"], "Every flagfile is trained with each of them.", flag_values=values)
+    flags.DEFINE_string("out", None, "The grid's folder.", flag_values=values)
+    flags.DEFINE_float(
+        "steal_after", None,
+        "Take over a run of another machine that has given no sign of life for so many hours (default: never). Runs of "
+        "this machine whose processes have ended are taken over anyway.", lower_bound=0.0, flag_values=values,
+    )  # fmt: skip
+    asked_for_help = ("-h", "-help", "--help", "--helpshort", "--helpfull")
+    own, further, flagfiles = [], [], []
+    for argument in argv:
+        name = argument.lstrip("-").partition("=")[0]
+        kind = own if name in values or argument in asked_for_help else further
+        (kind if argument.startswith("-") else flagfiles).append(argument)
+    parse(values, own, usage)
+    required(values, "out")
+    if not flagfiles:
+        raise UsageError("no flagfile is given: name one or more, such as flags/ablations/*.cfg")
+    for flag in further:
+        name = flag.lstrip("-").partition("=")[0]
+        if name in ("seed", "model_dir"):
+            raise UsageError(f"{flag}: every run of a grid has its own; give --{'seeds' if name == 'seed' else 'out'}")
+    hours = values["steal_after"].value
+    if hours is not None and not 0 < hours < math.inf:
+        raise UsageError(f"--steal_after={hours:g}: give a number of hours above 0")
+    return pick(
+        GridRecipe,
+        values,
+        flagfiles=tuple(flagfiles),
+        seeds=_seeds(values["seeds"].value),
+        out=os.path.expanduser(values["out"].value),
+        further=tuple(further),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AblationsRecipe:
+    """Which grid, and whether it is to be trained. Fields as the flags of the same names."""
+
+    grid: str
+    flags_dir: str
+    data_dir: str | None
+    train: bool
+    seeds: tuple[int, ...]
+    results_dir: str
+    quick: bool
+
+
+def parse_ablations(argv, usage):
+    """Flags of `keras_alexnet.paper.ablations` -> AblationsRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("grid", "runs/ablations", "The grid's folder, see tools/run_grid.py.", flag_values=values)
+    flags.DEFINE_string("flags_dir", "flags/ablations", "Holds baseline.cfg and the ablations.", flag_values=values)
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Photographs, DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*: what is missing of the grid is trained on them. "
+        "Without it nothing is trained.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "train", True, "Off: nothing is trained; --data_dir is only where the ten views are taken from.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_list("seeds", ["2012", "2013", "2014"], "At least three for a test.", flag_values=values)
+    _define_results(values)
+    parse(values, argv, usage)
+    values["grid"].value = os.path.expanduser(required(values, "grid"))
+    return pick(AblationsRecipe, values, seeds=_seeds(values["seeds"].value))
+
+
+def _seeds(texts):
+    seeds = tuple(int(text) if text.isdecimal() and len(text) < 11 else -1 for text in texts)
+    if not seeds or not all(0 <= seed < 2**31 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds={','.join(texts)}: give different whole numbers such as 2012,2013,2014")
+    return seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure4Recipe:
+    """Which run, which pictures, how many. Fields as the flags of the same names.
+
+    `evaluation` is how the whole split is answered.
+    """
+
+    model_dir: str
+    data_dir: str
+    split: str
+    index_split: str
+    pictures: int
+    queries: int
+    neighbors: int
+    only: str
+    seed: int
+    results_dir: str
+    quick: bool
+    evaluation: EvaluationRecipe
+
+
+def parse_figure4(argv, usage):
+    """Flags of `keras_alexnet.paper.figure4` -> Figure4Recipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("model_dir", None, "A run's folder, or an exported model's.", flag_values=values)
+    flags.DEFINE_string(
+        "data_dir", None, "The folder that holds SPLIT/CLASS/* and INDEX_SPLIT/CLASS/*.", flag_values=values
+    )
+    flags.DEFINE_string("split", "val", "Where the pictures are drawn from.", flag_values=values)
+    flags.DEFINE_string("index_split", "train", "Where their neighbors are looked for.", flag_values=values)
+    for name, default, most, text in (
+        ("pictures", 8, 40, "Pictures of the left panel."),
+        ("queries", 5, 20, "Rows of the right panel."),
+        ("neighbors", 6, 6, "Neighbors in a row."),
+    ):
+        flags.DEFINE_integer(name, default, text, lower_bound=1, upper_bound=most, flag_values=values)
+    flags.DEFINE_enum(
+        "only", "random", ["random", "errors"], "errors: the left panel shows wrong answers only.", flag_values=values
+    )
+    flags.DEFINE_integer("seed", 2012, "Of what is drawn.", lower_bound=0, upper_bound=2**31 - 1, flag_values=values)
+    _define_results(values)
+    parse(values, argv, usage)
+    model_dir = required(values, "model_dir")
+    required(values, "data_dir")
+    for name in ("split", "index_split"):
+        split = values[name].value
+        if not split or os.path.basename(split) != split or split in (".", ".."):
+            raise UsageError(f"--{name}={split}: give the name of a folder in --data_dir")
+    if values["split"].value == values["index_split"].value:
+        raise UsageError(
+            f"--index_split={values['index_split'].value}: is --split too, and every picture would find itself; name "
+            "another folder in --data_dir"
+        )
+    return pick(Figure4Recipe, values, evaluation=parse_evaluate([f"--model_dir={model_dir}", "--views=1"], usage))
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRecipe:
+    """Which networks, on which set.
+
+    Attributes:
+        cnns, pretrained_cnns: tuple of str, runs or exported models, in the order of the flags; no path twice.
+        evaluation: keras_alexnet.recipe.EvaluationRecipe of all of them, or None where there are none.
+        test_split: str, a second split, or None.
+        results_dir, quick: as the flags.
+    """
+
+    cnns: tuple[str, ...]
+    pretrained_cnns: tuple[str, ...]
+    evaluation: EvaluationRecipe | None
+    test_split: str | None
+    results_dir: str
+    quick: bool
+
+
+def parse_table1(argv, usage):
+    """Flags of `keras_alexnet.paper.table1` -> TableRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string("cnn", [], "A run's folder, or an exported model's.", flag_values=values)
+    _define_table(values, "test")
+    return _table(values, argv, usage, {"cnn": 1})
+
+
+def parse_table2(argv, usage):
+    """Flags of `keras_alexnet.paper.table2` -> TableRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string(
+        "cnn", [], "A run's folder, or an exported model's; up to five times, of five seeds.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "pretrained_cnn", [], "Likewise, up to twice, of networks trained on more classes first.", flag_values=values
+    )
+    _define_table(values, None)
+    flags.DEFINE_string("test_split", None, "A second, labeled split for the column test.", flag_values=values)
+    return _table(values, argv, usage, {"cnn": 5, "pretrained_cnn": 2})
+
+
+def _define_table(values, split):
+    flags.DEFINE_enum(
+        "views", "10", ["1", "10"], "10, as in the tables, or 1, the center view; --quick takes 1.", flag_values=values
+    )
+    flags.DEFINE_string("dataset", None, "As in evaluation; default: the first network's.", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "As in evaluation; default: the first network's.", flag_values=values)
+    flags.DEFINE_string("split", split, "As in evaluation.", flag_values=values)
+    _define_results(values)
+
+
+def _table(values, argv, usage, most):
+    """Parses the flags of a table. Args: most: dict of flag -> how many networks it takes."""
+    parse(values, argv, usage)
+    given = {name: tuple(os.path.expanduser(path) for path in values[name].value) for name in most}
+    seen = set()
+    for name, folders in given.items():
+        if len(folders) > most[name]:
+            raise UsageError(f"--{name}={folders[-1]}: is one too many; the table takes {most[name]}")
+        for folder in folders:
+            if not folder:
+                raise UsageError(f"--{name}=: give a run's folder or an exported model's")
+            if os.path.realpath(folder) in seen:
+                raise UsageError(f"--{name}={folder}: is given twice; an average is of different networks")
+            seen.add(os.path.realpath(folder))
+    cnns, pretrained = given["cnn"], given.get("pretrained_cnn", ())
+    evaluation = None
+    if cnns or pretrained:
+        whole = [f"--model_dir={folder}" for folder in (*cnns, *pretrained)]
+        whole.append(f"--views={1 if values['quick'].value else values['views'].value}")
+        names = ("dataset", "data_dir", "split")
+        whole += [f"--{name}={values[name].value}" for name in names if values[name].value]
+        evaluation = parse_evaluate(whole, usage)
+    return TableRecipe(
+        cnns,
+        pretrained,
+        evaluation,
+        values["test_split"].value if "test_split" in values else None,
+        values["results_dir"].value,
+        values["quick"].value,
+    )
 
 
 def _define_cifar(values):

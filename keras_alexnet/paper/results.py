@@ -5,8 +5,8 @@
 
 Every command is a module with `main(argv)` and what the report asks it for: TITLE, CLAIM (what the paper says, and
 where), COMMAND (as a user would give it), COST (how long it takes, measured or estimated, and on what), and the
-functions `tables(values)` -> list of Table and `verdict(values)` -> str, of the figures in its JSON or of None, where it
-was not run.
+functions `tables(values)` -> list of Table and `verdict(values)` -> str, of the figures in its JSON or of None, where
+it was not run.
 """
 
 import dataclasses
