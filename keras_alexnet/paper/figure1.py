@@ -3,9 +3,8 @@
     python -m keras_alexnet.paper.figure1 --dataset=folder --data_dir=CIFAR
 
 The four-layer network of the release (19pct) without regularization of any kind, each nonlinearity with its own best
-learning rate. The search halves the field: all rates train for 2 epochs, the better half up to 4, the better half of
-these up to 8, and so on until one is left; who reaches the target stops, and nobody trains on for longer than the best
-took. An error is the mean over the last epoch's worth of images as they were trained on. What is done is kept below
+learning rate. The search halves the field: all rates train for --first_round epochs, the better half for twice as
+many, and so on until one is left; who reaches the target stops, and nobody trains on for longer than the best took. An error is the mean over the last epoch's worth of images as they were trained on. What is done is kept below
 RESULTS/figure1, and the same command goes on from there.
 """
 
@@ -26,7 +25,6 @@ COMMAND = "python -m keras_alexnet.paper.figure1 --dataset=cifar10"
 COST = "about an hour on one CPU core (32 s an epoch)"
 ACTIVATIONS = ("relu", "tanh")
 NAMES = {"relu": "ReLU", "tanh": "tanh"}
-FIRST_ROUND = 2  # epochs
 
 
 def main(argv):
@@ -43,7 +41,8 @@ def main(argv):
     protocol = (
         f"{images.description}; the release's 19pct network without decay, crops and dropout, batches of "
         f"{settings.batch_size}, {settings.precision}; training error over the last epoch's worth of images; rates "
-        f"tried: {tried}, the better half going on after 2, 4, 8, ... epochs; seeds of the best: {settings.repeats}"
+        f"tried: {tried}, the better half going on after {settings.first_round}, {2 * settings.first_round}, ... epochs; "
+        f"seeds of the best: {settings.repeats}"
     )
     path = results.write(
         settings.results_dir,
@@ -197,7 +196,7 @@ def _open(settings, images, activation, rate, seed):
 
 def _search(activation, runs, settings):
     """Trains the field in rounds, see the head of this file."""
-    field, limit = list(runs), min(FIRST_ROUND, settings.max_epochs)
+    field, limit = list(runs), min(settings.first_round, settings.max_epochs)
     while True:
         for rate in field:
             # No longer than the best that has arrived.

@@ -31,6 +31,7 @@ class Figure1Recipe:
     relu_rates: tuple[float, ...]
     tanh_rates: tuple[float, ...]
     target_error: float
+    first_round: int
     max_epochs: int
     repeats: int
     batch_size: int
@@ -55,6 +56,13 @@ def parse_figure1(argv, usage):
         "target_error", 25.0, "Training error in percent that is to be reached.", lower_bound=0.0, upper_bound=100.0,
         flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_integer(
+        "first_round",
+        8,
+        "Epochs before the worse half of the rates is left out; a high rate is ahead early and may not stay there.",
+        lower_bound=1,
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "max_epochs", 100, "No trial goes on for longer.", lower_bound=1, upper_bound=10000, flag_values=values
     )
