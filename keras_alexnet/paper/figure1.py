@@ -4,7 +4,8 @@
 
 The four-layer network of the release (19pct) without regularization of any kind, each nonlinearity with its own best
 learning rate. The search halves the field: all rates train for --first_round epochs, the better half for twice as
-many, and so on until one is left; who reaches the target stops, and nobody trains on for longer than the best took. An error is the mean over the last epoch's worth of images as they were trained on. What is done is kept below
+many, and so on until one is left; who reaches the target stops, and nobody trains on for longer than the best took. An
+error is the mean over the last epoch's worth of images as they were trained on. What is done is kept below
 RESULTS/figure1, and the same command goes on from there.
 """
 
@@ -41,8 +42,8 @@ def main(argv):
     protocol = (
         f"{images.description}; the release's 19pct network without decay, crops and dropout, batches of "
         f"{settings.batch_size}, {settings.precision}; training error over the last epoch's worth of images; rates "
-        f"tried: {tried}, the better half going on after {settings.first_round}, {2 * settings.first_round}, ... epochs; "
-        f"seeds of the best: {settings.repeats}"
+        f"tried: {tried}, the better half going on after {settings.first_round}, {2 * settings.first_round}, ... "
+        f"epochs; seeds of the best: {settings.repeats}"
     )
     path = results.write(
         settings.results_dir,
