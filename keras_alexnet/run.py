@@ -78,10 +78,27 @@ def open_run(model_dir):
     checkpoint = tf.train.latest_checkpoint(os.path.join(model_dir, CHECKPOINTS))
     if checkpoint is None:
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
-    with reading(checkpoint):
-        progress = json.loads(tf.train.load_variable(checkpoint, _PROGRESS).decode())
+    progress = progress_of(checkpoint)
     path = _file_of(model_dir, STATISTICS)
     return Run(model_dir, recipe, class_names, statistics.load(path), checkpoint, tuple(progress.get("history", ())))
+
+
+def progress_of(checkpoint):
+    """What a checkpoint says of how far its run had got.
+
+    Args:
+        checkpoint: str, its path.
+
+    Returns:
+        dict, see `training.loop.Progress`; empty for weights from elsewhere.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    with reading(checkpoint):
+        import tensorflow as tf
+
+        return json.loads(tf.train.load_variable(checkpoint, _PROGRESS).decode())
 
 
 def build(run):

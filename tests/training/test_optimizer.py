@@ -94,6 +94,41 @@ def test_the_longest_start_of_a_layers_name_counts():
     assert steps == pytest.approx([0.01, 0.01, 0.05, 0.05], rel=1e-4)
 
 
+def test_layers_with_a_decay_of_their_own():
+    names = ("conv1", "conv2_tower0", "fc10")
+    model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in names)])
+    weights = model.trainable_variables
+    optimizer = MomentumSGD(0.1, 0.9, 0.02, 2.0, layer_weight_decays={"conv": 0.5, "conv2": 0.25, "fc1": 0.0})
+    optimizer.build(weights)
+    rng = np.random.default_rng(0)
+    for weight in weights:
+        weight.assign(rng.normal(size=weight.shape))
+    decays = [0.5, 0.0, 0.25, 0.0, 0.0, 0.0]  # kernel and bias of each layer; the longest start counts
+    rates = [0.1, 0.2] * 3
+    expected = [(weight.numpy().astype(np.float64), 0.0) for weight in weights]
+    apply = graph_of(optimizer, weights)
+    for _ in range(5):
+        gradients = [rng.normal(size=weight.shape).astype(np.float32) for weight in weights]
+        apply(*gradients)
+        expected = [
+            momentum_sgd(*state, gradient, rate, 0.9, decay)
+            for state, gradient, rate, decay in zip(expected, gradients, rates, decays, strict=True)
+        ]
+    for weight, (value, _) in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(weight, value, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_without_a_decay_of_their_own_have_the_common_one():
+    model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in ("conv1", "fc10"))])
+    weights = model.trainable_variables
+    optimizer = MomentumSGD(0.1, 0.9, 0.02, layer_weight_decays={"fc": 3.0})
+    optimizer.build(weights)
+    start = [weight.numpy() for weight in weights]
+    optimizer.apply([np.zeros(weight.shape, np.float32) for weight in weights], weights)
+    for weight, was, decay in zip(weights, start, [0.02, 0.0, 3.0, 0.0], strict=True):
+        np.testing.assert_allclose(weight, was * (1 - 0.1 * decay), rtol=1e-6)
+
+
 def test_biases_with_a_rate_of_zero_stand_still():
     kernel, bias = weights = variables("kernel", "bias")
     optimizer = MomentumSGD(0.1)
@@ -105,8 +140,9 @@ def test_biases_with_a_rate_of_zero_stand_still():
 
 
 def test_configuration_round_trip():
-    optimizer = MomentumSGD(0.02, 0.8, 0.001, 2.0, {"conv1": 0.1})
+    optimizer = MomentumSGD(0.02, 0.8, 0.001, 2.0, {"conv1": 0.1}, {"fc10": 3.0})
     again = MomentumSGD.from_config(optimizer.get_config())
+    assert again.layer_decays == {"fc10": 3.0}
     assert again.get_config() == optimizer.get_config()
     assert again.momentum == 0.8 and again.kernel_decay == 0.001
 
@@ -138,6 +174,7 @@ def test_loss_scaling_of_float16_is_keras_own():
         ({"momentum": 1.0}, "momentum must be at least 0 and below 1.*momentum=1.0"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative.*-0.1"),
         ({"bias_learning_rate_multiplier": -1.0}, "bias must not be negative.*-1.0"),
+        ({"layer_weight_decays": {"fc10": -3.0}}, "fc10 must not be negative.*-3.0"),
     ],
 )
 def test_wrong_arguments_are_named(settings, words):

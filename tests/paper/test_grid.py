@@ -1,0 +1,370 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+import tensorflow as tf
+
+from keras_alexnet import recipe as recipes
+from keras_alexnet.errors import UsageError
+from keras_alexnet.paper import claims, grid, hparams, recipe, trainer
+from tests.paper import fake_trainer
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(trainer, "TRAINER", (sys.executable, str(ROOT / "tests" / "paper" / "fake_trainer.py")))
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """A function: flagfiles (name -> lines) and further flags -> cells of the seeds 1 and 2."""
+
+    def make(further=(), seeds=(1, 2), **flagfiles):
+        paths = []
+        for name, lines in flagfiles.items():
+            paths.append(tmp_path / f"{name}.cfg")
+            paths[-1].write_text("\n".join(["--dataset=shapes", "--lr_policy=constant", "--epochs=3", *lines]))
+        return grid.cells_of([str(path) for path in paths], seeds, str(tmp_path / "out"), further)
+
+    return make
+
+
+def starts(out):
+    """What the fake trainer was started for, in the order of its names."""
+    return {path.parent.name: path.read_text().splitlines() for path in sorted(out.glob("*/starts.txt"))}
+
+
+def put_claim(path, **changed):
+    """A lock file as another runner would have left it."""
+    claim = claims.take(str(path))
+    path.write_text(json.dumps({**claim.about, **changed}))
+    return path
+
+
+def dead_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return {"pid": process.pid, "born": "1"}
+
+
+def test_every_cell_is_trained_seed_by_seed_and_a_second_time_nothing(fake, cells, tmp_path):
+    lines = []
+    found = cells(a=[], b=["--dropout=0"])
+    assert [cell.name for cell in found] == ["a/seed1", "b/seed1", "a/seed2", "b/seed2"]
+    outcome = grid.run(found, say=lines.append)
+    assert (outcome.done, outcome.failed, outcome.elsewhere) == (4, {}, {})
+    assert lines[0].endswith("out: 4 runs, 0 done")
+    assert [line.split(":")[0] for line in lines[1:]] == [f"{n + 1}/4 {cell.name}" for n, cell in enumerate(found)]
+    assert "validation top-1 error 31.00 %" in lines[1] and "; 3 left, about 0 min" in lines[1]
+    assert "validation top-1 error 34.00 %" in lines[4] and "left" not in lines[4]
+    once = {"a": ["seed1 after 0", "seed2 after 0"], "b": ["seed1 after 0", "seed2 after 0"]}
+    assert starts(tmp_path / "out") == once
+    assert (tmp_path / "out" / "a" / "seed1.log").read_text() == f"training {tmp_path}/out/a/seed1\n"
+    assert not list(tmp_path.glob("out/*/*.lock"))
+    # Done, with nobody's claim: passed over. More epochs: they go on.
+    assert grid.run(cells(a=[], b=["--dropout=0"]), say=lines.append).done == 4
+    assert starts(tmp_path / "out") == once
+    grid.run(cells(["--epochs=4"], a=[], seeds=[1]), say=lines.append)
+    assert starts(tmp_path / "out")["a"] == [*once["a"], "seed1 after 3"]
+
+
+def test_a_failed_cell_is_named_and_the_others_go_on(fake, cells, tmp_path):
+    found = cells(a=["--learning_rate=666"], b=[], c=["--batch_size=7"], seeds=[1])
+    outcome = grid.run(found, say=lambda line: None)
+    assert {cell.name: why for cell, why in outcome.failed.items()} == {
+        "a/seed1": "the loss is nan at step 3",
+        "c/seed1": "ended after 2 of 3 epochs",
+    }
+    assert outcome.done == 1 and not list(tmp_path.glob("out/*/*.lock"))
+
+
+def test_a_cut_grid_has_whole_seeds_and_is_taken_up_where_it_was(fake, cells, tmp_path):
+    found = cells(a=[], b=[], c=[])
+    done = []
+
+    def three(argv, log, beat):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(trainer.in_a_process(argv, log, beat))
+        return done[-1]
+
+    with pytest.raises(KeyboardInterrupt):
+        grid.run(found, train=three, say=lambda line: None)
+    assert [cell.name for cell in found if grid.is_done(cell.folder, cell.recipe)] == [
+        "a/seed1", "b/seed1", "c/seed1", "a/seed2",
+    ]  # fmt: skip
+    assert grid.run(found, say=lambda line: None).done == 6
+    assert all(len(each) == 2 for each in starts(tmp_path / "out").values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_trainer_and_leaves_a_run_to_go_on_with(fake, cells, tmp_path, number):
+    (cell,) = cells(["--momentum=0.5"], a=[], seeds=[1])
+    lock = Path(cell.lock)
+
+    def interrupt():
+        while not grid.epochs_done(cell.folder) or not lock.exists() or not json.loads(lock.read_text())["trainer"]:
+            time.sleep(0.02)
+        pids.append(json.loads(lock.read_text())["trainer"]["pid"])
+        os.kill(os.getpid(), number)
+
+    pids = []
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        grid.run([cell], say=lambda line: None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+    assert not lock.exists() and grid.epochs_done(cell.folder) == 1
+    (again,) = cells(a=["--momentum=0.5"], seeds=[1])
+    assert not grid.is_done(again.folder, again.recipe)
+
+
+def test_two_runners_at_once_train_each_cell_once(fake, cells, tmp_path):
+    found = cells(a=[], b=[], c=[], seeds=[1, 2, 3])
+    outcomes = []
+    both = [threading.Thread(target=lambda: outcomes.append(grid.run(found, say=lambda line: None))) for _ in range(2)]
+    for each in both:
+        each.start()
+    for each in both:
+        each.join()
+    assert starts(tmp_path / "out") == {name: starts_of(name, tmp_path) for name in "abc"}
+    assert all(len(set(each)) == len(each) == 3 for each in starts(tmp_path / "out").values())
+    assert max(outcome.done for outcome in outcomes) == 9 and not any(outcome.failed for outcome in outcomes)
+
+
+def starts_of(name, tmp_path):
+    return (tmp_path / "out" / name / "starts.txt").read_text().splitlines()
+
+
+def test_of_many_processes_one_gets_a_claim(tmp_path):
+    program = (
+        "import sys\nfrom keras_alexnet.paper import claims\n"
+        "sys.stdin.readline()\nprint(bool(claims.take(sys.argv[1])), flush=True)\nsys.stdin.readline()"
+    )
+    for lock in (tmp_path / "new.lock", put_claim(tmp_path / "dead.lock", runner=dead_process())):
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, str(lock)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+            )
+            for _ in range(6)
+        ]
+        for each in racers:
+            each.stdin.write("\n")
+            each.stdin.flush()
+        assert sorted(each.stdout.readline() for each in racers) == ["False\n"] * 5 + ["True\n"]
+        for each in racers:
+            each.communicate("\n")
+
+
+def test_whose_claims_are_over(tmp_path):
+    lock = tmp_path / "seed1.lock"
+
+    def over(hours=0.0, steal_after=None, **changed):
+        put_claim(lock, **changed)
+        os.utime(lock, (time.time() - 3600 * hours,) * 2)
+        taken = claims.take(str(lock), steal_after)
+        lock.unlink()
+        return taken is not None
+
+    dead, here = dead_process(), claims.take(str(tmp_path / "other.lock")).about
+    assert not over() and not over(hours=100)  # this very process
+    assert over(runner=dead)
+    assert not over(runner=dead, trainer=here["runner"])  # its trainer has outlived the runner
+    assert over(runner={"pid": os.getpid(), "born": "1"})  # the number was given again
+    # Another start of the machine: its processes cannot be looked at, its time can.
+    assert not over(runner=dead, place="another") and over(hours=0.2, place="another")
+    # Another host.
+    assert not over(hours=100, host="elsewhere", runner=dead)
+    assert not over(hours=1.9, steal_after=2, host="elsewhere") and over(hours=2.1, steal_after=2, host="elsewhere")
+    assert not over(hours=100, steal_after=2)  # never this host's own, alive
+    lock.write_text("")
+    assert claims.take(str(lock)) is None  # being written
+    os.utime(lock, (time.time() - 700,) * 2)
+    assert claims.take(str(lock)) is not None
+
+
+def test_signs_of_life_and_a_claim_that_was_lost(tmp_path):
+    lock = tmp_path / "seed1.lock"
+    claim = claims.take(str(lock))
+    os.utime(lock, (0, 0))
+    claims.beat(claim, os.getpid())
+    assert time.time() - lock.stat().st_mtime < 60
+    assert json.loads(lock.read_text())["trainer"]["pid"] == os.getpid()
+    assert claims.said_of(str(lock)).startswith(f"{socket.gethostname()}, process {os.getpid()}, since 20")
+    put = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**put, "token": "another's"}))
+    with pytest.raises(claims.LostError):
+        claims.beat(claim)
+    claims.release(claim)
+    assert lock.exists()  # another's
+
+
+def test_a_dead_runners_cell_is_taken_over_and_anothers_is_named(fake, cells, tmp_path):
+    found = cells(a=[], b=[], seeds=[1])
+    for cell in found:
+        os.makedirs(os.path.dirname(cell.folder))
+    fake_trainer.write(found[0].recipe, 1)
+    put_claim(Path(found[0].lock), runner=dead_process())
+    put_claim(Path(found[1].lock), host="elsewhere")
+    outcome = grid.run(found, say=lambda line: None)
+    assert outcome.done == 1 and starts(tmp_path / "out") == {"a": ["seed1 after 1"]}
+    assert [(cell.name, why.split(",")[0]) for cell, why in outcome.elsewhere.items()] == [("b/seed1", "elsewhere")]
+    os.utime(found[1].lock, (time.time() - 7200,) * 2)
+    put_claim(Path(found[0].lock), runner=dead_process())  # whose trainer had got to the end
+    assert grid.run(found, steal_after=1.0, say=lambda line: None).done == 2
+    assert not list(tmp_path.glob("out/*/*.lock")) and len(starts(tmp_path / "out")["a"]) == 1
+
+
+def test_a_runner_that_lost_its_claim_stops(fake, cells, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.05)
+    (cell,) = cells(["--momentum=0.5"], a=[], seeds=[1])
+
+    def steal():
+        while not Path(cell.lock).exists() or not (tmp_path / "out" / "a" / "starts.txt").exists():
+            time.sleep(0.02)
+        about = json.loads(Path(cell.lock).read_text())
+        Path(cell.lock).write_text(json.dumps({**about, "token": "another's", "host": "elsewhere"}))
+
+    threading.Thread(target=steal).start()
+    started = time.perf_counter()
+    outcome = grid.run([cell], say=lambda line: None)
+    assert time.perf_counter() - started < 30
+    assert outcome.failed[cell].startswith("the claim was taken over: elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("missing", "epochs"), [(None, 3), ("history.csv", 0), ("checkpoints/epoch-3.index", 0), ("checkpoints", 0)]
+)
+def test_done_is_what_checkpoint_and_history_agree_on(cells, missing, epochs):
+    (cell,) = cells(a=[], seeds=[1])
+    assert not grid.is_done(cell.folder, cell.recipe)
+    fake_trainer.write(cell.recipe, 3)
+    if missing == "checkpoints":
+        Path(cell.folder, "checkpoints", "checkpoint").write_text("\x00\xff nothing")
+    elif missing:
+        Path(cell.folder, missing).unlink()
+    assert grid.epochs_done(cell.folder) == epochs and grid.is_done(cell.folder, cell.recipe) == (epochs == 3)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_that_the_plateau_ended_is_done_before_its_last_epoch(cells, finished):
+    (cell,) = cells(["--lr_policy=plateau"], a=[], seeds=[1])
+    fake_trainer.write(cell.recipe, 2)
+    progress = tf.Variable(json.dumps({"finished": finished}), dtype=tf.string, trainable=False)
+    tf.train.Checkpoint(progress=progress).write(os.path.join(cell.folder, "checkpoints", "epoch-2"))
+    assert grid.is_done(cell.folder, cell.recipe) == finished
+
+
+def test_the_hparams_of_every_run_show_in_tensorboard_once(fake, cells, tmp_path):
+    found = cells(a=[], b=["--dropout=0"], c=["--learning_rate=666"])
+    for _ in range(2):
+        grid.run(found, say=lambda line: None)
+    out = tmp_path / "out"
+    assert len(list(out.glob("*tfevents*"))) == 1 and len(list(out.glob("a/seed1/logs/hparams/*"))) == 1
+    from tensorboard import default, program
+
+    board = program.TensorBoard(plugins=default.get_plugins())
+    board.configure(argv=[None, f"--logdir={out}", "--load_fast=false", "--host=127.0.0.1", "--port=0"])
+    url = f"{board.launch()}data/plugin/hparams"
+    experiment, runs = {}, []
+    for _ in range(100):
+        experiment = requests.post(f"{url}/experiment", json={"experimentName": ""}, timeout=10).json()
+        columns = [{"metric": each["name"]} for each in experiment.get("metricInfos", ())]
+        asked = {"allowedStatuses": ["STATUS_UNKNOWN"], "colParams": columns, "startIndex": 0, "sliceSize": 99}
+        runs = requests.post(f"{url}/session_groups", json=asked, timeout=10).json().get("sessionGroups", [])
+        if len(runs) >= 4:
+            break
+        time.sleep(0.2)
+    assert {each["name"]: each["domainDiscrete"] for each in experiment["hparamInfos"]} == {
+        "dropout": [0.0, 0.5],
+        "learning_rate": [0.01, 666.0],
+        "seed": [1.0, 2.0],
+    }
+    shown = {
+        each["name"]: (
+            each["hparams"]["dropout"],
+            each["hparams"]["seed"],
+            {metric["name"]["tag"]: metric["value"] for metric in each["metricValues"]},
+        )
+        for each in runs
+    }
+    assert shown == {
+        f"{name}/seed{seed}": (dropout, seed, {"val_top1_error": 30 + seed + more, "val_loss": 0.75})
+        for name, dropout, more in (("a", 0.5, 0), ("b", 0.0, 2))
+        for seed in (1, 2)
+    }
+
+
+def test_hparams_follow_a_run_that_goes_on(fake, cells, tmp_path):
+    grid.run(cells(a=[], seeds=[1]), say=lambda line: None)
+    path = Path(hparams.path_of(str(tmp_path / "out" / "a" / "seed1")))
+    before = path.read_bytes()
+    grid.run(cells(["--epochs=5"], a=[], seeds=[1]), say=lambda line: None)
+    assert path.read_bytes() != before
+    steps = [event.step for event in tf.compat.v1.train.summary_iterator(str(path)) if event.summary.value]
+    assert steps == [0, 5, 5]
+
+
+def test_hparams_are_typed_and_leave_out_where_a_run_lives():
+    argv = ["--dataset=shapes", "--model_dir=here", "--removed_layers=conv3", "--noreflections", "--seed=7"]
+    settings = hparams.settings_of(recipes.parse_train(argv, ""))
+    assert settings["reflections"] is False and settings["seed"] == 7.0 and settings["removed_layers"] == "conv3"
+    assert settings["lr_schedule"] == "-" and settings["epochs"] == 90.0
+    assert not {"model_dir", "data_dir", "devices", "export"} & settings.keys()
+
+
+def test_wrong_grids_are_refused_before_anything_is_trained(cells, tmp_path):
+    (cell,) = cells(a=[], seeds=[1])
+    with pytest.raises(UsageError, match=r"no.cfg: there is no such flagfile"):
+        grid.cells_of(["no.cfg"], [1], "out")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.cfg").write_text("--dataset=shapes\n")
+    with pytest.raises(UsageError, match=r"x/a.cfg: .*a.cfg has the same name, and both runs would be a"):
+        grid.cells_of([str(tmp_path / "a.cfg"), str(tmp_path / "x" / "a.cfg")], [1], "out")
+    with pytest.raises(UsageError, match=r"a.cfg: .*'widht'"):
+        cells(["--widht=2"], a=[])
+    fake_trainer.write(cell.recipe, 3)
+    with pytest.raises(UsageError, match=r"a/seed1: holds a run with other flags: --width=0.5 \(the run has 1.0\)"):
+        cells(["--width=0.5"], a=[])
+    assert cells(["--epochs=9"], a=[], seeds=[1])  # which does not change what was learned
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["a.cfg"], "--out is missing"),
+        (["--out=o"], "no flagfile is given"),
+        (["a.cfg", "--out=o", "--seeds=1,1"], "--seeds=1,1: give different whole numbers"),
+        (["a.cfg", "--out=o", "--seeds=x"], "--seeds=x"),
+        (["a.cfg", "--out=o", "--seeds=99999999999"], "--seeds=99999999999"),
+        (["a.cfg", "--out=o", "--seed=3"], "--seed=3: every run of a grid has its own; give --seeds"),
+        (["a.cfg", "--out=o", "--model_dir=x"], "--model_dir=x: every run of a grid has its own; give --out"),
+        (["a.cfg", "--out=o", "--steal_after=0"], "--steal_after=0: give a number of hours above 0"),
+        (["a.cfg", "--out=o", "--steal_after=-1"], "--steal_after=-1"),
+    ],
+)
+def test_wrong_flags_are_named(argv, words):
+    with pytest.raises(UsageError) as error:
+        recipe.parse_grid(argv, "usage")
+    assert words in str(error.value)
+
+
+def test_flags_of_training_are_passed_on():
+    found = recipe.parse_grid(["a.cfg", "--width=0.5", "b.cfg", "--out=~/o", "--noexport", "--seeds=3,4"], "usage")
+    assert (found.flagfiles, found.seeds, found.further) == (("a.cfg", "b.cfg"), (3, 4), ("--width=0.5", "--noexport"))
+    assert found.out == os.path.expanduser("~/o") and found.steal_after is None
