@@ -47,6 +47,7 @@ setup(
             "apache-beam>=2.70",
             "tensorflow-serving-api>=2.21",
             "faiss-cpu>=1.10",
+            "matplotlib>=3.8",
         ],
     },
 )
