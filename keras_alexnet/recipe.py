@@ -448,7 +448,8 @@ def _define_network(values):
         "alexnet",
         list(TOPOLOGIES),
         "half: one tower, half the kernels in conv1 to conv4, with --towers=1 --groups=1 (section 3.2; the release's "
-        "145-half). separate: towers that meet at fc8 only (150). conv6: a sixth convolution over pool5 (section 7; 146).",
+        "145-half). separate: towers that meet at fc8 only (150). conv6: a sixth convolution over pool5 (section 6; "
+        "146).",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -550,8 +551,8 @@ def _define_training(values):
     flags.DEFINE_string(
         "new_layers",
         "fc8",
-        "With --initial_weights: layers that begin with random numbers, such as conv6,fc6,fc7,fc8. fc8 is one where the "
-        "classes are others.",
+        "With --initial_weights: layers that begin with random numbers, such as conv6,fc6,fc7,fc8. fc8 is one where "
+        "the classes are others.",
         flag_values=values,
     )
 

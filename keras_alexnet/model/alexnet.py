@@ -55,7 +55,7 @@ TOPOLOGIES = {
     "half": {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192},
     # 150: no links between the towers below fc8; wider conv2 and fc6 make up for the parameters of the links.
     "separate": {"conv2": 320, "fc6": 8192},
-    # 146: a sixth convolution over the last pooling (section 7, "1 CNN*").
+    # 146: a sixth convolution over the last pooling (section 6, "1 CNN*").
     "conv6": {},
 }
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc7")
@@ -101,7 +101,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         classifier_activation: "softmax" for probabilities, None for logits.
         topology: "alexnet"; "half", one tower of half the kernels in conv1 to conv4 (the release's 145-half, 59.8 M
             parameters; towers and groups 1); "separate", towers that meet at fc8 only (150; two towers); or "conv6",
-            with a sixth convolution after pool5 that sees both towers (146, section 7's "1 CNN*").
+            with a sixth convolution after pool5 that sees both towers (146, section 6's "1 CNN*").
         removed_layers: sequence of names in REMOVABLE, layers that are left out with their nonlinearity, normalization
             and dropout, while pools stay (section 7: "removing any of the middle layers"). What comes first of conv3,
             conv4 and conv5 sees both towers.

@@ -16,7 +16,6 @@ import os
 import sys
 
 from keras_alexnet.errors import UsageError, run_verb, start_tensorflow
-from keras_alexnet.files import written_aside
 from keras_alexnet.paper import comparison, grid, recipe, results, trainer
 from keras_alexnet.paper.ablation_runs import BASELINE, CENTER, compare
 
@@ -189,8 +188,7 @@ def draw(values, path):
     axes.set_yticks(range(len(shown)), [title for title, _ in shown])
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("points of top-1 error above the baseline")
-    with written_aside(path, "wb") as file:
-        pictures.save(figure, file)
+    pictures.write(figure, path)
 
 
 def _grid(settings):

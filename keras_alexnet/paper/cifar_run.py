@@ -108,17 +108,17 @@ class Run:
 
         Args:
             epochs: int, counted from the start of the trial.
-            enough: function of the curve -> bool that ends it earlier, or None; asked after every fifth of an epoch.
+            enough: function of the curve -> bool that ends it earlier, or None; asked before every epoch.
             show: function of (done, total) epochs, a progress bar, or None.
         """
         while self.progress.epochs < epochs and not self.diverged and not (enough and enough(self.curve)):
-            self._epoch(enough)
+            self._epoch()
             self.progress.store()
             self.manager.save()
             if show:
                 show(self.progress.epochs, epochs)
 
-    def _epoch(self, enough):
+    def _epoch(self):
         import tensorflow as tf
 
         trial, progress, epoch = self.trial, self.progress, self.progress.epochs
@@ -141,8 +141,6 @@ class Run:
                 return
             row = {"epoch": epoch + done / steps, "loss": means["loss"], "top1_error": means["top1_error"]}
             progress.history.append(row)
-            if enough and enough(progress.history):
-                break
         progress.epochs += 1
 
     def test(self):

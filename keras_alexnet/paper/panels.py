@@ -16,7 +16,6 @@ TRUE, OTHER = "#f0a07a", "#bdd3e8"  # bars
 WRONG = "#b3261e"
 SMALLEST = 0.8  # of its size, a text that is too long
 _FLAT = ("#ffffff", "#000000", TRUE, OTHER, WRONG)
-_DPI = 110  # of `pictures.save`
 _GAP = 10
 
 
@@ -113,7 +112,7 @@ def neighbors(rows, thumbnails):
 
 def _canvas(width, height):
     """A figure of so many pixels, with axes that count them from its upper left corner."""
-    figure = pictures.pyplot().figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+    figure = pictures.pyplot().figure(figsize=(width / pictures.DPI, height / pictures.DPI), dpi=pictures.DPI)
     axes = figure.add_axes([0, 0, 1, 1])
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
@@ -122,14 +121,14 @@ def _canvas(width, height):
 
 def _put(figure, image, left, top):
     """A picture, pixel for pixel."""
-    height = round(figure.get_figheight() * _DPI)
+    height = round(figure.get_figheight() * pictures.DPI)
     figure.figimage(image, left, height - top - len(image), origin="upper")
 
 
 def _text(axes, x, y, text, pixels, room, ending="", **settings):
     """A line of text, made a little smaller and then cut where there is no room for it and for what it ends with."""
     drawn = axes.text(
-        x, y, text + ending, fontsize=72 * pixels / _DPI, va="center_baseline", parse_math=False, **settings
+        x, y, text + ending, fontsize=72 * pixels / pictures.DPI, va="center_baseline", parse_math=False, **settings
     )
     renderer = axes.figure.canvas.get_renderer()
     least = SMALLEST * drawn.get_fontsize()
@@ -149,10 +148,8 @@ def _png(figure):
     """The figure as a PNG with a palette, bytes."""
     from PIL import Image
 
-    whole, small = io.BytesIO(), io.BytesIO()
-    pictures.save(figure, whole, "png")
-    with Image.open(whole) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    small = io.BytesIO()
+    pixels = pictures.pixels_of(figure)
     image = Image.fromarray(pixels)
     # Pillow only dithers to a palette that it is given, and looks colors up in it roughly: what is no photograph is put
     # right afterwards.

@@ -13,7 +13,7 @@ from keras_alexnet.errors import UsageError
 from keras_alexnet.files import written_aside
 
 LOGS = "logs"
-_DPI = 110
+DPI = 110  # pixels an inch
 
 
 def pyplot():
@@ -45,36 +45,52 @@ def write(figure, path):
         figure: of Matplotlib.
         path: str, RESULTS/NAME.svg.
     """
-    from PIL import Image
-
     with written_aside(path, "wb") as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=_DPI)
-    pyplot().close(figure)
-    _log(path, np.asarray(Image.open(drawn).convert("RGB")))
+    log(pixels_of(figure), path)
 
 
 def write_pixels(pixels, path):
     """As `write`, a picture that is there already, as PNG. `pixels`: uint8 (height, width, 3)."""
     from PIL import Image
 
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG", optimize=True)
+    write_png(encoded.getvalue(), path)
+
+
+def write_png(data, path):
+    """As `write`, the bytes of a PNG."""
+    from PIL import Image
+
     with written_aside(path, "wb") as file:
-        Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    _log(path, pixels)
+        file.write(data)
+    with Image.open(io.BytesIO(data)) as image:
+        log(np.asarray(image.convert("RGB")), path)
 
 
-def _log(path, pixels):
+def pixels_of(figure):
+    """A figure as it looks, uint8 (height, width, 3); it is closed."""
+    from PIL import Image
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI)
+    pyplot().close(figure)
+    with Image.open(drawn) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def log(pixels, path):
+    """Shows a picture in TensorBoard, in place of the one of the last time.
+
+    Args:
+        pixels: uint8 (height, width, 3).
+        path: str, its file below RESULTS; it gets the name of the file.
+    """
     import tensorflow as tf
 
     folder, name = os.path.split(os.path.splitext(path)[0])
     place = os.path.join(folder, LOGS, name)
-    shutil.rmtree(place, ignore_errors=True)  # of the last time: TensorBoard would show both
+    shutil.rmtree(place, ignore_errors=True)
     with tf.summary.create_file_writer(place).as_default(0):
         tf.summary.image(name, pixels[None])
-
-
-def save(figure, file, kind="svg"):
-    """(Being replaced by `write`.)"""
-    figure.savefig(file, format=kind, dpi=_DPI, metadata={"Date": None} if kind == "svg" else {"Software": None})
-    pyplot().close(figure)

@@ -177,7 +177,7 @@ def gauge(model):
         float: signal_rms, the root of the mean square of what the layer gives on, after its nonlinearity;
         signal_between, the standard deviation between the B images, in the mean (of squares) over the units; share,
         the square of their ratio, in 0..1; gradient_rms, of the loss by the kernel; gradient_relative, that over the
-        kernel's rms. And "loss", float, in nats, without dropout.
+        kernel's rms. And "loss", float, in nats, without dropout. In float32 a share below 1e-13 is rounding.
     """
     import keras
     import tensorflow as tf
@@ -268,7 +268,7 @@ def tables(values):
     )
     found = [results.Table("How the starts go", columns, tuple(rows), note)]
     steps = values["measured"] if values else []
-    said = f"At steps {' / '.join(map(str, steps))}." if steps else ""
+    said = f"At step {' / '.join(map(str, steps))}." if steps else ""
     for title, key, form in QUANTITIES:
         rows = [(name, *(_cell(values, start, name, key, form) for start in STARTS)) for name in LAYERS]
         found.append(results.Table(title, ("", *(start.label for start in STARTS)), tuple(rows), said))
@@ -281,7 +281,7 @@ def verdict(values):
         return results.NOT_RUN
     starts, first = values["starts"], str(values["measured"][0])
     gone = {name: left(own["losses"], values["constant"]) for name, own in starts.items()}
-    when = ", ".join(
+    when = "; ".join(
         f"{start.label} {'not' if gone[start.name] is None else f'at step {gone[start.name]}'}" for start in STARTS
     )
     smaller = [gone["biases_0.1"], gone["biases_0"]]
@@ -296,7 +296,7 @@ def verdict(values):
     before = {name: own["measures"].get(first, {}).get("fc7") for name, own in starts.items()}
     if not all(before.values()):
         return said
-    shares = ", ".join(f"{start.label} {100 * before[start.name]['share']:.2g} %" for start in STARTS)
+    shares = "; ".join(f"{start.label} {100 * before[start.name]['share']:.2g} %" for start in STARTS)
     said += f" Of the energy of fc7's signal at step {first}, this much differs between images: {shares}."
     sizes = {name: each["signal_between"] for name, each in before.items()}
     if sizes["released"] > sizes["published"] > max(sizes["biases_0.1"], sizes["biases_0"]):
@@ -475,6 +475,10 @@ def draw_shares(values, path):
         axes.set_title(f"step {step}", fontsize=10)
         axes.tick_params(axis="x", rotation=45)
     first = panels if len(steps) == 1 else panels[0]
+    if len(steps) > 1:
+        lowest = min(axes.get_ylim()[0] for axes in panels)
+        for axes in panels:
+            axes.set_ylim(lowest, 150)
     first.set_ylabel("differs between images, % of the energy")
     first.legend(frameon=False)
     pictures.write(figure, path)

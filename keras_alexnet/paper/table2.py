@@ -121,7 +121,8 @@ def tables(values):
     if values and values["test_set"]:
         notes.append(f"ours, test: {contest.where(values['test_set'])}")
     else:
-        notes.append(f"test: not run, {NO_LABELS}")
+        here = values and not values["is_papers"]
+        notes.append(f"test: not run, {'no --test_split was given' if here else NO_LABELS}")
     if values and values["views"] != 10:
         notes.append(f"ours: {contest.views(values)}")
     found = [results.Table(title, columns, tuple(rows), "; ".join(notes))]

@@ -64,10 +64,11 @@ def test_the_search_halves_the_field():
 
 
 def test_nobody_trains_on_for_longer_than_the_best_took():
-    runs = search([1, 1, 30, 40, 50, 1], target=20.0)  # arrive in the third and in the second epoch; limit 4
-    best = figure1.epochs_to(runs[0.005].curve, 20.0)
-    assert best == 2.0
-    assert all(run.progress.epochs <= 2 for run in runs.values())
+    # They arrive after 2.4, 1.8 and 1.4 epochs; who comes later has no more than the best until then.
+    runs = search([1, 1, 30, 40, 50, 1], target=20.0, first_round=8)
+    assert [run.progress.epochs for run in runs.values()] == [8, 8, 3, 2, 2, 2]
+    arrived = [figure1.epochs_to(run.curve, 20.0) for run in runs.values()]
+    assert arrived == [None, None, 2.4, 1.8, 1.4, None]
 
 
 def test_the_search_ends_at_its_limit():

@@ -11,7 +11,7 @@ from PIL import Image
 from keras_alexnet import evaluate
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import run_verb
-from keras_alexnet.paper import figure4, panels, results
+from keras_alexnet.paper import examples, figure4, panels, results
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra figures)")
 
@@ -130,11 +130,11 @@ def test_shares_of_the_whole_split(values, described):
 
 
 def test_distances_in_parts(monkeypatch):
-    monkeypatch.setattr(figure4, "_ROWS", 4)
+    monkeypatch.setattr(examples, "_ROWS", 4)
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(3, 5)), rng.normal(size=(9, 5)).astype(np.float32)
     expected = [[np.linalg.norm(x - y) for y in b] for x in a]
-    np.testing.assert_allclose(figure4.distances(a, b), expected, rtol=1e-6)
+    np.testing.assert_allclose(examples.distances(a, b), expected, rtol=1e-6)
 
 
 def test_what_is_written(measured, values, capsys):
