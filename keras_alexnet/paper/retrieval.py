@@ -26,7 +26,7 @@ CLAIM = (
     "autoencoders of raw pixels (section 6.1; proposed there, not measured)."
 )
 COMMAND = "python -m keras_alexnet.paper.retrieval --model_dir=RUN --data_dir=PHOTOS"
-COST = "@@"
+COST = "about 10 minutes of one CPU core for 3,670 photographs, estimated: 90 s of features, nine autoencoders of 40 s"
 _TIMED, _TIMED_LARGE = 100, 20  # queries
 PLACES = tuple(f"precision at {at}" for at in neighbors.AT)
 
