@@ -244,7 +244,7 @@ def verdict(values):
         f"mean average precision {100 * gain['difference']:+.1f} points for binary codes of {gain['bits']} bits of the "
         f"last hidden layer over the same of pixels (standard error {100 * (error or 0):.1f}); all numbers "
         f"{100 * whole['mean_average_precision']:.1f} %, pixels {100 * pixels['mean_average_precision']:.1f} %. The "
-        f"code is {whole['bytes'] / code['bytes']:.0f} times smaller, is searched "
+        f"code is {whole['bytes'] / code['bytes']:.0f} times smaller, answers, once the network has described the picture, "
         f"{_quicker(values, code):.3g} times quicker, and has "
         f"{100 * code['mean_average_precision']:.1f} %."
     )

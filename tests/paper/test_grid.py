@@ -45,6 +45,14 @@ def starts(out):
     return {path.parent.name: path.read_text().splitlines() for path in sorted(out.glob("*/starts.txt"))}
 
 
+@pytest.fixture(autouse=True)
+def heeds_ctrl_c():
+    """What a shell starts in the background ignores Ctrl-C, and so would these tests and what they start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def put_claim(path, **changed):
     """A lock file as another runner would have left it."""
     claim = claims.take(str(path))
