@@ -244,9 +244,8 @@ def verdict(values):
         f"mean average precision {100 * gain['difference']:+.1f} points for binary codes of {gain['bits']} bits of the "
         f"last hidden layer over the same of pixels (standard error {100 * (error or 0):.1f}); all numbers "
         f"{100 * whole['mean_average_precision']:.1f} %, pixels {100 * pixels['mean_average_precision']:.1f} %. The "
-        f"code is {whole['bytes'] / code['bytes']:.0f} times smaller, answers, once the network has described the picture, "
-        f"{_quicker(values, code):.3g} times quicker, and has "
-        f"{100 * code['mean_average_precision']:.1f} %."
+        f"code has {100 * code['mean_average_precision']:.1f} %, is {whole['bytes'] / code['bytes']:.0f} times smaller "
+        f"and is found {_quicker(values, code):.3g} times quicker once the network has described the picture."
     )
     if error is None or abs(gain["difference"]) <= 2 * error:
         return f"Cannot be told here: {said}"
@@ -286,9 +285,12 @@ def draw(values, path):
                     fontsize=8,
                     color=color,
                 )
+        other = _row_of(values, "pixels", "binary", values["codes_against_pixels"]["bits"])
+        axes.plot(other["bytes"], value(other), "x", color="tab:gray", label=other["name"])
         for row, style, color, label in levels:
             axes.axhline(value(row), linestyle=style, color=color, linewidth=1, label=label)
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("bytes a picture")
         axes.set_ylabel(name)
         axes.set_ylim(0, None)
