@@ -4,8 +4,8 @@
 
 The run of flags/NAME.cfg with the seed N is GRID/NAME/seedN; what its training says goes to GRID/NAME/seedN.log. Flags
 that are not listed here are training's and go to every run. The same command takes an interrupted grid up again, and
-may be given on several machines that share GRID at the same time: each run is trained by one of them. TensorBoard:
-`tensorboard --logdir GRID`, HParams.
+may be given on several machines that share GRID at the same time, on a file system that has locks: each run is trained
+by one of them. TensorBoard: `tensorboard --logdir GRID`, HParams.
 """
 
 import sys
@@ -17,7 +17,7 @@ from keras_alexnet.paper import grid, recipe
 def main(argv):
     settings = recipe.parse_grid(argv, __doc__)
     cells = grid.cells_of(settings.flagfiles, settings.seeds, settings.out, settings.further)
-    outcome = grid.run(cells, settings.steal_after, say=lambda line: print(line, flush=True))
+    outcome = grid.run(cells, say=lambda line: print(line, flush=True))
     for cell, why in outcome.elsewhere.items():
         print(f"{cell.name}: another runner has it ({why})")
     for cell, why in outcome.failed.items():

@@ -1,7 +1,7 @@
 """A grid of runs, flagfiles x seeds: every cell trained once, by one runner or by several on several machines.
 
 OUT/STEM/seedN is the run of the flagfile STEM.cfg with the seed N, OUT/STEM/seedN.log what its training said, and
-OUT/STEM/seedN.lock who is at it, see `claims`. Seed by seed, so that a grid that is cut short has whole seeds.
+OUT/STEM/seedN.lock who is or was at it, see `locks`. Seed by seed, so that a grid that is cut short has whole seeds.
 """
 
 import contextlib
@@ -12,10 +12,11 @@ import os
 import re
 import time
 
+from keras_alexnet import locks
 from keras_alexnet import recipe as recipes
 from keras_alexnet import run as runs
 from keras_alexnet.errors import RunError, UsageError, printable
-from keras_alexnet.paper import claims, hparams, trainer
+from keras_alexnet.paper import hparams, trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,13 +153,12 @@ def is_done(folder, recipe):
     return False
 
 
-def run(cells, steal_after=None, train=trainer.in_a_process, say=print):
+def run(cells, train=trainer.in_a_process, say=print):
     """Trains what is not done and nobody else is at, each cell once; a cell that fails does not keep the others.
 
     Args:
         cells: sequence of Cell.
-        steal_after: as of `claims.take`.
-        train: function of (arguments, log, beat) -> exit code, see `trainer`.
+        train: function of (arguments, log, lock) -> exit code, see `trainer`.
         say: function of a line, about what happens.
 
     Returns:
@@ -175,60 +175,41 @@ def run(cells, steal_after=None, train=trainer.in_a_process, say=print):
     hparams.write_experiment(out, [*(cell.recipe for cell in cells), *_others(out, cells)])
     for cell in done:
         _write_hparams(cell)
-    failed, tried, seconds = {}, set(), []
+    failed, seconds, left = {}, [], [cell for cell in cells if cell not in done]
     with trainer.ended_by_signals():
-        while True:
-            cell, claim = _next(cells, tried, steal_after)
-            if cell is None:
-                break
-            tried.add(cell)
+        while (taken := _next(left)) is not None:
+            cell, lock = taken
             started = time.perf_counter()
-            try:
-                failure = _train(cell, claim, train)
-            finally:
-                claims.release(claim)
+            with lock:
+                failure = _train(cell, lock, train)
             seconds.append(time.perf_counter() - started)
             if failure:
                 failed[cell] = failure
-            left = [each for each in cells if each not in tried and not is_done(each.folder, each.recipe)]
-            say(_line(cell, failure, cells, left, seconds))
+            left = [each for each in left if each != cell and not is_done(each.folder, each.recipe)]
+            say(_line(cell, failure, len(cells), len(left), seconds))
     done = [cell for cell in cells if cell not in failed and is_done(cell.folder, cell.recipe)]
-    for cell in done:
-        if cell not in tried:  # another runner's, since
-            _write_hparams(cell)
-        # What is left of a runner that was killed while its trainer went on to the end.
-        claim = os.path.exists(cell.lock) and claims.take(cell.lock, steal_after)
-        if claim:
-            claims.release(claim)
-    elsewhere = {
-        cell: claims.said_of(cell.lock) or "ended unfinished a moment ago"
-        for cell in cells
-        if cell not in done and cell not in failed
-    }
+    for cell in done:  # another runner's too
+        _write_hparams(cell)
+    elsewhere = {cell: locks.holder(cell.lock) for cell in cells if cell not in done and cell not in failed}
     return Outcome(len(done), failed, elsewhere)
 
 
-def _next(cells, tried, steal_after):
-    """The first cell that is free, and the claim to it; (None, None) where there is none."""
+def _next(cells):
+    """The first cell that is free and not done, and its lock; None where there is none."""
     for cell in cells:
-        if cell in tried or is_done(cell.folder, cell.recipe):
+        lock = locks.take(cell.lock)
+        if lock is None:
             continue
-        claim = claims.take(cell.lock, steal_after)
-        if claim is None:
-            continue
-        # Done by another between the look and the claim.
+        # It may have been done by another since one last looked.
         if not is_done(cell.folder, cell.recipe):
-            return cell, claim
-        claims.release(claim)
-    return None, None
+            return cell, lock
+        lock.close()
+    return None
 
 
-def _train(cell, claim, train):
+def _train(cell, lock, train):
     """Trains a cell; returns why it failed, or an empty str."""
-    try:
-        code = train(cell.argv, cell.log, lambda process: claims.beat(claim, process))
-    except claims.LostError:
-        return f"the claim was taken over: {claims.said_of(cell.lock) or 'the lock file is gone'}"
+    code = train(cell.argv, cell.log, lock)
     if code:
         return _last_line(cell.log) or f"exit code {code}"
     if not is_done(cell.folder, cell.recipe):
@@ -269,16 +250,16 @@ def _check_same(cell):
         raise UsageError(f"{cell.folder}: holds a run with other flags: {', '.join(changed)}; name another folder")
 
 
-def _line(cell, failure, cells, left, seconds):
+def _line(cell, failure, total, left, seconds):
     """What is said after a cell, str."""
-    place = f"{len(cells) - len(left)}/{len(cells)} {cell.name}"
+    place = f"{total - left}/{total} {cell.name}"
     if failure:
         how = f"FAILED: {failure}"
     else:
         last = history(cell.folder)[-1]
         how = f"validation top-1 error {last['val_top1_error']:.2f} %, {seconds[-1] / 60:.1f} min"
-    minutes = len(left) * sum(seconds) / len(seconds) / 60
-    return f"{place}: {how}" + (f"; {len(left)} left, about {minutes:.0f} min if none is another's" if left else "")
+    minutes = left * sum(seconds) / len(seconds) / 60
+    return f"{place}: {how}" + (f"; {left} left, about {minutes:.0f} min if none is another's" if left else "")
 
 
 def _last_line(path):

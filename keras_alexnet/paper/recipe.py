@@ -360,14 +360,12 @@ class GridRecipe:
         flagfiles: tuple of str, paths.
         seeds: tuple of int.
         out: str, the grid's folder.
-        steal_after: float, hours, or None.
         further: tuple of str, flags of training for every run.
     """
 
     flagfiles: tuple[str, ...]
     seeds: tuple[int, ...]
     out: str
-    steal_after: float | None
     further: tuple[str, ...]
 
 
@@ -376,11 +374,6 @@ def parse_grid(argv, usage):
     values = flags.FlagValues()
     flags.DEFINE_list("seeds", ["2012"], "Every flagfile is trained with each of them.", flag_values=values)
     flags.DEFINE_string("out", None, "The grid's folder.", flag_values=values)
-    flags.DEFINE_float(
-        "steal_after", None,
-        "Take over a run of another machine that has given no sign of life for so many hours (default: never). Runs of "
-        "this machine whose processes have ended are taken over anyway.", lower_bound=0.0, flag_values=values,
-    )  # fmt: skip
     asked_for_help = ("-h", "-help", "--help", "--helpshort", "--helpfull")
     own, further, flagfiles = [], [], []
     for argument in argv:
@@ -395,9 +388,6 @@ def parse_grid(argv, usage):
         name = flag.lstrip("-").partition("=")[0]
         if name in ("seed", "model_dir"):
             raise UsageError(f"{flag}: every run of a grid has its own; give --{'seeds' if name == 'seed' else 'out'}")
-    hours = values["steal_after"].value
-    if hours is not None and not 0 < hours < math.inf:
-        raise UsageError(f"--steal_after={hours:g}: give a number of hours above 0")
     return pick(
         GridRecipe,
         values,

@@ -1,26 +1,24 @@
 """One training, in a process of its own that does not outlive this one, or in this one."""
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 import threading
 
 from keras_alexnet.errors import run_verb, start_tensorflow
-from keras_alexnet.paper import claims
 
 TRAINER = (sys.executable, "-m", "keras_alexnet.train")
 PATIENCE = 30.0  # seconds that a trainer has to end after Ctrl-C
 
 
-def in_a_process(argv, log, beat):
+def in_a_process(argv, log, lock):
     """Trains in a process of its own.
 
     Args:
         argv: sequence of str, the trainer's arguments.
         log: str, the file that what it says is added to.
-        beat: function of the process's number, called now and then; what it raises ends the training.
+        lock: open file, kept open by the trainer too: a run is taken as long as somebody trains it.
 
     Returns:
         int, the exit code.
@@ -33,17 +31,15 @@ def in_a_process(argv, log, beat):
             stdout=said,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=(lock.fileno(),),
         )
         try:
-            while True:
-                beat(process.pid)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    return process.wait(claims.BEAT)
+            return process.wait()
         finally:
             _stop(process)
 
 
-def here(argv, log, beat):
+def here(argv, log, lock):
     """As `in_a_process`, in this one: most of a short training's time would be the start of TensorFlow."""
     from keras_alexnet import train
 
@@ -52,7 +48,6 @@ def here(argv, log, beat):
 
     # It warns that every run's step is compiled anew.
     tf.get_logger().setLevel("ERROR")
-    beat(os.getpid())
     with open(log, "a", encoding="utf-8") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = run_verb("train", train.main, list(argv))
     if code == 130:

@@ -1,7 +1,8 @@
 """Stands for `python -m keras_alexnet.train`: leaves what a run leaves, but for the network.
 
 The validation error is 30 + the seed's last digit, 2 more without dropout. --learning_rate=666 fails; --momentum=0.5
-takes a minute; --batch_size=7 ends one epoch early. Every start adds a line to starts.txt beside the run.
+takes a minute; --batch_size=7 ends one epoch early. Every start adds a line to starts.txt beside the run, where pid.txt
+has the number of the process.
 """
 
 import json
@@ -22,7 +23,10 @@ FINGERPRINTS = "training", "validation"
 def main(argv):
     recipe = recipes.parse_train(argv, "")
     folder, training = recipe.run.model_dir, recipe.training
-    with open(os.path.join(os.path.dirname(folder), "starts.txt"), "a") as file:
+    beside = os.path.dirname(folder)
+    with open(os.path.join(beside, "pid.txt"), "w") as file:
+        file.write(str(os.getpid()))
+    with open(os.path.join(beside, "starts.txt"), "a") as file:
         file.write(f"{os.path.basename(folder)} after {grid.epochs_done(folder)}\n")
     print(f"training {folder}", flush=True)
     write(recipe, 1)

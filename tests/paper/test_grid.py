@@ -12,9 +12,10 @@ import pytest
 import requests
 import tensorflow as tf
 
+from keras_alexnet import locks
 from keras_alexnet import recipe as recipes
 from keras_alexnet.errors import UsageError
-from keras_alexnet.paper import claims, grid, hparams, recipe, trainer
+from keras_alexnet.paper import grid, hparams, recipe, trainer
 from tests.paper import fake_trainer
 
 ROOT = Path(__file__).parents[2]
@@ -53,19 +54,6 @@ def heeds_ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
-def put_claim(path, **changed):
-    """A lock file as another runner would have left it."""
-    claim = claims.take(str(path))
-    path.write_text(json.dumps({**claim.about, **changed}))
-    return path
-
-
-def dead_process():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return {"pid": process.pid, "born": "1"}
-
-
 def test_every_cell_is_trained_seed_by_seed_and_a_second_time_nothing(fake, cells, tmp_path):
     lines = []
     found = cells(a=[], b=["--dropout=0"])
@@ -79,8 +67,7 @@ def test_every_cell_is_trained_seed_by_seed_and_a_second_time_nothing(fake, cell
     once = {"a": ["seed1 after 0", "seed2 after 0"], "b": ["seed1 after 0", "seed2 after 0"]}
     assert starts(tmp_path / "out") == once
     assert (tmp_path / "out" / "a" / "seed1.log").read_text() == f"training {tmp_path}/out/a/seed1\n"
-    assert not list(tmp_path.glob("out/*/*.lock"))
-    # Done, with nobody's claim: passed over. More epochs: they go on.
+    # Done: passed over. More epochs: they go on.
     assert grid.run(cells(a=[], b=["--dropout=0"]), say=lines.append).done == 4
     assert starts(tmp_path / "out") == once
     grid.run(cells(["--epochs=4"], a=[], seeds=[1]), say=lines.append)
@@ -94,17 +81,17 @@ def test_a_failed_cell_is_named_and_the_others_go_on(fake, cells, tmp_path):
         "a/seed1": "the loss is nan at step 3",
         "c/seed1": "ended after 2 of 3 epochs",
     }
-    assert outcome.done == 1 and not list(tmp_path.glob("out/*/*.lock"))
+    assert outcome.done == 1
 
 
 def test_a_cut_grid_has_whole_seeds_and_is_taken_up_where_it_was(fake, cells, tmp_path):
     found = cells(a=[], b=[], c=[])
     done = []
 
-    def three(argv, log, beat):
+    def three(argv, log, lock):
         if len(done) == 4:
             raise KeyboardInterrupt
-        done.append(trainer.in_a_process(argv, log, beat))
+        done.append(trainer.in_a_process(argv, log, lock))
         return done[-1]
 
     with pytest.raises(KeyboardInterrupt):
@@ -119,12 +106,11 @@ def test_a_cut_grid_has_whole_seeds_and_is_taken_up_where_it_was(fake, cells, tm
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_trainer_and_leaves_a_run_to_go_on_with(fake, cells, tmp_path, number):
     (cell,) = cells(["--momentum=0.5"], a=[], seeds=[1])
-    lock = Path(cell.lock)
 
     def interrupt():
-        while not grid.epochs_done(cell.folder) or not lock.exists() or not json.loads(lock.read_text())["trainer"]:
+        while not grid.epochs_done(cell.folder):
             time.sleep(0.02)
-        pids.append(json.loads(lock.read_text())["trainer"]["pid"])
+        pids.append(int((tmp_path / "out" / "a" / "pid.txt").read_text()))
         os.kill(os.getpid(), number)
 
     pids = []
@@ -133,7 +119,8 @@ def test_ctrl_c_ends_the_trainer_and_leaves_a_run_to_go_on_with(fake, cells, tmp
         grid.run([cell], say=lambda line: None)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
-    assert not lock.exists() and grid.epochs_done(cell.folder) == 1
+    locks.take(cell.lock).close()  # nobody has it
+    assert grid.epochs_done(cell.folder) == 1
     (again,) = cells(a=["--momentum=0.5"], seeds=[1])
     assert not grid.is_done(again.folder, again.recipe)
 
@@ -155,104 +142,38 @@ def starts_of(name, tmp_path):
     return (tmp_path / "out" / name / "starts.txt").read_text().splitlines()
 
 
-def test_of_many_processes_one_gets_a_claim(tmp_path):
-    program = (
-        "import sys\nfrom keras_alexnet.paper import claims\n"
-        "sys.stdin.readline()\nprint(bool(claims.take(sys.argv[1])), flush=True)\nsys.stdin.readline()"
-    )
-    for lock in (tmp_path / "new.lock", put_claim(tmp_path / "dead.lock", runner=dead_process())):
-        racers = [
-            subprocess.Popen(
-                [sys.executable, "-c", program, str(lock)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-            )
-            for _ in range(6)
-        ]
-        for each in racers:
-            each.stdin.write("\n")
-            each.stdin.flush()
-        assert sorted(each.stdout.readline() for each in racers) == ["False\n"] * 5 + ["True\n"]
-        for each in racers:
-            each.communicate("\n")
-
-
-def test_whose_claims_are_over(tmp_path):
-    lock = tmp_path / "seed1.lock"
-
-    def over(hours=0.0, steal_after=None, **changed):
-        put_claim(lock, **changed)
-        os.utime(lock, (time.time() - 3600 * hours,) * 2)
-        taken = claims.take(str(lock), steal_after)
-        lock.unlink()
-        return taken is not None
-
-    dead, here = dead_process(), claims.take(str(tmp_path / "other.lock")).about
-    assert not over() and not over(hours=100)  # this very process
-    assert over(runner=dead)
-    assert not over(runner=dead, trainer=here["runner"])  # its trainer has outlived the runner
-    assert over(runner={"pid": os.getpid(), "born": "1"})  # the number was given again
-    # Another start of the machine: its processes cannot be looked at, its time can.
-    assert not over(runner=dead, place="another") and over(hours=0.2, place="another")
-    # Another host.
-    assert not over(hours=100, host="elsewhere", runner=dead)
-    assert not over(hours=1.9, steal_after=2, host="elsewhere") and over(hours=2.1, steal_after=2, host="elsewhere")
-    assert not over(hours=100, steal_after=2)  # never this host's own, alive
-    lock.write_text("")
-    assert claims.take(str(lock)) is None  # being written
-    os.utime(lock, (time.time() - 700,) * 2)
-    assert claims.take(str(lock)) is not None
-
-
-def test_signs_of_life_and_a_claim_that_was_lost(tmp_path):
-    lock = tmp_path / "seed1.lock"
-    claim = claims.take(str(lock))
-    os.utime(lock, (0, 0))
-    claims.beat(claim, os.getpid())
-    assert time.time() - lock.stat().st_mtime < 60
-    assert json.loads(lock.read_text())["trainer"]["pid"] == os.getpid()
-    assert claims.said_of(str(lock)).startswith(f"{socket.gethostname()}, process {os.getpid()}, since 20")
-    put = json.loads(lock.read_text())
-    lock.write_text(json.dumps({**put, "token": "another's"}))
-    with pytest.raises(claims.LostError):
-        claims.beat(claim)
-    claims.release(claim)
-    assert lock.exists()  # another's
-
-
-def test_a_dead_runners_cell_is_taken_over_and_anothers_is_named(fake, cells, tmp_path):
+def test_what_another_runner_has_is_passed_over_and_named(fake, cells, tmp_path):
     found = cells(a=[], b=[], seeds=[1])
     for cell in found:
         os.makedirs(os.path.dirname(cell.folder))
-    fake_trainer.write(found[0].recipe, 1)
-    put_claim(Path(found[0].lock), runner=dead_process())
-    put_claim(Path(found[1].lock), host="elsewhere")
-    outcome = grid.run(found, say=lambda line: None)
-    assert outcome.done == 1 and starts(tmp_path / "out") == {"a": ["seed1 after 1"]}
-    assert [(cell.name, why.split(",")[0]) for cell, why in outcome.elsewhere.items()] == [("b/seed1", "elsewhere")]
-    os.utime(found[1].lock, (time.time() - 7200,) * 2)
-    put_claim(Path(found[0].lock), runner=dead_process())  # whose trainer had got to the end
-    assert grid.run(found, steal_after=1.0, say=lambda line: None).done == 2
-    assert not list(tmp_path.glob("out/*/*.lock")) and len(starts(tmp_path / "out")["a"]) == 1
+    with locks.take(found[1].lock):
+        outcome = grid.run(found, say=lambda line: None)
+    assert outcome.done == 1 and starts(tmp_path / "out") == {"a": ["seed1 after 0"]}
+    assert [(cell.name, why.split(",")[0]) for cell, why in outcome.elsewhere.items()] == [
+        ("b/seed1", socket.gethostname())
+    ]
+    assert grid.run(found, say=lambda line: None).done == 2
 
 
-def test_a_runner_that_lost_its_claim_stops(fake, cells, tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT", 0.05)
+def test_a_killed_runners_trainer_keeps_its_run_until_it_ends(fake, cells, tmp_path):
     (cell,) = cells(["--momentum=0.5"], a=[], seeds=[1])
-
-    def steal():
-        while not Path(cell.lock).exists() or not (tmp_path / "out" / "a" / "starts.txt").exists():
-            time.sleep(0.02)
-        about = json.loads(Path(cell.lock).read_text())
-        Path(cell.lock).write_text(json.dumps({**about, "token": "another's", "host": "elsewhere"}))
-
-    threading.Thread(target=steal).start()
-    started = time.perf_counter()
-    outcome = grid.run([cell], say=lambda line: None)
-    assert time.perf_counter() - started < 30
-    assert outcome.failed[cell].startswith("the claim was taken over: elsewhere")
+    program = (
+        "import sys\nfrom keras_alexnet.paper import grid, trainer\n"
+        "trainer.TRAINER = (sys.executable, sys.argv[1])\n"
+        "grid.run(grid.cells_of([sys.argv[2]], [1], sys.argv[3], ['--momentum=0.5']))"
+    )
+    fake_path, flagfile = ROOT / "tests" / "paper" / "fake_trainer.py", tmp_path / "a.cfg"
+    runner = subprocess.Popen([sys.executable, "-c", program, fake_path, flagfile, tmp_path / "out"], cwd=ROOT)
+    while not grid.epochs_done(cell.folder):
+        time.sleep(0.02)
+    runner.kill()
+    runner.wait()
+    assert list(grid.run([cell], say=lambda line: None).elsewhere) == [cell]
+    trainer_pid = int((tmp_path / "out" / "a" / "pid.txt").read_text())
+    os.kill(trainer_pid, signal.SIGKILL)
+    while (lock := locks.take(cell.lock)) is None:
+        time.sleep(0.02)
+    lock.close()
 
 
 @pytest.mark.parametrize(
@@ -362,8 +283,6 @@ def test_wrong_grids_are_refused_before_anything_is_trained(cells, tmp_path):
         (["a.cfg", "--out=o", "--seeds=99999999999"], "--seeds=99999999999"),
         (["a.cfg", "--out=o", "--seed=3"], "--seed=3: every run of a grid has its own; give --seeds"),
         (["a.cfg", "--out=o", "--model_dir=x"], "--model_dir=x: every run of a grid has its own; give --out"),
-        (["a.cfg", "--out=o", "--steal_after=0"], "--steal_after=0: give a number of hours above 0"),
-        (["a.cfg", "--out=o", "--steal_after=-1"], "--steal_after=-1"),
     ],
 )
 def test_wrong_flags_are_named(argv, words):
@@ -375,4 +294,4 @@ def test_wrong_flags_are_named(argv, words):
 def test_flags_of_training_are_passed_on():
     found = recipe.parse_grid(["a.cfg", "--width=0.5", "b.cfg", "--out=~/o", "--noexport", "--seeds=3,4"], "usage")
     assert (found.flagfiles, found.seeds, found.further) == (("a.cfg", "b.cfg"), (3, 4), ("--width=0.5", "--noexport"))
-    assert found.out == os.path.expanduser("~/o") and found.steal_after is None
+    assert found.out == os.path.expanduser("~/o")

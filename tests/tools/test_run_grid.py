@@ -52,6 +52,6 @@ def test_failures_are_named_at_the_end_and_are_the_exit_code(tmp_path, capsys, m
 def test_help_and_wrong_usage(capsys):
     with pytest.raises(SystemExit) as ended:
         run_grid.main(["--help"])
-    assert ended.value.code == 0 and "--steal_after" in capsys.readouterr().out
+    assert ended.value.code == 0 and "--seeds" in capsys.readouterr().out
     assert run_verb("run_grid", run_grid.main, ["no.cfg", "--out=out"]) == 2
     assert capsys.readouterr().err.startswith("run_grid: no.cfg: there is no such flagfile")
