@@ -15,6 +15,15 @@ class RunError(RuntimeError):
     """Something went wrong while running that the user can act on (exit code 1)."""
 
 
+class RequeueError(RunError):
+    """Ended because it was asked to, with what is needed to go on (exit code 75)."""
+
+
+# EX_TEMPFAIL of sysexits.h, "try again later": LSF's REQUEUE_EXIT_VALUES, Slurm's RequeueExit and a Kubernetes Job's
+# podFailurePolicy are told it, see docs/clusters.md.
+REQUEUE = 75
+
+
 def run_verb(name, main, argv):
     """Runs `main(argv)` as the verb `python -m keras_alexnet.NAME` and returns its exit code.
 
@@ -24,7 +33,8 @@ def run_verb(name, main, argv):
         argv: list of str.
 
     Returns:
-        int: 0 done, 1 failed while running, 2 wrong usage, 130 interrupted from the keyboard.
+        int: 0 done, 1 failed while running, 2 wrong usage, 75 ended by a signal to be gone on with, 130 interrupted
+            from the keyboard.
     """
     # The package is of TensorFlow's graph, whichever backend Keras is set to elsewhere.
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -41,6 +51,9 @@ def run_verb(name, main, argv):
         # Whoever read the output wants no more of it (`| head`); what is left in the buffer goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except RequeueError as error:
+        print(f"{name}: {_one_line(error)}", file=sys.stderr)
+        return REQUEUE
     except (RunError, OSError) as error:
         # A full disk, a folder without permission: the operating system's own words name the file.
         print(f"{name}: {_one_line(error)}", file=sys.stderr)

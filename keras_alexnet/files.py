@@ -69,6 +69,15 @@ def folder_written_aside(parent, name):
         raise
 
 
+def sync_folder(path):
+    """Puts the names in a folder on the disk: what was renamed into it survives a power cut from here on."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _umask():
     umask = os.umask(0)
     os.umask(umask)

@@ -15,13 +15,16 @@ from keras_alexnet.errors import UsageError
 
 VARIANTS = ("paper", "release2012", "caffe")
 TOPOLOGIES = ("alexnet", "half", "separate", "conv6")
+STRATEGIES = ("one", "mirrored", "multi_worker")
+SCALINGS = ("none", "linear", "sqrt")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 PATHS = ("data_dir", "statistics", "model_dir", "model", "initial_weights", "json")
 # Flags that may change between the two parts of an interrupted run: none of them changes what is learned up to the
 # point where the run stopped. (The data may have moved; that they are the same files is checked apart.)
 FREE_ON_RESUME = frozenset(
-    ("epochs", "devices", "bad_images", "input_threads", "checkpoints_to_keep", "summary_steps")
-    + ("histograms", "profile", "export", "data_dir", "model_dir")
+    ("epochs", "devices", "bad_images", "input_threads", "checkpoints_to_keep", "checkpoint_minutes")
+    + ("checkpoint_steps", "deterministic", "strategy", "summary_steps", "histograms", "profile", "export")
+    + ("data_dir", "model_dir")
 )
 
 
@@ -77,6 +80,7 @@ class TrainingRecipe:
     momentum: float
     weight_decay: float
     bias_learning_rate_multiplier: float
+    rate_scaling: str
     lr_policy: str
     lr_schedule: tuple[tuple[int, str, float], ...]
     plateau_patience: int
@@ -93,6 +97,11 @@ class RunRecipe:
     seed: int
     export: bool
     checkpoints_to_keep: int
+    checkpoint_minutes: float
+    checkpoint_steps: int
+    strategy: str
+    deterministic: bool
+    dry_run: bool
     summary_steps: int
     histograms: bool
     profile: tuple[int, int] | None
@@ -131,7 +140,7 @@ def parse_train(argv, usage):
         network=pick(
             NetworkRecipe,
             values,
-            devices=_devices(values["devices"].value),
+            devices=_devices(values["devices"].value, values["strategy"].value),
             removed_layers=_names(values["removed_layers"].value),
         ),
         training=pick(
@@ -517,6 +526,14 @@ def _define_training(values):
         flag_values=values,
     )
     flags.DEFINE_enum(
+        "rate_scaling",
+        "none",
+        list(SCALINGS),
+        "How all rates grow with --batch_size over the paper's 128: not, in proportion, or with the square root "
+        "(Krizhevsky 2014, One weird trick, section 5).",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
         "lr_policy",
         "plateau",
         ["plateau", "schedule", "constant"],
@@ -571,7 +588,43 @@ def _define_run(values):
     )
     flags.DEFINE_bool("export", True, "Write a SavedModel to MODEL_DIR/export/1 at the end.", flag_values=values)
     flags.DEFINE_integer(
-        "checkpoints_to_keep", 3, "Newest checkpoints that are kept.", lower_bound=1, flag_values=values
+        "checkpoints_to_keep",
+        3,
+        "Newest checkpoints that are kept, beside the one with the lowest validation error.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "checkpoint_minutes",
+        15.0,
+        "A checkpoint after so many minutes within an epoch, beside the one after every epoch; 0: none.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "strategy",
+        "one",
+        list(STRATEGIES),
+        "one: one process, on one device or with a tower on each of two. mirrored: the whole network on each of "
+        "--devices (default: all GPUs), a part of every batch for each. multi_worker: the same on many machines, see "
+        "docs/clusters.md.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "deterministic",
+        False,
+        "Only operations that repeat to the bit, on GPUs too: an interrupted run ends exactly as one that was not. (On "
+        "CPUs it does so anyway.)",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "Checks flags, data, devices, memory and disk, trains two steps, says how long all would take, writes nothing.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "checkpoint_steps", 0, "A checkpoint after every so many steps too; 0: none.", lower_bound=0, flag_values=values
     )
     flags.DEFINE_integer(
         "summary_steps", 20, "TensorBoard: training loss and errors every so many steps.", lower_bound=1,
@@ -624,18 +677,18 @@ def _resolved(values):
     return tuple(
         (name, "" if values[name].value is None else str(values[name].value))
         for name in sorted(values)
-        if name not in ("flagfile", "undefok")
+        if name not in ("flagfile", "undefok", "dry_run")
     )
 
 
-def _devices(text):
+def _devices(text, strategy):
     if text.strip() in ("", "auto"):
         return None
     names = tuple(name.strip().upper() for name in text.split(","))
     for name in names:
         if not re.fullmatch(r"(CPU|GPU):\d{1,3}", name):
             raise UsageError(f"--devices={text}: {name!r} is no device; write names such as GPU:0,GPU:1, or auto")
-    if len(names) > 2:
+    if len(names) > 2 and strategy == "one":
         raise UsageError(f"--devices={text}: {len(names)} devices for two towers; give one or two")
     if len(set(names)) < len(names):
         raise UsageError(f"--devices={text}: {names[0]} twice; give two different devices, or one for both towers")
@@ -714,7 +767,14 @@ def _check(recipe):
         raise UsageError(f"--crop_positions={data.crop_positions}: {network.variant} has {largest} in each direction")
     if network.width <= 0:
         raise UsageError(f"--width={network.width}: give a factor above 0, such as 0.5")
-    if network.devices and len(network.devices) > network.towers:
+    strategy = recipe.run.strategy
+    if network.devices and strategy == "multi_worker":
+        raise UsageError(
+            "--devices: with --strategy=multi_worker every process takes all GPUs that it sees; leave it out"
+        )
+    if network.precision == "mixed_float16" and strategy != "one":
+        raise UsageError(f"--precision=mixed_float16: not with --strategy={strategy}; take mixed_bfloat16 or float32")
+    if network.devices and len(network.devices) > network.towers and strategy == "one":
         raise UsageError(f"--devices={','.join(network.devices)}: more devices than towers (--towers={network.towers})")
     if network.dropout >= 1:
         raise UsageError(f"--dropout={network.dropout}: give a probability below 1")

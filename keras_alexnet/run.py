@@ -1,19 +1,26 @@
 """A run's folder: what training left there, read back; and a run made of weights that come from elsewhere."""
 
+import contextlib
 import dataclasses
+import datetime
 import json
 import os
 
+from keras_alexnet import provenance
 from keras_alexnet import recipe as recipes
 from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import written_aside
+from keras_alexnet.training import checkpoints
+from keras_alexnet.training.progress import Progress
 
 FLAGS = "flags.cfg"
 CLASS_NAMES = "class_names.txt"
 STATISTICS = "statistics.npz"
 CHECKPOINTS = "checkpoints"
+PROVENANCE = "provenance.json"  # a list: an entry for every process that trained the run
 VALIDATION = "validation.json"  # what is known of the validation set, see data.statistics.Survey
-_PROGRESS = "progress/.ATTRIBUTES/VARIABLE_VALUE"  # where a checkpoint keeps its history, see training.loop.Progress
+# Where a checkpoint keeps its training.progress.Progress; of weights from elsewhere, and of version 0.1's training.
+_PROGRESS = ("progress", "progress/.ATTRIBUTES/VARIABLE_VALUE")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +57,7 @@ def check_run(model_dir):
 
 def has_checkpoint(model_dir):
     """Whether a run has something to go on with, bool; looked up without TensorFlow."""
-    return os.path.isfile(os.path.join(model_dir, CHECKPOINTS, "checkpoint"))
+    return checkpoints.newest(os.path.join(model_dir, CHECKPOINTS)) is not None
 
 
 def open_run(model_dir):
@@ -66,8 +73,6 @@ def open_run(model_dir):
         UsageError: the folder holds no run.
         RunError: the run has no checkpoint, lacks one of its files or holds a damaged one.
     """
-    import tensorflow as tf
-
     from keras_alexnet.data import statistics
 
     check_run(model_dir)
@@ -75,7 +80,7 @@ def open_run(model_dir):
     class_names = tuple(_text_of(model_dir, CLASS_NAMES).splitlines())
     if not all(class_names) or len(set(class_names)) < max(1, len(class_names)):
         raise RunError(f"{os.path.join(model_dir, CLASS_NAMES)}: is to hold one name a line, and no name twice")
-    checkpoint = tf.train.latest_checkpoint(os.path.join(model_dir, CHECKPOINTS))
+    checkpoint = checkpoints.newest(os.path.join(model_dir, CHECKPOINTS))
     if checkpoint is None:
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
     progress = progress_of(checkpoint)
@@ -90,7 +95,7 @@ def progress_of(checkpoint):
         checkpoint: str, its path.
 
     Returns:
-        dict, see `training.loop.Progress`; empty for weights from elsewhere.
+        dict, see `training.progress.Progress`; empty for weights from elsewhere.
 
     Raises:
         RunError: it cannot be read.
@@ -98,7 +103,9 @@ def progress_of(checkpoint):
     with reading(checkpoint):
         import tensorflow as tf
 
-        return json.loads(tf.train.load_variable(checkpoint, _PROGRESS).decode())
+        reader = tf.train.load_checkpoint(checkpoint)
+        name = next(name for name in _PROGRESS if reader.has_tensor(name))
+        return json.loads(reader.get_tensor(name).decode())
 
 
 def build(run):
@@ -163,8 +170,6 @@ def create(recipe, model, class_names, statistics):
     Raises:
         UsageError: the folder holds something already.
     """
-    import tensorflow as tf
-
     from keras_alexnet.data import statistics as stats
 
     model_dir = recipe.run.model_dir
@@ -173,12 +178,10 @@ def create(recipe, model, class_names, statistics):
     os.makedirs(model_dir, exist_ok=True)
     stats.save(statistics, os.path.join(model_dir, STATISTICS))
     write_class_names(model_dir, class_names)
-    progress = tf.Variable("{}", dtype=tf.string, trainable=False)
-    checkpoint = tf.train.Checkpoint(model=model, progress=progress)
-    manager = tf.train.CheckpointManager(
-        checkpoint, os.path.join(model_dir, CHECKPOINTS), max_to_keep=1, checkpoint_name="epoch"
-    )
-    manager.save(checkpoint_number=0)
+    variables = {variable.path: variable.value for variable in model.trainable_variables}
+    written = checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
+    written.write(Progress())
+    written.wait()
     write_flags(recipe)  # last: from here on it is a run
 
 
@@ -193,6 +196,35 @@ def write_flags(recipe):
     with written_aside(path) as file:
         file.write(f"# python -m keras_alexnet.train --flagfile={path}\n")
         file.write("".join(f"--{name}={value}\n" for name, value in recipe.resolved))
+
+
+def write_provenance(model_dir, statistics, survey):
+    """Adds to a run's record what this process is: versions, machine, and which images it trains on.
+
+    Args:
+        model_dir: str.
+        statistics: data.statistics.Statistics of the training set.
+        survey: data.statistics.Survey of the validation set.
+
+    Returns:
+        list of str, what differs from the process that began the run; empty for that one.
+    """
+    path, before = os.path.join(model_dir, PROVENANCE), None
+    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
+        before = json.load(file)
+    record = before if isinstance(before, list) else []
+    now = provenance.of_this()
+    now["training_set"] = {"images": statistics.count, "fingerprint": statistics.fingerprint}
+    now["validation_set"] = {"images": sum(survey.label_counts), "fingerprint": survey.fingerprint}
+    now["begun"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    with written_aside(path) as file:
+        json.dump([*record, now], file, indent=1, ensure_ascii=False)
+    first = record[0] if record and isinstance(record[0], dict) else now
+    return [
+        f"{name} {first.get(name)} and now {now[name]}"
+        for name in ("keras_alexnet", "commit", "packages", "device")
+        if first.get(name) != now[name]
+    ]
 
 
 def _text_of(model_dir, name):

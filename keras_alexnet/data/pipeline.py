@@ -8,12 +8,12 @@ Values: RGB, 0..255 minus the mean. Everything from the bytes of a file on is Te
 import tensorflow as tf
 
 from keras_alexnet.data import augmentation as augment
-from keras_alexnet.data import views
+from keras_alexnet.data import orders, views
 from keras_alexnet.data.decoding import STORED_SIZE, center_of, window_of
 from keras_alexnet.data.threads import parallel_calls, settled
 
 
-def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0):
+def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=orders.WHOLE):
     """One epoch of augmented batches, in an order of its own.
 
     Args:
@@ -26,6 +26,8 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         start: int, images of this epoch to leave out at the beginning, when a run goes on inside it; after a whole
             number of batches the rest is the same to the bit.
         threads: int, of the data graph; 0 for one per core.
+        part: (which, of how many) that share the epoch, as of the source's `items`; batch size and start are then the
+            part's own. Of images in files of their own, the batches of all parts are those of the whole.
 
     Returns:
         tf.data.Dataset of (float32 (B, size, size, 3), int32 (B,)).
@@ -60,8 +62,11 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
 
     # Shuffled before anything is decoded; decoded in parallel but handed on in order, so that a seed repeats; kept as
     # uint8 until there is a batch, which is a quarter of the bytes to move.
-    draws = augment.draws(seed, epoch, start, margin, augmentation.crop_positions, augmentation.reflections)
-    dataset = tf.data.Dataset.zip(source.items(order=(seed, epoch), start=start), draws)
+    which, parts = part
+    first = start * parts  # the places of an epoch are dealt out one by one
+    draws = augment.draws(seed, epoch, first, margin, augmentation.crop_positions, augmentation.reflections)
+    items = source.items(order=(seed, epoch), start=start, part=part)
+    dataset = tf.data.Dataset.zip(items, draws.shard(parts, which) if parts > 1 else draws)
     if source.stored == "raw":
         dataset = dataset.batch(batch_size).map(raw_views, num_parallel_calls=2)
     else:
@@ -69,7 +74,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     return settled(dataset.map(finish, num_parallel_calls=2).prefetch(2), threads)
 
 
-def center_view(source, statistics, *, size, batch_size, threads=0):
+def center_view(source, statistics, *, size, batch_size, threads=0, part=orders.WHOLE):
     """Every image once, in the order of the source, its center view without noise: validation.
 
     Args and returns as `training`.
@@ -80,7 +85,7 @@ def center_view(source, statistics, *, size, batch_size, threads=0):
         _, image, label = load(*item)
         return center_of(source.stored, image, size), label
 
-    dataset = source.items().map(view, num_parallel_calls=parallel_calls(threads))
+    dataset = source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads))
     dataset = dataset.batch(batch_size).map(lambda images, labels: (_centered(images, mean), labels))
     return settled(dataset.prefetch(2), threads)
 

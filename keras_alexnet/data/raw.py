@@ -79,17 +79,22 @@ class RawSource:
         columns = {column: getattr(self, column)[kept] for column in ("files", "offsets", "labels")}
         return dataclasses.replace(self, **columns, label_counts=())
 
-    def items(self, order=None, start=0):
+    def items(self, order=None, start=0, part=orders.WHOLE):
         """Which images, in which order.
 
         Args:
             order: None for the order of the files, or a sequence of int that seeds a permutation of all images.
             start: int, how many to leave out at the beginning: nothing of them is read.
+            part: (which, of how many) that share the set; of what the others have nothing is read.
 
         Returns:
             tf.data.Dataset of (index,), an int64 scalar.
         """
-        return orders.dataset(self.count, order, start)
+        return orders.dataset(self.count, order, start, part)
+
+    def part_count(self, order, part):
+        """How many images `items` has for a part, int."""
+        return orders.part_count(self.count, part)
 
     def loader(self):
         """A function of an item -> (name, uint8 (256, 256, 3), label): string and int32 scalars; of the graph."""

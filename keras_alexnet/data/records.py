@@ -11,6 +11,7 @@ import itertools
 
 import numpy as np
 
+from keras_alexnet.data import orders
 from keras_alexnet.errors import UsageError
 
 # Records of one file that stay together until a window mixes them: a prepared shard, which is so read about once an
@@ -93,22 +94,23 @@ class RecordSource:
         # What is known of the labels is not known of the rest.
         return dataclasses.replace(self, skipped=self.skipped | skipped, label_counts=())
 
-    def items(self, order=None, start=0):
+    def items(self, order=None, start=0, part=orders.WHOLE):
         """What `loader()` makes images of: records as they are in their files.
 
         Args:
             order: None for the order of the files, or a sequence of int that seeds the mixing.
             start: int, how many to leave out at the beginning; of them only those in one window, and what lies before
                 it in its files, are read.
+            part: (which, of how many) that share the set. Stretches of files are dealt out, in the order in which they
+                are read, so that no two read the same; parts may differ by the length of a few stretches.
 
         Returns:
             tf.data.Dataset of (file * 2^32 + number in the file: int64, record: string), scalars.
         """
         import tensorflow as tf
 
-        stretches = self._stretches(None if order is None else np.random.default_rng(order))
-        windows = _windows(stretches, self.shuffle_buffer)
-        kept = [sum(end - first - self._skipped_in(file, first, end) for file, first, end in w) for w in windows]
+        windows = _windows(self._stretches(order, part), self.shuffle_buffer)
+        kept = [self._kept_in(window) for window in windows]
         before = list(itertools.accumulate(kept, initial=0))
         # The window that the place is in: the last one that begins at or before it.
         entered = max((index for index in range(len(windows)) if before[index] <= start), default=0)
@@ -159,19 +161,30 @@ class RecordSource:
 
         return load
 
-    def _stretches(self, rng):
-        """[(file, first record, end)] in the order in which they are read."""
-        if rng is None:
-            return list(zip(range(len(self.paths)), self.first, self.ends, strict=True))
-        stretches = [
-            (file, begin, min(begin + _STRETCH, end))
-            for file, (first, end) in enumerate(zip(self.first, self.ends, strict=True))
-            for begin in range(first, end, _STRETCH)
-        ]
-        return [stretches[index] for index in rng.permutation(len(stretches))]
+    def part_count(self, order, part):
+        """How many images `items` has for a part, int."""
+        return self._kept_in(self._stretches(order, part))
 
-    def _skipped_in(self, file, first, end):
-        return sum(other == file and first <= record < end for other, record in self.skipped)
+    def _stretches(self, order, part):
+        """[(file, first record, end)] in the order in which they are read."""
+        if order is None and part == orders.WHOLE:
+            return list(zip(range(len(self.paths)), self.first, self.ends, strict=True))
+        # Shorter where there are many to share few files.
+        length = max(1, min(_STRETCH, -(-self.count // (4 * part[1])))) if part[1] > 1 else _STRETCH
+        stretches = [
+            (file, begin, min(begin + length, end))
+            for file, (first, end) in enumerate(zip(self.first, self.ends, strict=True))
+            for begin in range(first, end, length)
+        ]
+        places = orders.indices(len(stretches), order, 0, part)
+        return [stretches[place] for place in places]
+
+    def _kept_in(self, stretches):
+        """Records of stretches that are not left out, int."""
+        return sum(
+            end - first - sum(other == file and first <= record < end for other, record in self.skipped)
+            for file, first, end in stretches
+        )
 
 
 def of_builder(builder, name, split, image_key, label_key, shuffle_buffer):

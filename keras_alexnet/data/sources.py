@@ -71,17 +71,22 @@ class FolderSource:
         columns = {name: tuple(getattr(self, name)[index] for index in kept) for name in ("files", "labels", "sizes")}
         return dataclasses.replace(self, **columns)
 
-    def items(self, order=None, start=0):
+    def items(self, order=None, start=0, part=orders.WHOLE):
         """What `loader()` makes images of, so that a file is read by whoever decodes it.
 
         Args:
             order: None for the order of the names, or a sequence of int that seeds a permutation of all files.
             start: int, how many to leave out at the beginning: nothing of them is read.
+            part: (which, of how many) that share the set; of what the others have nothing is read.
 
         Returns:
             tf.data.Dataset of (index,), an int64 scalar.
         """
-        return orders.dataset(self.count, order, start)
+        return orders.dataset(self.count, order, start, part)
+
+    def part_count(self, order, part):
+        """How many images `items` has for a part, int."""
+        return orders.part_count(self.count, part)
 
     def loader(self):
         """A function of the parts of an item -> (name, bytes, label), scalars: string, string, int32; of the graph."""
@@ -191,20 +196,43 @@ def open_tfds_split(name, data_dir, split, shuffle_buffer):
     return _split_of(builder, name, keys, "split", split, shuffle_buffer)
 
 
+def is_there(data):
+    """Whether the set that a recipe names can be read without anything being drawn, fetched or prepared first.
+
+    Args:
+        data: recipe.DataRecipe.
+
+    Returns:
+        bool.
+
+    Raises:
+        UsageError: TensorFlow Datasets has no such set.
+    """
+    if data.dataset == "shapes":
+        return os.path.isdir(data.data_dir or os.path.join("data", "shapes"))
+    if data.dataset in ("folder", "records"):
+        return True
+    return bool(_builder(data.dataset, data.data_dir).info.splits)
+
+
 def _open_builder(name, data_dir):
     """A set whose files are there: (builder, (key of the image, key of the label))."""
+    builder = _builder(name, data_dir)
+    keys = _labeled_image(builder, name)
+    _prepare(builder, name)
+    return builder, keys
+
+
+def _builder(name, data_dir):
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=os.path.expanduser(data_dir) if data_dir else None)
+        return tfds.builder(name, data_dir=os.path.expanduser(data_dir) if data_dir else None)
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown"
         raise UsageError(
             f"--dataset={name}: {reason} Give the name of a TensorFlow Datasets set, folder, records or shapes."
         ) from None
-    keys = _labeled_image(builder, name)
-    _prepare(builder, name)
-    return builder, keys
 
 
 def _split_of(builder, name, keys, flag, split, shuffle_buffer):

@@ -160,6 +160,10 @@ class Dropout(keras.layers.Layer):
         rate: float, 0 <= rate < 1, the probability of being zeroed.
         seed: optional int.
 
+    Attributes:
+        deal: None, or (worker, workers, images of a replica) where a batch is dealt out to the replicas of a strategy,
+            see `training.distribution`: each then draws what one process would have drawn for its images.
+
     Call arguments:
         inputs: float tensor of any shape.
         training: bool.
@@ -175,7 +179,7 @@ class Dropout(keras.layers.Layer):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"rate must be a probability, 0 <= rate < 1. Received: rate={rate}")
-        self.rate, self.seed = rate, seed
+        self.rate, self.seed, self.deal = rate, seed, None
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs, training=False):
@@ -183,7 +187,17 @@ class Dropout(keras.layers.Layer):
             return inputs
         if not training:
             return inputs * (1.0 - self.rate)
-        uniform = keras.random.uniform(tf.shape(inputs), dtype="float32", seed=self.seed_generator)
+        shape = tf.shape(inputs)
+        if self.deal is None:
+            uniform = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
+        else:
+            worker, workers, images = self.deal
+            context = tf.distribute.get_replica_context()
+            here = context.num_replicas_in_sync // workers
+            rows = context.replica_id_in_sync_group % here * images + tf.range(shape[0])
+            whole = tf.concat([[images * context.num_replicas_in_sync], shape[1:]], axis=0)
+            uniform = keras.random.uniform(whole, dtype="float32", seed=self.seed_generator)
+            uniform = tf.gather(uniform, rows * workers + worker)
         return inputs * tf.cast(uniform >= self.rate, inputs.dtype)
 
     def compute_output_shape(self, input_shape):

@@ -177,12 +177,15 @@ def _of_arrays(path):
 
 
 def _of_checkpoint(path):
-    """Weights by the names that their variables had, wherever they hang in the checkpoint's graph of objects."""
+    """Weights by the names that their variables had: those of a run, or wherever they hang in a graph of objects."""
     reader = tf.train.load_checkpoint(path)
-    graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
-        reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
-    )
-    keys = {each.full_name: each.checkpoint_key for node in graph.nodes for each in node.attributes}
+    if reader.has_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"):
+        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
+            reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
+        )
+        keys = {each.full_name: each.checkpoint_key for node in graph.nodes for each in node.attributes}
+    else:
+        keys = {name: name for name in reader.get_variable_to_shape_map()}
     found = {
         name: reader.get_tensor(key)
         for name, key in keys.items()

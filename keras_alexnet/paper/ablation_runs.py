@@ -182,7 +182,9 @@ def by_views(ended, data_dir=None):
 def _evaluated(ended, views, data_dir):
     from keras_alexnet import evaluate
 
-    path = os.path.join(ended.folder, f"evaluation_val_{views}views.json")
+    path = os.path.join(
+        ended.folder, f"ablations_{views}views.json"
+    )  # not what an evaluation of other images writes to
     newest = os.path.join(ended.folder, runs.CHECKPOINTS, "checkpoint")
     if os.path.isfile(path) and os.path.getmtime(path) >= os.path.getmtime(newest):
         with reading(path), open(path, encoding="utf-8") as file:

@@ -59,7 +59,7 @@ ABLATIONS = (
     Ablation("separate_towers", "towers apart to fc8", "-", "+1.17 / +1.12 (150 - 145)"),
     Ablation("no_color_noise", "no color noise", "over +1 / - (section 4.1)"),
     Ablation("fixed_crops", "no random crops", '"substantial overfitting" (section 4.1)'),
-    Ablation("no_dropout", "no dropout", '"substantial overfitting" (section 4.2)'),
+    Ablation("no_dropout", "no dropout (a quarter of the rate)", '"substantial overfitting" (section 4.2)'),
     Ablation("tanh", "tanh for ReLU", "slower, no error given (section 3.1)"),
     Ablation("no_conv2", "no conv2", "about +2 / - (section 7)"),
     Ablation("no_conv3", "no conv3", "about +2 / - (section 7)"),
@@ -204,7 +204,7 @@ def _grid(settings):
     if not settings.quick:
         further = [f"--data_dir={settings.data_dir}"] if settings.data_dir else []
         return settings.grid, flagfiles, settings.seeds, further
-    folder = os.path.join(settings.results_dir, "ablations_quick")
+    folder = os.path.join(settings.results_dir, "ablations")
     further = ["--dataset=shapes", f"--data_dir={os.path.join(folder, 'shapes')}", "--shapes_train=2", "--shapes_val=1"]
     further += ["--width=0.0625", "--epochs=1", "--batch_size=8", "--precision=float32"]
     few = {name: path for name, path in flagfiles.items() if name in QUICK}
@@ -251,10 +251,25 @@ def _note(values):
         "standard deviation over seeds; difference to the baseline of the same seed (of the last row: to ten views of "
         "the same runs) in points, mean [95 % interval]; p of the paired t-test, and corrected by Holm for all rows"
     )
+    told = _certain_from(values)
+    if told:
+        note += f"; with these seeds and so many rows a difference is certain from about {told:.1f} points on"
     unlearned = [f"{row['name']}/seed{seed}" for row in (values["rows"] if values else ()) for seed in row["unlearned"]]
     if unlearned:
         note += f"; no better than a constant answer: {', '.join(unlearned)}"
     return note
+
+
+def _certain_from(values):
+    """From how many points on a row of median spread is certain after Holm's correction; None where not known."""
+    if not values:
+        return None
+    found = [row["difference"] for row in values["rows"] if row["difference"] and row["difference"]["low"] is not None]
+    spreads = sorted((each["high"] - each["mean"], each["seeds"]) for each in found)
+    if not spreads:
+        return None
+    reach, seeds = spreads[len(spreads) // 2]
+    return comparison.reach_at(reach, seeds, LEVEL / len(spreads))
 
 
 def _limits(differences):

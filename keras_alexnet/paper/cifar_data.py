@@ -1,6 +1,7 @@
 """CIFAR-10 in memory, as the small networks of the paper and of the release were trained on it."""
 
 import dataclasses
+import hashlib
 import io
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from keras_alexnet.errors import RunError, UsageError
 
 SIZE = 32  # rows and columns
 SPLITS = ("train", "test")
+QUICK = 20  # images of each class, in a trial run
 _DRAWN = (400, 100)  # pictures of the built-in set that stands in for CIFAR-10 in a trial run
 
 
@@ -30,6 +32,27 @@ class Images:
     class_names: tuple[str, ...]
     images: dict
     labels: dict
+
+    def fingerprint(self):
+        """A hash of all of it, str."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        for split in SPLITS:
+            digest.update(np.ascontiguousarray(self.images[split]).tobytes())
+            digest.update(np.asarray(self.labels[split], np.int32).tobytes())
+        return digest.hexdigest()
+
+    def few(self, count):
+        """The first images of each class alone: Images."""
+        kept = {
+            split: np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
+            for split, labels in self.labels.items()
+        }
+        return Images(
+            f"{self.description}; of each class the first {count} alone",
+            self.class_names,
+            {split: self.images[split][places] for split, places in kept.items()},
+            {split: self.labels[split][places] for split, places in kept.items()},
+        )
 
     def mean_image(self):
         """The mean of the training images by pixel, float32 (32, 32, 3), in 0..255."""

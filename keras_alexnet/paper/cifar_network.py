@@ -2,8 +2,9 @@
 
 Four of them, named by the test error in the names of their files (`example-layers/*.cfg` of the release; 11pct of the
 earlier cuda-convnet, where its methodology is written down). The paper's "four-layer network" (Figure 1, section 3.3)
-is 19pct by its count of learned layers, three convolutions and the output; its 13 and 11 percent, without and with
-response normalization, are what 13pct and 11pct are named after.
+is 19pct by its count of learned layers, three convolutions and the output. Its 13 and 11 percent, without and with
+response normalization, are the numbers in the names of 13pct and 11pct; that they are of these networks, which have
+five learned layers, is an inference.
 """
 
 import keras

@@ -62,9 +62,8 @@ class Run:
     """
 
     def __init__(self, folder, trial, images):
-        import tensorflow as tf
-
-        from keras_alexnet.training.loop import Progress, Trainer
+        from keras_alexnet.training.checkpoints import Checkpoints
+        from keras_alexnet.training.loop import Trainer
         from keras_alexnet.training.optimizer import MomentumSGD
 
         self.trial, self.images = trial, images
@@ -75,7 +74,7 @@ class Run:
                 f"--batch_size={trial.batch_size}: {len(images.labels['train'])} training images are fewer than "
                 f"{WINDOWS} batches; give a smaller one"
             )
-        _check_same(folder, {**dataclasses.asdict(trial), "images": images.description})
+        _check_same(folder, {**dataclasses.asdict(trial), "images": images.description, "sha256": images.fingerprint()})
         self.model = cifar_network.build(
             trial.network,
             len(images.class_names),
@@ -87,13 +86,8 @@ class Run:
         decays = cifar_network.DECAYS[trial.network] if trial.weight_decay else {}
         self.sgd = MomentumSGD(trial.learning_rate, 0.9, 0.0, cifar_network.BIAS_MULTIPLIER, layer_weight_decays=decays)
         self.trainer = Trainer(self.model, self.sgd)
-        self.progress = Progress()
-        checkpoint = tf.train.Checkpoint(model=self.model, optimizer=self.sgd, progress=self.progress.variable)
-        self.manager = tf.train.CheckpointManager(checkpoint, os.path.join(folder, "checkpoints"), max_to_keep=1)
-        if self.manager.latest_checkpoint:
-            with reading(self.manager.latest_checkpoint):
-                checkpoint.restore(self.manager.latest_checkpoint).assert_consumed()
-                self.progress.restore()
+        self.checkpoints = Checkpoints(os.path.join(folder, "checkpoints"), self.trainer.variables(), keep=1)
+        _, self.progress = self.checkpoints.resume()
 
     @property
     def curve(self):
@@ -113,10 +107,10 @@ class Run:
         """
         while self.progress.epochs < epochs and not self.diverged and not (enough and enough(self.curve)):
             self._epoch()
-            self.progress.store()
-            self.manager.save()
+            self.checkpoints.write(self.progress)
             if show:
                 show(self.progress.epochs, epochs)
+        self.checkpoints.wait()
 
     def _epoch(self):
         import tensorflow as tf
@@ -147,16 +141,16 @@ class Run:
         """The mean loss (nats) and top-1 error (percent) on the test images, their centers where there are crops."""
         import tensorflow as tf
 
-        self.trainer.averages.reset()
+        self.trainer.tested.reset()
         images, labels = self.images.images["test"], self.images.labels["test"]
         border = self.trial.crop_border
         for start in range(0, len(labels), 500):
             batch = images[start : start + 500].astype(np.float32) - self.mean
             batch = batch[:, border : border + self.size, border : border + self.size]
             self.trainer.test_step(tf.constant(batch), tf.constant(labels[start : start + 500]))
-        if self.trainer.averages.count() != len(labels):
-            raise RunError(f"the test saw {self.trainer.averages.count()} images instead of {len(labels)}")
-        means = self.trainer.averages.result()
+        if self.trainer.tested.count() != len(labels):
+            raise RunError(f"the test saw {self.trainer.tested.count()} images instead of {len(labels)}")
+        means = self.trainer.tested.result()
         return {"loss": means["loss"], "top1_error": means["top1_error"]}
 
     def _views(self, images, rng):

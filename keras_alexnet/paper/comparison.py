@@ -65,6 +65,21 @@ def paired(values, others):
     return Difference(mean, mean - reach, mean + reach, p, count)
 
 
+def reach_at(reach, seeds, level):
+    """How long half of an interval is at another level.
+
+    Args:
+        reach: float, half of a 95 % interval over so many seeds.
+        seeds: int, at least LEAST_SEEDS.
+        level: float, such as 0.05 for 95 %.
+
+    Returns:
+        float, in the unit of `reach`.
+    """
+    stats = _stats()
+    return reach * float(stats.t.ppf(1 - level / 2, seeds - 1) / stats.t.ppf(0.975, seeds - 1))
+
+
 def holm(ps):
     """Holm's correction of several p: the same order, each at most 1; nan stays nan.
 

@@ -244,9 +244,11 @@ def verdict(values):
     alike = "The towers are built alike and see the same pictures: only their random numbers differ."
     if values["p"] >= CERTAIN:
         return f"Does not hold in this run: the towers are no more different than chance has it ({said}). {alike}"
-    if min(means) < RANDOM / 2 < max(means):
+    if min(means) < RANDOM / 2 and max(means) >= RANDOM:
         return f"Holds in this run: one tower is mostly gray, the other sees color ({said}). {alike}"
-    return f"Holds in direction only: the towers differ, but neither is gray with the other colored ({said}). {alike}"
+    if min(means) >= RANDOM:
+        return f"Does not hold in this run: both towers see more color than random filters do ({said}). {alike}"
+    return f"Does not hold in this run: the towers differ, but not as gray and colored ({said}). {alike}"
 
 
 def draw_filters(towers, normalize, path):

@@ -9,7 +9,6 @@ import csv
 import dataclasses
 import glob
 import os
-import re
 import time
 
 from keras_alexnet import locks
@@ -17,6 +16,7 @@ from keras_alexnet import recipe as recipes
 from keras_alexnet import run as runs
 from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.paper import hparams, trainer
+from keras_alexnet.training import checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +129,9 @@ def history(folder):
 
 def epochs_done(folder):
     """Epochs that both the newest checkpoint and the history of a run know of, int; found without TensorFlow."""
-    checkpoints = os.path.join(folder, runs.CHECKPOINTS)
-    with contextlib.suppress(OSError, ValueError, RunError):
-        with open(os.path.join(checkpoints, "checkpoint"), encoding="utf-8") as file:
-            newest = re.search(r'^model_checkpoint_path: "(?:.*/)?(epoch-(\d+))"$', file.read(), re.MULTILINE)
-        if newest and os.path.isfile(os.path.join(checkpoints, f"{newest[1]}.index")):
-            return min(int(newest[2]), len(history(folder)))
+    newest = checkpoints.newest(os.path.join(folder, runs.CHECKPOINTS))
+    with contextlib.suppress(RunError):
+        return min(checkpoints.place_of(newest)[0], len(history(folder))) if newest else 0
     return 0
 
 

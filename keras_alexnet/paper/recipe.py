@@ -11,12 +11,12 @@ from keras_alexnet.recipe import (
     PRECISIONS,
     EvaluationRecipe,
     Recipe,
-    parse,
     parse_evaluate,
     parse_train,
     pick,
     required,
 )
+from keras_alexnet.recipe import parse as parse_flags
 
 CIFAR_NETWORKS = ("19pct", "18pct", "13pct", "11pct")
 
@@ -44,7 +44,7 @@ def parse_figure1(argv, usage):
     """Flags of `keras_alexnet.paper.figure1` -> Figure1Recipe. Raises as `keras_alexnet.recipe.parse_train`."""
     values = flags.FlagValues()
     _define_cifar(values)
-    relu, tanh = "0.0005,0.001,0.002,0.004,0.008,0.016", "0.002,0.004,0.008,0.016,0.032,0.064"
+    relu, tanh = "0.001,0.002,0.004,0.008", "0.004,0.008,0.016,0.032"
     for name, rates in (("relu", relu), ("tanh", tanh)):
         flags.DEFINE_list(
             f"{name}_rates",
@@ -603,8 +603,18 @@ def _define_results(values):
         "results_dir", "results", "Where figures, pictures and unfinished work are kept.", flag_values=values
     )
     flags.DEFINE_bool(
-        "quick", False, "The same in seconds: it shows that the command works, no more.", flag_values=values
+        "quick",
+        False,
+        "The same in seconds, below RESULTS_DIR/quick: it shows that the command works, no more.",
+        flag_values=values,
     )
+
+
+def parse(values, argv, usage):
+    """As `keras_alexnet.recipe.parse`; what is only tried has a folder of its own, beside what was found in earnest."""
+    parse_flags(values, argv, usage)
+    if "quick" in values and values["quick"].value:
+        values["results_dir"].value = os.path.join(values["results_dir"].value, "quick")
 
 
 def _rates(name, texts):

@@ -13,11 +13,9 @@ import dataclasses
 import datetime
 import json
 import os
-import platform
 import shlex
-import subprocess
 
-from keras_alexnet import __version__
+from keras_alexnet import __version__, provenance
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import written_aside
 
@@ -72,9 +70,9 @@ def write(folder, name, values, *, protocol, argv, pictures=(), quick=False):
         "command": shlex.join(["python", "-m", f"keras_alexnet.paper.{name}", *argv]),
         "quick": quick,
         "keras_alexnet": __version__,
-        "commit": commit(),
+        "commit": provenance.commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "device": device(),
+        "device": provenance.device(),
         "pictures": [{"file": file, "shows": shows} for file, shows in pictures],
         "values": values,
     }
@@ -119,6 +117,7 @@ def say(module, values, path):
 
 def folder_for(path):
     """Makes a folder to write into. Raises UsageError when that fails."""
+    provenance.commit()  # what runs now, whatever the checkout is when the command ends
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
@@ -126,40 +125,3 @@ def folder_for(path):
     if not os.access(path, os.W_OK):
         raise UsageError(f"--results_dir={path}: cannot be written to; name another folder")
     return path
-
-
-def commit():
-    """The commit that the package is of, str, with a + where files differ from it; "unknown" outside a checkout."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    try:
-        _git(here, "ls-files", "--error-unmatch", __file__)  # an installed copy is of no commit, wherever it lies
-        found = _git(here, "rev-parse", "--short=7", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--", os.path.dirname(here))
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found + "+" * bool(changed)
-
-
-def device():
-    """What computes here, str."""
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    where = ", ".join(names) or f"{cores} CPU core{'s' * (cores > 1)} ({platform.machine()}{_processor()})"
-    return f"{where}, TensorFlow {tf.__version__}"
-
-
-def _processor():
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        return ""
-    return f", {names[0]}" if names else ""
-
-
-def _git(folder, *arguments):
-    run = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True, timeout=10)
-    return run.stdout.strip()

@@ -25,6 +25,9 @@ HISTORY_COLUMNS = (
 )
 
 
+_SPLITS = ("train", "val")
+
+
 class Curves(keras.callbacks.Callback):
     """TensorBoard: loss, errors, rate, images/s and conv1's filters; weights and a profile on demand.
 
@@ -37,20 +40,31 @@ class Curves(keras.callbacks.Callback):
         every: int, updates between two points of the training curves.
         histograms: bool, weights and velocities once an epoch.
         profile: None or (first, last), the steps to profile, counted from 1 over the whole run.
+        sums: dict, what was counted when the last point was made, as `flushed` returned it; empty at the beginning.
+        files: dict of str -> int, the files that there were then and their bytes: what was written later is taken
+            away, since the steps from there on are made again.
     """
 
-    def __init__(self, log_dir, trainer, first_step, every, histograms, profile):
+    def __init__(self, log_dir, trainer, first_step, every, histograms, profile, sums=None, files=None):
         super().__init__()
+        _cut_back(log_dir, files or {})
         self.trainer, self.step, self.every = trainer, first_step, every
         self.histograms, self.profile, self.profiling = histograms, profile, False
         self.log_dir = log_dir
-        self.train_writer = tf.summary.create_file_writer(os.path.join(log_dir, "train"))
-        self.val_writer = tf.summary.create_file_writer(os.path.join(log_dir, "val"))
-        self.before = {}
+        self.train_writer = tf.summary.create_file_writer(os.path.join(log_dir, _SPLITS[0]))
+        self.val_writer = tf.summary.create_file_writer(os.path.join(log_dir, _SPLITS[1]))
+        self.before = sums or {}
+
+    def flushed(self):
+        """Puts everything into the files, and says where that leaves them: (sums, files), see the arguments."""
+        self.train_writer.flush()
+        self.val_writer.flush()
+        sizes = {name: os.path.getsize(os.path.join(self.log_dir, name)) for name in _files(self.log_dir)}
+        return self.before, sizes
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Every epoch sums from zero; what the averages still hold here is the validation before it.
-        self.before = dict.fromkeys((*metrics.NAMES, "count"), 0.0)
+        if not self.trainer.averages.count():  # an epoch that goes on has its last point already
+            self.before = {}
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.profile and self.step + 1 == self.profile[0]:
@@ -62,11 +76,11 @@ class Curves(keras.callbacks.Callback):
         if self.profiling and self.step >= self.profile[1]:
             self._stop_profiling()
         if self.step % self.every == 0:
-            now = self._sums()
-            images = now["count"] - self.before["count"]
+            now = self.trainer.averages.sums()
+            images = now["count"] - self.before.get("count", 0.0)
             with self.train_writer.as_default(self.step):
                 for name in metrics.NAMES:
-                    tf.summary.scalar(name, (now[name] - self.before[name]) / max(images, 1.0))
+                    tf.summary.scalar(name, (now[name] - self.before.get(name, 0.0)) / max(images, 1.0))
             self.before = now
 
     def on_epoch_end(self, epoch, logs=None):
@@ -94,9 +108,26 @@ class Curves(keras.callbacks.Callback):
         tf.profiler.experimental.stop()
         self.profiling = False
 
-    def _sums(self):
-        means = self.trainer.averages.means
-        return {name: float(mean.total) for name, mean in means.items()} | {"count": float(means["loss"].count)}
+
+def _files(log_dir):
+    """TensorBoard's files of the curves, by their paths below the logs."""
+    return [
+        os.path.join(split, name)
+        for split in _SPLITS
+        if os.path.isdir(os.path.join(log_dir, split))
+        for name in sorted(os.listdir(os.path.join(log_dir, split)))
+        if name.startswith("events.out.tfevents.")
+    ]
+
+
+def _cut_back(log_dir, files):
+    """Leaves of TensorBoard's files the bytes that there were, so that no point is there twice."""
+    for name in _files(log_dir):
+        path = os.path.join(log_dir, name)
+        if name not in files:
+            os.unlink(path)
+        elif os.path.getsize(path) > files[name]:
+            os.truncate(path, files[name])
 
 
 def write_history(path, rows):

@@ -1,10 +1,9 @@
-"""Epochs and steps: a small loop of our own around Keras' model, optimizer and callbacks.
+"""Steps: a small loop of our own around Keras' model, optimizer and callbacks.
 
 Keras' `fit` does not run under the multi-worker strategy (its issue 20585), nor can it begin in the middle of an
-epoch; this loop leaves both open, and is the same step everywhere.
+epoch; this loop does both, and is the same step everywhere.
 """
 
-import json
 import math
 import time
 
@@ -23,18 +22,27 @@ class NonFiniteError(RunError):
 
 
 class Trainer:
-    """The compiled steps of one model.
+    """The compiled steps of one model, on one device, on several or on several machines.
+
+    Made within the scope of the strategy that it is to follow, see `training.distribution`; the steps of all replicas
+    together are those of one, on the batches of all together.
 
     Args:
         model: keras.Model, images -> float32 logits (B, classes).
         optimizer: keras optimizer; built on the model's trainable variables here.
         device: name of the device of the loss and of everything else that is no tower's, or None.
+        replica_batch: int, images that a replica gets of a whole batch; None where there is one replica.
+
+    Attributes:
+        averages, tested: metrics.Averages, of the training steps and of the test steps.
+        waited: float, seconds that `steps` has waited for images.
     """
 
-    def __init__(self, model, optimizer, device=None):
-        self.model, self.optimizer, self.device = model, optimizer, device
+    def __init__(self, model, optimizer, device=None, replica_batch=None):
+        self.model, self.optimizer, self.device, self.replica_batch = model, optimizer, device, replica_batch
+        self.strategy, self.waited = tf.distribute.get_strategy(), 0.0
         with tf.device(device):
-            self.averages = metrics.Averages()
+            self.averages, self.tested = metrics.Averages(), metrics.Averages()
         optimizer.build(model.trainable_variables)
         images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
         labels = tf.TensorSpec((None,), tf.int32)
@@ -43,85 +51,150 @@ class Trainer:
 
     def _train_step(self, images, labels):
         """One update on the mean gradient of a batch; returns the mean loss, float32."""
-        variables = self.model.trainable_variables
+        sums = self._of_all(self._update, images, labels)
         with tf.device(self.device):
-            with tf.GradientTape() as tape:
-                values = metrics.per_image(self.model(images, training=True), labels)
-                loss = tf.reduce_mean(values["loss"])
-                scaled = self.optimizer.scale_loss(loss)
-            self.optimizer.apply(tape.gradient(scaled, variables), variables)
-            self.averages.update(values)
-            return loss
+            self.averages.add(sums)
+            return metrics.loss_of(sums)
 
     def _test_step(self, images, labels):
+        sums = self._of_all(self._test, images, labels)
         with tf.device(self.device):
-            self.averages.update(metrics.per_image(self.model(images, training=False), labels))
+            self.tested.add(sums)
 
-    def evaluate(self, dataset, count):
+    def _of_all(self, function, images, labels):
+        """What a function of images and labels gives on each replica's part, summed: float32, see `metrics.sums`."""
+
+        def replica(images, labels):
+            with tf.device(self.device):
+                return _sum_over_replicas(function(*self._part(images, labels)))
+
+        sums = self.strategy.run(replica, args=(images, labels))
+        return self.strategy.experimental_local_results(sums)[0]
+
+    def _update(self, images, labels):
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            values = metrics.per_image(self.model(images, training=True), labels)
+            # The mean over the images of all replicas, whose gradients are summed.
+            count = _sum_over_replicas(tf.cast(tf.size(labels), tf.float32))
+            scaled = self.optimizer.scale_loss(tf.reduce_sum(values["loss"]) / count)
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        return metrics.sums(values)
+
+    def _test(self, images, labels):
+        return metrics.sums(metrics.per_image(self.model(images, training=False), labels))
+
+    def _part(self, images, labels):
+        """A replica's part of what its process has: neighboring images, none where a batch ends before."""
+        context = tf.distribute.get_replica_context()
+        if context.num_replicas_in_sync == 1:
+            return images, labels
+        # Numbered over all processes, of which each has as many replicas.
+        here = context.num_replicas_in_sync // _processes(self.strategy)
+        start = (context.replica_id_in_sync_group % here) * self.replica_batch
+        return images[start : start + self.replica_batch], labels[start : start + self.replica_batch]
+
+    def variables(self):
+        """Every number that training goes on with, by name: dict of str -> tf.Variable."""
+        trained, optimizer = self.model.trainable_variables, self.optimizer
+        velocities = getattr(optimizer, "inner_optimizer", optimizer).velocities
+        found = {variable.path: variable for variable in trained}
+        found |= {f"velocity/{trained[place].path}": each for place, each in enumerate(velocities)}
+        # The states of dropout's random numbers, by their places: Keras counts their names over a process's models.
+        found |= {f"random/{place}": variable for place, variable in enumerate(self.model.non_trainable_variables)}
+        known = {id(variable) for variable in found.values()}
+        found |= {f"optimizer/{each.path}": each for each in optimizer.variables if id(each) not in known}
+        return {name: variable.value for name, variable in found.items()} | {"averages": self.averages.variable}
+
+    def steps(self, dataset, last, callbacks, progress):
+        """Trains on the batches of a dataset, and counts them.
+
+        Args:
+            dataset: of (images, labels), see `data.pipeline.training`.
+            last: int, batches of the whole epoch. Where processes share it, one may run out of images before the
+                others: it goes on with none.
+            callbacks: keras.callbacks.CallbackList.
+            progress: progress.Progress, whose steps and batches are counted on.
+
+        Yields:
+            float, the loss of each step, after it.
+
+        Raises:
+            ReadError: the data graph failed.
+            NonFiniteError: the loss is not a number any more.
+            RunError: the dataset holds another number of batches.
+        """
+        batches = self._filled(dataset, last - progress.batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            callbacks.on_train_batch_begin(progress.batches)
+            loss = float(self.train_step(*batch))
+            progress.steps, progress.batches = progress.steps + 1, progress.batches + 1
+            if not math.isfinite(loss):
+                raise NonFiniteError(f"the loss is {loss} at step {progress.steps}")
+            callbacks.on_train_batch_end(progress.batches - 1, self.averages.result())
+            yield loss
+
+    def evaluate(self, dataset, count, last, stop=lambda: False):
         """Averages over a dataset that must hold `count` images.
 
+        Args:
+            dataset: of (images, labels).
+            count: int, of the images of all processes.
+            last: int, batches, as of `steps`.
+            stop: function of nothing, asked after every batch, whether to leave off.
+
         Returns:
-            dict of name -> float, see `metrics.NAMES`.
+            dict of name -> float, see `metrics.NAMES`; None where it left off.
 
         Raises:
             ReadError: the data graph failed.
             RunError: another number of images was seen.
         """
-        self.averages.reset()
-        for images, labels in read(dataset):
+        self.tested.reset()
+        for images, labels in self._filled(dataset, last):
             self.test_step(images, labels)
-        if self.averages.count() != count:
-            raise RunError(f"validation saw {self.averages.count()} images instead of {count}")
-        return self.averages.result()
+            if stop():
+                return None
+        if self.tested.count() != count:
+            raise RunError(f"validation saw {self.tested.count()} images instead of {count}")
+        return self.tested.result()
 
+    def _filled(self, dataset, count):
+        """So many batches: those of a dataset and, where processes share the work, empty ones behind them."""
+        found = 0
+        for batch in read(dataset):
+            found += 1
+            if found > count:
+                break
+            yield batch
+        while found < count and _processes(self.strategy) > 1:
+            found += 1
+            yield tf.zeros((0, *self.model.input_shape[1:])), tf.zeros((0,), tf.int32)
+        if found != count:
+            more = "more than " * (found > count)
+            raise RunError(f"there are {more}{min(found, count)} batches instead of {count}: the images have changed")
 
-class Progress:
-    """Where a run stands, beside weights and velocities: epochs and steps done, rows of the history, the plateau.
+    def is_same_for_all(self, number):
+        """Whether all processes ask with the same number, bool; all of them have to ask."""
+        processes = _processes(self.strategy)
+        return processes == 1 or float(self._sum(tf.constant(float(number)))) == processes * float(number)
 
-    Kept in the checkpoint as JSON in one string variable, so that a checkpoint is whole or is not.
-    """
+    def any_of_all(self, flag):
+        """Whether a flag is set in any of the processes, bool; all of them have to ask."""
+        if _processes(self.strategy) == 1:
+            return bool(flag)
+        return float(self._sum(tf.constant(float(bool(flag))))) > 0
 
-    def __init__(self):
-        self.variable = tf.Variable("{}", dtype=tf.string, trainable=False, name="progress")
-        self.epochs, self.steps, self.history, self.plateau, self.finished = 0, 0, [], {}, False
-
-    def store(self):
-        self.variable.assign(json.dumps({name: value for name, value in vars(self).items() if name != "variable"}))
-
-    def restore(self):
-        vars(self).update(json.loads(self.variable.numpy().decode()))
-
-
-def run_epoch(trainer, dataset, callbacks, *, steps, first_step):
-    """Trains on one epoch's batches.
-
-    Args:
-        trainer: Trainer.
-        dataset: of (images, labels).
-        callbacks: keras.callbacks.CallbackList.
-        steps: int, batches expected; more or fewer is an error.
-        first_step: int, steps done before this epoch.
-
-    Returns:
-        (dict of averages, images per second, steps done).
-
-    Raises:
-        ReadError: the data graph failed.
-        NonFiniteError: the loss is not a number any more.
-        RunError: the data graph ended early or late.
-    """
-    trainer.averages.reset()
-    started, done = time.perf_counter(), 0
-    for images, labels in read(dataset):
-        callbacks.on_train_batch_begin(done)
-        loss = float(trainer.train_step(images, labels))
-        done += 1
-        if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss} at step {first_step + done}")
-        callbacks.on_train_batch_end(done - 1, trainer.averages.result())
-    if done != steps:
-        raise RunError(f"the epoch held {done} batches instead of {steps}: the training images have changed")
-    return trainer.averages.result(), trainer.averages.count() / (time.perf_counter() - started), done
+    @tf.function(input_signature=[tf.TensorSpec((), tf.float32)])
+    def _sum(self, number):
+        """The sum over all processes, float32."""
+        sums = self.strategy.experimental_local_results(self.strategy.run(_sum_over_replicas, args=(number,)))
+        return sums[0] / len(sums)
 
 
 def read(dataset):
@@ -135,3 +208,13 @@ def read(dataset):
         except tf.errors.OpError as error:
             raise ReadError(brief(error)) from None
         yield batch
+
+
+def _sum_over_replicas(value):
+    context = tf.distribute.get_replica_context()
+    return value if context.num_replicas_in_sync == 1 else context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def _processes(strategy):
+    resolver = strategy.cluster_resolver
+    return len(resolver.cluster_spec().job_tasks("worker")) if resolver and resolver.cluster_spec() else 1

@@ -1,6 +1,5 @@
 """What a run reports: cross-entropy, top-1 and top-5 error in percent, mean squared error of the probabilities."""
 
-import keras
 import tensorflow as tf
 
 NAMES = ("loss", "top1_error", "top5_error", "mean_squared_error")
@@ -66,24 +65,43 @@ def _errors(scores, probabilities, labels):
     }
 
 
+def sums(values):
+    """Sums of `per_image` over a batch, and the number of its images behind them: float32 (len(NAMES) + 1,)."""
+    count = tf.cast(tf.size(values["loss"]), tf.float32)
+    return tf.stack([*(tf.reduce_sum(values[name]) for name in NAMES), count])
+
+
+def loss_of(sums):
+    """The mean loss of `sums`, float32."""
+    return sums[NAMES.index("loss")] / sums[-1]
+
+
 class Averages:
-    """Running means of `per_image` over a set, one Keras `Mean` a name, so that every image counts the same."""
+    """Running means of `per_image` over a set, so that every image counts the same.
+
+    Keras' `Mean` has a sum in float32, which is too short for an epoch of a million images, and one more for each name.
+    """
 
     def __init__(self):
-        self.means = {name: keras.metrics.Mean(name=name) for name in NAMES}
+        # Of no strategy: every process has the same sums, and adds to them outside of its replicas.
+        self.variable = tf.Variable(tf.zeros(len(NAMES) + 1, tf.float64), trainable=False, name="averages")
 
-    def update(self, values):
-        for name, mean in self.means.items():
-            mean.update_state(values[name])
+    def add(self, sums):
+        """Adds a batch's `sums`."""
+        self.variable.assign_add(tf.cast(sums, tf.float64))
+
+    def sums(self):
+        """dict of name -> float, and "count"."""
+        return dict(zip((*NAMES, "count"), self.variable.numpy().tolist(), strict=True))
 
     def result(self):
-        """dict of name -> float; nan before the first update."""
-        return {name: float(mean.result()) if float(mean.count) else float("nan") for name, mean in self.means.items()}
+        """dict of name -> float; nan before the first batch."""
+        found = self.sums()
+        return {name: found[name] / found["count"] if found["count"] else float("nan") for name in NAMES}
 
     def count(self):
         """Images seen, int."""
-        return int(self.means["loss"].count)
+        return int(self.sums()["count"])
 
     def reset(self):
-        for mean in self.means.values():
-            mean.reset_state()
+        self.variable.assign(tf.zeros_like(self.variable))

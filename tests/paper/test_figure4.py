@@ -286,7 +286,7 @@ def test_pictures_stay_small():
 
 def test_quick(flags, tmp_path):
     assert run(*flags, f"--results_dir={tmp_path}", "--quick") == 0
-    about = results.read(str(tmp_path), "figure4")
+    about = results.read(str(tmp_path / "quick"), "figure4")
     assert about["quick"] and about["values"]["data"]["index_pictures"] == 12
 
 

@@ -149,7 +149,7 @@ def test_page(folder, capsys):
     said = "\n".join(found.texts)
     for fact in ("abc1234", "2012-12-03", "a GTX 580", "CIFAR-10, as it is", "keras_alexnet 0.1.0"):
         assert fact in said
-    assert "--seed=7" in said and "Holds: ReLU is faster, 5.0 times" in said
+    assert "--seed=7" in said and "Holds, with one seed: ReLU is faster, 5.0 times" in said
     # What was not run has its command and its cost, and what the release says of it.
     not_run = text[text.index('<section id="cifar10_lrn">') : text.index('<section id="wide">')]
     assert "--dataset=cifar10" in not_run and "80 minutes" in not_run and ">18<" in not_run
@@ -290,7 +290,7 @@ def test_nothing_run_without_tensorflow(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == "[]" and not run.stderr
-    found = check_structure((tmp_path / "none" / "report.html").read_text(encoding="utf-8"))
+    found = check_structure((tmp_path / "none" / "quick" / "report.html").read_text(encoding="utf-8"))
     assert [each for each in found.ids if "-" not in each] == ["summary", *report.NAMES]
     assert not found.of("img") and found.texts.count("To run it") == len(report.NAMES)
     for name in report.NAMES:

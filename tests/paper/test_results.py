@@ -2,13 +2,11 @@
 
 import json
 import re
-import shutil
-import subprocess
 
 import pytest
-import tensorflow as tf
 
 import keras_alexnet
+from keras_alexnet import provenance
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.paper import results
 
@@ -32,7 +30,7 @@ def test_written_and_read_back(tmp_path):
     assert found["pictures"] == [{"file": "figure9.svg", "shows": "A line."}]
     assert found["keras_alexnet"] == keras_alexnet.__version__
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
-    assert found["commit"] == results.commit() and found["device"] == results.device()
+    assert found["commit"] == provenance.commit() and found["device"] == provenance.device()
 
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
@@ -77,39 +75,6 @@ def test_folder_for(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"--results_dir=.*file: cannot be made"):
         results.folder_for(str(tmp_path / "file"))
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_commit(tmp_path, monkeypatch):
-    """The commit's first seven digits; a + after any change of a file that it has, within the package only."""
-
-    def git(*arguments):
-        who = ("-c", "user.name=a", "-c", "user.email=a@b")
-        run = subprocess.run(["git", "-C", tmp_path, *who, *arguments], check=True, capture_output=True, text=True)
-        return run.stdout.strip()
-
-    package = tmp_path / "keras_alexnet" / "paper"
-    package.mkdir(parents=True)
-    monkeypatch.setattr(results, "__file__", str(package / "results.py"))
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert results.commit() == "unknown"
-    for file in (package / "results.py", package.parent / "run.py", tmp_path / "README.md"):
-        file.write_text("a")
-    git("init", "--quiet")
-    git("add", ".")
-    git("commit", "--quiet", "--message=first")
-    head = git("rev-parse", "HEAD")
-    assert results.commit() == head[:7]
-    (tmp_path / "README.md").write_text("b")
-    assert results.commit() == head[:7]
-    (package.parent / "run.py").write_text("b")
-    assert results.commit() == head[:7] + "+"
-
-
-def test_device():
-    found = results.device()
-    assert found.endswith(f", TensorFlow {tf.__version__}")
-    assert re.match(r"\d+ CPU cores? \(", found) or tf.config.list_physical_devices("GPU")
 
 
 def test_say(capsys):

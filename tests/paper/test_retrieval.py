@@ -166,7 +166,7 @@ def test_one_split_each_among_the_others(flags, measured, run_of_three_epochs, s
 
 def test_quick(flags, tmp_path, capsys):
     assert run(*flags[:2], f"--results_dir={tmp_path}", "--quick") == 0
-    found = results.read(str(tmp_path), "retrieval")
+    found = results.read(str(tmp_path / "quick"), "retrieval")
     assert found["quick"] and found["values"]["index"]["pictures"] == 12 and found["values"]["timing_rows"] == 1000
     assert "all figures:" in capsys.readouterr().out
 

@@ -125,7 +125,8 @@ def values_of(leave, between):
     [
         ((None, 40, None, None), "Cannot be told in 60 steps"),
         ((50, 40, None, None), "Holds here, for one seed"),
-        ((50, 40, 40, None), "Does not hold here"),
+        ((50, 40, 51, None), "Cannot be told: the starts are less than the 20 steps apart"),
+        ((60, 40, 20, None), "Does not hold here"),
         ((None, 40, None, 40), "Does not hold here"),
     ],
 )
@@ -159,7 +160,7 @@ def run_start(photos, out, *argv):
 
 def test_a_trial_run_from_start_to_end_and_again(small_pictures, tmp_path, capsys, monkeypatch):
     assert run_start(small_pictures, tmp_path) == 0
-    about = json.loads((tmp_path / "start.json").read_text())
+    about = json.loads((tmp_path / "quick" / "start.json").read_text())
     values = about["values"]
     assert about["quick"] and values["classes"] == 3 and values["images"] == 18 and values["pictures"] == 8
     assert values["constant"] == pytest.approx(math.log(3)) and values["measured"] == [0, 2]
@@ -170,7 +171,7 @@ def test_a_trial_run_from_start_to_end_and_again(small_pictures, tmp_path, capsy
         assert own["measures"]["0"]["conv1"]["signal_rms"] == first["published"]["signal_rms"]
     assert len({own["losses"][0] for own in values["starts"].values()}) == 4
     for file in ("start.svg", "start_signal.svg"):
-        assert (tmp_path / file).read_text().startswith("<?xml")
+        assert (tmp_path / "quick" / file).read_text().startswith("<?xml")
 
     # What is kept is not run again; what is lost is, and comes out the same.
     trained = []
@@ -178,15 +179,15 @@ def test_a_trial_run_from_start_to_end_and_again(small_pictures, tmp_path, capsy
     monkeypatch.setattr(
         start, "_train", lambda settings, each, *rest: trained.append(each) or train(settings, each, *rest)
     )
-    (tmp_path / "start" / "released.json").unlink()
+    (tmp_path / "quick" / "start" / "released.json").unlink()
     assert run_start(small_pictures, tmp_path) == 0
     assert trained == [RELEASED]
-    assert json.loads((tmp_path / "start.json").read_text())["values"] == values
+    assert json.loads((tmp_path / "quick" / "start.json").read_text())["values"] == values
 
     capsys.readouterr()
     assert run_start(small_pictures, tmp_path, "--learning_rate=0.1") == 2
     assert "published.json was run with learning_rate 0.01; repeat its flags" in capsys.readouterr().err
-    (tmp_path / "start" / "published.json").write_text("{")
+    (tmp_path / "quick" / "start" / "published.json").write_text("{")
     assert run_start(small_pictures, tmp_path) == 1
     assert "published.json: cannot be read" in capsys.readouterr().err
     assert trained == [RELEASED]

@@ -89,7 +89,7 @@ def test_the_set_is_known_by_its_numbers():
 
 def test_quick_takes_the_center_view(run_of_three_epochs, tmp_path):
     assert run(f"--cnn={run_of_three_epochs}", "--split=val", f"--results_dir={tmp_path}", "--quick") == 0
-    found = results.read(str(tmp_path), "table1")
+    found = results.read(str(tmp_path / "quick"), "table1")
     assert found["quick"] and found["values"]["views"] == 1 and "the center view only" in found["protocol"]
     assert "the center view only" in table1.tables(found["values"])[0].note
 

@@ -183,7 +183,7 @@ def test_the_classes_of_2012():
 
 def test_one_pretrained_alone(networks, tmp_path):
     assert run(f"--pretrained_cnn={networks[2]}", f"--results_dir={tmp_path}", "--quick") == 0
-    values = results.read(str(tmp_path), "table2")["values"]
+    values = results.read(str(tmp_path / "quick"), "table2")["values"]
     rows = table2.tables(values)[0].rows
     assert rows[1][3] == results.NOT_RUN and rows[3][3] != results.NOT_RUN and len(rows) == 5
     assert values["views"] == 1 and not values["averages"]
