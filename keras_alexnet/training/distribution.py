@@ -57,10 +57,10 @@ def choose(name, devices=(), batch_size=1):
         strategy = tf.distribute.MirroredStrategy(list(devices) or None)
         found = Distribution(strategy, replicas=strategy.num_replicas_in_sync)
     else:
-        resolver = _resolver()
-        workers = len(resolver.cluster_spec().as_dict()["worker"])
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-        found = Distribution(strategy, workers, resolver.task_id, strategy.num_replicas_in_sync)
+        cluster = resolver()
+        workers = len(cluster.cluster_spec().as_dict()["worker"])
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+        found = Distribution(strategy, workers, cluster.task_id, strategy.num_replicas_in_sync)
     if batch_size % found.replicas:
         raise UsageError(
             f"--batch_size={batch_size}: does not divide by {found.replicas} replicas; give a multiple, the images of "
@@ -69,14 +69,18 @@ def choose(name, devices=(), batch_size=1):
     return found
 
 
-def _resolver():
-    """Where the workers are, and which this one is."""
+def resolver():
+    """Where the workers are and which this one is, from TF_CONFIG or Slurm: a tf.distribute ClusterResolver."""
     text = os.environ.get("TF_CONFIG")
     if text is None and "SLURM_PROCID" in os.environ:
-        # Port 8888 on every node; one more for each further task of a node.
-        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver()
-        resolver.cluster_spec()  # which finds out the task, too
-        return resolver
+        # Port 8888 on every node, 8889 for its second task and so on. The GPUs of a task are those that Slurm shows it;
+        # what is said of them here only has to be enough for all tasks, since the class counts tasks by GPUs.
+        tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")))
+        found = tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
+        )
+        found.cluster_spec()  # which finds out the task, too
+        return found
     try:
         config = json.loads(text or "null")
         workers, task = config["cluster"]["worker"], config["task"]

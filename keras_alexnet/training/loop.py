@@ -4,6 +4,7 @@ Keras' `fit` does not run under the multi-worker strategy (its issue 20585), nor
 epoch; this loop does both, and is the same step everywhere.
 """
 
+import contextlib
 import math
 import time
 
@@ -65,34 +66,40 @@ class Trainer:
         """What a function of images and labels gives on each replica's part, summed: float32, see `metrics.sums`."""
 
         def replica(images, labels):
-            with tf.device(self.device):
+            # tf.device(None) would leave the device of the replica.
+            with tf.device(self.device) if self.device else contextlib.nullcontext():
                 return _sum_over_replicas(function(*self._part(images, labels)))
 
         sums = self.strategy.run(replica, args=(images, labels))
         return self.strategy.experimental_local_results(sums)[0]
 
-    def _update(self, images, labels):
+    def _update(self, images, labels, counted):
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
             values = metrics.per_image(self.model(images, training=True), labels)
             # The mean over the images of all replicas, whose gradients are summed.
-            count = _sum_over_replicas(tf.cast(tf.size(labels), tf.float32))
-            scaled = self.optimizer.scale_loss(tf.reduce_sum(values["loss"]) / count)
+            count = _sum_over_replicas(tf.reduce_sum(counted))
+            scaled = self.optimizer.scale_loss(tf.reduce_sum(counted * values["loss"]) / count)
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        return metrics.sums(values)
+        return metrics.sums(values, counted)
 
-    def _test(self, images, labels):
-        return metrics.sums(metrics.per_image(self.model(images, training=False), labels))
+    def _test(self, images, labels, counted):
+        return metrics.sums(metrics.per_image(self.model(images, training=False), labels), counted)
 
     def _part(self, images, labels):
-        """A replica's part of what its process has: neighboring images, none where a batch ends before."""
+        """A replica's part of what its process has: neighboring images, and 1.0 for each."""
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync == 1:
-            return images, labels
+            return images, labels, tf.ones_like(labels, tf.float32)
         # Numbered over all processes, of which each has as many replicas.
         here = context.num_replicas_in_sync // _processes(self.strategy)
         start = (context.replica_id_in_sync_group % here) * self.replica_batch
-        return images[start : start + self.replica_batch], labels[start : start + self.replica_batch]
+        images, labels = images[start : start + self.replica_batch], labels[start : start + self.replica_batch]
+        # Where a batch ends before a replica's part begins, it gets a black image that does not count: a convolution of
+        # no images fails on a processor.
+        none = tf.cast(tf.equal(tf.size(labels), 0), tf.int32)
+        counted = tf.pad(tf.ones_like(labels, tf.float32), [[0, none]])
+        return tf.pad(images, [[0, none], [0, 0], [0, 0], [0, 0]]), tf.pad(labels, [[0, none]]), counted
 
     def variables(self):
         """Every number that training goes on with, by name: dict of str -> tf.Variable."""
@@ -212,7 +219,10 @@ def read(dataset):
 
 def _sum_over_replicas(value):
     context = tf.distribute.get_replica_context()
-    return value if context.num_replicas_in_sync == 1 else context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+    if context.num_replicas_in_sync == 1:
+        return value
+    # What comes from outside is on no device yet, and TensorFlow asks where the sum is wanted.
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
 
 def _processes(strategy):

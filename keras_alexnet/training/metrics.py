@@ -65,10 +65,17 @@ def _errors(scores, probabilities, labels):
     }
 
 
-def sums(values):
-    """Sums of `per_image` over a batch, and the number of its images behind them: float32 (len(NAMES) + 1,)."""
-    count = tf.cast(tf.size(values["loss"]), tf.float32)
-    return tf.stack([*(tf.reduce_sum(values[name]) for name in NAMES), count])
+def sums(values, counted):
+    """Sums over a batch, and the number of its images behind them.
+
+    Args:
+        values: dict as of `per_image`.
+        counted: float32 (B,), 1 for an image and 0 for what only fills the batch.
+
+    Returns:
+        float32 (len(NAMES) + 1,).
+    """
+    return tf.stack([*(tf.reduce_sum(counted * values[name]) for name in NAMES), tf.reduce_sum(counted)])
 
 
 def loss_of(sums):

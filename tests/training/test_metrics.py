@@ -49,8 +49,9 @@ def test_a_probability_of_zero_costs_much_and_not_infinitely_much():
 def test_averages_count_images_not_batches():
     averages = metrics.Averages()
     assert np.isnan(averages.result()["loss"])
-    averages.add(metrics.sums({name: np.zeros(3, np.float32) for name in metrics.NAMES}))
-    averages.add(metrics.sums({name: np.ones(1, np.float32) for name in metrics.NAMES}))
+    averages.add(metrics.sums({name: np.zeros(3, np.float32) for name in metrics.NAMES}, np.ones(3, np.float32)))
+    values = {name: np.array([1.0, 7.0], np.float32) for name in metrics.NAMES}
+    averages.add(metrics.sums(values, np.array([1.0, 0.0], np.float32)))  # the second only fills the batch
     assert averages.result() == dict.fromkeys(metrics.NAMES, 0.25)
     assert averages.count() == 4
     averages.reset()
