@@ -17,9 +17,9 @@ setup(
     packages=find_packages(include=["keras_alexnet", "keras_alexnet.*"]),
     package_data={"keras_alexnet.data": ["imagenet_classes.csv"]},
     python_requires=">=3.10,<3.14",
-    # Every bound was tried: the lower ones together, and the newest below the upper ones, see tools/check_dependencies.py
-    # and BUILD.md. A lower bound has a wheel for each Python above. An upper bound is the next minor version where one
-    # changes interfaces (TensorFlow and what belongs to it, Keras) or style (ruff), elsewhere the next major one.
+    # The lower bounds were tried together, and so was the newest below the upper ones: tools/check_dependencies.py, and
+    # BUILD.md. A lower bound has a wheel for each Python above. An upper bound is the next minor version where such a
+    # step changes interfaces (TensorFlow and what belongs to it, Keras) or style (ruff), elsewhere the next major one.
     install_requires=[
         "tensorflow>=2.21,<2.22",
         # Keras 3.13 and later need Python 3.11; on 3.10 its last minor version is what TensorFlow 2.21 runs with.

@@ -3,10 +3,10 @@
     python tools/check_dependencies.py oldest
     python tools/check_dependencies.py newest --tests=tests/test_recipe.py,tests/model
 
-oldest: each dependency at its lower bound. newest: whatever pip finds below the upper bounds. What the dependencies need
-themselves is in both cases the newest that they allow. The package is installed from this checkout (editable), the
+oldest: each dependency at its lower bound. newest: whatever pip finds below the upper bounds. What the dependencies
+need themselves is in both cases the newest that they allow. The package is installed from this checkout (editable), the
 versions are printed, and `python -m pytest` runs. Exits with 0 if the tests pass, with 1 if they or the installation
-fail. Needs a package index, a few GB of disk below the folder for temporary files, and the extra `test`.
+fail. Needs a package index, and 3 GB of disk in the folder for temporary files.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main(argv):
     options = parse(argv)
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     if options.keep:
-        try_out(options, options.keep, environment)
+        try_out(options, options.keep.absolute(), environment)
         return
     with tempfile.TemporaryDirectory(prefix="check_dependencies_") as folder:
         try_out(options, Path(folder), environment)
@@ -47,9 +47,7 @@ def parse(argv):
     """Flags -> options. Raises UsageError."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("versions", choices=("oldest", "newest"))
-    parser.add_argument(
-        "--tests", default="", help="paths for pytest, separated by commas (default: all that is quick)"
-    )
+    parser.add_argument("--tests", default="", help="paths for pytest, separated by commas (default: all)")
     parser.add_argument("--extras", default="test", help="of setup.py, separated by commas (default: test)")
     parser.add_argument("--keep", type=Path, help="a new folder for the environment, which then stays")
     options = parser.parse_args(argv)
@@ -61,7 +59,7 @@ def parse(argv):
     for name in options.extras:
         if name not in known:
             raise UsageError(f"--extras={name}: setup.py has {', '.join(sorted(known))}")
-    if options.keep and options.keep.exists() and (not options.keep.is_dir() or any(options.keep.iterdir())):
+    if options.keep and options.keep.exists():
         raise UsageError(f"--keep={options.keep}: is there already; name a new folder")
     return options
 
@@ -115,7 +113,7 @@ def try_out(options, folder, environment):
     if options.versions == "oldest":
         wanted += oldest(requirements)
     else:
-        wanted += ["--upgrade", "--upgrade-strategy", "eager", *(each for each in requirements)]
+        wanted += ["--upgrade", "--upgrade-strategy", "eager", *requirements]
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     _run([sys.executable, "-m", "venv", "--upgrade-deps", folder], environment, "the virtual environment was not made")
     pip = [python, "-m", "pip"]

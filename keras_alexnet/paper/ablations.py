@@ -76,6 +76,8 @@ def main(argv):
     settings = recipe.parse_ablations(argv, __doc__)
     results.folder_for(settings.results_dir)
     folder, flagfiles, seeds, further = _grid(settings)
+    if settings.quick and settings.data_dir:
+        print("--quick trains on a few drawn shapes: --data_dir and --grid are not looked at", flush=True)
     if settings.quick or (settings.data_dir and settings.train):
         train = trainer.here if settings.quick else trainer.in_a_process
         outcome = grid.run(grid.cells_of(flagfiles.values(), seeds, folder, further), train=train, say=_say)
@@ -84,7 +86,7 @@ def main(argv):
     elif not os.path.isdir(folder):
         raise UsageError(f"--grid={folder}: there is no such folder; give --data_dir, and its runs are trained")
     start_tensorflow()
-    values = compare(folder, flagfiles, seeds, settings.data_dir)
+    values = compare(folder, flagfiles, seeds, None if settings.quick else settings.data_dir)
     draw(values, os.path.join(settings.results_dir, "ablations.svg"))
     path = results.write(
         settings.results_dir,

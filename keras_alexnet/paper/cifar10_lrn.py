@@ -34,9 +34,8 @@ def main(argv):
     settings = recipe.parse_cifar10_lrn(argv, __doc__)
     results.folder_for(settings.results_dir)
     start_tensorflow()
-    images = cifar_data.load(settings.dataset, settings.data_dir, bar)
-    if settings.quick:
-        images = images.few(cifar_data.QUICK)
+    few = cifar_data.QUICK if settings.quick else None
+    images = cifar_data.load(settings.dataset, settings.data_dir, bar, few)
     values = compare(settings, images)
     draw(values, os.path.join(settings.results_dir, "cifar10_lrn.svg"))
     drops = " and ".join(map(str, settings.rate_drops)) or "none"

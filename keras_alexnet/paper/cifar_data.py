@@ -59,8 +59,8 @@ class Images:
         return self.images["train"].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def load(dataset, data_dir, bar):
-    """Reads all images.
+def load(dataset, data_dir, bar, few=None):
+    """Reads all images, or some.
 
     Args:
         dataset: "cifar10" of TensorFlow Datasets; "folder", `DATA_DIR/train/CLASS/*` and `DATA_DIR/test/CLASS/*` with
@@ -68,6 +68,7 @@ def load(dataset, data_dir, bar):
             runs and nothing else.
         data_dir: str or None, as of `keras_alexnet.train`.
         bar: function of a label that makes a progress bar.
+        few: None, or how many images of each class are enough, the first ones.
 
     Returns:
         Images.
@@ -77,13 +78,12 @@ def load(dataset, data_dir, bar):
         RunError: a file is no picture of 32x32.
     """
     if dataset == "folder":
-        return _of_folder(data_dir, bar)
-    if dataset == "shapes":
-        return _of_shapes()
-    return _of_tfds(dataset, data_dir)
+        return _of_folder(data_dir, bar, few)
+    images = _of_shapes() if dataset == "shapes" else _of_tfds(dataset, data_dir)
+    return images.few(few) if few else images
 
 
-def _of_folder(data_dir, bar):
+def _of_folder(data_dir, bar, few):
     if not data_dir:
         raise UsageError("--data_dir is missing: --dataset=folder reads DATA_DIR/train/CLASS/*.jpg and DATA_DIR/test")
     found = {split: sources.list_split(Path(data_dir), split) for split in SPLITS}
@@ -92,6 +92,8 @@ def _of_folder(data_dir, bar):
     if len(found["train"].class_names) < 2:
         raise UsageError(f"--data_dir={data_dir}: holds one class; there is nothing to tell apart")
     images, labels = {}, {}
+    if few:
+        found = {split: _first(source, few) for split, source in found.items()}
     for split, source in found.items():
         show = bar(f"reading {split}")
         images[split] = np.empty((source.count, SIZE, SIZE, 3), np.uint8)
@@ -103,7 +105,19 @@ def _of_folder(data_dir, bar):
     kind = "JPEG files" if found["train"].files[0].lower().endswith((".jpg", ".jpeg")) else "files"
     lossy = ", which lose a little against the original pixels" if kind == "JPEG files" else ""
     counts = " / ".join(f"{found[split].count:,}" for split in SPLITS)
-    return Images(f"{counts} images of class folders ({kind}{lossy})", found["train"].class_names, images, labels)
+    of = f"the first {few} of each class of " if few else ""
+    return Images(f"{counts} images of {of}class folders ({kind}{lossy})", found["train"].class_names, images, labels)
+
+
+def _first(source, count):
+    """The first files of each class of a folder."""
+    places = [place for label in range(len(source.class_names)) for place in _places(source.labels, label)[:count]]
+    kept = {source.files[place] for place in places}
+    return source.without([file for file in source.files if file not in kept])
+
+
+def _places(labels, label):
+    return [place for place, own in enumerate(labels) if own == label]
 
 
 def _decoded(path):
@@ -138,7 +152,13 @@ def _of_tfds(name, data_dir):
 
     images, labels = {}, {}
     for split in SPLITS:
-        source = sources.open_tfds_split(name, data_dir, split, 1)
+        try:
+            source = sources.open_tfds_split(name, data_dir, split, 1)
+        except UsageError as error:
+            raise UsageError(
+                f"{error}; or give pictures of your own as --dataset=folder --data_dir=DIR, DIR/train/CLASS/* and "
+                "DIR/test/CLASS/*"
+            ) from None
         loaded = [(file.numpy(), int(label)) for _, file, label in source.items().map(source.loader())]
         files = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file, _ in loaded]
         if any(file.shape != (SIZE, SIZE, 3) for file in files):

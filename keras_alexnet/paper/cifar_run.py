@@ -176,8 +176,11 @@ def _check_same(folder, about):
         with reading(path), open(path, encoding="utf-8") as file:
             before = json.load(file)
         changed = [
-            f"{name} {value} (there: {before.get(name)})" for name, value in about.items() if before.get(name) != value
+            "other images" if name in ("images", "sha256") else f"{name} {value} (there: {before.get(name)})"
+            for name, value in about.items()
+            if before.get(name) != value
         ]
+        changed = list(dict.fromkeys(changed))
         if changed:
             raise UsageError(f"{folder}: holds another trial: {', '.join(changed)}; name another --results_dir")
         return

@@ -1,5 +1,6 @@
 """Figure 1: how much sooner ReLU reaches 25 % training error on CIFAR-10 than tanh.
 
+    python -m keras_alexnet.paper.figure1 --dataset=cifar10
     python -m keras_alexnet.paper.figure1 --dataset=folder --data_dir=CIFAR
 
 The four-layer network of the release (19pct) without regularization of any kind, each nonlinearity with its own best
@@ -32,9 +33,8 @@ def main(argv):
     settings = recipe.parse_figure1(argv, __doc__)
     results.folder_for(settings.results_dir)
     start_tensorflow()
-    images = cifar_data.load(settings.dataset, settings.data_dir, bar)
-    if settings.quick:
-        images = images.few(cifar_data.QUICK)
+    few = cifar_data.QUICK if settings.quick else None
+    images = cifar_data.load(settings.dataset, settings.data_dir, bar, few)
     values = compare(settings, images)
     draw(values, os.path.join(settings.results_dir, "figure1.svg"))
     tried = "; ".join(

@@ -34,6 +34,7 @@ PAPER = ("largely color-agnostic", "largely color-specific")
 
 def main(argv):
     settings = recipe.parse_figure3(argv, __doc__)
+    recipe.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
     runs.check_run(settings.model_dir)
     results.folder_for(settings.results_dir)
     start_tensorflow()

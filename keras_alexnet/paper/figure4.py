@@ -32,6 +32,8 @@ COST = (
 
 def main(argv):
     settings = recipe.parse_figure4(argv, __doc__)
+    recipe.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
+    recipe.check_there("data_dir", settings.data_dir, "the one that holds the pictures")
     asked, source = sources_of(settings)
     from keras_alexnet.paper import pictures
 

@@ -92,6 +92,13 @@ pre span { white-space: pre; }
   #summary tbody th { font-weight: 600; }
   #summary td:empty { display: none; }
   th, td { padding-right: .9rem; }
+  /* So is every other table with numbers of ours: they would stand beyond the edge. */
+  .stacked table, .stacked tbody, .stacked tr, .stacked td, .stacked tbody th { display: block; padding-right: 0; }
+  .stacked thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .stacked td, .stacked tbody th { border: 0; padding: .1rem 0; }
+  .stacked tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
+  .stacked tbody th { font-weight: 600; }
+  .stacked td::before { content: attr(data-column) ": "; color: var(--quiet); font-style: normal; font-weight: 400; }
 }
 @media (min-width: 75rem) {
   body { display: grid; grid-template-columns: 14rem minmax(0, 50rem); column-gap: 4rem; max-width: 71rem; }
@@ -235,17 +242,19 @@ def _command(text):
 def _table(identity, table, section):
     trial = ' <span class="state trial">quick trial</span>' if section.state == TRIAL else ""
     head = "".join(_head(name) for name in table.columns)
+    # The roles are the elements' own; they are written because the phone's layout would take them away.
     rows = "\n".join(
-        f'<tr><th scope="row">{_text(row[0])}</th>{"".join(map(_cell, row[1:], table.columns[1:]))}</tr>'
+        f'<tr role="row"><th role="rowheader" scope="row">{_text(row[0])}</th>'
+        f"{''.join(map(_cell, row[1:], table.columns[1:]))}</tr>"
         for row in table.rows
     )
     note = f'\n<p class="note">{_text(table.note)}</p>' if table.note else ""
     # The box can be scrolled from the keyboard.
     return f"""<h3 id="{identity}">{_text(table.title)}{trial}</h3>
-<div class="scroll" role="region" tabindex="0" aria-labelledby="{identity}">
-<table>
-<thead><tr>{head}</tr></thead>
-<tbody>
+<div class="scroll stacked" role="region" tabindex="0" aria-labelledby="{identity}">
+<table role="table">
+<thead role="rowgroup"><tr role="row">{head}</tr></thead>
+<tbody role="rowgroup">
 {rows}
 </tbody>
 </table>
@@ -253,7 +262,7 @@ def _table(identity, table, section):
 
 
 def _head(name):
-    return f'<th scope="col">{_text(name)}</th>' if name else "<td></td>"
+    return f'<th role="columnheader" scope="col">{_text(name)}</th>' if name else '<td role="cell"></td>'
 
 
 def _cell(text, column):
@@ -262,7 +271,8 @@ def _cell(text, column):
     if len(text) <= 24 and (absent or re.match(r"[-+−]?\d", text)):
         kinds.append("short")
     marked = f' class="{" ".join(kinds)}"' if kinds else ""
-    return f"<td{marked}>{_text('–' if text == '-' else text)}</td>"
+    label = html.escape(column, quote=True)
+    return f'<td role="cell" data-column="{label}"{marked}>{_text("–" if text == "-" else text)}</td>'
 
 
 def _figure(picture, title):

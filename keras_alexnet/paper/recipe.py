@@ -617,6 +617,18 @@ def parse(values, argv, usage):
         values["results_dir"].value = os.path.join(values["results_dir"].value, "quick")
 
 
+def check_there(flag, folder, what):
+    """Raises UsageError unless a folder is there, before anything that takes time is begun.
+
+    Args:
+        flag: str, its flag.
+        folder: str, or None or empty where none is needed.
+        what: str, what it should be.
+    """
+    if folder and not os.path.isdir(folder):
+        raise UsageError(f"--{flag}={folder}: there is no such folder; name {what}")
+
+
 def _rates(name, texts):
     try:
         rates = tuple(float(text) for text in texts)

@@ -2,9 +2,10 @@
 
     python -m keras_alexnet.paper.report [--results_dir=results] [--out=RESULTS/report.html] [--markdown=FILE.md]
 
-Reads what the other commands of this folder left below RESULTS and runs nothing itself: --quick changes nothing. The
-page holds its pictures and needs neither network nor script. What was not run is on it too, with the command that would
-run it. With --markdown the same is written for where HTML is not shown; it links to the pictures.
+Reads what the other commands of this folder left below RESULTS and runs nothing itself; with --quick, what their trials
+left below RESULTS/quick. The page holds its pictures and needs neither network nor script. What was not run is on it
+too, with the command that would run it. With --markdown the same is written for where HTML is not shown; it links to
+the pictures.
 """
 
 import os

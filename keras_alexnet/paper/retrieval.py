@@ -33,6 +33,8 @@ PLACES = tuple(f"precision at {at}" for at in neighbors.AT)
 
 def main(argv):
     settings = recipe.parse_retrieval(argv, __doc__)
+    recipe.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
+    recipe.check_there("data_dir", settings.data_dir, "the one that holds the pictures")
     neighbors.faiss()
     if settings.query:
         _check_query(settings.query)
@@ -245,7 +247,7 @@ def verdict(values):
         f"last hidden layer over the same of pixels (standard error {100 * (error or 0):.1f}); all numbers "
         f"{100 * whole['mean_average_precision']:.1f} %, pixels {100 * pixels['mean_average_precision']:.1f} %. The "
         f"code has {100 * code['mean_average_precision']:.1f} %, is {whole['bytes'] / code['bytes']:.0f} times smaller "
-        f"and is found {_quicker(values, code):.3g} times quicker once the network has described the picture."
+        f"and is found {_times(_quicker(values, code))} once the network has described the picture."
     )
     if error is None or abs(gain["difference"]) <= 2 * error:
         return f"Cannot be told here: {said}"
@@ -363,6 +365,10 @@ def _summary(precision, average):
 
 def _percents(row):
     return [f"{100 * value:.1f}" for value in (*row["precision"], row["mean_average_precision"])]
+
+
+def _times(quicker):
+    return f"{quicker:.3g} times quicker" if quicker >= 1 else f"{1 / quicker:.3g} times slower"
 
 
 def _quicker(values, row):

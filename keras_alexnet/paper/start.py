@@ -74,6 +74,8 @@ QUANTITIES = (
 
 def main(argv):
     settings = recipe.parse_start(argv, __doc__)
+    if settings.run.data.dataset != "shapes":
+        recipe.check_there("data_dir", settings.run.data.data_dir, "the one that holds the pictures")
     results.folder_for(settings.results_dir)
     start_tensorflow()
     values = compare(settings)
