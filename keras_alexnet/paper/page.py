@@ -98,6 +98,7 @@ pre span { white-space: pre; }
   .stacked td, .stacked tbody th { border: 0; padding: .1rem 0; }
   .stacked tr { padding: .6rem 0; border-bottom: 1px solid var(--line); }
   .stacked tbody th { font-weight: 600; }
+  .stacked .short { white-space: normal; }
   .stacked td::before { content: attr(data-column) ": "; color: var(--quiet); font-style: normal; font-weight: 400; }
 }
 @media (min-width: 75rem) {
