@@ -45,6 +45,7 @@ setup(
         "serving": ["tensorflow-serving-api>=2.21,<2.22"],
         "test": [
             "pytest>=8.3,<10",
+            "hypothesis>=6.150,<7",
             "ruff>=0.17,<0.18",
             "packaging>=24,<27",
             "scipy>=1.14.1,<2",

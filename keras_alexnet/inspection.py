@@ -7,8 +7,6 @@ import os
 import shutil
 import tempfile
 
-import numpy as np
-
 from keras_alexnet import run as runs
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import written_aside
@@ -61,6 +59,8 @@ def open_sources(recipe):
 
 def stand_ins(recipe, given, train_source, val_source):
     """Statistics and a survey that take no time: what is known, or gray images of equally many in each class."""
+    import numpy as np
+
     from keras_alexnet.data import statistics as stats
 
     path = os.path.join(recipe.run.model_dir, runs.STATISTICS)

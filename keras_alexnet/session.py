@@ -323,11 +323,15 @@ class Session:
         """Which files went bad since the run began, in words."""
         from keras_alexnet.data.statistics import survey
 
-        bad = [
-            f"{source.name}/{name}"
-            for source in (self.train_source, self.val_source)
-            for name in survey(source, progress=bar(f"looking for it in {source.name}")).skipped
-        ]
+        try:
+            bad = [
+                f"{source.name}/{name}"
+                for source in (self.train_source, self.val_source)
+                for name in survey(source, progress=bar(f"looking for it in {source.name}")).skipped
+            ]
+        except RunError:
+            where = self.recipe.data.data_dir or self.recipe.data.dataset
+            return f"None can be read any more: put {where} back, and the same command goes on"
         if not bad:
             return "Every file can be read now; the same command goes on after the last checkpoint"
         shown = ", ".join(bad[:NAMED])

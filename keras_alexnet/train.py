@@ -67,11 +67,11 @@ def train(recipe):
     with shared.strategy.scope():
         model = runs.build_model(recipe.network, len(train_source.class_names), run.seed, devices)
         _begin_with(recipe, model)
-    described = _description(recipe, model, train_source, val_source, placed, shared)
     if run.dry_run:
         statistics, survey = inspection.stand_ins(recipe, given, train_source, val_source)
         with _held(model_dir) if os.path.isdir(model_dir) else contextlib.nullcontext():
             session = Session(recipe, model, devices, shared, statistics, survey, train_source, val_source)
+            described = _description(recipe, model, train_source, val_source, placed, shared)
             preflight.report(recipe, session, described)
         return []
 
@@ -87,7 +87,7 @@ def train(recipe):
             changed = runs.write_provenance(model_dir, statistics, survey)
             if changed:
                 print(f"note: the run was begun with {'; '.join(changed)}: it may not repeat to the bit", flush=True)
-        print(described, end="", flush=True)
+        print(_description(recipe, model, train_source, val_source, placed, shared), end="", flush=True)
         trained = session.fit(started)
         last = session.progress.history[-1]
         print(

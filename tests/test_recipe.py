@@ -89,7 +89,7 @@ def test_an_ablation_differs_from_the_baseline_by_what_it_says_and_nothing_else(
     assert lines[0].startswith("# Section ") and lines[1].startswith(
         "# Run, time and device: as baseline.cfg. Expect: "
     )
-    said = dict(line.removeprefix("--").split("=") for line in lines if line.startswith("--"))
+    said = dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))
     assert said.pop("flagfile") == "flags/ablations/baseline.cfg"
     baseline, own = flags_of("baseline"), flags_of(path.stem)
     changed = {name: value.lower() for name, value in own.items() if value != baseline[name]}

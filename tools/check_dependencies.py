@@ -6,7 +6,7 @@
 oldest: each dependency at its lower bound. newest: whatever pip finds below the upper bounds. What the dependencies
 need themselves is in both cases the newest that they allow. The package is installed from this checkout (editable), the
 versions are printed, and `python -m pytest` runs. Exits with 0 if the tests pass, with 1 if they or the installation
-fail. Needs a package index, and 3 GB of disk in the folder for temporary files.
+fail. Needs a package index, and a few GB of disk in the folder for temporary files.
 """
 
 import argparse
@@ -23,14 +23,8 @@ from packaging.version import Version
 from keras_alexnet.errors import RunError, UsageError, run_verb
 
 ROOT = Path(__file__).parents[1]
-FOREIGN = (
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "PIP_CONSTRAINT",
-    "PIP_REQUIREMENT",
-    "PIP_TARGET",
-    "PIP_USER",
-)  # not for the trial
+# Of the environment that this is started in; they would get into the trial.
+FOREIGN = ("PYTHONPATH", "PYTHONHOME", "PIP_CONSTRAINT", "PIP_REQUIREMENT", "PIP_TARGET", "PIP_USER")
 
 
 def main(argv):

@@ -245,7 +245,7 @@ def test_pictures_that_go_and_come_back(flags, undisturbed, small_pictures, tmp_
     until(process, "Epoch 4/")
     (tmp_path / "pictures").rename(tmp_path / "elsewhere")
     code, _, error = finish(process)
-    assert code == 1 and "an image could not be read: " in error and "went bad: train/" in error, error
+    assert code == 1 and "an image could not be read: " in error and "None can be read any more: put " in error, error
     (tmp_path / "elsewhere").rename(tmp_path / "pictures")
     goes_on(own, tmp_path / "run", undisturbed)
 

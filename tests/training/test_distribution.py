@@ -79,7 +79,8 @@ def test_two_workers_make_the_steps_of_one_process(one_process, tmp_path):
     assert own.keys() == other.keys() and len(own) > 30
     for name, value in own.items():
         if name.endswith(("kernel", "bias")) and "velocity" not in name:
-            np.testing.assert_allclose(value, other[name], rtol=0, atol=1e-5 * np.abs(value).max(), err_msg=name)
+            # Biases that have hardly moved from 0 are rounding themselves.
+            np.testing.assert_allclose(value, other[name], rtol=0, atol=1e-5 * np.abs(value).max() + 1e-7, err_msg=name)
 
 
 def test_two_replicas_of_one_process_do_too(one_process, tmp_path):
