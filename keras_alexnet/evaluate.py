@@ -20,6 +20,7 @@ from keras_alexnet import run as runs
 from keras_alexnet.errors import RunError, UsageError, reading, run_verb, start_tensorflow
 from keras_alexnet.files import written_aside
 from keras_alexnet.progress import bar
+from keras_alexnet.training.checkpoints import NEWEST
 
 NAMED = 5  # files left out that are named on the screen; all of them are in the JSON
 
@@ -79,7 +80,7 @@ def evaluate(recipe):
     """
     from keras_alexnet.training import scores
 
-    models = [open_model(folder) for folder in recipe.model_dirs]
+    models = [open_model(folder, recipe.checkpoint) for folder in recipe.model_dirs]
     class_names = models[0].class_names
     for model in models[1:]:
         if model.class_names != class_names:
@@ -117,11 +118,12 @@ def evaluate(recipe):
     return report
 
 
-def open_model(folder):
-    """A run's newest checkpoint or an exported model.
+def open_model(folder, checkpoint=NEWEST):
+    """A run's checkpoint or an exported model.
 
     Args:
         folder: str.
+        checkpoint: which, of a run, see `keras_alexnet.run.open_run`.
 
     Returns:
         Model.
@@ -133,7 +135,7 @@ def open_model(folder):
     from keras_alexnet import export
 
     if runs.is_run(folder):
-        run = runs.open_run(folder)
+        run = runs.open_run(folder, checkpoint)
         served = export.served_model(run)
         names, recipe, size, epochs = run.class_names, run.recipe, served.size, len(run.history)
     else:

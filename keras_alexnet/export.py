@@ -13,24 +13,26 @@ from keras_alexnet import recipe as recipes
 from keras_alexnet import run as runs
 from keras_alexnet.errors import UsageError, run_verb, start_tensorflow
 from keras_alexnet.files import folder_written_aside
+from keras_alexnet.training.checkpoints import NEWEST
 
 METADATA = os.path.join("assets.extra", "metadata.json")
 
 
 def main(argv):
     """Exports the newest checkpoint of a run; prints where to."""
-    model_dir, views = recipes.parse_export(argv, __doc__)
+    model_dir, views, checkpoint = recipes.parse_export(argv, __doc__)
     runs.check_run(model_dir)
     start_tensorflow()
-    print(f"exported to {export_run(model_dir, views)}")
+    print(f"exported to {export_run(model_dir, views, checkpoint)}")
 
 
-def export_run(model_dir, views=1):
-    """Writes the newest checkpoint of a run as a SavedModel.
+def export_run(model_dir, views=1, checkpoint=NEWEST):
+    """Writes a checkpoint of a run as a SavedModel.
 
     Args:
         model_dir: str, a run's folder.
         views: 1 or 10, see `keras_alexnet.serving.signatures.ServedModel`.
+        checkpoint: which, see `keras_alexnet.run.open_run`.
 
     Returns:
         str, the new folder, MODEL_DIR/export/VERSION.
@@ -38,7 +40,7 @@ def export_run(model_dir, views=1):
     Raises:
         RunError: the run has no checkpoint or lacks one of its files.
     """
-    run = runs.open_run(model_dir)
+    run = runs.open_run(model_dir, checkpoint)
     served = served_model(run, views)
     return save(served, os.path.join(model_dir, "export"), _metadata(run, views, served.size))
 

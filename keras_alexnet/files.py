@@ -7,6 +7,8 @@ import shutil
 import tempfile
 import types
 
+_ASIDE = ".writing-"
+
 
 @contextlib.contextmanager
 def written_aside(path, mode="w", **settings):
@@ -20,7 +22,7 @@ def written_aside(path, mode="w", **settings):
     Yields:
         the open file.
     """
-    handle, aside = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".writing-")
+    handle, aside = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=_ASIDE)
     try:
         with open(handle, mode, encoding=None if "b" in mode else "utf-8", **settings) as file:
             yield file
@@ -46,7 +48,7 @@ def folder_written_aside(parent, name):
     Yields:
         (str, the folder to write into; an object whose `path` is the place taken, after the block).
     """
-    aside = tempfile.mkdtemp(dir=parent, prefix=".writing-")
+    aside = tempfile.mkdtemp(dir=parent, prefix=_ASIDE)
     taken = types.SimpleNamespace(path=None)
     try:
         yield aside, taken
@@ -67,6 +69,14 @@ def folder_written_aside(parent, name):
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def remove_asides(folder):
+    """Removes what a killed process was writing aside; for who alone writes there."""
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if name.startswith(_ASIDE) and os.path.isfile(path):
+            os.unlink(path)
 
 
 def sync_folder(path):

@@ -30,7 +30,7 @@ def report(recipe, session, described):
     epoch = session.steps * seconds + math.ceil(session.val_source.count / training.batch_size) * validation
     weights = 4 * session.model.count_params()
     checkpoint = _COPIES * weights
-    needed = checkpoint * (run.checkpoints_to_keep + 2) + (weights if run.export else 0)
+    needed = checkpoint * (run.checkpoints_to_keep + 3) + (weights if run.export else 0)
     place = _existing(run.model_dir)
     free = shutil.disk_usage(place).free
     print(
@@ -39,8 +39,9 @@ def report(recipe, session, described):
         f"time:       {seconds:.2f} s a step, about {_words(epoch)} an epoch with its validation, up to "
         f"{_words(left * epoch)} in all\n"
         f"memory:     {_memory()}\n"
-        f"disk:       {needed / _GIGABYTE:.2f} GB for {run.checkpoints_to_keep} checkpoints, the best, one being "
-        f"written{' and the export' if run.export else ''}; {free / _GIGABYTE:.1f} GB free at {place}",
+        f"disk:       {needed / _GIGABYTE:.2f} GB for {run.checkpoints_to_keep} checkpoints, those of the last and the "
+        f"best epoch, one being written{' and the export' if run.export else ''}; {free / _GIGABYTE:.1f} GB free at "
+        f"{place}",
         flush=True,
     )
     if not os.access(place, os.W_OK):

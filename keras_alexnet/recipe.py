@@ -157,12 +157,13 @@ def parse_train(argv, usage):
 
 
 def parse_export(argv, usage):
-    """Flags of `keras_alexnet.export` -> (the run's folder: str, views: 1 or 10). Raises as `parse_train`."""
+    """Flags of `keras_alexnet.export` -> (folder of the run, views: 1 or 10, checkpoint). Raises as `parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_string("model_dir", None, "A run's folder, as training wrote it.", flag_values=values)
     _define_views(values, "1: a picture is answered by its center view. 10: by the mean of its ten views, section 4.1.")
+    _define_checkpoint(values)
     parse(values, argv, usage)
-    return required(values, "model_dir"), int(values["views"].value)
+    return required(values, "model_dir"), int(values["views"].value), values["checkpoint"].value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +174,7 @@ class EvaluationRecipe:
     """
 
     model_dirs: tuple[str, ...]
+    checkpoint: str
     views: int
     dataset: str | None
     data_dir: str | None
@@ -196,6 +198,7 @@ def parse_evaluate(argv, usage):
         "A run's folder, or an exported model's (RUN/export/1). Given several times, probabilities are averaged.",
         flag_values=values,
     )
+    _define_checkpoint(values)
     _define_views(values, "1: the center view. 10: four corners, center and reflections, averaged (section 4.1).")
     flags.DEFINE_string(
         "dataset", None, "As in training; default: what the first model was trained with.", flag_values=values
@@ -633,6 +636,16 @@ def _define_run(values):
     flags.DEFINE_bool("histograms", False, "TensorBoard: weights and momenta every epoch.", flag_values=values)
     flags.DEFINE_string(
         "profile", "", "TensorBoard: profile these steps of the run, such as 10,15.", flag_values=values
+    )
+
+
+def _define_checkpoint(values):
+    flags.DEFINE_enum(
+        "checkpoint",
+        "newest",
+        ["newest", "best"],
+        "Of a run's folder: its newest whole epoch, or the one with the lowest validation error.",
+        flag_values=values,
     )
 
 

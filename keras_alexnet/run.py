@@ -25,14 +25,14 @@ _PROGRESS = ("progress", "progress/.ATTRIBUTES/VARIABLE_VALUE")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run's folder says of its newest checkpoint; the weights are read by `build`.
+    """What a run's folder says of one of its checkpoints; the weights are read by `build`.
 
     Attributes:
         model_dir: str.
         recipe: recipe.Recipe.
         class_names: tuple of str.
         statistics: data.statistics.Statistics of its training set.
-        checkpoint: str, path of the newest checkpoint.
+        checkpoint: str, path of the checkpoint.
         history: tuple of dict, one an epoch that the checkpoint has seen; empty for weights from elsewhere.
     """
 
@@ -60,11 +60,12 @@ def has_checkpoint(model_dir):
     return checkpoints.newest(os.path.join(model_dir, CHECKPOINTS)) is not None
 
 
-def open_run(model_dir):
+def open_run(model_dir, which=checkpoints.NEWEST):
     """Reads everything but the weights.
 
     Args:
         model_dir: str, a run's folder.
+        which: which checkpoint stands for it, see `training.checkpoints.of_epochs`.
 
     Returns:
         Run.
@@ -80,7 +81,11 @@ def open_run(model_dir):
     class_names = tuple(_text_of(model_dir, CLASS_NAMES).splitlines())
     if not all(class_names) or len(set(class_names)) < max(1, len(class_names)):
         raise RunError(f"{os.path.join(model_dir, CLASS_NAMES)}: is to hold one name a line, and no name twice")
-    checkpoint = checkpoints.newest(os.path.join(model_dir, CHECKPOINTS))
+    folder = os.path.join(model_dir, CHECKPOINTS)
+    with reading(folder):
+        checkpoint = checkpoints.of_epochs(folder, which)
+    if checkpoint is None and checkpoints.newest(folder):
+        raise RunError(f"{folder}: the checkpoint of the best epoch is not there; take the newest")
     if checkpoint is None:
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
     progress = progress_of(checkpoint)
@@ -109,7 +114,7 @@ def progress_of(checkpoint):
 
 
 def build(run):
-    """The network of a run with the weights of its newest checkpoint.
+    """The network of a run with the weights of its checkpoint.
 
     Returns:
         keras.Model, images -> logits, without devices.

@@ -126,7 +126,8 @@ class Session:
                 sums=self.progress.sums,
                 files=self.progress.files,
             )
-            watching = [self.curves, self._watch(), _FirstStep(started)]
+            self.watch = self._watch()
+            watching = [self.curves, self.watch, _FirstStep(started)]
         callbacks = keras.callbacks.CallbackList(
             watching,
             add_progbar=is_chief,
@@ -223,9 +224,10 @@ class Session:
         except ReadError as error:
             raise RunError(f"an image could not be read: {error}. {self._unreadable()}") from None
         except NonFiniteError as error:
-            raise RunError(
-                f"{error}; {self._kept()}. Start anew with a lower --learning_rate, in another --model_dir"
-            ) from None
+            words = f"{error}; {self._kept()}. Start anew with a lower --learning_rate, in another --model_dir"
+            if self.shared.is_chief:
+                self.watch.note(words)
+            raise RunError(words) from None
         progress.history.append(row)
         progress.epochs, progress.batches, progress.seconds = progress.epochs + 1, 0, 0.0
         if training.lr_policy == "plateau":

@@ -15,6 +15,7 @@ from keras_alexnet import inspection, locks, preflight
 from keras_alexnet import recipe as recipes
 from keras_alexnet import run as runs
 from keras_alexnet.errors import UsageError, quiet_start, run_verb
+from keras_alexnet.files import remove_asides
 from keras_alexnet.session import Session
 
 LOCK = "lock"  # in a run's folder, see `locks`
@@ -77,6 +78,8 @@ def train(recipe):
 
     os.makedirs(model_dir, exist_ok=True)
     with _held(model_dir) if shared.is_chief else contextlib.nullcontext():
+        if shared.is_chief:
+            remove_asides(model_dir)
         statistics, train_source, survey, val_source = inspection.look_at(
             recipe, given, train_source, val_source, shared.is_chief
         )

@@ -159,8 +159,8 @@ def test_the_other_verbs_have_recipes_of_their_own():
     for wrong in (["--model=m"], ["a.jpg"]):
         with pytest.raises(UsageError):
             recipes.parse_predict(wrong, "usage")
-    assert recipes.parse_export(["--model_dir=run"], "usage") == ("run", 1)
-    assert recipes.parse_export(["--model_dir=run", "--views=10"], "usage") == ("run", 10)
+    assert recipes.parse_export(["--model_dir=run"], "usage") == ("run", 1, "newest")
+    assert recipes.parse_export(["--model_dir=run", "--views=10", "--checkpoint=best"], "usage") == ("run", 10, "best")
     evaluation = recipes.parse_evaluate(["--model_dir=a", "--model_dir=~/b", "--weights=1,3"], "usage")
     assert evaluation.model_dirs == ("a", os.path.expanduser("~/b")) and evaluation.weights == (1.0, 3.0)
 

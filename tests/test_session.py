@@ -1,5 +1,6 @@
 """Runs that are ended in their middle and go on: the same numbers, the same curves, nothing twice."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import locks, session, train
+from keras_alexnet import evaluate, export, locks, session, train
 from keras_alexnet import run as runs
 from keras_alexnet.errors import run_verb
 from keras_alexnet.training import checkpoints, loop
@@ -127,9 +128,11 @@ def test_without_any_checkpoint_it_begins_again(run_of_three_epochs, verb, ended
     with pytest.raises(ended_at.Killed):
         verb(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / ".writing-abc").write_text("half of a history")
     ended_at.undo()
     assert verb(tmp_path / "run") == 0
     assert_same(tmp_path / "run", run_of_three_epochs)
+    assert not list((tmp_path / "run").rglob(".writing*"))
 
 
 def test_a_signal_while_validating_leaves_the_epoch_unfinished(
@@ -180,8 +183,8 @@ def test_a_dry_run_writes_nothing_and_says_what_it_would_take(verb, tmp_path, ca
     said = capsys.readouterr().out
     assert "steps:      3 an epoch, 9 in 3 epochs to go" in said and "nothing was written" in said
     parameters = 225_515
-    # Weights and velocities, for three checkpoints, the best and one being written.
-    assert f"disk:       {8 * parameters * 5 / 1e9:.2f} GB for 3 checkpoints" in said
+    # Weights and velocities, for three checkpoints, those of the last and the best epoch and one being written.
+    assert f"disk:       {8 * parameters * 6 / 1e9:.2f} GB for 3 checkpoints" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -200,8 +203,6 @@ def test_a_dry_run_names_a_disk_without_room(verb, tmp_path, capsys, monkeypatch
 
 
 def test_the_folder_says_what_it_was_trained_with_and_on(run_of_three_epochs):
-    import json
-
     (record,) = json.loads((run_of_three_epochs / runs.PROVENANCE).read_text())
     assert record["packages"]["tensorflow"] == tf.__version__ and record["device"].endswith(tf.__version__)
     assert record["training_set"]["images"] == 18 and record["validation_set"]["images"] == 9
@@ -210,8 +211,6 @@ def test_the_folder_says_what_it_was_trained_with_and_on(run_of_three_epochs):
 
 
 def test_going_on_with_other_versions_is_noted(verb, tmp_path, capsys, monkeypatch):
-    import json
-
     assert verb(tmp_path / "run", "--epochs=1") == 0
     path = tmp_path / "run" / runs.PROVENANCE
     (record,) = json.loads(path.read_text())
@@ -220,6 +219,23 @@ def test_going_on_with_other_versions_is_noted(verb, tmp_path, capsys, monkeypat
     assert verb(tmp_path / "run", "--epochs=2") == 0
     assert "note: the run was begun with keras_alexnet 0.0.9 and now" in capsys.readouterr().out
     assert len(json.loads(path.read_text())) == 2
+
+
+def test_the_best_epoch_is_evaluated_and_exported_where_it_is_asked_for(run_of_three_epochs, tmp_path):
+    shutil.copytree(run_of_three_epochs, tmp_path / "run")
+    errors = [float(row["val_top1_error"]) for row in history(tmp_path / "run")]
+    best = 1 + errors.index(min(errors))
+    assert best < 3  # or there were nothing to tell apart
+    assert runs.open_run(str(tmp_path / "run")).checkpoint.endswith("epoch-3")
+    assert runs.open_run(str(tmp_path / "run"), "best").checkpoint.endswith(f"epoch-{best}")
+    argv = [f"--model_dir={tmp_path / 'run'}", "--checkpoint=best", f"--json={tmp_path / 'best.json'}"]
+    assert run_verb("evaluate", evaluate.main, argv) == 0
+    found = json.loads((tmp_path / "best.json").read_text())
+    row = history(tmp_path / "run")[best - 1]
+    assert found["result"]["loss"] == pytest.approx(float(row["val_loss"]), rel=1e-4)
+    assert found["models"][0]["epochs"] == best
+    assert run_verb("export", export.main, argv[:2]) == 0
+    assert export.read_metadata(str(tmp_path / "run" / "export" / "2"))["epochs"] == best
 
 
 @pytest.mark.parametrize(("rule", "factor"), [("none", 1.0), ("linear", 8 / 128), ("sqrt", (8 / 128) ** 0.5)])

@@ -315,6 +315,8 @@ def test_the_checkpoint_before_a_loss_that_is_not_finite_is_kept(pictures, tmp_p
     schedule = ["--lr_policy=schedule", "--lr_schedule=1:1e30", "--noexport"]
     assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--epochs=3", *schedule) == 1
     assert "the checkpoint after epoch 1 is kept" in capsys.readouterr().err
+    ((step, words),) = points(tmp_path / "run", "train")["warnings"]
+    assert step >= 3 and "the loss is" in str(words)
     assert [row["epoch"] for row in history(tmp_path / "run")] == ["1"]
     assert all(np.isfinite(value).all() for name, value in weights(tmp_path / "run").items())
 

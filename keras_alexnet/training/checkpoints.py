@@ -23,6 +23,7 @@ from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.progress import of_json as progress_of
 
 PROGRESS = "progress"  # the tensor that is a text
+NEWEST, BEST = "newest", "best"
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 _ASIDE = ".writing"
 
@@ -51,6 +52,28 @@ def paths(folder):
 def newest(folder):
     """The newest checkpoint of a folder, str, or None."""
     return (paths(folder) or [None])[-1]
+
+
+def of_epochs(folder, which=NEWEST):
+    """The checkpoint of a folder that stands for its run.
+
+    Args:
+        folder: str.
+        which: NEWEST, of whole epochs if there is one; or BEST, of the epoch with the lowest validation error.
+
+    Returns:
+        str, without suffix; None where there is none.
+    """
+    there = paths(folder)
+    if not there:
+        return None
+    if which == BEST:
+        import tensorflow as tf
+
+        best = progress_of(tf.train.load_variable(there[-1], PROGRESS).decode()).best
+        path = os.path.join(folder, name_of(best or 0, 0))
+        return path if path in there else None
+    return ([path for path in there if not place_of(path)[1]] or there)[-1]
 
 
 class Checkpoints:
@@ -199,11 +222,13 @@ class Checkpoints:
                 self._remove_aside()  # it may be what fills the disk
 
     def _sweep(self, name, best):
-        """Names the newest, and removes what is neither among the newest nor the best."""
+        """Names the newest, and removes what is neither among the newest nor the best nor of the last whole epoch."""
         there = paths(self.folder)
         # What stands behind the newest is of a time that this run went back before, and is another's now.
         there = [os.path.basename(path) for path in there if place_of(path) <= place_of(name)]
-        kept = [each for each in there if each in there[-self.keep :] or each == best]
+        # The newest of a whole epoch stays too: it is what its validation error is of.
+        whole = [each for each in there if not place_of(each)[1]][-1:]
+        kept = [each for each in there if each in there[-self.keep :] or each in (best, *whole)]
         with written_aside(os.path.join(self.folder, "checkpoint")) as file:  # for tf.train.latest_checkpoint
             file.write(f'model_checkpoint_path: "{name}"\n')
             file.write("".join(f'all_model_checkpoint_paths: "{each}"\n' for each in kept))

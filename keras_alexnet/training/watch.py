@@ -95,6 +95,10 @@ class Watch(keras.callbacks.Callback):
             return
         self.warned.add(kind)
         print(f"warning: {words}", file=sys.stderr, flush=True)
+        self.note(words)
+
+    def note(self, words):
+        """Puts a warning into TensorBoard alone."""
         with self.curves.train_writer.as_default(self.curves.step):
             tf.summary.text("warnings", words)
 

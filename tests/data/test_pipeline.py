@@ -421,3 +421,29 @@ def test_python_in_a_graph_would_be_found():
     for wrap in (tf.py_function, tf.numpy_function):
         dataset = tf.data.Dataset.range(3).map(lambda x, wrap=wrap: wrap(lambda y: y, [x], tf.int64))
         assert {name for name in operations(dataset) if "pyfunc" in name.lower()}
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), ALIGNED])
+@pytest.mark.parametrize("start", [0, 4])
+def test_the_batches_of_two_parts_are_those_of_the_whole(source, statistics, augmentation, start):
+    """Images, crops, reflections and noise, dealt out one by one; the last batch holds what is left."""
+    whole = batches_of(train(source, statistics, augmentation, start=start))
+    first, second = (
+        batches_of(train(source, statistics, augmentation, start=start // 2, batch_size=2, part=(part, 2)))
+        for part in (0, 1)
+    )
+    assert [len(labels) for _, labels in first] == [2] * (2 - start // 4) + [2]
+    for place, (images, labels) in enumerate(whole):
+        for part, batches in enumerate((first, second)):
+            np.testing.assert_array_equal(batches[place][1], labels[part::2])
+            np.testing.assert_array_equal(batches[place][0], images[part::2])
+
+
+def test_the_validation_of_two_parts_is_that_of_the_whole(source, statistics):
+    settings = {"size": SIZE, "batch_size": 4}
+    images, labels = joined(pipeline.center_view(source, statistics, **settings))
+    for part in (0, 1):
+        own, its_labels = joined(pipeline.center_view(source, statistics, **settings, part=(part, 2)))
+        np.testing.assert_array_equal(own, images[part::2])
+        np.testing.assert_array_equal(its_labels, labels[part::2])
+    assert [source.part_count(None, (part, 2)) for part in (0, 1)] == [6, 5]

@@ -196,3 +196,21 @@ def test_other_formats_are_refused(capsys):
     )
     line = refusal(capsys, lambda: of_builder(SimpleNamespace(info=info), "mine", "train", "image", "label", 10))
     assert line.startswith("train: --dataset=mine: is stored as array_record, and only tfrecord is read; ")
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+@pytest.mark.parametrize("order", [None, (3, 1)])
+def test_parts_are_the_whole_and_share_nothing(source, order, parts):
+    whole = source.without([source.names()[5], source.names()[30]])
+    found = [numbers_of(whole, order=order, part=(part, parts)) for part in range(parts)]
+    assert sorted(sum(found, [])) == sorted(numbers_of(whole))
+    assert [len(each) for each in found] == [whole.part_count(order, (part, parts)) for part in range(parts)]
+    assert max(map(len, found)) - min(map(len, found)) <= 6  # a stretch
+    # Each goes on at a place of its own.
+    for part, each in enumerate(found):
+        assert numbers_of(whole, order=order, part=(part, parts), start=4) == each[4:]
+
+
+def test_parts_change_from_epoch_to_epoch(source):
+    first, second = (set(numbers_of(source, order=(3, epoch), part=(0, 2))) for epoch in (0, 1))
+    assert first != second

@@ -68,6 +68,22 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert state.all_model_checkpoint_paths == [str(tmp_path / name) for name in names(tmp_path)]
 
 
+def test_the_last_whole_epoch_is_kept_and_stands_for_its_run(tmp_path):
+    history = [{"epoch": epoch, "val_top1_error": error} for epoch, error in enumerate((30, 40, 50), 1)]
+    for epochs, batches in ((1, 0), (2, 0), (3, 0), (3, 5), (3, 9), (3, 12)):
+        write(tmp_path, epochs, epochs, batches, keep=2, history=history[:epochs])
+    assert names(tmp_path) == ["epoch-1", "epoch-3", "epoch-3-step-9", "epoch-3-step-12"]
+    assert checkpoints.of_epochs(str(tmp_path)) == str(tmp_path / "epoch-3")
+    assert checkpoints.of_epochs(str(tmp_path), checkpoints.BEST) == str(tmp_path / "epoch-1")
+
+
+def test_within_the_first_epoch_that_is_all_there_is(tmp_path):
+    write(tmp_path, 1, 0, 5)
+    assert checkpoints.of_epochs(str(tmp_path)) == str(tmp_path / "epoch-0-step-5")
+    assert checkpoints.of_epochs(str(tmp_path), checkpoints.BEST) is None
+    assert checkpoints.of_epochs(str(tmp_path / "none"), checkpoints.BEST) is None
+
+
 def test_epochs_are_ordered_as_numbers(tmp_path):
     for name in ("epoch-9", "epoch-10", "epoch-9-step-100", "epoch-9-step-20", "other-1", "epoch-x"):
         (tmp_path / f"{name}.index").touch()
