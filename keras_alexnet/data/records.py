@@ -102,7 +102,7 @@ class RecordSource:
             start: int, how many to leave out at the beginning; of them only those in one window, and what lies before
                 it in its files, are read.
             part: (which, of how many) that share the set. Stretches of files are dealt out, in the order in which they
-                are read, so that no two read the same; parts may differ by the length of a few stretches.
+                are read, so that no two read the same; parts differ by the length of a stretch at most.
 
         Returns:
             tf.data.Dataset of (file * 2^32 + number in the file: int64, record: string), scalars.
@@ -176,8 +176,17 @@ class RecordSource:
             for file, (first, end) in enumerate(zip(self.first, self.ends, strict=True))
             for begin in range(first, end, length)
         ]
-        places = orders.indices(len(stretches), order, 0, part)
-        return [stretches[place] for place in places]
+        stretches = [stretches[place] for place in orders.indices(len(stretches), order, 0)]
+        if part == orders.WHOLE:
+            return stretches
+        # Each to the part that has the fewest: none has more than another by more than a stretch.
+        counts, own = [0] * part[1], []
+        for stretch in stretches:
+            least = counts.index(min(counts))
+            counts[least] += self._kept_in([stretch])
+            if least == part[0]:
+                own.append(stretch)
+        return own
 
     def _kept_in(self, stretches):
         """Records of stretches that are not left out, int."""
