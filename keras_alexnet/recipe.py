@@ -665,6 +665,9 @@ def parse(values, argv, usage, positional=False):
         raise UsageError(str(error).removeprefix("ERROR:: ").replace("Unable to open flagfile", "--flagfile")) from None
     except (UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"--flagfile: not a text file of flags ({error})") from None
+    for name in values:
+        if "\0" in str(values[name].value):
+            raise UsageError(f"--{name}: has a null character in it")  # which no path can have
     for name in PATHS:
         if name in values and isinstance(values[name].value, str):
             values[name].value = os.path.expanduser(values[name].value)

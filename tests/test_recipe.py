@@ -176,3 +176,8 @@ def test_a_run_is_described_again_by_its_flags():
 def test_what_are_no_flags_of_a_run(flags):
     with pytest.raises(UsageError):
         recipes.of_flags({"model_dir": "m", **flags})
+
+
+def test_a_null_character_is_named():
+    with pytest.raises(UsageError, match="--model_dir: has a null character in it"):
+        recipes.parse_train(["--dataset=shapes", "--model_dir=r\0x"], "usage")

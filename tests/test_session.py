@@ -234,8 +234,9 @@ def test_the_best_epoch_is_evaluated_and_exported_where_it_is_asked_for(run_of_t
     row = history(tmp_path / "run")[best - 1]
     assert found["result"]["loss"] == pytest.approx(float(row["val_loss"]), rel=1e-4)
     assert found["models"][0]["epochs"] == best
+    shutil.rmtree(tmp_path / "run" / "export")
     assert run_verb("export", export.main, argv[:2]) == 0
-    assert export.read_metadata(str(tmp_path / "run" / "export" / "2"))["epochs"] == best
+    assert export.read_metadata(str(tmp_path / "run" / "export" / "1"))["epochs"] == best
 
 
 @pytest.mark.parametrize(("rule", "factor"), [("none", 1.0), ("linear", 8 / 128), ("sqrt", (8 / 128) ** 0.5)])
