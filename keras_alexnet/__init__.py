@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in Keras: the network, its data, its recipe and its export.
+"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in Keras: the network, its data, its config and its export.
 
 `keras_alexnet.AlexNet(...)` builds the model; `python -m keras_alexnet.train --flagfile=flags/NAME.cfg` trains it.
 Names are imported when they are first used, so that `--help` never waits for TensorFlow.

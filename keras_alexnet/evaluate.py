@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 from keras_alexnet import __version__
-from keras_alexnet import recipe as recipes
+from keras_alexnet import config as configs
 from keras_alexnet import run as runs
-from keras_alexnet.errors import RunError, UsageError, reading, run_verb, start_tensorflow
-from keras_alexnet.files import written_aside
-from keras_alexnet.progress import bar
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import RunError, UsageError, reading
+from keras_alexnet.files import atomic_write, progress_bar
 from keras_alexnet.training.checkpoints import NEWEST
 
 NAMED = 5  # files left out that are named on the screen; all of them are in the JSON
@@ -32,7 +32,7 @@ class Model:
     Attributes:
         name: str, the folder.
         class_names: tuple of str.
-        recipe: recipe.Recipe that it was trained by.
+        config: config.Config that it was trained by.
         size: int, rows and columns of the network's input.
         epochs: int, of its training.
         served: what holds its variables, with the functions center_view and ten_views, see
@@ -41,7 +41,7 @@ class Model:
 
     name: str
     class_names: tuple[str, ...]
-    recipe: recipes.Recipe
+    config: configs.Config
     size: int
     epochs: int
     served: object
@@ -49,27 +49,27 @@ class Model:
 
 def main(argv):
     """Prints the table, and writes all figures as JSON."""
-    recipe = recipes.parse_evaluate(argv, __doc__)
-    for folder in recipe.model_dirs:
+    config = configs.parse_evaluate(argv, __doc__)
+    for folder in config.model_dirs:
         if not runs.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
             raise UsageError(
                 f"--model_dir={folder}: is neither a run (no {runs.FLAGS}) nor an exported model (no saved_model.pb)"
             )
-    json_folder = _json_folder(recipe)
+    json_folder = _json_folder(config)
     start_tensorflow()
-    report = evaluate(recipe)
+    report = evaluate(config)
     print(as_text(report), flush=True)
-    path = recipe.json or os.path.join(json_folder, _json_name(recipe, report))
-    with written_aside(path) as file:
+    path = config.json or os.path.join(json_folder, _json_name(config, report))
+    with atomic_write(path) as file:
         json.dump(report, file, indent=1, ensure_ascii=False)
     print(f"all figures: {path}")
 
 
-def evaluate(recipe):
-    """Evaluates models as a recipe says.
+def evaluate(config):
+    """Evaluates models as a config says.
 
     Args:
-        recipe: recipe.EvaluationRecipe.
+        config: config.EvaluationConfig.
 
     Returns:
         dict, as it is written to the JSON: set, views, models, weights, results, seconds, and what else was asked for.
@@ -80,17 +80,17 @@ def evaluate(recipe):
     """
     from keras_alexnet.training import scores
 
-    models = [open_model(folder, recipe.checkpoint) for folder in recipe.model_dirs]
+    models = [open_model(folder, config.checkpoint) for folder in config.model_dirs]
     class_names = models[0].class_names
     for model in models[1:]:
         if model.class_names != class_names:
             raise UsageError(f"--model_dir={model.name}: has other classes than {models[0].name}; average like models")
-    source, described = _open(recipe, models, recipe.split)
+    source, described = _open(config, models, config.split)
     started = time.perf_counter()
-    weights, searched, answered = _chosen_weights(recipe, models, source, described)
+    weights, searched, answered = _chosen_weights(config, models, source, described)
     several = len(models) > 1
     batches = [[] for _ in range(len(models) + several)]  # of each model, and of the average where it is another
-    for probabilities, labels in answered or answers(models, source, recipe, f"evaluating {described['split']}"):
+    for probabilities, labels in answered or answers(models, source, config, f"evaluating {described['split']}"):
         rows = [*probabilities, _averaged(weights, probabilities)] if several else probabilities
         for kept, row in zip(batches, rows, strict=True):
             kept.append(scores.of_batch(row, labels))
@@ -99,21 +99,21 @@ def evaluate(recipe):
     seconds = time.perf_counter() - started
     report = {
         "set": described,
-        "views": recipe.views,
+        "views": config.views,
         "models": [
             {"model_dir": model.name, "epochs": model.epochs, "weight": weight, **scores.summary(own)}
             for model, weight, own in zip(models, weights, each[: len(models)], strict=True)
         ],
-        "weights": searched or ("equal" if recipe.weights == "equal" else "given"),
+        "weights": searched or ("equal" if config.weights == "equal" else "given"),
         "result": scores.summary(result),
         "seconds": seconds,
         "keras_alexnet": __version__,
     }
-    if recipe.per_class:
+    if config.per_class:
         report["per_class"] = scores.by_class(result, class_names)
-    if recipe.confusions:
-        report["confusions"] = scores.confusions(result, class_names, recipe.confusions)
-    if recipe.calibration:
+    if config.confusions:
+        report["confusions"] = scores.confusions(result, class_names, config.confusions)
+    if config.calibration:
         report["calibration"] = scores.calibration(result)
     return report
 
@@ -137,28 +137,28 @@ def open_model(folder, checkpoint=NEWEST):
     if runs.is_run(folder):
         run = runs.open_run(folder, checkpoint)
         served = export.served_model(run)
-        names, recipe, size, epochs = run.class_names, run.recipe, served.size, len(run.history)
+        names, config, size, epochs = run.class_names, run.config, served.size, len(run.history)
     else:
         import tensorflow as tf
 
         metadata = export.read_metadata(folder)
         with reading(folder):
-            recipe = recipes.of_flags(metadata["flags"])
+            config = configs.of_flags(metadata["flags"])
             epochs = int(metadata["epochs"])
             # What decides is the model itself.
             served = tf.saved_model.load(folder)
             size = served.signatures["images"].structured_input_signature[1]["images"].shape[1]
             names = tuple(name.decode() for name in served.names().numpy())
-    return Model(folder, names, recipe, size, epochs, served)
+    return Model(folder, names, config, size, epochs, served)
 
 
-def answers(models, source, recipe, label):
+def answers(models, source, config, label):
     """The probabilities that models give to every image of a source, once, in its order.
 
     Args:
         models: list of Model.
         source: see `keras_alexnet.data.sources`.
-        recipe: recipe.EvaluationRecipe.
+        config: config.EvaluationConfig.
         label: str, of the progress bar.
 
     Yields:
@@ -174,16 +174,16 @@ def answers(models, source, recipe, label):
     from keras_alexnet.training.loop import read
 
     # What each model looks at, and what it does with it.
-    if recipe.views == 10:
+    if config.views == 10:
         looks = [(STORED_SIZE, model.served.ten_views) for model in models]
     else:
         looks = [(model.size, model.served.center_view) for model in models]
     sizes = tuple(sorted({size for size, _ in looks}))
     places = np.array([models[0].class_names.index(name) for name in source.class_names], np.int32)
-    show, seen = bar(label), 0
-    images_at_a_time = max(1, recipe.batch_size // recipe.views)
+    show, seen = progress_bar(label), 0
+    images_at_a_time = max(1, config.batch_size // config.views)
     for images, labels in read(
-        pipeline.undisturbed(source, sizes, batch_size=images_at_a_time, threads=recipe.input_threads)
+        pipeline.evaluation_batches(source, sizes, batch_size=images_at_a_time, threads=config.input_threads)
     ):
         probabilities = [answer(images[sizes.index(size)]).numpy() for size, answer in looks]
         seen += len(labels)
@@ -283,40 +283,40 @@ def _averaged(weights, probabilities):
     return sum(weight * own for weight, own in zip(weights, probabilities, strict=True))
 
 
-def _chosen_weights(recipe, models, source, described):
+def _chosen_weights(config, models, source, described):
     """What the models count in the average.
 
     Returns:
         (list of float that add up to 1; what a search was made on, or None; the answers to the images that are
         evaluated, where the search was made on them, or None).
     """
-    if recipe.weights == "equal" or len(models) == 1:
+    if config.weights == "equal" or len(models) == 1:
         return [1 / len(models)] * len(models), None, None
-    if recipe.weights != "search":
-        return [weight / sum(recipe.weights) for weight in recipe.weights], None, None
+    if config.weights != "search":
+        return [weight / sum(config.weights) for weight in config.weights], None, None
     import numpy as np
 
     from keras_alexnet.training import scores
 
     evaluated = described["split"]
-    if recipe.search_split:
-        source, described = _open(recipe, models, recipe.search_split)
-    answered = list(answers(models, source, recipe, f"searching weights on {described['split']}"))
+    if config.search_split:
+        source, described = _open(config, models, config.search_split)
+    answered = list(answers(models, source, config, f"searching weights on {described['split']}"))
     probabilities = np.stack([np.concatenate([own[index] for own, _ in answered]) for index in range(len(models))])
     found = scores.search_weights(probabilities, np.concatenate([labels for _, labels in answered]))
     same = described["split"] == evaluated
     return found.tolist(), {**described, "same_images": same}, answered if same else None
 
 
-def _open(recipe, models, split):
+def _open(config, models, split):
     """The source to evaluate, without what is no image, and what the report says of it."""
     from keras_alexnet.data import sources, statistics
 
-    data = models[0].recipe.data
-    if recipe.dataset:
-        data = dataclasses.replace(data, dataset=recipe.dataset, data_dir=recipe.data_dir, val_split=None)
-    elif recipe.data_dir:
-        data = dataclasses.replace(data, data_dir=recipe.data_dir)
+    data = models[0].config.data
+    if config.dataset:
+        data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
+    elif config.data_dir:
+        data = dataclasses.replace(data, data_dir=config.data_dir)
     if data.dataset == "folder":
         split = split or "val"
         source = sources.list_split(Path(data.data_dir), split)
@@ -332,10 +332,10 @@ def _open(recipe, models, split):
     else:
         source = sources.open_training(data)[1]
         split = source.name.removeprefix(f"{data.dataset} ")
-    strange = sorted(set(source.class_names) - set(models[0].class_names))
-    if strange:
+    unknown = sorted(set(source.class_names) - set(models[0].class_names))
+    if unknown:
         raise UsageError(
-            f"--split={split}: the model does not know {len(strange)} of its classes, such as {strange[0]!r}; it knows "
+            f"--split={split}: the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}; it knows "
             + ", ".join(models[0].class_names[:NAMED])
             + " ..." * (len(models[0].class_names) > NAMED)
         )
@@ -343,7 +343,7 @@ def _open(recipe, models, split):
     if not source.label_counts:  # of prepared records it is known that they are images
         skipped = _skipped(models, source)
         if skipped is None:
-            skipped = statistics.survey(source, recipe.input_threads, bar(f"looking at {split}")).skipped
+            skipped = statistics.summarize(source, config.input_threads, progress_bar(f"looking at {split}")).skipped
         source, left_out = source.without(skipped), (*left_out, *skipped)
     return source, {
         "dataset": data.dataset,
@@ -361,9 +361,9 @@ def _skipped(models, source):
     for model in models:
         try:
             with open(os.path.join(model.name, runs.VALIDATION), encoding="utf-8") as file:
-                survey = json.load(file)
-            if survey["fingerprint"] == source.fingerprint():
-                return survey["skipped"]
+                summary = json.load(file)
+            if summary["fingerprint"] == source.fingerprint():
+                return summary["skipped"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # an exported model has no such file
     return None
@@ -384,23 +384,23 @@ def _run_of(folder):
     return next((each for each in (folder, above) if runs.is_run(each)), None)
 
 
-def _json_folder(recipe):
+def _json_folder(config):
     """Where the figures are to be written; looked at before any image is."""
-    folder = os.path.dirname(recipe.json) or "." if recipe.json else _run_of(recipe.model_dirs[0]) or "."
-    is_folder = recipe.json and os.path.isdir(recipe.json)
+    folder = os.path.dirname(config.json) or "." if config.json else _run_of(config.model_dirs[0]) or "."
+    is_folder = config.json and os.path.isdir(config.json)
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or is_folder:
         raise UsageError(
-            f"--json={recipe.json or folder}: cannot be written there; name a file in a folder that can be"
+            f"--json={config.json or folder}: cannot be written there; name a file in a folder that can be"
         )
     return folder
 
 
-def _json_name(recipe, report):
-    first, several = recipe.model_dirs[0], len(recipe.model_dirs)
+def _json_name(config, report):
+    first, several = config.model_dirs[0], len(config.model_dirs)
     split = re.sub(r"\W+", "-", report["set"]["split"]).strip("-")
     version = "" if runs.is_run(first) else f"_version{os.path.basename(os.path.abspath(first))}"
-    return f"evaluation_{split}_{recipe.views}views{version}" + f"_{several}models" * (several > 1) + ".json"
+    return f"evaluation_{split}_{config.views}views{version}" + f"_{several}models" * (several > 1) + ".json"
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("evaluate", main, sys.argv[1:]))
+    sys.exit(run_command("evaluate", main, sys.argv[1:]))

@@ -9,10 +9,11 @@ import os
 import sys
 
 from keras_alexnet import __version__
-from keras_alexnet import recipe as recipes
+from keras_alexnet import config as configs
 from keras_alexnet import run as runs
-from keras_alexnet.errors import UsageError, run_verb, start_tensorflow
-from keras_alexnet.files import folder_written_aside
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import UsageError
+from keras_alexnet.files import atomic_directory
 from keras_alexnet.training.checkpoints import NEWEST
 
 METADATA = os.path.join("assets.extra", "metadata.json")
@@ -20,7 +21,7 @@ METADATA = os.path.join("assets.extra", "metadata.json")
 
 def main(argv):
     """Exports the newest checkpoint of a run; prints where to."""
-    model_dir, views, checkpoint = recipes.parse_export(argv, __doc__)
+    model_dir, views, checkpoint = configs.parse_export(argv, __doc__)
     runs.check_run(model_dir)
     start_tensorflow()
     print(f"exported to {export_run(model_dir, views, checkpoint)}")
@@ -57,7 +58,7 @@ def served_model(run, views=1):
     """
     from keras_alexnet.serving.signatures import ServedModel
 
-    aligned = run.recipe.data.mean_subtraction == "aligned"
+    aligned = run.config.data.mean_subtraction == "aligned"
     return ServedModel(runs.build(run), run.class_names, run.statistics.mean_image, aligned, views)
 
 
@@ -78,7 +79,7 @@ def save(served, export_dir, metadata):
 
     os.makedirs(export_dir, exist_ok=True)
     # TF Serving looks at numbers only; the folder that is written first begins with a dot and is nothing to it.
-    with folder_written_aside(export_dir, lambda: _next_version(export_dir)) as (aside, written):
+    with atomic_directory(export_dir, lambda: _next_version(export_dir)) as (aside, written):
         tf.saved_model.save(served, aside, signatures=served.signatures())
         warmup.write(aside, served.size)
         with open(os.path.join(aside, METADATA), "w", encoding="utf-8") as file:
@@ -111,12 +112,12 @@ def read_metadata(folder):
 
 
 def recipe_of(folder):
-    """What a run, or the run of an exported model, was trained by: recipe.Recipe, or None where that is not known."""
+    """What a run, or the run of an exported model, was trained by: config.Config, or None where that is not known."""
     try:
         if runs.is_run(folder):
             with open(os.path.join(folder, runs.FLAGS), encoding="utf-8") as file:
-                return recipes.read_run(file.read())
-        return recipes.of_flags(read_metadata(folder)["flags"])
+                return configs.read_run(file.read())
+        return configs.of_flags(read_metadata(folder)["flags"])
     except (UsageError, OSError, UnicodeDecodeError):
         return None
 
@@ -125,7 +126,7 @@ def _metadata(run, views, size):
     import keras
     import tensorflow as tf
 
-    data, network = run.recipe.data, run.recipe.network
+    data, network = run.config.data, run.config.network
     measured = []
     if run.history:
         last = run.history[-1]
@@ -153,7 +154,7 @@ def _metadata(run, views, size):
         # In percent but for the loss (nats); on the validation set after the last epoch.
         "measured": measured,
         "class_names": list(run.class_names),
-        "flags": dict(run.recipe.resolved),
+        "flags": dict(run.config.resolved),
     }
 
 
@@ -163,4 +164,4 @@ def _next_version(export_dir):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("export", main, sys.argv[1:]))
+    sys.exit(run_command("export", main, sys.argv[1:]))

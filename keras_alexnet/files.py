@@ -1,94 +1,178 @@
-"""Files and folders that are whole or not there: written beside their place and then renamed into it."""
+"""Writing files: atomically, one process at a time, with a progress bar.
+
+A lock is the open file's, kept by the operating system: it is gone when the last process that holds it ends, however it
+ends. It holds between machines that share a file system with locks (NFS, Lustre with `flock`).
+"""
 
 import contextlib
+import datetime
 import errno
+import fcntl
 import os
+import secrets
 import shutil
-import tempfile
+import socket
 import types
 
-_ASIDE = ".writing-"
+from tqdm import tqdm
+
+from keras_alexnet.errors import RunError, printable
+
+_TEMPORARY = ".writing-"
 
 
 @contextlib.contextmanager
-def written_aside(path, mode="w", **settings):
-    """Opens a file that takes its place at the end of the block; after an exception it is as if it had never been.
+def atomic_write(path, mode="w", **options):
+    """Opens a temporary file that replaces `path` at the end of the block; after an exception it is removed.
 
     Args:
-        path: str, where the file is to be; its folder exists.
+        path: str; its folder exists.
         mode: "w" or "wb".
-        settings: further arguments of `open`, such as newline.
+        options: further arguments of `open`, such as newline.
 
     Yields:
         the open file.
     """
-    handle, aside = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=_ASIDE)
+    temporary = _temporary_name(os.path.dirname(path))
     try:
-        with open(handle, mode, encoding=None if "b" in mode else "utf-8", **settings) as file:
+        with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8", **options) as file:
             yield file
-            # On the disk before the name is: a power cut must not leave the name and nothing behind it.
+            # The content is on the disk before the name is: after a power cut a name never stands for an empty file.
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp gives its files to their owner only; this one is to be what `open` would have made.
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except BaseException:
-        os.unlink(aside)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
 
 
 @contextlib.contextmanager
-def folder_written_aside(parent, name):
-    """Makes a folder that takes its place at the end of the block; after an exception it is as if it had never been.
+def atomic_directory(parent, name):
+    """Makes a temporary folder that is renamed at the end of the block; after an exception it is removed.
 
     Args:
-        parent: str, the folder that it is to be in.
-        name: function of nothing -> str, the place to take; asked again when another program has just taken it.
+        parent: str, the folder that it is made in.
+        name: function of nothing -> str, the final path; called again when another process has just taken it.
 
     Yields:
-        (str, the folder to write into; an object whose `path` is the place taken, after the block).
+        (str, the folder to write into; an object whose `path` is the final path, after the block).
     """
-    aside = tempfile.mkdtemp(dir=parent, prefix=_ASIDE)
-    taken = types.SimpleNamespace(path=None)
+    temporary = _temporary_name(parent)
+    os.mkdir(temporary)
+    written = types.SimpleNamespace(path=None)
+    lock = os.open(temporary, os.O_RDONLY)
     try:
-        yield aside, taken
-        for folder, _, files in os.walk(aside):
+        # `remove_temp_files` of another process leaves a locked folder alone.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield temporary, written
+        for folder, _, files in os.walk(temporary):
             for file in files:
                 with open(os.path.join(folder, file), "rb") as opened:
                     os.fsync(opened.fileno())
-        os.chmod(aside, 0o777 & ~_umask())  # mkdtemp makes it private; what reads it may be another user
-        while taken.path is None:
-            place = name()
+        while written.path is None:
+            path = name()
             try:
-                os.rename(aside, place)
+                os.rename(temporary, path)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             else:
-                taken.path = place
+                written.path = path
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
 
 
-def remove_asides(folder):
-    """Removes what a killed process was writing aside; for who alone writes there."""
+def remove_temp_files(folder):
+    """Removes what killed processes left of `atomic_write` and `atomic_directory`.
+
+    Files are removed in any case, so that the caller is the only one that writes files there.
+    """
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if name.startswith(_ASIDE) and os.path.isfile(path):
+        if name.startswith(_TEMPORARY) and os.path.isfile(path):
             os.unlink(path)
+        elif name.startswith(_TEMPORARY):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            except OSError:
+                continue  # another process is writing it
+            finally:
+                os.close(handle)
 
 
-def sync_folder(path):
-    """Puts the names in a folder on the disk: what was renamed into it survives a power cut from here on."""
-    folder = os.open(path, os.O_RDONLY)
+def sync_directory(path):
+    """Writes the names in a folder to the disk: what was renamed into it survives a power cut from here on."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
-def _umask():
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def acquire(path):
+    """Locks a file without waiting; it stands for a folder or for a piece of work.
+
+    Args:
+        path: str, the file; created where it is missing, in a folder that exists.
+
+    Returns:
+        the open file, whose `close` releases the lock; None where another process holds it.
+
+    Raises:
+        RunError: the file system has no locks.
+        OSError: the file cannot be created.
+    """
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closing it would release the lock)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError as error:
+        file.close()
+        raise RunError(f"{path}: cannot be locked ({error.strerror}); name a folder of another file system") from None
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    # The owner's name is for people only: on a full disk the lock holds without it.
+    with contextlib.suppress(OSError):
+        file.truncate(0)
+        file.write(f"{socket.gethostname()}, process {os.getpid()}, since {now}")
+        file.flush()
+    return file
+
+
+def owner(path):
+    """Who locked a file last, str: host, process and time; "somebody" where that is not written."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return printable(file.read(300)) or "somebody"
+    except OSError:
+        return "somebody"
+
+
+def progress_bar(label, unit="images"):
+    """A function of (done, total) that draws a bar with the speed and the time left, on a terminal only.
+
+    Args:
+        label: str, what is being done.
+        unit: str, what is counted; "bytes" are shown in thousands and millions.
+    """
+    shown = tqdm(desc=label, unit=f" {unit}", unit_scale=unit == "bytes", disable=None, leave=False)
+
+    def show(done, total):
+        shown.total = total
+        shown.update(done - shown.n)
+        if done >= total:
+            shown.close()
+
+    return show
+
+
+def _temporary_name(folder):
+    return os.path.join(folder or ".", f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")

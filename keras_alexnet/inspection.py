@@ -1,4 +1,4 @@
-"""A recipe's data, opened and looked at before anything is trained on it."""
+"""A config's data, opened and looked at before anything is trained on it."""
 
 import atexit
 import dataclasses
@@ -9,25 +9,24 @@ import tempfile
 
 from keras_alexnet import run as runs
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.files import written_aside
-from keras_alexnet.progress import bar
+from keras_alexnet.files import atomic_write, progress_bar
 
 NAMED = 10  # bad files named on the screen; all of them are in the run's skipped.txt
 _GRAY = 118.0  # of 255, about what photographs are in the mean
 
 
-def _statistics_path(recipe):
+def _statistics_path(config):
     """Where the statistics of the training set are already, or None."""
-    if recipe.data.statistics or recipe.data.dataset != "records":
-        return recipe.data.statistics
+    if config.data.statistics or config.data.dataset != "records":
+        return config.data.statistics
     from keras_alexnet.data.preparation import STATISTICS
 
-    return os.path.join(recipe.data.data_dir, STATISTICS)
+    return os.path.join(config.data.data_dir, STATISTICS)
 
 
-def given_statistics(recipe):
+def given_statistics(config):
     """Statistics of the training set that are there already, or None. Raises UsageError of a file that holds none."""
-    path = _statistics_path(recipe)
+    path = _statistics_path(config)
     if not path:
         return None
     from keras_alexnet.data import statistics
@@ -40,12 +39,12 @@ def given_statistics(recipe):
         ) from None
 
 
-def open_sources(recipe):
-    """The sources of a recipe: (training, validation). Raises UsageError, see `data.sources.open_training`."""
+def open_sources(config):
+    """The sources of a config: (training, validation). Raises UsageError, see `data.sources.open_training`."""
     from keras_alexnet.data import sources
 
-    data = recipe.data
-    if recipe.run.dry_run and not sources.is_there(data):
+    data = config.data
+    if config.run.dry_run and not sources.is_there(data):
         if data.dataset != "shapes":
             raise UsageError(
                 f"--dataset={data.dataset}: is not prepared yet, and --dry_run writes nothing; prepare it first: tfds "
@@ -54,35 +53,35 @@ def open_sources(recipe):
         folder = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         data = dataclasses.replace(data, data_dir=os.path.join(folder, "shapes"))
-    return sources.open_training(data, bar)
+    return sources.open_training(data, progress_bar)
 
 
-def stand_ins(recipe, given, train_source, val_source):
-    """Statistics and a survey that take no time: what is known, or gray images of equally many in each class."""
+def placeholder_statistics(config, given, train_source, val_source):
+    """Statistics and a summary that take no time: what is known, or gray images of equally many in each class."""
     import numpy as np
 
     from keras_alexnet.data import statistics as stats
 
-    path = os.path.join(recipe.run.model_dir, runs.STATISTICS)
+    path = os.path.join(config.run.model_dir, runs.STATISTICS)
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:
         gray = np.full((stats.STORED_SIZE, stats.STORED_SIZE, 3), _GRAY, np.float32)
         statistics = stats.Statistics(gray, np.full(3, _GRAY), 4000.0 * np.eye(3), train_source.count)
     counts = val_source.label_counts or (1,) * len(val_source.class_names)
-    return statistics, stats.Survey(tuple(counts), (), val_source.fingerprint())
+    return statistics, stats.DatasetSummary(tuple(counts), (), val_source.fingerprint())
 
 
-def look_at(recipe, given, train_source, val_source, write):
+def look_at(config, given, train_source, val_source, write):
     """What is known of both sets, from the run's folder if it is there, or else found out and written there.
 
     Args:
-        recipe: recipe.Recipe.
+        config: config.Config.
         given: data.statistics.Statistics, as of `given_statistics`, or None.
         train_source, val_source: see `data.sources`.
         write: bool, whether this process writes; of several machines one does.
 
     Returns:
-        (statistics, the training set without what is no image, survey, the validation set likewise).
+        (statistics, the training set without what is no image, summary, the validation set likewise).
 
     Raises:
         UsageError: the run or the statistics are of other images, or a class has none.
@@ -90,13 +89,13 @@ def look_at(recipe, given, train_source, val_source, write):
     """
     from keras_alexnet.data import statistics as stats
 
-    model_dir, threads = recipe.run.model_dir, recipe.data.input_threads
+    model_dir, threads = config.run.model_dir, config.data.input_threads
     path = os.path.join(model_dir, runs.STATISTICS)
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:
-        statistics = stats.compute(train_source, threads, bar("mean and covariance of the training set"))
+        statistics = stats.compute(train_source, threads, progress_bar("mean and covariance of the training set"))
     elif statistics.fingerprint and statistics.fingerprint != train_source.fingerprint():
-        known = path if os.path.isfile(path) else _statistics_path(recipe)
+        known = path if os.path.isfile(path) else _statistics_path(config)
         raise UsageError(
             f"{known}: is of another training set than there is now; name another --model_dir or leave out --statistics"
         )
@@ -104,32 +103,32 @@ def look_at(recipe, given, train_source, val_source, write):
         stats.save(statistics, path)
 
     survey_path = os.path.join(model_dir, runs.VALIDATION)
-    survey = None
+    summary = None
     if os.path.isfile(survey_path):
         with open(survey_path, encoding="utf-8") as file:
-            survey = stats.Survey(**json.load(file))
+            summary = stats.DatasetSummary(**json.load(file))
     elif val_source.label_counts:
-        survey = stats.Survey(val_source.label_counts, (), val_source.fingerprint())
+        summary = stats.DatasetSummary(val_source.label_counts, (), val_source.fingerprint())
         if write:
-            _write_text(survey_path, json.dumps(dataclasses.asdict(survey)))
-    if survey is None or survey.fingerprint != val_source.fingerprint():
-        survey = stats.survey(val_source, threads, bar("looking at the validation set"))
+            _write_text(survey_path, json.dumps(dataclasses.asdict(summary)))
+    if summary is None or summary.fingerprint != val_source.fingerprint():
+        summary = stats.summarize(val_source, threads, progress_bar("looking at the validation set"))
         if write:
-            _write_text(survey_path, json.dumps(dataclasses.asdict(survey)))
+            _write_text(survey_path, json.dumps(dataclasses.asdict(summary)))
 
     bad = {
         "train": [*train_source.other_files, *statistics.skipped],
-        "val": [*val_source.other_files, *survey.skipped],
+        "val": [*val_source.other_files, *summary.skipped],
     }
-    _report_bad(bad, recipe.data.bad_images, os.path.join(model_dir, "skipped.txt"), write)
-    for source, counts in ((train_source, statistics.label_counts), (val_source, survey.label_counts)):
+    _report_bad(bad, config.data.bad_images, os.path.join(model_dir, "skipped.txt"), write)
+    for source, counts in ((train_source, statistics.label_counts), (val_source, summary.label_counts)):
         # A class may be missing from a part of a set; a class folder without one image in it is a mistake.
         empty = [name for name, count in zip(source.class_names, counts, strict=False) if not count]
-        if empty and recipe.data.dataset == "folder":
+        if empty and config.data.dataset == "folder":
             raise UsageError(
-                f"--data_dir={recipe.data.data_dir}: {source.name}/{empty[0]} holds no image that can be read"
+                f"--data_dir={config.data.data_dir}: {source.name}/{empty[0]} holds no image that can be read"
             )
-    return statistics, train_source.without(statistics.skipped), survey, val_source.without(survey.skipped)
+    return statistics, train_source.without(statistics.skipped), summary, val_source.without(summary.skipped)
 
 
 def _report_bad(bad, policy, path, write):
@@ -147,5 +146,5 @@ def _report_bad(bad, policy, path, write):
 
 
 def _write_text(path, text):
-    with written_aside(path) as file:
+    with atomic_write(path) as file:
         file.write(text)

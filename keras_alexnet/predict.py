@@ -13,32 +13,33 @@ import json
 import os
 import sys
 
-from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import RunError, UsageError, printable, run_verb, start_tensorflow, without_library_words
+from keras_alexnet import config as configs
+from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
+from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.serving import client as clients
 
 
 def main(argv):
     """Prints one photograph a block (`--format=table`) or a line (`--format=jsonl`), in the order that was given."""
-    recipe = recipes.parse_predict(argv, __doc__)
-    for photograph in recipe.photographs:
+    config = configs.parse_predict(argv, __doc__)
+    for photograph in config.photographs:
         if not os.path.isfile(photograph):
             what = "is a folder; name the files in it" if os.path.isdir(photograph) else "there is no such file"
             raise UsageError(f"{photograph}: {what}")
-    if not recipe.model.startswith("http"):
+    if not config.model.startswith("http"):
         start_tensorflow()
-    client = clients.open_client(recipe.model, recipe.deadline, recipe.retries)
+    client = clients.open_client(config.model, config.deadline, config.retries)
     failed = []
-    with without_library_words():
-        settings = (recipe.signature, recipe.batch_size, recipe.parallel)
-        for photograph, answer in predict(client, recipe.photographs, *settings):
+    with hidden_library_messages():
+        settings = (config.signature, config.batch_size, config.parallel)
+        for photograph, answer in predict(client, config.photographs, *settings):
             if isinstance(answer, RunError):
                 failed.append(f"{printable(photograph)}: {answer}")
-            elif recipe.format == "table" and "classes" not in answer:
-                raise UsageError(f"--signature={recipe.signature}: has no classes for a table; add --format=jsonl")
-            print((_as_json if recipe.format == "jsonl" else _as_block)(photograph, answer), flush=True)
+            elif config.format == "table" and "classes" not in answer:
+                raise UsageError(f"--signature={config.signature}: has no classes for a table; add --format=jsonl")
+            print((_as_json if config.format == "jsonl" else _as_block)(photograph, answer), flush=True)
     if failed:
-        more = f" (and {len(failed) - 1} more of {len(recipe.photographs)})" if len(failed) > 1 else ""
+        more = f" (and {len(failed) - 1} more of {len(config.photographs)})" if len(failed) > 1 else ""
         raise RunError(failed[0] + more)
 
 
@@ -125,4 +126,4 @@ def _as_block(photograph, answer):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("predict", main, sys.argv[1:]))
+    sys.exit(run_command("predict", main, sys.argv[1:]))

@@ -12,11 +12,11 @@ _GIGABYTE = 1e9
 _COPIES = 2
 
 
-def report(recipe, session, described):
+def report(config, session, described):
     """Trains two steps, and prints what the run would take.
 
     Args:
-        recipe: recipe.Recipe.
+        config: config.Config.
         session: session.Session, made with whatever statistics.
         described: str, what is known of data and network.
 
@@ -24,7 +24,7 @@ def report(recipe, session, described):
         UsageError: the disk has not the room, or the folder cannot be written to.
         RunError: an image cannot be read, or the loss is no number.
     """
-    training, run = recipe.training, recipe.run
+    training, run = config.training, config.run
     seconds, validation = _timed(session)
     left = max(0, training.epochs - session.progress.epochs)
     epoch = session.steps * seconds + math.ceil(session.val_source.count / training.batch_size) * validation

@@ -6,10 +6,10 @@ import datetime
 import json
 import os
 
+from keras_alexnet import config as configs
 from keras_alexnet import provenance
-from keras_alexnet import recipe as recipes
 from keras_alexnet.errors import RunError, UsageError, reading
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 from keras_alexnet.training import checkpoints
 from keras_alexnet.training.progress import Progress
 
@@ -18,7 +18,7 @@ CLASS_NAMES = "class_names.txt"
 STATISTICS = "statistics.npz"
 CHECKPOINTS = "checkpoints"
 PROVENANCE = "provenance.json"  # a list: an entry for every process that trained the run
-VALIDATION = "validation.json"  # what is known of the validation set, see data.statistics.Survey
+VALIDATION = "validation.json"  # what is known of the validation set, see data.statistics.DatasetSummary
 # Where a checkpoint keeps its training.progress.Progress; of weights from elsewhere, and of version 0.1's training.
 _PROGRESS = ("progress", "progress/.ATTRIBUTES/VARIABLE_VALUE")
 
@@ -29,7 +29,7 @@ class Run:
 
     Attributes:
         model_dir: str.
-        recipe: recipe.Recipe.
+        config: config.Config.
         class_names: tuple of str.
         statistics: data.statistics.Statistics of its training set.
         checkpoint: str, path of the checkpoint.
@@ -37,7 +37,7 @@ class Run:
     """
 
     model_dir: str
-    recipe: recipes.Recipe
+    config: configs.Config
     class_names: tuple[str, ...]
     statistics: object
     checkpoint: str
@@ -77,7 +77,7 @@ def open_run(model_dir, which=checkpoints.NEWEST):
     from keras_alexnet.data import statistics
 
     check_run(model_dir)
-    recipe = recipes.read_run(_text_of(model_dir, FLAGS))
+    config = configs.read_run(_text_of(model_dir, FLAGS))
     class_names = tuple(_text_of(model_dir, CLASS_NAMES).splitlines())
     if not all(class_names) or len(set(class_names)) < max(1, len(class_names)):
         raise RunError(f"{os.path.join(model_dir, CLASS_NAMES)}: is to hold one name a line, and no name twice")
@@ -90,7 +90,7 @@ def open_run(model_dir, which=checkpoints.NEWEST):
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
     progress = progress_of(checkpoint)
     path = _file_of(model_dir, STATISTICS)
-    return Run(model_dir, recipe, class_names, statistics.load(path), checkpoint, tuple(progress.get("history", ())))
+    return Run(model_dir, config, class_names, statistics.load(path), checkpoint, tuple(progress.get("history", ())))
 
 
 def progress_of(checkpoint):
@@ -125,16 +125,16 @@ def build(run):
     with reading(run.checkpoint):
         from keras_alexnet.model import weights
 
-        model = build_model(run.recipe.network, len(run.class_names), run.recipe.run.seed, devices=())
+        model = build_model(run.config.network, len(run.class_names), run.config.run.seed, devices=())
         weights.assign(weights.read(run.checkpoint), model)
     return model
 
 
 def build_model(network, num_classes, seed, devices):
-    """The network of a recipe, with logits as its output.
+    """The network of a config, with logits as its output.
 
     Args:
-        network: recipe.NetworkRecipe.
+        network: config.NetworkConfig.
         num_classes: int.
         seed: int.
         devices: as of `keras_alexnet.AlexNet`.
@@ -163,11 +163,11 @@ def build_model(network, num_classes, seed, devices):
     )
 
 
-def create(recipe, model, class_names, statistics):
+def create(config, model, class_names, statistics):
     """Makes a run of weights that were trained elsewhere, to be evaluated, exported and taken up from.
 
     Args:
-        recipe: recipe.Recipe; its network is the model's, and its run's `model_dir` the folder, new or empty.
+        config: config.Config; its network is the model's, and its run's `model_dir` the folder, new or empty.
         model: keras.Model as of `build_model`.
         class_names: sequence of str.
         statistics: data.statistics.Statistics; its mean image is what the network's input loses.
@@ -177,7 +177,7 @@ def create(recipe, model, class_names, statistics):
     """
     from keras_alexnet.data import statistics as stats
 
-    model_dir = recipe.run.model_dir
+    model_dir = config.run.model_dir
     if os.path.isdir(model_dir) and os.listdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is not empty; name a new folder")
     os.makedirs(model_dir, exist_ok=True)
@@ -187,29 +187,29 @@ def create(recipe, model, class_names, statistics):
     written = checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
     written.write(Progress())
     written.wait()
-    write_flags(recipe)  # last: from here on it is a run
+    write_flags(config)  # last: from here on it is a run
 
 
 def write_class_names(model_dir, class_names):
-    with written_aside(os.path.join(model_dir, CLASS_NAMES)) as file:
+    with atomic_write(os.path.join(model_dir, CLASS_NAMES)) as file:
         file.write("".join(f"{name}\n" for name in class_names))
 
 
-def write_flags(recipe):
-    """Writes every flag of a recipe as a flagfile, by which training can be repeated."""
-    path = os.path.join(recipe.run.model_dir, FLAGS)
-    with written_aside(path) as file:
+def write_flags(config):
+    """Writes every flag of a config as a flagfile, by which training can be repeated."""
+    path = os.path.join(config.run.model_dir, FLAGS)
+    with atomic_write(path) as file:
         file.write(f"# python -m keras_alexnet.train --flagfile={path}\n")
-        file.write("".join(f"--{name}={value}\n" for name, value in recipe.resolved))
+        file.write("".join(f"--{name}={value}\n" for name, value in config.resolved))
 
 
-def write_provenance(model_dir, statistics, survey):
+def write_provenance(model_dir, statistics, summary):
     """Adds to a run's record what this process is: versions, machine, and which images it trains on.
 
     Args:
         model_dir: str.
         statistics: data.statistics.Statistics of the training set.
-        survey: data.statistics.Survey of the validation set.
+        summary: data.statistics.DatasetSummary of the validation set.
 
     Returns:
         list of str, what differs from the process that began the run; empty for that one.
@@ -220,9 +220,9 @@ def write_provenance(model_dir, statistics, survey):
     record = before if isinstance(before, list) else []
     now = provenance.of_this()
     now["training_set"] = {"images": statistics.count, "fingerprint": statistics.fingerprint}
-    now["validation_set"] = {"images": sum(survey.label_counts), "fingerprint": survey.fingerprint}
+    now["validation_set"] = {"images": sum(summary.label_counts), "fingerprint": summary.fingerprint}
     now["begun"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    with written_aside(path) as file:
+    with atomic_write(path) as file:
         json.dump([*record, now], file, indent=1, ensure_ascii=False)
     first = record[0] if record and isinstance(record[0], dict) else now
     return [

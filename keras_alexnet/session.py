@@ -1,4 +1,4 @@
-"""One run in progress: the parts of a recipe put together, and how they are kept and taken up again."""
+"""One run in progress: the parts of a config put together, and how they are kept and taken up again."""
 
 import dataclasses
 import math
@@ -9,27 +9,27 @@ import time
 
 from keras_alexnet import run as runs
 from keras_alexnet.errors import RequeueError, RunError, brief
+from keras_alexnet.files import progress_bar
 from keras_alexnet.inspection import NAMED
-from keras_alexnet.progress import bar
 
 PAPER_BATCH = 128  # section 5
 _SCALES = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
 class Session:
-    """Trains the run of a recipe, from its newest checkpoint to its end.
+    """Trains the run of a config, from its newest checkpoint to its end.
 
     Args:
-        recipe: recipe.Recipe.
+        config: config.Config.
         model: keras.Model as of `run.build_model`.
         devices: names of the towers' devices, or ().
         shared: training.distribution.Distribution, in whose scope the model was made.
         statistics: data.statistics.Statistics of the training set.
-        survey: data.statistics.Survey of the validation set.
+        summary: data.statistics.DatasetSummary of the validation set.
         train_source, val_source: see `data.sources`.
     """
 
-    def __init__(self, recipe, model, devices, shared, statistics, survey, train_source, val_source):
+    def __init__(self, config, model, devices, shared, statistics, summary, train_source, val_source):
         from keras_alexnet.data.augmentation import Augmentation
         from keras_alexnet.model.alexnet import VARIANTS
         from keras_alexnet.model.layers import Dropout
@@ -39,12 +39,12 @@ class Session:
         from keras_alexnet.training.progress import Progress
         from keras_alexnet.training.schedules import Plateau
 
-        data, training = recipe.data, recipe.training
-        self.recipe, self.model, self.shared, self.statistics = recipe, model, shared, statistics
+        data, training = config.data, config.training
+        self.config, self.model, self.shared, self.statistics = config, model, shared, statistics
         self.train_source, self.val_source = train_source, val_source
         self.size = model.input_shape[1]
-        variant = VARIANTS[recipe.network.variant]
-        by_variant = "stddev" if recipe.network.variant == "release2012" else "eigenvalue"
+        variant = VARIANTS[config.network.variant]
+        by_variant = "stddev" if config.network.variant == "release2012" else "eigenvalue"
         self.augmentation = Augmentation(
             crop_positions=data.crop_positions or variant.crop_positions,
             reflections=data.reflections,
@@ -63,31 +63,31 @@ class Session:
                 training.bias_learning_rate_multiplier,
                 dict.fromkeys(sorted(layers), 1.0),
             )
-            float16 = recipe.network.precision == "mixed_float16"
+            float16 = config.network.precision == "mixed_float16"
             optimizer = LossScale(self.sgd) if float16 else self.sgd
             self.trainer = Trainer(model, optimizer, devices[0] if devices else None, replica_batch)
         if shared.replicas > 1:
             for layer in model.layers:
                 if isinstance(layer, Dropout):
-                    layer.deal = shared.worker, shared.workers, replica_batch
+                    layer.replica_shard = shared.worker, shared.workers, replica_batch
         self.plateau = Plateau(
             rate=training.learning_rate,
-            constant_error=100.0 * (1 - max(survey.label_counts) / sum(survey.label_counts)),
+            constant_error=100.0 * (1 - max(summary.label_counts) / sum(summary.label_counts)),
             patience=training.plateau_patience,
             cuts_left=training.plateau_cuts,
         )
         self.progress = Progress(workers=shared.workers)
         self.batch_size = training.batch_size // shared.workers  # of this process
-        self.val_counts = survey.label_counts
+        self.val_counts = summary.label_counts
         self.checkpoints = Checkpoints(
-            os.path.join(recipe.run.model_dir, runs.CHECKPOINTS),
+            os.path.join(config.run.model_dir, runs.CHECKPOINTS),
             self.trainer.variables(),
-            recipe.run.checkpoints_to_keep,
+            config.run.checkpoints_to_keep,
         )
         self.written = time.monotonic()  # when a checkpoint was last begun; no clock that can be set
 
     def fit(self, started):
-        """Trains from where the newest checkpoint stands to the end of the recipe.
+        """Trains from where the newest checkpoint stands to the end of the config.
 
         Args:
             started: float, `time.perf_counter` when the program began.
@@ -105,7 +105,7 @@ class Session:
         from keras_alexnet.training import signals
         from keras_alexnet.training.callbacks import Curves, write_history
 
-        recipe, model_dir = self.recipe, self.recipe.run.model_dir
+        config, model_dir = self.config, self.config.run.model_dir
         history = os.path.join(model_dir, "history.csv")
         is_chief = self.shared.is_chief
         self._resume()
@@ -120,9 +120,9 @@ class Session:
                 os.path.join(model_dir, "logs"),
                 self.trainer,
                 self.progress.steps,
-                recipe.run.summary_steps,
-                recipe.run.histograms,
-                recipe.run.profile,
+                config.run.summary_steps,
+                config.run.histograms,
+                config.run.profile,
                 sums=self.progress.sums,
                 files=self.progress.files,
             )
@@ -134,11 +134,11 @@ class Session:
             model=self.model,
             # A bar that redraws itself on a screen; one line an epoch in a file.
             verbose=1 if sys.stdout.isatty() else 2,
-            epochs=recipe.training.epochs,
+            epochs=config.training.epochs,
             steps=self.steps,
         )
         callbacks.on_train_begin()
-        with signals.watched() as asked:
+        with signals.catch_signals() as asked:
             try:
                 while not self._is_done():
                     self._epoch(callbacks, asked)
@@ -152,7 +152,7 @@ class Session:
     @property
     def steps(self):
         """Steps of the epoch that is going on, int: those of the process that has most images."""
-        return self._most_batches(self.train_source, (self.recipe.run.seed, self.progress.epochs))
+        return self._most_batches(self.train_source, (self.config.run.seed, self.progress.epochs))
 
     def _most_batches(self, source, order):
         workers = self.shared.workers
@@ -170,18 +170,18 @@ class Session:
         shares = [count / sum(self.val_counts) for count in self.val_counts if count]
         found = watch.Watch(
             self.curves,
-            self.recipe.run.model_dir,
+            self.config.run.model_dir,
             needed=2 * 4 * self.model.count_params(),
             constant_loss=-sum(share * math.log(share) for share in shares),
             classes=len(self.val_counts),
             epoch_steps=self.steps,
-            variant=self.recipe.network.variant,
+            variant=self.config.network.variant,
         )
         found.look_at_disk()
         return found
 
     def _is_done(self):
-        return self.progress.finished or self.progress.epochs >= self.recipe.training.epochs
+        return self.progress.finished or self.progress.epochs >= self.config.training.epochs
 
     def _epoch(self, callbacks, asked):
         """What is left of an epoch, and its validation."""
@@ -189,7 +189,7 @@ class Session:
 
         from keras_alexnet.training.loop import NonFiniteError, ReadError
 
-        progress, training = self.progress, self.recipe.training
+        progress, training = self.progress, self.config.training
         rate = self._set_rates()
         if not progress.batches:
             self.trainer.averages.reset()
@@ -253,7 +253,7 @@ class Session:
 
     def _is_due(self):
         """Whether it is time for a checkpoint within the epoch."""
-        run = self.recipe.run
+        run = self.config.run
         if run.checkpoint_steps and self.progress.steps % run.checkpoint_steps == 0:
             return True
         return bool(run.checkpoint_minutes) and time.monotonic() - self.written >= 60 * run.checkpoint_minutes
@@ -292,14 +292,14 @@ class Session:
         """What this process trains on in the epoch that is going on, without its first images: a tf.data.Dataset."""
         from keras_alexnet.data import pipeline
 
-        epoch, data = self.progress.epochs, self.recipe.data
+        epoch, data = self.progress.epochs, self.config.data
         silent = data.pca_color_until_epoch and epoch >= data.pca_color_until_epoch
         augmentation = dataclasses.replace(self.augmentation, pca_color="none") if silent else self.augmentation
         return pipeline.training(
             self.train_source,
             self.statistics,
             augmentation,
-            seed=self.recipe.run.seed,
+            seed=self.config.run.seed,
             epoch=epoch,
             start=start,
             size=self.size,
@@ -317,22 +317,22 @@ class Session:
             self.statistics,
             size=self.size,
             batch_size=self.batch_size,
-            threads=self.recipe.data.input_threads,
+            threads=self.config.data.input_threads,
             part=(self.shared.worker, self.shared.workers),
         )
 
     def _unreadable(self):
         """Which files went bad since the run began, in words."""
-        from keras_alexnet.data.statistics import survey
+        from keras_alexnet.data.statistics import summarize
 
         try:
             bad = [
                 f"{source.name}/{name}"
                 for source in (self.train_source, self.val_source)
-                for name in survey(source, progress=bar(f"looking for it in {source.name}")).skipped
+                for name in summarize(source, progress=progress_bar(f"looking for it in {source.name}")).skipped
             ]
         except RunError:
-            where = self.recipe.data.data_dir or self.recipe.data.dataset
+            where = self.config.data.data_dir or self.config.data.dataset
             return f"None can be read any more: put {where} back, and the same command goes on"
         if not bad:
             return "Every file can be read now; the same command goes on after the last checkpoint"
@@ -343,7 +343,7 @@ class Session:
         """Sets the rates of the epoch that begins; returns the kernels'."""
         from keras_alexnet.training.schedules import rates_after
 
-        training = self.recipe.training
+        training = self.config.training
         rate, multipliers = rates_after(
             self.progress.epochs,
             training.lr_schedule,

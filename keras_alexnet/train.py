@@ -1,4 +1,4 @@
-"""The main job: a recipe -> data -> network -> training -> a SavedModel.
+"""The main job: a config -> data -> network -> training -> a SavedModel.
 
     python -m keras_alexnet.train --flagfile=flags/NAME.cfg [--data_dir=DIR] --model_dir=RUN
 
@@ -11,25 +11,26 @@ import os
 import sys
 import time
 
-from keras_alexnet import inspection, locks, preflight
-from keras_alexnet import recipe as recipes
+from keras_alexnet import config as configs
+from keras_alexnet import files, inspection, preflight
 from keras_alexnet import run as runs
-from keras_alexnet.errors import UsageError, quiet_start, run_verb
-from keras_alexnet.files import remove_asides
+from keras_alexnet.cli import quiet_start, run_command
+from keras_alexnet.errors import UsageError
+from keras_alexnet.files import remove_temp_files
 from keras_alexnet.session import Session
 
 LOCK = "lock"  # in a run's folder, see `locks`
 
 
 def main(argv):
-    train(recipes.parse_train(argv, __doc__))
+    train(configs.parse_train(argv, __doc__))
 
 
-def train(recipe):
-    """Trains, or goes on training, the run that a recipe describes; exports it at the end.
+def train(config):
+    """Trains, or goes on training, the run that a config describes; exports it at the end.
 
     Args:
-        recipe: recipe.Recipe.
+        config: config.Config.
 
     Returns:
         list of dict, the history, one an epoch.
@@ -39,11 +40,11 @@ def train(recipe):
         RunError: the run stopped; what it had written stays.
     """
     started = time.perf_counter()
-    model_dir, run = recipe.run.model_dir, recipe.run
+    model_dir, run = config.run.model_dir, config.run
     # What can be wrong is looked at before anything is drawn, fetched or computed; a folder's listing even before
     # TensorFlow is there.
-    _check_folder(recipe)
-    listed = inspection.open_sources(recipe) if recipe.data.dataset == "folder" else None
+    _check_folder(config)
+    listed = inspection.open_sources(config) if config.data.dataset == "folder" else None
     with quiet_start():
         import keras
         import tensorflow as tf
@@ -52,45 +53,45 @@ def train(recipe):
         from keras_alexnet.training import distribution
 
         if run.strategy == "one":
-            devices = placed = choose_devices(recipe.network.devices, recipe.network.towers)
+            devices = placed = choose_devices(config.network.devices, config.network.towers)
         else:
             # Every replica is on a device of its own, its towers side by side.
-            names = recipe.network.devices
+            names = config.network.devices
             devices, placed = (), choose_devices(names, len(names)) if names else ()
-        shared = distribution.choose(run.strategy, placed, recipe.training.batch_size)
-        check_precision(recipe.network.precision, placed)
+        shared = distribution.choose(run.strategy, placed, config.training.batch_size)
+        check_precision(config.network.precision, placed)
         if run.deterministic:
             keras.utils.set_random_seed(run.seed)
             tf.config.experimental.enable_op_determinism()
-    _check_network(recipe)
-    train_source, val_source = listed or inspection.open_sources(recipe)
-    given = inspection.given_statistics(recipe)
+    _check_network(config)
+    train_source, val_source = listed or inspection.open_sources(config)
+    given = inspection.given_statistics(config)
     with shared.strategy.scope():
-        model = runs.build_model(recipe.network, len(train_source.class_names), run.seed, devices)
-        _begin_with(recipe, model)
+        model = runs.build_model(config.network, len(train_source.class_names), run.seed, devices)
+        _begin_with(config, model)
     if run.dry_run:
-        statistics, survey = inspection.stand_ins(recipe, given, train_source, val_source)
+        statistics, summary = inspection.placeholder_statistics(config, given, train_source, val_source)
         with _held(model_dir) if os.path.isdir(model_dir) else contextlib.nullcontext():
-            session = Session(recipe, model, devices, shared, statistics, survey, train_source, val_source)
-            described = _description(recipe, model, train_source, val_source, placed, shared)
-            preflight.report(recipe, session, described)
+            session = Session(config, model, devices, shared, statistics, summary, train_source, val_source)
+            described = _description(config, model, train_source, val_source, placed, shared)
+            preflight.report(config, session, described)
         return []
 
     os.makedirs(model_dir, exist_ok=True)
     with _held(model_dir) if shared.is_chief else contextlib.nullcontext():
         if shared.is_chief:
-            remove_asides(model_dir)
-        statistics, train_source, survey, val_source = inspection.look_at(
-            recipe, given, train_source, val_source, shared.is_chief
+            remove_temp_files(model_dir)
+        statistics, train_source, summary, val_source = inspection.look_at(
+            config, given, train_source, val_source, shared.is_chief
         )
-        session = Session(recipe, model, devices, shared, statistics, survey, train_source, val_source)
+        session = Session(config, model, devices, shared, statistics, summary, train_source, val_source)
         if shared.is_chief:
             runs.write_class_names(model_dir, train_source.class_names)
-            runs.write_flags(recipe)
-            changed = runs.write_provenance(model_dir, statistics, survey)
+            runs.write_flags(config)
+            changed = runs.write_provenance(model_dir, statistics, summary)
             if changed:
                 print(f"note: the run was begun with {'; '.join(changed)}: it may not repeat to the bit", flush=True)
-        print(_description(recipe, model, train_source, val_source, placed, shared), end="", flush=True)
+        print(_description(config, model, train_source, val_source, placed, shared), end="", flush=True)
         trained = session.fit(started)
         last = session.progress.history[-1]
         print(
@@ -108,21 +109,21 @@ def train(recipe):
 def _held(model_dir):
     """A lock on a run's folder, a context. Raises UsageError where another process trains there."""
     path = os.path.join(model_dir, LOCK)
-    lock = locks.take(path)
+    lock = files.acquire(path)
     if lock is None:
-        raise UsageError(f"--model_dir={model_dir}: is being trained by {locks.holder(path)}; name another folder")
+        raise UsageError(f"--model_dir={model_dir}: is being trained by {files.owner(path)}; name another folder")
     return lock
 
 
-def _check_folder(recipe):
+def _check_folder(config):
     """A run goes on only as it began; before its first checkpoint there is nothing to go on with."""
-    model_dir = recipe.run.model_dir
+    model_dir = config.run.model_dir
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
     if not runs.is_run(model_dir) or not runs.has_checkpoint(model_dir):
         return
     with open(os.path.join(model_dir, runs.FLAGS), encoding="utf-8") as file:
-        changed = recipes.changed_flags(recipe, file.read())
+        changed = configs.changed_flags(config, file.read())
     if changed:
         raise UsageError(
             f"--model_dir={model_dir}: holds a run with other flags: {', '.join(changed)}; repeat its flags, or name "
@@ -130,32 +131,32 @@ def _check_folder(recipe):
         )
 
 
-def _begin_with(recipe, model):
+def _begin_with(config, model):
     """Gives a model the weights that its run begins with; a run that goes on has its own already."""
-    path = recipe.training.initial_weights
-    if not path or runs.has_checkpoint(recipe.run.model_dir):
+    path = config.training.initial_weights
+    if not path or runs.has_checkpoint(config.run.model_dir):
         return
     from keras_alexnet.export import recipe_of
     from keras_alexnet.model import weights
 
     before = recipe_of(path)
     for name in ("variant", "width"):
-        own, other = getattr(recipe.network, name), before and getattr(before.network, name)
+        own, other = getattr(config.network, name), before and getattr(before.network, name)
         if before and own != other:
             raise UsageError(f"--initial_weights={path}: its network has --{name}={other}, and this one {own}")
     try:
-        weights.assign(weights.read(path), model, without=recipe.training.new_layers)
+        weights.assign(weights.read(path), model, without=config.training.new_layers)
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
-    print(f"weights:    of {path}; new: {', '.join(recipe.training.new_layers) or 'none'}", flush=True)
+    print(f"weights:    of {path}; new: {', '.join(config.training.new_layers) or 'none'}", flush=True)
 
 
-def _check_network(recipe):
-    """What the network and the schedule of a recipe need of each other."""
+def _check_network(config):
+    """What the network and the schedule of a config need of each other."""
     from keras_alexnet.model.alexnet import check_removed, check_topology, check_width
     from keras_alexnet.model.weights import LAYERS
 
-    network = recipe.network
+    network = config.network
     for flag, value, check in (
         (
             "topology",
@@ -169,17 +170,17 @@ def _check_network(recipe):
             check()
         except ValueError as error:
             raise UsageError(f"--{flag}={value}: {error}") from None
-    strange = [name for name in recipe.training.new_layers if name not in LAYERS]
-    if strange:
-        raise UsageError(f"--new_layers: there is no layer {strange[0]!r}; there are {', '.join(LAYERS)}")
-    for _, label, _ in recipe.training.lr_schedule:
+    unknown = [name for name in config.training.new_layers if name not in LAYERS]
+    if unknown:
+        raise UsageError(f"--new_layers: there is no layer {unknown[0]!r}; there are {', '.join(LAYERS)}")
+    for _, label, _ in config.training.lr_schedule:
         if label and label != "bias" and not any(layer.startswith(label) for layer in LAYERS):
             raise UsageError(f"--lr_schedule: no layer's name starts with {label!r}; there are {', '.join(LAYERS)}")
 
 
-def _description(recipe, model, train_source, val_source, devices, shared):
+def _description(config, model, train_source, val_source, devices, shared):
     """What is trained on what, in lines."""
-    network, training = recipe.network, recipe.training
+    network, training = config.network, config.training
     steps = math.ceil(train_source.count / training.batch_size)
     where = " and ".join(devices) if devices else "wherever TensorFlow places it"
     if shared.replicas > 1:
@@ -194,4 +195,4 @@ def _description(recipe, model, train_source, val_source, devices, shared):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("train", main, sys.argv[1:]))
+    sys.exit(run_command("train", main, sys.argv[1:]))

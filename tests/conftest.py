@@ -18,8 +18,8 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import AlexNet, export, train
+from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
-from keras_alexnet.errors import run_verb
 from keras_alexnet.serving.signatures import ServedModel
 
 CLASSES = ["blue_disk", "red_disk", "red_square", "red_star", "striped_red_disk", "blue_square"]
@@ -47,7 +47,7 @@ def run_of_three_epochs(small_pictures, tmp_path_factory):
     """A run of three epochs, exported."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     argv = [*TINY_RUN, f"--data_dir={small_pictures}", f"--model_dir={folder}", "--epochs=3"]
-    assert run_verb("train", train.main, argv) == 0
+    assert run_command("train", train.main, argv) == 0
     return folder
 
 

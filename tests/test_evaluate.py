@@ -6,26 +6,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_alexnet import config as configs
 from keras_alexnet import evaluate, export
-from keras_alexnet import recipe as recipes
 from keras_alexnet import run as runs
+from keras_alexnet.cli import run_command
 from keras_alexnet.data import preparation, sources, statistics
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.data.shards import Settings
-from keras_alexnet.errors import run_verb
 from keras_alexnet.serving.signatures import ServedModel
 from tests.conftest import history
 from tests.data import test_sources
 from tests.reference.errors import top_k_credit
 
 
-def verb(*argv):
-    return run_verb("evaluate", evaluate.main, list(argv))
+def command(*argv):
+    return run_command("evaluate", evaluate.main, list(argv))
 
 
 def evaluated(tmp_path, *argv):
     path = tmp_path / "figures.json"
-    assert verb(f"--json={path}", *argv) == 0
+    assert command(f"--json={path}", *argv) == 0
     return json.loads(path.read_text())
 
 
@@ -37,9 +37,9 @@ def second_run(run_of_three_epochs, tmp_path_factory):
     model = runs.build(run)
     for variable in model.trainable_variables:
         variable.assign(variable + np.random.default_rng(1).normal(scale=0.02, size=variable.shape))
-    argv = [f"--{name}={value}" for name, value in run.recipe.resolved if name != "model_dir"]
-    recipe = recipes.parse_train([*argv, f"--model_dir={folder}"], "")
-    runs.create(recipe, model, run.class_names, run.statistics)
+    argv = [f"--{name}={value}" for name, value in run.config.resolved if name != "model_dir"]
+    config = configs.parse_train([*argv, f"--model_dir={folder}"], "")
+    runs.create(config, model, run.class_names, run.statistics)
     return folder
 
 
@@ -159,12 +159,12 @@ def test_another_set_with_fewer_classes_in_another_order_and_a_bad_file(
 
 def test_where_the_figures_are_written(run_of_three_epochs, second_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert verb(f"--model_dir={run_of_three_epochs}", "--views=10") == 0
+    assert command(f"--model_dir={run_of_three_epochs}", "--views=10") == 0
     assert (run_of_three_epochs / "evaluation_val_10views.json").is_file()
-    assert verb(f"--model_dir={run_of_three_epochs / 'export' / '1'}", f"--model_dir={second_run}") == 0
+    assert command(f"--model_dir={run_of_three_epochs / 'export' / '1'}", f"--model_dir={second_run}") == 0
     assert (run_of_three_epochs / "evaluation_val_1views_version1_2models.json").is_file()
     shutil.copytree(run_of_three_epochs / "export" / "1", tmp_path / "models" / "7")
-    assert verb(f"--model_dir={tmp_path / 'models' / '7'}") == 0
+    assert command(f"--model_dir={tmp_path / 'models' / '7'}") == 0
     assert (tmp_path / "evaluation_val_1views_version7.json").is_file()
 
 
@@ -174,7 +174,7 @@ def test_images_that_change_meanwhile_are_not_passed_over(run_of_three_epochs, s
     # The loader reads one file less than the source has.
     items = FolderSource.items
     monkeypatch.setattr(FolderSource, "items", lambda self, *rest: items(self, *rest).skip(1))
-    assert verb(f"--model_dir={run_of_three_epochs}") == 1
+    assert command(f"--model_dir={run_of_three_epochs}") == 1
     assert "8 images came instead of 9" in capsys.readouterr().err
 
 
@@ -204,7 +204,7 @@ def test_bad_input_in_one_line(
     argv, code, words, run_of_three_epochs, small_pictures, folder, tmp_path, capsys, other_export
 ):
     places = {"run": run_of_three_epochs, "tmp": tmp_path, "other": other_export, "pictures": small_pictures}
-    assert verb(*(each.format(**places) for each in argv)) == code
+    assert command(*(each.format(**places) for each in argv)) == code
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 
@@ -226,7 +226,7 @@ def test_an_export_that_was_half_copied(run_of_three_epochs, file, share, tmp_pa
     shutil.copytree(run_of_three_epochs / "export" / "1", tmp_path / "1")
     content = (tmp_path / "1" / file).read_bytes()
     (tmp_path / "1" / file).write_bytes(content[: int(share * len(content))])
-    assert verb(f"--model_dir={tmp_path / '1'}") == 1
+    assert command(f"--model_dir={tmp_path / '1'}") == 1
     error = capsys.readouterr().err
     assert "cannot be read" in error and error.count("\n") == 1
 
@@ -237,7 +237,7 @@ def test_a_checkpoint_that_was_half_copied(run_of_three_epochs, file, tmp_path, 
     content = (tmp_path / "run" / "checkpoints" / file).read_bytes()
     (tmp_path / "run" / "checkpoints" / file).write_bytes(content[: len(content) // 2])
     for main in (evaluate.main, export.main):
-        assert run_verb("verb", main, [f"--model_dir={tmp_path / 'run'}"]) == 1
+        assert run_command("command", main, [f"--model_dir={tmp_path / 'run'}"]) == 1
         error = capsys.readouterr().err
         assert "epoch-3: cannot be read" in error and error.count("\n") == 1
 
@@ -263,7 +263,7 @@ def test_metadata_that_was_changed(run_of_three_epochs, changes, code, words, tm
     path = tmp_path / "1" / "assets.extra" / "metadata.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     figures = tmp_path / "figures.json"
-    assert verb(f"--model_dir={tmp_path / '1'}", f"--json={figures}") == code
+    assert command(f"--model_dir={tmp_path / '1'}", f"--json={figures}") == code
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == (code > 0) and "root:" not in error
     if not code:
@@ -285,7 +285,7 @@ def test_metadata_that_was_changed(run_of_three_epochs, changes, code, words, tm
 def test_a_run_whose_files_do_not_go_together(run_of_three_epochs, file, content, words, tmp_path, capsys):
     shutil.copytree(run_of_three_epochs, tmp_path / "run")
     (tmp_path / "run" / file).write_text(content)
-    assert verb(f"--model_dir={tmp_path / 'run'}") == 1
+    assert command(f"--model_dir={tmp_path / 'run'}") == 1
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 
@@ -295,17 +295,17 @@ def test_a_mean_that_is_not_a_number(run_of_three_epochs, tmp_path, capsys):
     path = str(tmp_path / "run" / "statistics.npz")
     known = statistics.load(path)
     statistics.save(dataclasses.replace(known, mean_image=known.mean_image * np.float32("nan")), path)
-    assert verb(f"--model_dir={tmp_path / 'run'}") == 1
+    assert command(f"--model_dir={tmp_path / 'run'}") == 1
     assert "statistics with numbers that are not finite" in capsys.readouterr().err
 
 
 def test_networks_of_different_inputs_look_at_the_same_images(run_of_three_epochs, small_pictures, tmp_path):
     """BVLC's takes 227 pixels, the others 224."""
     argv = ["--dataset=folder", f"--data_dir={small_pictures}", "--variant=caffe", "--width=0.0625"]
-    recipe = recipes.parse_train([*argv, f"--model_dir={tmp_path / 'caffe'}"], "")
+    config = configs.parse_train([*argv, f"--model_dir={tmp_path / 'caffe'}"], "")
     run = runs.open_run(str(run_of_three_epochs))
-    model = runs.build_model(recipe.network, 3, 1, devices=())
-    runs.create(recipe, model, run.class_names, run.statistics)
+    model = runs.build_model(config.network, 3, 1, devices=())
+    runs.create(config, model, run.class_names, run.statistics)
     folders = [f"--model_dir={run_of_three_epochs}", f"--model_dir={tmp_path / 'caffe'}"]
     for views in (1, 10):
         report = evaluated(tmp_path, *folders, f"--views={views}")
@@ -321,8 +321,8 @@ def test_a_set_of_tensorflow_datasets(run_of_three_epochs, tmp_path):
     test_sources.prepare("tiny_validated", data_dir, files)
     run = runs.open_run(str(run_of_three_epochs))
     argv = ["--dataset=tiny_validated", f"--data_dir={data_dir}", "--variant=release2012", "--width=0.0625"]
-    recipe = recipes.parse_train([*argv, f"--model_dir={tmp_path / 'run'}"], "")
-    runs.create(recipe, runs.build(run), test_sources.CLASSES, run.statistics)
+    config = configs.parse_train([*argv, f"--model_dir={tmp_path / 'run'}"], "")
+    runs.create(config, runs.build(run), test_sources.CLASSES, run.statistics)
     counts = {
         split: evaluated(tmp_path, f"--model_dir={tmp_path / 'run'}", f"--split={split}") for split in ("", "test")
     }
@@ -330,7 +330,7 @@ def test_a_set_of_tensorflow_datasets(run_of_three_epochs, tmp_path):
         ("validation", 5),
         ("test", 4),
     ]
-    assert verb(f"--model_dir={tmp_path / 'run'}", "--split=train[:7]") == 0
+    assert command(f"--model_dir={tmp_path / 'run'}", "--split=train[:7]") == 0
     assert (tmp_path / "run" / "evaluation_train-7_1views.json").is_file()
 
 

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import __version__, export
-from keras_alexnet.errors import RunError, UsageError, run_verb
+from keras_alexnet.cli import run_command
+from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.serving.signatures import ServedModel
 from tests.conftest import CLASSES, history
 
@@ -56,7 +57,7 @@ def test_the_metadata_of_a_run(run_of_three_epochs):
 
 
 def test_ten_views_are_exported_by_a_flag(run_of_three_epochs, small_pictures, capsys):
-    assert run_verb("export", export.main, [f"--model_dir={run_of_three_epochs}", "--views=10"]) == 0
+    assert run_command("export", export.main, [f"--model_dir={run_of_three_epochs}", "--views=10"]) == 0
     folder = capsys.readouterr().out.split()[-1]
     assert export.read_metadata(folder)["views"] == 10
     picture = (small_pictures / "val" / "blue_disk" / "0.jpg").read_bytes()
@@ -89,11 +90,11 @@ def test_an_export_of_somebody_else(tmp_path, content, words):
 def test_a_run_without_a_checkpoint(run_of_three_epochs, tmp_path, capsys):
     for name in ("flags.cfg", "class_names.txt", "statistics.npz"):
         (tmp_path / name).write_bytes((run_of_three_epochs / name).read_bytes())
-    assert run_verb("export", export.main, [f"--model_dir={tmp_path}"]) == 1
+    assert run_command("export", export.main, [f"--model_dir={tmp_path}"]) == 1
     assert "has no checkpoint yet" in capsys.readouterr().err
     with pytest.raises(RunError, match="has no checkpoint yet"):
         export.export_run(str(tmp_path))
-    assert run_verb("export", export.main, [f"--model_dir={tmp_path / 'nowhere'}"]) == 2
+    assert run_command("export", export.main, [f"--model_dir={tmp_path / 'nowhere'}"]) == 2
     assert "holds no run" in capsys.readouterr().err
 
 

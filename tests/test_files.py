@@ -3,11 +3,11 @@ import stat
 
 import pytest
 
-from keras_alexnet.files import folder_written_aside, written_aside
+from keras_alexnet.files import atomic_directory, atomic_write
 
 
 def test_a_file_is_whole_and_readable_as_open_would_make_it(tmp_path):
-    with written_aside(str(tmp_path / "a.txt")) as file:
+    with atomic_write(str(tmp_path / "a.txt")) as file:
         file.write("whole")
         assert not (tmp_path / "a.txt").exists()
     (tmp_path / "b.txt").write_text("as open makes it")
@@ -17,14 +17,14 @@ def test_a_file_is_whole_and_readable_as_open_would_make_it(tmp_path):
 
 def test_after_an_exception_the_old_file_is_there_and_nothing_else(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"old")
-    with pytest.raises(RuntimeError), written_aside(str(tmp_path / "a.bin"), "wb") as file:
+    with pytest.raises(RuntimeError), atomic_write(str(tmp_path / "a.bin"), "wb") as file:
         file.write(b"half")
         raise RuntimeError
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"old")]
 
 
 def test_a_folder_takes_its_place_whole(tmp_path):
-    with folder_written_aside(str(tmp_path), lambda: str(tmp_path / "1")) as (aside, taken):
+    with atomic_directory(str(tmp_path), lambda: str(tmp_path / "1")) as (aside, taken):
         (tmp_path / aside / "a.txt").write_text("whole")
         assert not (tmp_path / "1").exists() and taken.path is None
     assert taken.path == str(tmp_path / "1")
@@ -37,14 +37,14 @@ def test_a_place_that_is_just_taken_is_left_to_who_took_it(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "other").touch()
     places = iter(["1", "2"])
-    with folder_written_aside(str(tmp_path), lambda: str(tmp_path / next(places))) as (aside, taken):
+    with atomic_directory(str(tmp_path), lambda: str(tmp_path / next(places))) as (aside, taken):
         (tmp_path / aside / "own").touch()
     assert taken.path == str(tmp_path / "2")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["1", "2", "other", "own"]
 
 
 def test_after_an_exception_no_folder_is_there(tmp_path):
-    with pytest.raises(RuntimeError), folder_written_aside(str(tmp_path), lambda: str(tmp_path / "1")) as (aside, _):
+    with pytest.raises(RuntimeError), atomic_directory(str(tmp_path), lambda: str(tmp_path / "1")) as (aside, _):
         (tmp_path / aside / "half").touch()
         raise RuntimeError
     assert not list(tmp_path.iterdir())

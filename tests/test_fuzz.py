@@ -1,4 +1,4 @@
-"""Flags that nobody would give: whatever they are, a recipe or one line, and never a stack trace."""
+"""Flags that nobody would give: whatever they are, a config or one line, and never a stack trace."""
 
 import dataclasses
 import string
@@ -7,15 +7,15 @@ from absl import flags as absl_flags
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from keras_alexnet import recipe
+from keras_alexnet import config
 from keras_alexnet.errors import UsageError
-from keras_alexnet.paper import recipe as paper_recipe
+from keras_alexnet.paper import config as paper_recipe
 
 PARSERS = {
-    "train": recipe.parse_train,
-    "evaluate": recipe.parse_evaluate,
-    "predict": recipe.parse_predict,
-    "export": recipe.parse_export,
+    "train": config.parse_train,
+    "evaluate": config.parse_evaluate,
+    "predict": config.parse_predict,
+    "export": config.parse_export,
     **{
         name: getattr(paper_recipe, name)
         for name in dir(paper_recipe)
@@ -59,15 +59,15 @@ def test_all_flags_are_known_here():
 
 @st.composite
 def commands(draw):
-    verb = draw(st.sampled_from(sorted(PARSERS)))
+    command = draw(st.sampled_from(sorted(PARSERS)))
     value = st.one_of(st.sampled_from(WORDS), st.text(alphabet=string.printable, max_size=12))
     argument = st.one_of(
-        st.builds("--{}={}".format, st.sampled_from(NAMES[verb]), value),
-        st.builds("--{}".format, st.sampled_from(NAMES[verb])),
-        st.builds("--no{}".format, st.sampled_from(NAMES[verb])),
+        st.builds("--{}={}".format, st.sampled_from(NAMES[command]), value),
+        st.builds("--{}".format, st.sampled_from(NAMES[command])),
+        st.builds("--no{}".format, st.sampled_from(NAMES[command])),
         st.text(alphabet=string.printable, max_size=8),
     )
-    return verb, draw(st.lists(argument, max_size=8))
+    return command, draw(st.lists(argument, max_size=8))
 
 
 @settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -75,9 +75,9 @@ def commands(draw):
 @example(("train", ["--dataset=shapes", "--model_dir=run", "--strategy=multi_worker", "--devices=GPU:0"]))
 @example(("train", ["--flagfile=/dev/null"]))
 def test_any_flags_are_a_recipe_or_one_line(command):
-    verb, argv = command
+    command, argv = command
     try:
-        found = PARSERS[verb](argv, "usage")
+        found = PARSERS[command](argv, "usage")
     except UsageError as error:
         assert str(error).strip()
         return
@@ -85,9 +85,9 @@ def test_any_flags_are_a_recipe_or_one_line(command):
         assert ended.code == 0  # --help
         return
     # What is taken can be written down and is then taken again.
-    if verb == "train":
+    if command == "train":
         text = "".join(f"--{name}={value}\n" for name, value in found.resolved)
         if "\n" not in "".join(value for _, value in found.resolved):
-            assert dataclasses.replace(recipe.read_run(text), resolved=()) == dataclasses.replace(
+            assert dataclasses.replace(config.read_run(text), resolved=()) == dataclasses.replace(
                 found, run=dataclasses.replace(found.run, dry_run=False), resolved=()
             )

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from keras_alexnet import predict
+from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
-from keras_alexnet.errors import RunError, run_verb
+from keras_alexnet.errors import RunError
 from keras_alexnet.serving import client as clients
 
 
@@ -26,7 +27,7 @@ def photographs(files, tmp_path_factory):
 
 
 def run(*argv):
-    return run_verb("predict", predict.main, list(argv))
+    return run_command("predict", predict.main, list(argv))
 
 
 def test_the_table(folder, photographs, files, capsys):

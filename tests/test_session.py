@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import evaluate, export, locks, session, train
+from keras_alexnet import evaluate, export, files, session, train
 from keras_alexnet import run as runs
-from keras_alexnet.errors import run_verb
+from keras_alexnet.cli import run_command
 from keras_alexnet.training import checkpoints, loop
 from tests.conftest import TINY_RUN, history
 from tests.test_train import points
 
 
 @pytest.fixture
-def verb(small_pictures):
+def command(small_pictures):
     def run(folder, *flags):
         argv = [*TINY_RUN, f"--data_dir={small_pictures}", f"--model_dir={folder}", "--noexport", "--epochs=3", *flags]
-        return run_verb("train", train.main, argv)
+        return run_command("train", train.main, argv)
 
     return run
 
@@ -77,41 +77,41 @@ def assert_same(folder, other):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_keeps_the_step_and_the_run_goes_on_as_if_nothing_was(
-    number, run_of_three_epochs, verb, ended_at, tmp_path, capsys
+    number, run_of_three_epochs, command, ended_at, tmp_path, capsys
 ):
     for step, where in ((2, "epoch 0 and 2 steps"), (3, "epoch 1 and 2 steps"), (1, "epoch 1 and 3 steps")):
         ended_at(step, number)
-        assert verb(tmp_path / "run") == 75
+        assert command(tmp_path / "run") == 75
         error = capsys.readouterr().err.strip()
         assert error == (
             f"train: ended by {number.name}; the checkpoint after {where} is kept; the same command goes on from there"
         )
     ended_at.undo()
     # The third ended after an epoch's last step: what is left of it is its validation.
-    assert verb(tmp_path / "run") == 0
+    assert command(tmp_path / "run") == 0
     assert "going on after epoch 1 and 3 steps" in capsys.readouterr().out
     assert_same(tmp_path / "run", run_of_three_epochs)
 
 
-def test_ctrl_c_keeps_the_step_too(verb, ended_at, tmp_path, capsys):
+def test_ctrl_c_keeps_the_step_too(command, ended_at, tmp_path, capsys):
     ended_at(1, signal.SIGINT)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert verb(tmp_path / "run") == 130
+        assert command(tmp_path / "run") == 130
     finally:
         signal.signal(signal.SIGINT, before)
     assert "the checkpoint after epoch 0 and 1 steps is kept" in capsys.readouterr().err
 
 
 def test_what_came_after_the_last_checkpoint_is_made_again_and_shown_once(
-    run_of_three_epochs, verb, ended_at, tmp_path
+    run_of_three_epochs, command, ended_at, tmp_path
 ):
     """Killed where no checkpoint was: points and an epoch of the history that are ahead of it go."""
     flags = ["--checkpoint_steps=2"]
     for step in (1, 5):
         ended_at(step, signal.SIGKILL)
         with pytest.raises(ended_at.Killed):
-            verb(tmp_path / "run", *flags)
+            command(tmp_path / "run", *flags)
     # The checkpoint of the end of epoch 1, as if the kill had come before it was written.
     newest = checkpoints.newest(str(tmp_path / "run" / "checkpoints"))
     assert os.path.basename(newest) == "epoch-1-step-1"
@@ -119,24 +119,24 @@ def test_what_came_after_the_last_checkpoint_is_made_again_and_shown_once(
         path.unlink()
     assert len(history(tmp_path / "run")) == 1
     ended_at.undo()
-    assert verb(tmp_path / "run", *flags) == 0
+    assert command(tmp_path / "run", *flags) == 0
     assert_same(tmp_path / "run", run_of_three_epochs)
 
 
-def test_without_any_checkpoint_it_begins_again(run_of_three_epochs, verb, ended_at, tmp_path):
+def test_without_any_checkpoint_it_begins_again(run_of_three_epochs, command, ended_at, tmp_path):
     ended_at(4, signal.SIGKILL)
     with pytest.raises(ended_at.Killed):
-        verb(tmp_path / "run")
+        command(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     (tmp_path / "run" / ".writing-abc").write_text("half of a history")
     ended_at.undo()
-    assert verb(tmp_path / "run") == 0
+    assert command(tmp_path / "run") == 0
     assert_same(tmp_path / "run", run_of_three_epochs)
     assert not list((tmp_path / "run").rglob(".writing*"))
 
 
 def test_a_signal_while_validating_leaves_the_epoch_unfinished(
-    run_of_three_epochs, verb, tmp_path, monkeypatch, capsys
+    run_of_three_epochs, command, tmp_path, monkeypatch, capsys
 ):
     evaluate = loop.Trainer.evaluate
 
@@ -145,14 +145,14 @@ def test_a_signal_while_validating_leaves_the_epoch_unfinished(
         return evaluate(self, *arguments)
 
     monkeypatch.setattr(loop.Trainer, "evaluate", asked)
-    assert verb(tmp_path / "run") == 75
+    assert command(tmp_path / "run") == 75
     assert "the checkpoint after epoch 0 and 3 steps is kept" in capsys.readouterr().err
     monkeypatch.undo()
-    assert verb(tmp_path / "run") == 0
+    assert command(tmp_path / "run") == 0
     assert_same(tmp_path / "run", run_of_three_epochs)
 
 
-def test_checkpoints_by_time(verb, tmp_path, monkeypatch):
+def test_checkpoints_by_time(command, tmp_path, monkeypatch):
     clock = iter(range(0, 10**6, 40))  # seconds between two looks
     monkeypatch.setattr(session.time, "monotonic", lambda: float(next(clock)))
     made = []
@@ -162,24 +162,24 @@ def test_checkpoints_by_time(verb, tmp_path, monkeypatch):
         "write",
         lambda self, progress: made.append((progress.epochs, progress.batches)) or write(self, progress),
     )
-    assert verb(tmp_path / "run", "--checkpoint_minutes=1", "--epochs=1") == 0
+    assert command(tmp_path / "run", "--checkpoint_minutes=1", "--epochs=1") == 0
     assert made == [(0, 2), (1, 0)]  # 40 seconds after the first step, 80 after the second
     made.clear()
-    assert verb(tmp_path / "run", "--checkpoint_minutes=0", "--epochs=2") == 0
+    assert command(tmp_path / "run", "--checkpoint_minutes=0", "--epochs=2") == 0
     assert made == [(2, 0)]
 
 
-def test_a_folder_that_is_being_trained_in_is_refused(verb, tmp_path, capsys):
+def test_a_folder_that_is_being_trained_in_is_refused(command, tmp_path, capsys):
     (tmp_path / "run").mkdir()
-    with locks.take(str(tmp_path / "run" / train.LOCK)):
-        assert verb(tmp_path / "run") == 2
+    with files.acquire(str(tmp_path / "run" / train.LOCK)):
+        assert command(tmp_path / "run") == 2
     error = capsys.readouterr().err.strip()
     assert f"--model_dir={tmp_path / 'run'}: is being trained by " in error and f"process {os.getpid()}, since" in error
     assert os.listdir(tmp_path / "run") == ["lock"]
 
 
-def test_a_dry_run_writes_nothing_and_says_what_it_would_take(verb, tmp_path, capsys):
-    assert verb(tmp_path / "run", "--dry_run") == 0
+def test_a_dry_run_writes_nothing_and_says_what_it_would_take(command, tmp_path, capsys):
+    assert command(tmp_path / "run", "--dry_run") == 0
     said = capsys.readouterr().out
     assert "steps:      3 an epoch, 9 in 3 epochs to go" in said and "nothing was written" in said
     parameters = 225_515
@@ -191,14 +191,14 @@ def test_a_dry_run_writes_nothing_and_says_what_it_would_take(verb, tmp_path, ca
 def test_a_dry_run_of_shapes_draws_them_elsewhere(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["--dataset=shapes", "--shapes_train=2", "--shapes_val=1", "--width=0.0625", "--batch_size=8", "--dry_run"]
-    assert run_verb("train", train.main, [*argv, "--model_dir=run"]) == 0
+    assert run_command("train", train.main, [*argv, "--model_dir=run"]) == 0
     assert "20 images of 10 classes" in capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_names_a_disk_without_room(verb, tmp_path, capsys, monkeypatch):
+def test_a_dry_run_names_a_disk_without_room(command, tmp_path, capsys, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
-    assert verb(tmp_path / "run", "--dry_run") == 2
+    assert command(tmp_path / "run", "--dry_run") == 2
     assert "0.00 GB are free and 0.01 GB are needed; make room" in capsys.readouterr().err
 
 
@@ -210,13 +210,13 @@ def test_the_folder_says_what_it_was_trained_with_and_on(run_of_three_epochs):
         assert record["training_set"]["fingerprint"] == str(statistics["fingerprint"])
 
 
-def test_going_on_with_other_versions_is_noted(verb, tmp_path, capsys, monkeypatch):
-    assert verb(tmp_path / "run", "--epochs=1") == 0
+def test_going_on_with_other_versions_is_noted(command, tmp_path, capsys, monkeypatch):
+    assert command(tmp_path / "run", "--epochs=1") == 0
     path = tmp_path / "run" / runs.PROVENANCE
     (record,) = json.loads(path.read_text())
     path.write_text(json.dumps([{**record, "keras_alexnet": "0.0.9"}]))
     capsys.readouterr()
-    assert verb(tmp_path / "run", "--epochs=2") == 0
+    assert command(tmp_path / "run", "--epochs=2") == 0
     assert "note: the run was begun with keras_alexnet 0.0.9 and now" in capsys.readouterr().out
     assert len(json.loads(path.read_text())) == 2
 
@@ -229,18 +229,18 @@ def test_the_best_epoch_is_evaluated_and_exported_where_it_is_asked_for(run_of_t
     assert runs.open_run(str(tmp_path / "run")).checkpoint.endswith("epoch-3")
     assert runs.open_run(str(tmp_path / "run"), "best").checkpoint.endswith(f"epoch-{best}")
     argv = [f"--model_dir={tmp_path / 'run'}", "--checkpoint=best", f"--json={tmp_path / 'best.json'}"]
-    assert run_verb("evaluate", evaluate.main, argv) == 0
+    assert run_command("evaluate", evaluate.main, argv) == 0
     found = json.loads((tmp_path / "best.json").read_text())
     row = history(tmp_path / "run")[best - 1]
     assert found["result"]["loss"] == pytest.approx(float(row["val_loss"]), rel=1e-4)
     assert found["models"][0]["epochs"] == best
     shutil.rmtree(tmp_path / "run" / "export")
-    assert run_verb("export", export.main, argv[:2]) == 0
+    assert run_command("export", export.main, argv[:2]) == 0
     assert export.read_metadata(str(tmp_path / "run" / "export" / "1"))["epochs"] == best
 
 
 @pytest.mark.parametrize(("rule", "factor"), [("none", 1.0), ("linear", 8 / 128), ("sqrt", (8 / 128) ** 0.5)])
-def test_rates_follow_the_batch_by_rule(rule, factor, verb, tmp_path):
+def test_rates_follow_the_batch_by_rule(rule, factor, command, tmp_path):
     flags = ["--epochs=1", f"--rate_scaling={rule}", "--lr_policy=schedule", "--lr_schedule=0:0.02,0:bias=0.01"]
-    assert verb(tmp_path / "run", *flags) == 0
+    assert command(tmp_path / "run", *flags) == 0
     assert float(history(tmp_path / "run")[0]["learning_rate"]) == pytest.approx(0.02 * factor, rel=1e-5)

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import export, predict, train
+from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
-from keras_alexnet.errors import run_verb
 from keras_alexnet.model import weights as weights_of_model
 from keras_alexnet.serving import client
 from tests.conftest import SMALL_CLASSES as CLASSES
@@ -40,8 +40,8 @@ def run(run_of_three_epochs):
     return run_of_three_epochs
 
 
-def verb(*argv):
-    return run_verb("train", train.main, [*TINY, *argv])
+def command(*argv):
+    return run_command("train", train.main, [*TINY, *argv])
 
 
 def weights(folder):
@@ -103,8 +103,8 @@ def test_the_curves_are_means_of_their_batches(run):
 
 def test_a_run_that_went_on_ends_as_one_that_was_not_interrupted(run, pictures, tmp_path):
     common = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'parts'}"]
-    assert verb(*common, "--epochs=1") == 0
-    assert verb(*common, "--epochs=3") == 0
+    assert command(*common, "--epochs=1") == 0
+    assert command(*common, "--epochs=3") == 0
     whole, parts = weights(run), weights(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
@@ -114,17 +114,19 @@ def test_a_run_that_went_on_ends_as_one_that_was_not_interrupted(run, pictures, 
 
 
 def test_its_own_flags_repeat_a_run(run, tmp_path):
-    assert run_verb("train", train.main, [f"--flagfile={run / 'flags.cfg'}", f"--model_dir={tmp_path / 'again'}"]) == 0
+    assert (
+        run_command("train", train.main, [f"--flagfile={run / 'flags.cfg'}", f"--model_dir={tmp_path / 'again'}"]) == 0
+    )
     assert [row["val_loss"] for row in history(tmp_path / "again")] == [row["val_loss"] for row in history(run)]
 
 
 def test_other_flags_are_refused(run, pictures, capsys):
-    assert verb(f"--data_dir={pictures}", f"--model_dir={run}", "--epochs=3", "--momentum=0.5") == 2
+    assert command(f"--data_dir={pictures}", f"--model_dir={run}", "--epochs=3", "--momentum=0.5") == 2
     assert "--momentum=0.5 (the run has 0.9)" in capsys.readouterr().err
 
 
 def test_a_run_that_is_done_says_so(run, pictures, capsys):
-    assert verb(f"--data_dir={pictures}", f"--model_dir={run}", "--epochs=3") == 0
+    assert command(f"--data_dir={pictures}", f"--model_dir={run}", "--epochs=3") == 0
     assert "is done: 3 epochs" in capsys.readouterr().out
 
 
@@ -132,7 +134,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, pictures, tmp_pat
     shutil.copytree(run, tmp_path / "damaged")
     newest = tmp_path / "damaged" / "checkpoints" / "epoch-3.index"
     newest.write_bytes(newest.read_bytes()[:20])
-    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'damaged'}", "--epochs=3") == 0
+    assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'damaged'}", "--epochs=3") == 0
     shown = capsys.readouterr()
     assert "going on after epoch 2" in shown.out and "epoch-3: cannot be read" in shown.err
     assert [row["val_loss"] for row in history(tmp_path / "damaged")] == [row["val_loss"] for row in history(run)]
@@ -147,7 +149,7 @@ def test_a_run_goes_on_with_one_device_instead_of_two_and_back(run, pictures, tm
         subprocess.run([*command, "--devices=CPU:0,CPU:1"], check=True, capture_output=True)
 
     on_two(1)
-    assert verb(*flags, "--epochs=2") == 0
+    assert command(*flags, "--epochs=2") == 0
     on_two(3)
     for one, two in zip(history(run), history(tmp_path / "two"), strict=True):
         # The same operations in another order of adding up: float32 over three steps an epoch.
@@ -172,7 +174,7 @@ def test_fine_tuning_begins_with_the_layers_of_another_run_but_the_last(run, pic
     frozen = "--lr_schedule=0:conv=0,0:fc6=0,0:fc7=0,0:bias=0"
     tuned = tmp_path / "tuned"
     argv = [f"--data_dir={pictures}", f"--model_dir={tuned}", f"--initial_weights={run}", frozen]
-    assert verb(*common, *argv) == 0
+    assert command(*common, *argv) == 0
     before = weights_of_model.read(str(run))
     after = weights_of_model.to_towers(first_weights(tuned))
     for name, value in after.items():
@@ -187,7 +189,7 @@ def test_a_sixth_convolution_on_the_convolutions_of_another_run(run, pictures, t
     folder = tmp_path / "conv6"
     new = ["--topology=conv6", f"--initial_weights={run}", "--new_layers=conv6,fc6,fc7,fc8", "--epochs=1"]
     frozen = ["--lr_policy=schedule", "--lr_schedule=0:conv=0,0:conv6=0.01,0:bias=0"]
-    assert verb(f"--data_dir={pictures}", f"--model_dir={folder}", *new, *frozen) == 0
+    assert command(f"--data_dir={pictures}", f"--model_dir={folder}", *new, *frozen) == 0
     before, after = weights_of_model.read(str(run)), weights_of_model.read(str(folder / "export" / "1"))
     for tower in (0, 1):
         for index in range(1, 6):
@@ -201,11 +203,11 @@ def test_fine_tuning_goes_on_without_what_it_began_with(run, pictures, tmp_path)
     shutil.copytree(run / "export" / "1", tmp_path / "first")
     flags = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--noexport"]
     begin = f"--initial_weights={tmp_path / 'first'}"
-    assert verb(*flags, begin, "--epochs=1") == 0
+    assert command(*flags, begin, "--epochs=1") == 0
     shutil.rmtree(tmp_path / "first")
-    assert verb(*flags, begin, "--epochs=2") == 0
+    assert command(*flags, begin, "--epochs=2") == 0
     assert len(history(tmp_path / "run")) == 2
-    assert verb(*flags, "--epochs=3") == 2  # without it, it is another run
+    assert command(*flags, "--epochs=3") == 2  # without it, it is another run
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,7 @@ def test_fine_tuning_goes_on_without_what_it_began_with(run, pictures, tmp_path)
 def test_initial_weights_that_do_not_fit(flags, words, run, pictures, tmp_path, capsys):
     np.savez(tmp_path / "tiny.npz", **{"conv1_tower0/kernel": np.zeros((11, 11, 3, 9))})
     argv = [each.format(tmp=tmp_path, run=run) for each in flags]
-    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", *argv) == 2
+    assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", *argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("train: --initial_weights=") and words in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -242,7 +244,7 @@ def test_initial_weights_that_do_not_fit(flags, words, run, pictures, tmp_path, 
     ],
 )
 def test_networks_that_there_are_not(flags, words, pictures, tmp_path, capsys):
-    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", *flags) == 2
+    assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", *flags) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -257,7 +259,7 @@ def test_the_export_answers_as_the_network_validates(run, pictures):
 
 
 def test_export_again_makes_the_next_version_with_the_same_answers(run, pictures, capsys):
-    assert run_verb("export", export.main, [f"--model_dir={run}"]) == 0
+    assert run_command("export", export.main, [f"--model_dir={run}"]) == 0
     again = capsys.readouterr().out.split()[-1]
     assert int(again.removeprefix(str(run / "export") + "/")) > 1
     photo = str(next((pictures / "val").glob("*/*.jpg")))
@@ -273,7 +275,7 @@ def test_bad_files_are_named_counted_and_left_out(pictures, tmp_path, capsys):
     (tmp_path / "data" / "val" / "red_square" / "text.jpg").write_text("not a picture")
     (tmp_path / "data" / "val" / "red_square" / "notes.txt").write_text("not a picture")
     common = [f"--data_dir={tmp_path / 'data'}", "--epochs=1", "--noexport"]
-    assert verb(*common, f"--model_dir={tmp_path / 'skip'}") == 0
+    assert command(*common, f"--model_dir={tmp_path / 'skip'}") == 0
     shown = capsys.readouterr().out
     assert "4 files are not images and are left out" in shown
     assert "18 images of 3 classes" in shown and "validation: 9 images" in shown
@@ -284,7 +286,7 @@ def test_bad_files_are_named_counted_and_left_out(pictures, tmp_path, capsys):
         "val/red_square/notes.txt",
     }
     assert set((tmp_path / "skip" / "skipped.txt").read_text().split()) == named
-    assert verb(*common, f"--model_dir={tmp_path / 'fail'}", "--bad_images=fail") == 1
+    assert command(*common, f"--model_dir={tmp_path / 'fail'}", "--bad_images=fail") == 1
     assert all(name in capsys.readouterr().err for name in ["4 files are not images"])
     assert not (tmp_path / "fail" / "checkpoints").exists()
 
@@ -292,10 +294,10 @@ def test_bad_files_are_named_counted_and_left_out(pictures, tmp_path, capsys):
 def test_a_file_that_goes_bad_while_training_ends_the_run_in_one_line(pictures, tmp_path, capsys):
     shutil.copytree(pictures, tmp_path / "data")
     common = [f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}", "--noexport"]
-    assert verb(*common, "--epochs=1") == 0
+    assert command(*common, "--epochs=1") == 0
     photo = tmp_path / "data" / "train" / "blue_disk" / "3.jpg"
     photo.write_bytes(bytes(photo.stat().st_size))  # a disk's fault: the name and the size are as before
-    assert verb(*common, "--epochs=2") == 1
+    assert command(*common, "--epochs=2") == 1
     error = capsys.readouterr().err.strip()
     assert "blue_disk/3.jpg" in error and error.count("\n") == 0
     assert len(history(tmp_path / "run")) == 1
@@ -303,17 +305,17 @@ def test_a_file_that_goes_bad_while_training_ends_the_run_in_one_line(pictures, 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(pictures, tmp_path, capsys):
     common = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--noexport", "--learning_rate=1e30"]
-    assert verb(*common, "--epochs=2") == 1
+    assert command(*common, "--epochs=2") == 1
     error = capsys.readouterr().err.strip()
     assert "the loss is" in error and "there is no checkpoint yet" in error and error.count("\n") == 0
     assert not (tmp_path / "run" / "history.csv").exists()
     # With nothing to go on with, the same folder takes other flags.
-    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--noexport", "--epochs=1") == 0
+    assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--noexport", "--epochs=1") == 0
 
 
 def test_the_checkpoint_before_a_loss_that_is_not_finite_is_kept(pictures, tmp_path, capsys):
     schedule = ["--lr_policy=schedule", "--lr_schedule=1:1e30", "--noexport"]
-    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--epochs=3", *schedule) == 1
+    assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--epochs=3", *schedule) == 1
     assert "the checkpoint after epoch 1 is kept" in capsys.readouterr().err
     ((step, words),) = points(tmp_path / "run", "train")["warnings"]
     assert step >= 3 and "the loss is" in str(words)
@@ -331,7 +333,7 @@ def test_the_checkpoint_before_a_loss_that_is_not_finite_is_kept(pictures, tmp_p
 )
 def test_folders_without_pictures_are_refused_before_anything_is_written(make, words, tmp_path, capsys):
     make(tmp_path / "data")
-    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}") == 2
+    assert command(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}") == 2
     error = capsys.readouterr().err.strip()
     assert words in error and str(tmp_path / "data") in error and error.count("\n") == 0
     assert not (tmp_path / "run").exists()
@@ -341,20 +343,20 @@ def test_a_class_without_one_readable_image_is_refused(pictures, tmp_path, capsy
     shutil.copytree(pictures, tmp_path / "data")
     for path in (tmp_path / "data" / "val" / "red_square").iterdir():
         path.write_text("not a picture")
-    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}") == 2
+    assert command(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}") == 2
     assert "val/red_square holds no image that can be read" in capsys.readouterr().err
 
 
 def test_statistics_of_another_run_are_taken_and_others_refused(run, pictures, tmp_path, capsys):
     given = f"--statistics={run / 'statistics.npz'}"
-    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--epochs=1", "--noexport", given) == 0
+    assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--epochs=1", "--noexport", given) == 0
     assert history(tmp_path / "run")[0]["val_loss"] == history(run)[0]["val_loss"]
     shutil.copytree(pictures, tmp_path / "data")
     (tmp_path / "data" / "train" / "blue_disk" / "0.jpg").unlink()
-    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'other'}", given) == 2
+    assert command(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'other'}", given) == 2
     assert "is of another training set" in capsys.readouterr().err
     for wrong in (tmp_path / "none.npz", run / "flags.cfg"):
-        assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'third'}", f"--statistics={wrong}") == 2
+        assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'third'}", f"--statistics={wrong}") == 2
         assert f"--statistics={wrong}: " in capsys.readouterr().err
 
 
@@ -362,55 +364,55 @@ def test_other_files_of_the_same_names_are_another_training_set(run, pictures, t
     shutil.copytree(run, tmp_path / "run")
     shutil.copytree(pictures, tmp_path / "data")
     shapes.draw("blue_disk", 999).save(tmp_path / "data" / "train" / "blue_disk" / "0.jpg")
-    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}", "--epochs=4") == 2
+    assert command(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}", "--epochs=4") == 2
     assert "is of another training set" in capsys.readouterr().err
 
 
 def test_other_classes_in_val_are_refused(pictures, tmp_path, capsys):
     shutil.copytree(pictures, tmp_path / "data")
     (tmp_path / "data" / "val" / "blue_disk").rename(tmp_path / "data" / "val" / "blue_cube")
-    assert verb(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}") == 2
+    assert command(f"--data_dir={tmp_path / 'data'}", f"--model_dir={tmp_path / 'run'}") == 2
     error = capsys.readouterr().err
     assert "only in train: blue_disk" in error and "only in val: blue_cube" in error
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(pictures, tmp_path, capsys):
-    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--devices=GPU:7") == 2
+    assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--devices=GPU:7") == 2
     assert "there is no GPU:7; present: CPU:0" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_a_width_that_does_not_divide_is_refused(pictures, tmp_path, capsys):
-    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--width=0.01") == 2
+    assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--width=0.01") == 2
     assert "--width=0.01" in capsys.readouterr().err
 
 
 def test_a_layer_that_is_not_there_is_refused(pictures, tmp_path, capsys):
     argv = [f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}", "--lr_policy=schedule"]
-    assert verb(*argv, "--lr_schedule=1:conv9=0.1") == 2
+    assert command(*argv, "--lr_schedule=1:conv9=0.1") == 2
     assert "no layer's name starts with 'conv9'" in capsys.readouterr().err
 
 
 def test_model_dir_that_is_a_file_is_refused(pictures, tmp_path, capsys):
     (tmp_path / "run").write_text("")
-    assert verb(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}") == 2
+    assert command(f"--data_dir={pictures}", f"--model_dir={tmp_path / 'run'}") == 2
     assert "is a file" in capsys.readouterr().err
 
 
 def test_predict_refuses_what_is_no_picture(run, tmp_path, capsys):
     (tmp_path / "text.jpg").write_text("not a picture")
     common = [f"--model={run / 'export' / '1'}"]
-    assert run_verb("predict", predict.main, [*common, str(tmp_path / "text.jpg")]) == 1
+    assert run_command("predict", predict.main, [*common, str(tmp_path / "text.jpg")]) == 1
     assert "text.jpg: not a JPEG or PNG file" in capsys.readouterr().err
-    assert run_verb("predict", predict.main, [*common, str(tmp_path / "none.jpg")]) == 2
-    assert run_verb("predict", predict.main, [f"--model={tmp_path}", str(tmp_path / "text.jpg")]) == 2
-    assert run_verb("export", export.main, [f"--model_dir={tmp_path}"]) == 2
+    assert run_command("predict", predict.main, [*common, str(tmp_path / "none.jpg")]) == 2
+    assert run_command("predict", predict.main, [f"--model={tmp_path}", str(tmp_path / "text.jpg")]) == 2
+    assert run_command("export", export.main, [f"--model_dir={tmp_path}"]) == 2
 
 
 def test_help_and_wrong_flags_never_load_tensorflow():
     code = (
-        "import sys; from keras_alexnet import train; from keras_alexnet.errors import run_verb\n"
-        "assert run_verb('train', train.main, ['--epochs=0']) == 2\n"
+        "import sys; from keras_alexnet import train; from keras_alexnet.cli import run_command\n"
+        "assert run_command('train', train.main, ['--epochs=0']) == 2\n"
         "try: train.main(['--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert not {'tensorflow', 'keras', 'numpy'} & set(sys.modules)"

@@ -15,8 +15,9 @@ import sys
 import tempfile
 import time
 
-from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import UsageError, quiet_start, run_verb
+from keras_alexnet import config as configs
+from keras_alexnet.cli import quiet_start, run_command
+from keras_alexnet.errors import UsageError
 
 
 def main(argv):
@@ -79,7 +80,7 @@ def measure(options, folder):
         ("step", plain), ("held", held), ("extra", extra), ("written", written), ("read", read),
     )}  # fmt: skip
     size = sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
-    minutes = recipes.parse_train(["--dataset=shapes", "--model_dir=run"], "").run.checkpoint_minutes
+    minutes = configs.parse_train(["--dataset=shapes", "--model_dir=run"], "").run.checkpoint_minutes
     found |= {"megabytes": size / 1e6, "minutes": minutes, "share": found["extra"] / (60 * minutes)}
     return found | (places(options) if options.data_dir else {})
 
@@ -134,4 +135,4 @@ def as_text(found):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("benchmark_checkpoint", main, sys.argv[1:]))
+    sys.exit(run_command("benchmark_checkpoint", main, sys.argv[1:]))

@@ -23,8 +23,9 @@ import time
 
 from racing import machine, median_ratio, race, resident_peak, take_turns
 
-from keras_alexnet.errors import UsageError, brief, quiet_start, run_verb
-from keras_alexnet.files import written_aside
+from keras_alexnet.cli import quiet_start, run_command
+from keras_alexnet.errors import UsageError, brief
+from keras_alexnet.files import atomic_write
 
 ROWS = {
     "decode": "limit: files read and decoded whole, nothing else",
@@ -72,7 +73,7 @@ def main(argv):
         report["needed"] = needed(report)
     print(as_text(report, missing))
     if options.json:
-        with written_aside(options.json) as file:
+        with atomic_write(options.json) as file:
             json.dump(report, file, indent=1)
 
 
@@ -454,4 +455,4 @@ def as_text(report, missing):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("benchmark_input", main, sys.argv[1:]))
+    sys.exit(run_command("benchmark_input", main, sys.argv[1:]))

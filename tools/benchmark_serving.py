@@ -20,8 +20,9 @@ import time
 import numpy as np
 import racing
 
-from keras_alexnet.errors import RunError, UsageError, brief, run_verb, start_tensorflow
-from keras_alexnet.files import written_aside
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import RunError, UsageError, brief
+from keras_alexnet.files import atomic_write
 
 BATCHES = (1, 32)
 VIEWS = 120  # of one call when ten views are compared with the center view
@@ -59,7 +60,7 @@ def main(argv):
         report["server"] = server(options.server, photographs, options.repeats, options.parallel)
     print(as_text(report, options))
     if options.json:
-        with written_aside(options.json) as file:
+        with atomic_write(options.json) as file:
             json.dump(report, file, indent=1)
 
 
@@ -295,4 +296,4 @@ def _drawn():
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("benchmark_serving", main, sys.argv[1:]))
+    sys.exit(run_command("benchmark_serving", main, sys.argv[1:]))

@@ -19,8 +19,9 @@ import time
 
 from racing import machine, median_ratio, race, resident_peak, take_turns
 
-from keras_alexnet.errors import RunError, UsageError, quiet_start, run_verb
-from keras_alexnet.files import written_aside
+from keras_alexnet.cli import quiet_start, run_command
+from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.files import atomic_write
 
 # What a row is; each is trained with random images that stay where they are.
 ROWS = {
@@ -67,7 +68,7 @@ def main(argv):
     report["rows"] = summary(*race(commands(rows, options), options.rounds, environment, before=product), report)
     print(as_text(report, missing))
     if options.json:
-        with written_aside(options.json) as file:
+        with atomic_write(options.json) as file:
             json.dump(report, file, indent=1)
 
 
@@ -354,4 +355,4 @@ def on_paper(model, batch_size, bytes_of_a_number):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("benchmark_step", main, sys.argv[1:]))
+    sys.exit(run_command("benchmark_step", main, sys.argv[1:]))

@@ -20,7 +20,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from keras_alexnet.errors import RunError, UsageError, run_verb
+from keras_alexnet.cli import run_command
+from keras_alexnet.errors import RunError, UsageError
 
 ROOT = Path(__file__).parents[1]
 # Of the environment that this is started in; they would get into the trial.
@@ -136,4 +137,4 @@ class _Parser(argparse.ArgumentParser):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("check_dependencies", main, sys.argv[1:]))
+    sys.exit(run_command("check_dependencies", main, sys.argv[1:]))

@@ -17,8 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from keras_alexnet.errors import RunError, UsageError, quiet_start, run_verb
-from keras_alexnet.files import written_aside
+from keras_alexnet.cli import quiet_start, run_command
+from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.files import atomic_write
 
 PHASES = ("forward", "backward", "update")
 ALLOWED = 1.02  # times the least possible bytes
@@ -66,7 +67,7 @@ def main(argv):
     }
     report.update(totals(report, minimum(options.variant, options.width, 4 if options.precision == "float32" else 2)))
     if options.json:
-        with written_aside(str(options.json)) as file:
+        with atomic_write(str(options.json)) as file:
             json.dump(report, file, indent=1)
     print(as_text(report))
     if report["strays"] or report["weights_crossing"] or report["bytes"] > ALLOWED * report["minimum_bytes"]:
@@ -77,7 +78,7 @@ def main(argv):
 
 
 def build(options, devices):
-    """A Trainer of the two-tower network and the recipe's optimizer."""
+    """A Trainer of the two-tower network and the config's optimizer."""
     import keras
 
     from keras_alexnet import AlexNet
@@ -344,4 +345,4 @@ def _layer(crossing):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("device_report", main, sys.argv[1:]))
+    sys.exit(run_command("device_report", main, sys.argv[1:]))

@@ -15,7 +15,8 @@ import argparse
 import os
 import sys
 
-from keras_alexnet.errors import UsageError, run_verb, start_tensorflow
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import UsageError
 
 
 def main(argv):
@@ -25,7 +26,7 @@ def main(argv):
     import numpy as np
 
     from keras_alexnet import caffe
-    from keras_alexnet import recipe as recipes
+    from keras_alexnet import config as configs
     from keras_alexnet import run as runs
     from keras_alexnet.data.statistics import Statistics
     from keras_alexnet.model import weights as named_weights
@@ -36,8 +37,8 @@ def main(argv):
     width = weights["conv1/bias"].size / 96
     # As Caffe trained it (flags/caffe.cfg): the part of the mean that is under a crop, and no color noise.
     flags = ["--variant=caffe", f"--towers={options.towers}", "--groups=2", f"--width={width!r}", f"--model_dir={out}"]
-    recipe = recipes.parse_train([*flags, "--mean_subtraction=aligned", "--pca_color=none"], __doc__)
-    model = runs.build_model(recipe.network, len(names), recipe.run.seed, devices=())
+    config = configs.parse_train([*flags, "--mean_subtraction=aligned", "--pca_color=none"], __doc__)
+    model = runs.build_model(config.network, len(names), config.run.seed, devices=())
     named_weights.assign(weights, model)  # splits them between two towers
     statistics = Statistics(
         mean_image=mean_image,
@@ -45,7 +46,7 @@ def main(argv):
         rgb_covariance=np.zeros((3, 3)),  # not in Caffe's files; only color noise, which this run has none of, needs it
         count=0,  # nor is the number of images
     )
-    runs.create(recipe, model, names, statistics)
+    runs.create(config, model, names, statistics)
     print(as_text(options, out, weights, names, statistics.rgb_mean))
 
 
@@ -118,4 +119,4 @@ def as_text(options, out, weights, names, rgb_mean):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("import_caffe", main, sys.argv[1:]))
+    sys.exit(run_command("import_caffe", main, sys.argv[1:]))

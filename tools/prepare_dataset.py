@@ -15,8 +15,9 @@ import functools
 import os
 import sys
 
-from keras_alexnet.errors import UsageError, run_verb, start_tensorflow
-from keras_alexnet.progress import bar
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import UsageError
+from keras_alexnet.files import progress_bar
 
 NAMED = 5  # files left out that are named on the screen; all of them are in the manifest
 
@@ -28,7 +29,7 @@ def main(argv):
     from keras_alexnet.data import preparation
 
     if options.check:
-        preparation.check(out, bar(f"checking {out}", "bytes"))
+        preparation.check(out, progress_bar(f"checking {out}", "bytes"))
         print(f"{out}: every file is as it was prepared")
         return
     settings = preparation.Settings(
@@ -40,9 +41,13 @@ def main(argv):
         from keras_alexnet.data import beam
 
         write = {"write": beam.writer(opener, beam_options)}
-    train, val = opener(bar("finding the images in the archives", "bytes") if options.source == "ilsvrc2012" else None)
+    train, val = opener(
+        progress_bar("finding the images in the archives", "bytes") if options.source == "ilsvrc2012" else None
+    )
     threads = options.threads if options.threads is not None else int(options.beam)
-    report = preparation.prepare(train, val, out, settings, threads=threads, progress=bar(f"preparing {out}"), **write)
+    report = preparation.prepare(
+        train, val, out, settings, threads=threads, progress=progress_bar(f"preparing {out}"), **write
+    )
     print(as_text(report, preparation.manifest_of(out), out))
 
 
@@ -122,4 +127,4 @@ def as_text(report, manifest, out):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("prepare_dataset", main, sys.argv[1:]))
+    sys.exit(run_command("prepare_dataset", main, sys.argv[1:]))

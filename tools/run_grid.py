@@ -10,12 +10,13 @@ by one of them. TensorBoard: `tensorboard --logdir GRID`, HParams.
 
 import sys
 
-from keras_alexnet.errors import RunError, run_verb
-from keras_alexnet.paper import grid, recipe
+from keras_alexnet.cli import run_command
+from keras_alexnet.errors import RunError
+from keras_alexnet.paper import config, grid
 
 
 def main(argv):
-    settings = recipe.parse_grid(argv, __doc__)
+    settings = config.parse_grid(argv, __doc__)
     cells = grid.cells_of(settings.flagfiles, settings.seeds, settings.out, settings.further)
     outcome = grid.run(cells, say=lambda line: print(line, flush=True))
     for cell, why in outcome.elsewhere.items():
@@ -29,4 +30,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("run_grid", main, sys.argv[1:]))
+    sys.exit(run_command("run_grid", main, sys.argv[1:]))

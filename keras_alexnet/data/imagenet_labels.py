@@ -109,9 +109,9 @@ def read_kit(data_dir, path):
         synsets = np.atleast_1d(loadmat(io.BytesIO(meta), variable_names=["synsets"], squeeze_me=True)["synsets"])
         # The kit knows inner nodes of the tree too, which are no classes.
         leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
-        strange = [str(synset["WNID"]) for synset in leaves if not _WORDNET_ID.fullmatch(str(synset["WNID"]))]
-        if strange:
-            raise ValueError(f"{strange[0]!r} is no WordNet id")
+        unknown = [str(synset["WNID"]) for synset in leaves if not _WORDNET_ID.fullmatch(str(synset["WNID"]))]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no WordNet id")
         ids = {int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in leaves}
         numbered = [ids[int(number)] for number in truth.decode("ascii").split()]
         words = {str(synset["WNID"]): str(synset["words"]).partition(",")[0].strip() for synset in leaves}

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_alexnet.data import augmentation as augment
 from keras_alexnet.data import orders, views
 from keras_alexnet.data.decoding import STORED_SIZE, center_of, window_of
-from keras_alexnet.data.threads import parallel_calls, settled
+from keras_alexnet.data.threads import parallel_calls, with_options
 
 
 def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=orders.WHOLE):
@@ -71,7 +71,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         dataset = dataset.batch(batch_size).map(raw_views, num_parallel_calls=2)
     else:
         dataset = dataset.map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
-    return settled(dataset.map(finish, num_parallel_calls=2).prefetch(2), threads)
+    return with_options(dataset.map(finish, num_parallel_calls=2).prefetch(2), threads)
 
 
 def center_view(source, statistics, *, size, batch_size, threads=0, part=orders.WHOLE):
@@ -87,10 +87,10 @@ def center_view(source, statistics, *, size, batch_size, threads=0, part=orders.
 
     dataset = source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads))
     dataset = dataset.batch(batch_size).map(lambda images, labels: (_centered(images, mean), labels))
-    return settled(dataset.prefetch(2), threads)
+    return with_options(dataset.prefetch(2), threads)
 
 
-def undisturbed(source, sizes, *, batch_size, threads=0):
+def evaluation_batches(source, sizes, *, batch_size, threads=0):
     """Every image once, in the order of the source, as it is: evaluation, which makes its views itself.
 
     Args:
@@ -109,7 +109,7 @@ def undisturbed(source, sizes, *, batch_size, threads=0):
         return tuple(center_of(source.stored, image, size) for size in sizes), label
 
     dataset = source.items().map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
-    return settled(dataset.prefetch(2), threads)
+    return with_options(dataset.prefetch(2), threads)
 
 
 def _aligned(mean_image, size, draws):

@@ -23,7 +23,7 @@ import numpy as np
 from keras_alexnet.data import shards, statistics
 from keras_alexnet.data.shards import SPLITS, Settings
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 
 MANIFEST = "manifest.json"  # written last: a folder that has it is whole
 STATISTICS = "statistics.npz"
@@ -205,7 +205,7 @@ def _taken(out_dir, plan):
             with open(path, encoding="utf-8") as file:
                 _check_same(out_dir, json.load(file), plan)
         else:
-            with written_aside(path) as file:
+            with atomic_write(path) as file:
                 json.dump(plan, file)
         for name in os.listdir(work):
             if name.startswith(shards.ASIDE):  # what a killed process left
@@ -247,7 +247,7 @@ def _finish(train, val, out_dir, plan):
     identity = f"{train_split['fingerprint']} {train_split['images']}"  # as `sources.open_records` has it
     statistics.save(sums.statistics(fingerprint=identity), os.path.join(out_dir, STATISTICS))
     if settings.encoding == "raw":
-        with written_aside(os.path.join(out_dir, PLACES), "wb") as file:
+        with atomic_write(os.path.join(out_dir, PLACES), "wb") as file:
             np.savez(file, **places)
     described = [name for name in sorted(os.listdir(out_dir)) if name.endswith((".json", ".txt", ".npz"))]
     manifest = {
@@ -257,7 +257,7 @@ def _finish(train, val, out_dir, plan):
         "splits": splits,
         "checksums": {name: shards.sha256_of(os.path.join(out_dir, name)) for name in described},
     }
-    with written_aside(os.path.join(out_dir, MANIFEST)) as file:
+    with atomic_write(os.path.join(out_dir, MANIFEST)) as file:
         json.dump(manifest, file, indent=1)
     return manifest_of(out_dir)
 

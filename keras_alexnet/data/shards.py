@@ -18,9 +18,9 @@ import tensorflow as tf
 
 from keras_alexnet.data.decoding import STORED_SIZE, decode_center, decode_window
 from keras_alexnet.data.statistics import Sums
-from keras_alexnet.data.threads import parallel_calls, settled
+from keras_alexnet.data.threads import parallel_calls, with_options
 from keras_alexnet.errors import RunError, UsageError, brief
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 
 NAME = "prepared"  # of the set, as TensorFlow Datasets has it, and so of its files
 ASIDE = ".shard-"  # how the names of unfinished shards begin
@@ -131,7 +131,7 @@ def write(source, split, numbers, folder, settings, threads=0):
         places = tf.data.Dataset.range(start, settings.places_of(run[-1], source.count).stop)
         images = tf.data.Dataset.zip(places, source.items(order, start)).map(encode, parallel_calls(threads))
         # What cannot be decoded is missing behind `ignore_errors`; by their places we know which.
-        batches = settled(images.ignore_errors().batch(_BATCH).prefetch(2), threads).as_numpy_iterator()
+        batches = with_options(images.ignore_errors().batch(_BATCH).prefetch(2), threads).as_numpy_iterator()
         batches = _by_shard(batches, settings.shard_images)
         current = next(batches, None)
         for number in run:
@@ -299,6 +299,6 @@ class _Writer:
         except BaseException:
             os.unlink(self.aside)
             raise
-        with written_aside(_beside(self.folder, self.file), "wb") as file:
+        with atomic_write(_beside(self.folder, self.file), "wb") as file:
             places = {"offsets": np.array(self.offsets, np.int64), "labels": np.array(self.labels, np.int32)}
             np.savez(file, facts=np.array(json.dumps(facts)), **places, **self.sums.arrays())

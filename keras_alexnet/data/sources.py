@@ -101,11 +101,11 @@ class FolderSource:
         )
 
 
-def open_training(data, bar=None):
-    """The training and the validation set that a recipe names.
+def open_training(data, progress_bar=None):
+    """The training and the validation set that a config names.
 
     Args:
-        data: recipe.DataRecipe.
+        data: config.DataConfig.
         bar: function of a label that makes a progress bar, or None.
 
     Returns:
@@ -118,7 +118,7 @@ def open_training(data, bar=None):
         return open_folder(data.data_dir)
     if data.dataset == "shapes":
         data_dir = data.data_dir or os.path.join("data", "shapes")
-        progress = bar and bar(f"drawing shapes into {data_dir}")
+        progress = progress_bar and progress_bar(f"drawing shapes into {data_dir}")
         return open_shapes(data_dir, data.shapes_train, data.shapes_val, data.shapes_seed, progress)
     if data.dataset == "records":
         return open_records(data.data_dir, data.shuffle_buffer)
@@ -197,10 +197,10 @@ def open_tfds_split(name, data_dir, split, shuffle_buffer):
 
 
 def is_there(data):
-    """Whether the set that a recipe names can be read without anything being drawn, fetched or prepared first.
+    """Whether the set that a config names can be read without anything being drawn, fetched or prepared first.
 
     Args:
-        data: recipe.DataRecipe.
+        data: config.DataConfig.
 
     Returns:
         bool.

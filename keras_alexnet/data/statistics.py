@@ -8,9 +8,9 @@ import dataclasses
 import numpy as np
 
 from keras_alexnet.data.decoding import STORED_SIZE, center_of
-from keras_alexnet.data.threads import parallel_calls, settled
+from keras_alexnet.data.threads import parallel_calls, with_options
 from keras_alexnet.errors import RunError
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 
 _BATCH = 64
 _EXACT_16 = (2**16 - 1) // 255  # images whose sum in one place fits in 16 bits, where adding is quick
@@ -149,7 +149,7 @@ def compute(source, threads=0, progress=None):
 
 
 @dataclasses.dataclass(frozen=True)
-class Survey:
+class DatasetSummary:
     """What is known of a validation set: which files can be decoded, and how its labels are spread.
 
     Attributes:
@@ -163,8 +163,8 @@ class Survey:
     fingerprint: str
 
 
-def survey(source, threads=0, progress=None):
-    """One pass over a source without its statistics. Arguments and errors as `compute`; returns a Survey."""
+def summarize(source, threads=0, progress=None):
+    """One pass over a source without its statistics. Arguments and errors as `compute`; returns a DatasetSummary."""
     load = source.loader()
 
     def decoded(*item):
@@ -179,14 +179,14 @@ def survey(source, threads=0, progress=None):
         if progress:
             progress(len(seen), source.count)
     _check_some(source, seen)
-    return Survey(tuple(counts.tolist()), _missing(source, seen), source.fingerprint())
+    return DatasetSummary(tuple(counts.tolist()), _missing(source, seen), source.fingerprint())
 
 
 def _batches(source, decoded, threads):
     """NumPy batches of what a function makes of the items of a source, those left out for which it fails."""
     # What cannot be decoded is missing behind `ignore_errors`; by the names we know which.
     images = source.items().map(decoded, num_parallel_calls=parallel_calls(threads), deterministic=False)
-    return settled(images.ignore_errors().batch(_BATCH).prefetch(2), threads).as_numpy_iterator()
+    return with_options(images.ignore_errors().batch(_BATCH).prefetch(2), threads).as_numpy_iterator()
 
 
 def _check_some(source, seen):
@@ -215,7 +215,7 @@ def _missing(source, seen):
 
 def save(statistics, path):
     """Writes a `.npz` aside and renames it into place."""
-    with written_aside(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         np.savez(file, **dataclasses.asdict(statistics))
 
 

@@ -13,7 +13,7 @@ import tarfile
 import numpy as np
 
 from keras_alexnet.errors import UsageError
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 
 TRAIN_ARCHIVE = "ILSVRC2012_img_train.tar"
 VAL_ARCHIVE = "ILSVRC2012_img_val.tar"
@@ -286,7 +286,7 @@ def _save_index(path, key, listings):
             # One text: NumPy's own strings would be as wide as the longest, four bytes a letter.
             text = "\n".join(getattr(listing, column)).encode()
             columns[f"{split}_{column}"] = np.frombuffer(text, np.uint8)
-    with written_aside(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         np.savez(file, **columns)
 
 

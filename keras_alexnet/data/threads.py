@@ -10,7 +10,7 @@ def parallel_calls(threads):
     return threads or os.cpu_count() or 1
 
 
-def settled(dataset, threads):
+def with_options(dataset, threads):
     """A dataset in a fixed order, with threads of its own if a number is given, and without tuning itself.
 
     tf.data's tuning thread sleeps for up to a minute, and TensorFlow 2.21 waits for it to wake before it lets go of an

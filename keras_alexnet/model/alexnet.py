@@ -331,9 +331,9 @@ def check_topology(topology, towers, groups, variant):
 
 def check_removed(removed_layers):
     """Raises ValueError unless a network can do without these layers."""
-    strange = [name for name in removed_layers if name not in REMOVABLE]
-    if strange:
-        raise ValueError(f"removed_layers must be of {', '.join(REMOVABLE)}. Received: {strange[0]!r}")
+    unknown = [name for name in removed_layers if name not in REMOVABLE]
+    if unknown:
+        raise ValueError(f"removed_layers must be of {', '.join(REMOVABLE)}. Received: {unknown[0]!r}")
 
 
 def check_width(width):

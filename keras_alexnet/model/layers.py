@@ -161,8 +161,8 @@ class Dropout(keras.layers.Layer):
         seed: optional int.
 
     Attributes:
-        deal: None, or (worker, workers, images of a replica) where a batch is dealt out to the replicas of a strategy,
-            see `training.distribution`: each then draws what one process would have drawn for its images.
+        replica_shard: None, or (worker, workers, images of a replica) where a batch is divided among the replicas of a
+            strategy, see `training.distribution`: each then draws what one process would have drawn for its images.
 
     Call arguments:
         inputs: float tensor of any shape.
@@ -179,7 +179,7 @@ class Dropout(keras.layers.Layer):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"rate must be a probability, 0 <= rate < 1. Received: rate={rate}")
-        self.rate, self.seed, self.deal = rate, seed, None
+        self.rate, self.seed, self.replica_shard = rate, seed, None
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs, training=False):
@@ -188,10 +188,10 @@ class Dropout(keras.layers.Layer):
         if not training:
             return inputs * (1.0 - self.rate)
         shape = tf.shape(inputs)
-        if self.deal is None:
+        if self.replica_shard is None:
             uniform = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
         else:
-            worker, workers, images = self.deal
+            worker, workers, images = self.replica_shard
             context = tf.distribute.get_replica_context()
             here = context.num_replicas_in_sync // workers
             rows = context.replica_id_in_sync_group % here * images + tf.range(shape[0])

@@ -5,10 +5,10 @@ import json
 import math
 import os
 
-from keras_alexnet import recipe as recipes
+from keras_alexnet import config as configs
 from keras_alexnet import run as runs
 from keras_alexnet.errors import RunError, UsageError, reading
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 from keras_alexnet.paper import comparison, grid, hparams
 
 BASELINE = "baseline"
@@ -17,12 +17,12 @@ VIEWS = (1, 10)
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
+class FinishedRun:
     """A run that got to its end.
 
     Attributes:
         folder: str.
-        recipe: keras_alexnet.recipe.Recipe.
+        config: keras_alexnet.config.Config.
         epochs: int.
         training_error, error: float, top-1 error of the last epoch in percent: of the images as they were trained on,
             dropout included, and of the validation set by center views.
@@ -33,7 +33,7 @@ class Ended:
     """
 
     folder: str
-    recipe: recipes.Recipe
+    config: configs.Config
     epochs: int
     training_error: float
     error: float
@@ -55,9 +55,9 @@ def compare(folder, flagfiles, seeds, data_dir=None):
 
     Returns:
         dict: `rows`, list of dict: name, seeds, errors and training_errors (percent, one a seed), of the center view's
-        row ten_views too; unlearned (seeds whose error is a constant answer's or more); difference (dict of mean, low,
-        high, p, seeds and by_seed, points) or None; corrected, p by Holm or None. `missing`, list of (run, why); and
-        what the protocol says of the baseline: epochs, images, training_images, classes, flags.
+        row ten_views too; unlearned (seeds whose error is the majority-class baseline's or more); difference (dict of
+        mean, low, high, p, seeds and by_seed, points) or None; corrected, p by Holm or None. `missing`, list of (run,
+        why); and what the protocol says of the baseline: epochs, images, training_images, classes, flags.
 
     Raises:
         RunError: no run of the baseline is done.
@@ -93,7 +93,7 @@ def compare(folder, flagfiles, seeds, data_dir=None):
         "classes": first.classes,
         "flags": {
             name: value
-            for name, value in first.recipe.resolved
+            for name, value in first.config.resolved
             if name in ("variant", "width", "precision", "batch_size", "learning_rate", "lr_schedule")
         },
     }
@@ -106,7 +106,7 @@ def read(folder):
         folder: str.
 
     Returns:
-        Ended.
+        FinishedRun.
 
     Raises:
         RunError: it is not there, not done, or damaged. One line without the folder's name.
@@ -118,18 +118,18 @@ def read(folder):
     with reading("its files"):
         with open(os.path.join(folder, runs.FLAGS), encoding="utf-8") as file:
             try:
-                recipe = recipes.read_run(file.read())
+                config = configs.read_run(file.read())
             except UsageError as error:
                 raise RunError(f"{runs.FLAGS} is no run's: {error}") from None
-        if not grid.is_done(folder, recipe):
-            raise RunError(f"unfinished, {grid.epochs_done(folder)} of {recipe.training.epochs} epochs")
+        if not grid.is_done(folder, config):
+            raise RunError(f"unfinished, {grid.epochs_done(folder)} of {config.training.epochs} epochs")
         with open(os.path.join(folder, runs.VALIDATION), encoding="utf-8") as file:
-            survey = json.load(file)
+            summary = json.load(file)
         trained_on = statistics.load(os.path.join(folder, runs.STATISTICS))
-        rows, counts = grid.history(folder), survey["label_counts"]
-        return Ended(
+        rows, counts = grid.history(folder), summary["label_counts"]
+        return FinishedRun(
             folder=folder,
-            recipe=recipe,
+            config=config,
             epochs=len(rows),
             training_error=rows[-1]["top1_error"],
             error=rows[-1]["val_top1_error"],
@@ -137,7 +137,7 @@ def read(folder):
             training_images=trained_on.count,
             images=sum(counts),
             classes=len(counts),
-            fingerprints=(trained_on.fingerprint, survey["fingerprint"]),
+            fingerprints=(trained_on.fingerprint, summary["fingerprint"]),
         )
 
 
@@ -145,18 +145,18 @@ def check(ended, baseline, flagfile, baseline_flagfile):
     """A run has to differ from the baseline as its flagfile does, and in nothing else.
 
     Args:
-        ended, baseline: Ended.
+        ended, baseline: FinishedRun.
         flagfile, baseline_flagfile: str, paths.
 
     Raises:
         RunError: it does not, or is of other images. One line without the folder's name.
         UsageError: a flagfile is none of training's.
     """
-    said = _differences(*(_recipe_of(each, baseline.recipe) for each in (flagfile, baseline_flagfile)))
-    found = _differences(ended.recipe, baseline.recipe)
+    said = _differences(*(_recipe_of(each, baseline.config) for each in (flagfile, baseline_flagfile)))
+    found = _differences(ended.config, baseline.config)
     wrong = sorted(name for name in said.keys() | found.keys() if said.get(name) != found.get(name))
     if wrong:
-        told = ", ".join(f"--{name}={dict(ended.recipe.resolved)[name]}" for name in wrong)
+        told = ", ".join(f"--{name}={dict(ended.config.resolved)[name]}" for name in wrong)
         raise RunError(f"does not differ from the baseline as {flagfile} does: {told}")
     if ended.fingerprints != baseline.fingerprints:
         raise RunError("is of other images than the baseline")
@@ -166,7 +166,7 @@ def by_views(ended, data_dir=None):
     """The validation error of a run by the center view and by ten views, evaluated once and kept in its folder.
 
     Args:
-        ended: Ended.
+        ended: FinishedRun.
         data_dir: str, where the images are now; None: where they were.
 
     Returns:
@@ -192,33 +192,33 @@ def _evaluated(ended, views, data_dir):
             if kept["views"] == views and kept["set"]["images"] == ended.images and len(kept["models"]) == 1:
                 return kept
     argv = [f"--model_dir={ended.folder}", f"--views={views}", *([f"--data_dir={data_dir}"] if data_dir else [])]
-    report = evaluate.evaluate(recipes.parse_evaluate(argv, ""))
+    report = evaluate.evaluate(configs.parse_evaluate(argv, ""))
     if report["set"]["images"] != ended.images:
         found = report["set"]
         raise UsageError(f"--data_dir={found['data_dir']}: holds {found['images']} images and not {ended.images}")
-    with written_aside(path) as file:
+    with atomic_write(path) as file:
         json.dump(report, file, indent=1, ensure_ascii=False)
     return report
 
 
 def _recipe_of(flagfile, baseline):
-    """A flagfile's recipe with the data of a run, which no flagfile names."""
+    """A flagfile's config with the data of a run, which no flagfile names."""
     data = baseline.data
     argv = [f"--flagfile={flagfile}", "--model_dir=.", f"--dataset={data.dataset}", f"--data_dir={data.data_dir or ''}"]
     try:
-        return recipes.parse_train(argv, "")
+        return configs.parse_train(argv, "")
     except UsageError as error:
         raise UsageError(f"{flagfile}: {error}") from None
 
 
-def _differences(recipe, other):
+def _differences(config, other):
     """What is learned with in one and not in the other, dict of flag -> the first one's value; seeds aside."""
-    own, others = hparams.settings_of(recipe), hparams.settings_of(other)
+    own, others = hparams.settings_of(config), hparams.settings_of(other)
     return {name: value for name, value in own.items() if name != "seed" and value != others[name]}
 
 
 def _row(name, ended, baseline):
-    """A row of `compare`, of a dict of seed -> Ended."""
+    """A row of `compare`, of a dict of seed -> FinishedRun."""
     seeds = [seed for seed in ended if seed in baseline]
     errors = {seed: each.error for seed, each in ended.items()}
     return {

@@ -15,8 +15,9 @@ import math
 import os
 import sys
 
-from keras_alexnet.errors import UsageError, run_verb, start_tensorflow
-from keras_alexnet.paper import comparison, grid, recipe, results, trainer
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import UsageError
+from keras_alexnet.paper import comparison, config, grid, results, trainer
 from keras_alexnet.paper.ablation_runs import BASELINE, CENTER, compare
 
 TITLE = "Ablations: what every part is worth"
@@ -73,7 +74,7 @@ ABLATIONS = (
 
 
 def main(argv):
-    settings = recipe.parse_ablations(argv, __doc__)
+    settings = config.parse_ablations(argv, __doc__)
     results.folder_for(settings.results_dir)
     folder, flagfiles, seeds, further = _grid(settings)
     if settings.quick and settings.data_dir:
@@ -258,7 +259,7 @@ def _note(values):
         note += f"; with these seeds and so many rows a difference is certain from about {told:.1f} points on"
     unlearned = [f"{row['name']}/seed{seed}" for row in (values["rows"] if values else ()) for seed in row["unlearned"]]
     if unlearned:
-        note += f"; no better than a constant answer: {', '.join(unlearned)}"
+        note += f"; no better than a majority-class baseline: {', '.join(unlearned)}"
     return note
 
 
@@ -301,4 +302,4 @@ def _protocol(values):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("ablations", main, sys.argv[1:]))
+    sys.exit(run_command("ablations", main, sys.argv[1:]))

@@ -11,9 +11,10 @@ the same order. What is done is kept below RESULTS/cifar10_lrn, and the same com
 import os
 import sys
 
-from keras_alexnet.errors import UsageError, run_verb, start_tensorflow
-from keras_alexnet.paper import cifar_data, comparison, recipe, results
-from keras_alexnet.progress import bar
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import UsageError
+from keras_alexnet.files import progress_bar
+from keras_alexnet.paper import cifar_data, comparison, config, results
 
 TITLE = "Section 3.3: response normalization on CIFAR-10"
 CLAIM = (
@@ -31,11 +32,11 @@ RELEASE = {"19pct": "19", "18pct": "18", "13pct": "13", "11pct": "11"}  # the na
 
 
 def main(argv):
-    settings = recipe.parse_cifar10_lrn(argv, __doc__)
+    settings = config.parse_cifar10_lrn(argv, __doc__)
     results.folder_for(settings.results_dir)
     start_tensorflow()
     few = cifar_data.QUICK if settings.quick else None
-    images = cifar_data.load(settings.dataset, settings.data_dir, bar, few)
+    images = cifar_data.load(settings.dataset, settings.data_dir, progress_bar, few)
     values = compare(settings, images)
     draw(values, os.path.join(settings.results_dir, "cifar10_lrn.svg"))
     drops = " and ".join(map(str, settings.rate_drops)) or "none"
@@ -88,7 +89,7 @@ def compare(settings, images):
                     f"--epochs={settings.epochs}: {name}, seed {seed} has been trained for {run.progress.epochs} "
                     "already; give as many, or another --results_dir"
                 )
-            run.train(settings.epochs, show=bar(f"{name}, seed {seed}", "epochs"))
+            run.train(settings.epochs, show=progress_bar(f"{name}, seed {seed}", "epochs"))
             tested = run.test()
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
             found[name].append({"seed": seed, **tested, "diverged": run.diverged, "curve": run.curve})
@@ -201,4 +202,4 @@ def _difference(networks, without, with_it):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("cifar10_lrn", main, sys.argv[1:]))
+    sys.exit(run_command("cifar10_lrn", main, sys.argv[1:]))

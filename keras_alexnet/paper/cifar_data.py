@@ -59,7 +59,7 @@ class Images:
         return self.images["train"].mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def load(dataset, data_dir, bar, few=None):
+def load(dataset, data_dir, progress_bar, few=None):
     """Reads all images, or some.
 
     Args:
@@ -78,12 +78,12 @@ def load(dataset, data_dir, bar, few=None):
         RunError: a file is no picture of 32x32.
     """
     if dataset == "folder":
-        return _of_folder(data_dir, bar, few)
+        return _of_folder(data_dir, progress_bar, few)
     images = _of_shapes() if dataset == "shapes" else _of_tfds(dataset, data_dir)
     return images.few(few) if few else images
 
 
-def _of_folder(data_dir, bar, few):
+def _of_folder(data_dir, progress_bar, few):
     if not data_dir:
         raise UsageError("--data_dir is missing: --dataset=folder reads DATA_DIR/train/CLASS/*.jpg and DATA_DIR/test")
     found = {split: sources.list_split(Path(data_dir), split) for split in SPLITS}
@@ -95,7 +95,7 @@ def _of_folder(data_dir, bar, few):
     if few:
         found = {split: _first(source, few) for split, source in found.items()}
     for split, source in found.items():
-        show = bar(f"reading {split}")
+        show = progress_bar(f"reading {split}")
         images[split] = np.empty((source.count, SIZE, SIZE, 3), np.uint8)
         for index, file in enumerate(source.files):
             images[split][index] = _decoded(os.path.join(source.root, file))

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from keras_alexnet.errors import RunError, UsageError, reading
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 from keras_alexnet.paper import cifar_network
 
 WINDOWS = 5  # points of the training curve in an epoch
@@ -185,5 +185,5 @@ def _check_same(folder, about):
             raise UsageError(f"{folder}: holds another trial: {', '.join(changed)}; name another --results_dir")
         return
     os.makedirs(folder, exist_ok=True)
-    with written_aside(path) as file:
+    with atomic_write(path) as file:
         json.dump(about, file, indent=1)

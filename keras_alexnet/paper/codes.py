@@ -19,7 +19,7 @@ import zipfile
 
 import numpy as np
 
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 
 HIDDEN = 512
 BATCH = 128
@@ -140,7 +140,7 @@ def kept(path, features, length, binary, epochs, seed, show=None):
             pass  # cut, or something else: training makes it again
     coder = train(features, length, binary, epochs, seed, show)
     arrays = {f"{name}_{place}": array for name in _NETWORKS for place, array in enumerate(coder.weights[name])}
-    with written_aside(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         np.savez(file, key=key, mean=coder.mean, scale=coder.scale, **arrays)
     return coder
 

@@ -50,7 +50,7 @@ def measure(settings, is_papers):
     """Evaluates all networks that were given.
 
     Args:
-        settings: recipe.TableRecipe with at least one network.
+        settings: config.TableConfig with at least one network.
         is_papers: function of (set: dict as `evaluate` describes one, class_names: tuple of str) -> bool, whether it
             is the set of the paper's table.
 
@@ -101,7 +101,7 @@ def check(settings, remedy=""):
     """Looks at what can be looked at before TensorFlow is there.
 
     Args:
-        settings: recipe.TableRecipe.
+        settings: config.TableConfig.
         remedy: str, what is said where the labels of a test set are not public.
 
     Raises:
@@ -120,13 +120,13 @@ def check(settings, remedy=""):
                 raise UsageError(f"--{flag}={folder}: has other classes than {first}; average like networks")
     if first is None:
         return
-    recipe, own = settings.evaluation, export.recipe_of(first)
-    dataset = recipe.dataset or (own and own.data.dataset)
+    config, own = settings.evaluation, export.recipe_of(first)
+    dataset = config.dataset or (own and own.data.dataset)
     if settings.test_split and str(dataset).startswith("imagenet2012") and settings.test_split.startswith("test"):
         raise UsageError(f"--test_split={settings.test_split}: {remedy}; leave it out")
-    data_dir = recipe.data_dir or (own and own.data.data_dir)
+    data_dir = config.data_dir or (own and own.data.data_dir)
     if dataset == "folder" and data_dir and os.path.isdir(data_dir):
-        for flag, split in (("split", recipe.split or "val"), ("test_split", settings.test_split)):
+        for flag, split in (("split", config.split or "val"), ("test_split", settings.test_split)):
             if split and not os.path.isdir(os.path.join(data_dir, split)):
                 there = sorted(entry.name for entry in os.scandir(data_dir) if entry.is_dir())
                 raise UsageError(
@@ -322,9 +322,9 @@ def _reports(settings, split):
         groups.insert(0, settings.cnns)
     reports = {}
     for group in groups:
-        recipe = dataclasses.replace(settings.evaluation, model_dirs=group, split=split)
+        config = dataclasses.replace(settings.evaluation, model_dirs=group, split=split)
         try:
-            reports[group] = evaluation.evaluate(recipe)
+            reports[group] = evaluation.evaluate(config)
         except UsageError as error:
             # Evaluation knows its own flags.
             said = str(error)
@@ -347,11 +347,11 @@ def _errors(measured):
 
 def _described(folder):
     """What a network is, as its flags say; nothing where they are not known."""
-    recipe = export.recipe_of(folder)
+    config = export.recipe_of(folder)
     return {
-        "variant": recipe.network.variant if recipe else "unknown",
-        "topology": recipe.network.topology if recipe else "alexnet",
-        "width": recipe.network.width if recipe else 1.0,
-        "seed": recipe.run.seed if recipe else None,
-        "initial_weights": recipe.training.initial_weights if recipe else None,
+        "variant": config.network.variant if config else "unknown",
+        "topology": config.network.topology if config else "alexnet",
+        "width": config.network.width if config else 1.0,
+        "seed": config.run.seed if config else None,
+        "initial_weights": config.training.initial_weights if config else None,
     }

@@ -16,7 +16,7 @@ def predictions(settings, model, asked):
     """The left panel, and the errors of the whole split.
 
     Args:
-        settings: recipe.Figure4Recipe.
+        settings: config.Figure4Config.
         model: evaluate.Model.
         asked: sources.FolderSource without what is no picture.
 
@@ -67,7 +67,7 @@ def neighbors(settings, queries, index, small_queries, small_index):
     """The right panel, and the same of the whole split.
 
     Args:
-        settings: recipe.Figure4Recipe.
+        settings: config.Figure4Config.
         queries, index: features.Index.
         small_queries, small_index: float32 (Q, P) and (N, P), the pixels of the same pictures.
 

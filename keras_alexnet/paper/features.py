@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from keras_alexnet import run as runs
+from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import sources
-from keras_alexnet.errors import RunError, UsageError, brief, without_library_words
-from keras_alexnet.files import written_aside
+from keras_alexnet.errors import RunError, UsageError, brief
+from keras_alexnet.files import atomic_write
 
 BATCH = 32  # files that are read and decoded at a time
 PIXELS = 32  # rows and columns of the pictures that raw pixels are compared of
@@ -87,7 +88,7 @@ def list_pictures(data_dir, split, flag="data_dir"):
     return sources.FolderSource(split, str(root), (), names, (NO_CLASS,) * len(names), sizes, other)
 
 
-def describer(model):
+def feature_extractor(model):
     """The function that gives the last hidden layer of a network.
 
     Args:
@@ -100,16 +101,16 @@ def describer(model):
     import tensorflow as tf
 
     served = model.served
-    if hasattr(served, "describe_files"):
+    if hasattr(served, "extract_features"):
         files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        answer = tf.function(served.describe_files, input_signature=[files])
+        answer = tf.function(served.extract_features, input_signature=[files])
     else:
         answer = served.signatures["features"]
     return lambda files: answer(image_bytes=tf.constant(files, tf.string))["features"].numpy()
 
 
 def small_pictures(size):
-    """As `describer`, of the pictures themselves: the central square, by the means of blocks.
+    """As `feature_extractor`, of the pictures themselves: the central square, by the means of blocks.
 
     Args:
         size: int, rows and columns.
@@ -138,8 +139,8 @@ def model_id(model):
     Args:
         model: evaluate.Model.
     """
-    # Where it computes changes nothing; all else of the recipe's network may.
-    network = dataclasses.asdict(model.recipe.network)
+    # Where it computes changes nothing; all else of the config's network may.
+    network = dataclasses.asdict(model.config.network)
     network.pop("devices", None)
     found = hashlib.sha256(json.dumps([network, _training_set(model.name)], sort_keys=True, default=str).encode())
     weights = model.served.weights
@@ -158,9 +159,9 @@ def extract(describe, paths, show=None):
     """Describes files, batch by batch; one that is no picture costs itself only.
 
     Args:
-        describe: see `describer`.
+        describe: see `feature_extractor`.
         paths: sequence of str, JPEG or PNG files.
-        show: function of (done, total), such as of `keras_alexnet.progress.bar`, or None.
+        show: function of (done, total), such as of `keras_alexnet.files.bar`, or None.
 
     Returns:
         (features: float32 (M, D), one row each of those that are pictures; kept: list of int, their places in paths;
@@ -170,7 +171,7 @@ def extract(describe, paths, show=None):
         RunError: a number is not finite, or nothing is a picture.
     """
     rows, kept, left_out = [], [], []
-    with without_library_words():
+    with hidden_library_messages():
         for start in range(0, len(paths), BATCH):
             places, files = [], []
             for place in range(start, min(start + BATCH, len(paths))):
@@ -190,9 +191,9 @@ def extract(describe, paths, show=None):
     if not rows:
         raise RunError(f"{paths[0] if paths else 'no files'}: no picture that can be decoded ({len(left_out)} files)")
     features = np.stack(rows)
-    strange = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(strange):
-        raise RunError(f"{paths[kept[strange[0]]]}: the network gives numbers that are not finite; was it trained?")
+    unknown = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(unknown):
+        raise RunError(f"{paths[kept[unknown[0]]]}: the network gives numbers that are not finite; was it trained?")
     return features, kept, sorted(left_out)
 
 
@@ -241,7 +242,7 @@ def save(index, path):
         **{name: getattr(index, name) for name in ("files", "class_names", "root", "model", "fingerprint", "left_out")},
     }
     text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    with written_aside(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         np.savez(file, features=index.features, labels=index.labels, about=text)
 
 

@@ -14,9 +14,9 @@ import math
 import os
 import sys
 
-from keras_alexnet.errors import run_verb, start_tensorflow
-from keras_alexnet.paper import cifar_data, recipe, results
-from keras_alexnet.progress import bar
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.files import progress_bar
+from keras_alexnet.paper import cifar_data, config, results
 
 TITLE = "Figure 1: ReLU against tanh"
 CLAIM = (
@@ -30,11 +30,11 @@ NAMES = {"relu": "ReLU", "tanh": "tanh"}
 
 
 def main(argv):
-    settings = recipe.parse_figure1(argv, __doc__)
+    settings = config.parse_figure1(argv, __doc__)
     results.folder_for(settings.results_dir)
     start_tensorflow()
     few = cifar_data.QUICK if settings.quick else None
-    images = cifar_data.load(settings.dataset, settings.data_dir, bar, few)
+    images = cifar_data.load(settings.dataset, settings.data_dir, progress_bar, few)
     values = compare(settings, images)
     draw(values, os.path.join(settings.results_dir, "figure1.svg"))
     tried = "; ".join(
@@ -226,7 +226,7 @@ def _search(activation, runs, settings):
 def _train(run, epochs, settings, label):
     if run.progress.epochs >= epochs:
         return
-    run.train(epochs, lambda curve: epochs_to(curve, settings.target_error) is not None, bar(label, "epochs"))
+    run.train(epochs, lambda curve: epochs_to(curve, settings.target_error) is not None, progress_bar(label, "epochs"))
     points = smoothed(run.curve)
     error = points[-1][1] if points else math.nan
     state = "diverged" if run.diverged else f"training error {error:.2f} %"
@@ -242,4 +242,4 @@ def _standing(curve, target):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("figure1", main, sys.argv[1:]))
+    sys.exit(run_command("figure1", main, sys.argv[1:]))

@@ -14,8 +14,9 @@ import sys
 import numpy as np
 
 from keras_alexnet import run as runs
-from keras_alexnet.errors import RunError, reading, run_verb, start_tensorflow
-from keras_alexnet.paper import recipe, results
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import RunError, reading
+from keras_alexnet.paper import config, results
 
 TITLE = "Figure 3: the filters of the first layer"
 CLAIM = (
@@ -33,8 +34,8 @@ PAPER = ("largely color-agnostic", "largely color-specific")
 
 
 def main(argv):
-    settings = recipe.parse_figure3(argv, __doc__)
-    recipe.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
+    settings = config.parse_figure3(argv, __doc__)
+    config.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
     runs.check_run(settings.model_dir)
     results.folder_for(settings.results_dir)
     start_tensorflow()
@@ -43,12 +44,12 @@ def main(argv):
     values = compare(run, trained, start, PERMUTATIONS // (100 if settings.quick else 1))
     draw_filters(trained, settings.normalize, os.path.join(settings.results_dir, "figure3.png"))
     draw_shares(values, os.path.join(settings.results_dir, "figure3_color.svg"))
-    network = run.recipe.network
+    network = run.config.network
     filters = sum(len(shares) for shares in values["shares"])
     protocol = (
-        f"{filters} filters of one run, {network.variant}, width {network.width:g}, {run.recipe.data.dataset} with "
+        f"{filters} filters of one run, {network.variant}, width {network.width:g}, {run.config.data.dataset} with "
         f"{run.statistics.count:,} training images of {len(run.class_names)} classes, {values['epochs']} epochs, seed "
-        f"{run.recipe.run.seed}; permutation test of the difference of the towers' means, two-sided, "
+        f"{run.config.run.seed}; permutation test of the difference of the towers' means, two-sided, "
         f"{values['permutations']:,} permutations"
     )
     one_by_one = "one by one" if settings.normalize == "each" else "by one common factor"
@@ -92,11 +93,11 @@ def filters_of(run):
         if name.startswith("conv1") and name.endswith("/kernel") and value.shape[:-1] != (11, 11, 3):
             shape = "x".join(map(str, value.shape[:-1]))
             raise RunError(f"{run.model_dir}: its {name} has filters of {shape}; Figure 3 is of 11x11x3")
-    model = runs.build_model(run.recipe.network, len(run.class_names), run.recipe.run.seed, devices=())
+    model = runs.build_model(run.config.network, len(run.class_names), run.config.run.seed, devices=())
     start = conv1_towers(model)
     with reading(run.checkpoint):
         weights.assign(stored, model)
-    if run.recipe.training.initial_weights or not run.history:
+    if run.config.training.initial_weights or not run.history:
         start = None
     return conv1_towers(model), start
 
@@ -128,7 +129,7 @@ def compare(run, trained, start, permutations):
             float(np.median((now * was).sum(1) / np.maximum(norm(now, axis=1) * norm(was, axis=1), 1e-30)))
             for now, was in pairs
         ]
-    network = run.recipe.network
+    network = run.config.network
     return {
         "shares": [each.tolist() for each in shares],
         "difference": difference,
@@ -292,4 +293,4 @@ def _rows(kernel):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("figure3", main, sys.argv[1:]))
+    sys.exit(run_command("figure3", main, sys.argv[1:]))

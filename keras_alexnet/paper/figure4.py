@@ -14,9 +14,10 @@ import sys
 import numpy as np
 
 from keras_alexnet import evaluate as evaluation
+from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.data import imagenet_labels
-from keras_alexnet.errors import UsageError, printable, run_verb, start_tensorflow
-from keras_alexnet.paper import examples, features, indexes, recipe, results
+from keras_alexnet.errors import UsageError, printable
+from keras_alexnet.paper import config, examples, features, indexes, results
 
 TITLE = "Figure 4: five best classes, and nearest pictures"
 CLAIM = (
@@ -31,9 +32,9 @@ COST = (
 
 
 def main(argv):
-    settings = recipe.parse_figure4(argv, __doc__)
-    recipe.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
-    recipe.check_there("data_dir", settings.data_dir, "the one that holds the pictures")
+    settings = config.parse_figure4(argv, __doc__)
+    config.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
+    config.check_there("data_dir", settings.data_dir, "the one that holds the pictures")
     asked, source = sources_of(settings)
     from keras_alexnet.paper import pictures
 
@@ -41,10 +42,10 @@ def main(argv):
     results.folder_for(indexes.folder_of(settings))
     start_tensorflow()
     model = evaluation.open_model(settings.model_dir)
-    strange = sorted(set(asked.class_names) - set(model.class_names))
-    if strange:
+    unknown = sorted(set(asked.class_names) - set(model.class_names))
+    if unknown:
         raise UsageError(
-            f"--split={settings.split}: the model does not know {len(strange)} of its classes, such as {strange[0]!r}; "
+            f"--split={settings.split}: the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}; "
             "name pictures of the classes that it was trained on"
         )
     values = measure(settings, model, asked, source)
@@ -65,7 +66,7 @@ def sources_of(settings):
     """The pictures that are shown, and those that neighbors are looked for among.
 
     Args:
-        settings: recipe.Figure4Recipe.
+        settings: config.Figure4Config.
 
     Returns:
         (sources.FolderSource, sources.FolderSource).
@@ -82,9 +83,9 @@ def sources_of(settings):
             f"--index_split={source.name}: {source.root} has one class only, and every neighbor would be of it; add "
             "classes"
         )
-    strange = sorted(set(asked.class_names) - set(source.class_names))
-    if strange:
-        raise UsageError(f"--split={asked.name}: its class {strange[0]!r} is not in --index_split={source.name}")
+    unknown = sorted(set(asked.class_names) - set(source.class_names))
+    if unknown:
+        raise UsageError(f"--split={asked.name}: its class {unknown[0]!r} is not in --index_split={source.name}")
     return asked, source
 
 
@@ -92,7 +93,7 @@ def measure(settings, model, asked, source):
     """All figures of the command.
 
     Args:
-        settings: recipe.Figure4Recipe.
+        settings: config.Figure4Config.
         model: evaluate.Model.
         asked, source: as of `sources_of`.
 
@@ -108,7 +109,7 @@ def measure(settings, model, asked, source):
     """
     described, small = {}, {}
     for kind, describe, name, found in (
-        ("features", features.describer(model), features.model_id(model), described),
+        ("features", features.feature_extractor(model), features.model_id(model), described),
         ("pixels", features.small_pictures(features.PIXELS), features.pixels_id(), small),
     ):
         for each in (asked, source):
@@ -127,8 +128,8 @@ def measure(settings, model, asked, source):
     return {
         "model": {
             "model_dir": settings.model_dir,
-            "variant": model.recipe.network.variant,
-            "width": model.recipe.network.width,
+            "variant": model.config.network.variant,
+            "width": model.config.network.width,
             "epochs": model.epochs,
             "classes": len(model.class_names),
         },
@@ -322,4 +323,4 @@ def _protocol(settings, values):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("figure4", main, sys.argv[1:]))
+    sys.exit(run_command("figure4", main, sys.argv[1:]))

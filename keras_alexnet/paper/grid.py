@@ -11,8 +11,8 @@ import glob
 import os
 import time
 
-from keras_alexnet import locks
-from keras_alexnet import recipe as recipes
+from keras_alexnet import config as configs
+from keras_alexnet import files
 from keras_alexnet import run as runs
 from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.paper import hparams, trainer
@@ -28,14 +28,14 @@ class Cell:
         seed: int.
         folder: str, the run's.
         argv: tuple of str, the trainer's arguments.
-        recipe: keras_alexnet.recipe.Recipe that they are.
+        config: keras_alexnet.config.Config that they are.
     """
 
     stem: str
     seed: int
     folder: str
     argv: tuple[str, ...]
-    recipe: recipes.Recipe
+    config: configs.Config
 
     @property
     def name(self):
@@ -99,10 +99,10 @@ def cells_of(flagfiles, seeds, out, further=()):
             folder = folder_of(out, stem, seed)
             argv = (f"--flagfile={path}", *further, f"--seed={seed}", f"--model_dir={folder}")
             try:
-                recipe = recipes.parse_train(argv, "")
+                config = configs.parse_train(argv, "")
             except UsageError as error:
                 raise UsageError(f"{path}: {error}") from None
-            found.append(Cell(stem, seed, folder, argv, recipe))
+            found.append(Cell(stem, seed, folder, argv, config))
     for cell in found:
         _check_same(cell)
     return tuple(found)
@@ -135,16 +135,16 @@ def epochs_done(folder):
     return 0
 
 
-def is_done(folder, recipe):
+def is_done(folder, config):
     """Whether a run has got to its end, bool.
 
     Args:
         folder: str, the run's, there or not.
-        recipe: keras_alexnet.recipe.Recipe that says how far that is.
+        config: keras_alexnet.config.Config that says how far that is.
     """
     epochs = epochs_done(folder)
-    if not epochs or epochs >= recipe.training.epochs or recipe.training.lr_policy != "plateau":
-        return epochs >= recipe.training.epochs
+    if not epochs or epochs >= config.training.epochs or config.training.lr_policy != "plateau":
+        return epochs >= config.training.epochs
     with contextlib.suppress(RunError, UsageError):
         return runs.progress_of(os.path.join(folder, runs.CHECKPOINTS, f"epoch-{epochs}")).get("finished", False)
     return False
@@ -167,9 +167,9 @@ def run(cells, train=trainer.in_a_process, say=print):
     out = os.path.dirname(os.path.dirname(cells[0].folder)) or "."
     for cell in cells:
         os.makedirs(os.path.dirname(cell.folder), exist_ok=True)
-    done = [cell for cell in cells if is_done(cell.folder, cell.recipe)]
+    done = [cell for cell in cells if is_done(cell.folder, cell.config)]
     say(f"{out}: {len(cells)} runs, {len(done)} done")
-    hparams.write_experiment(out, [*(cell.recipe for cell in cells), *_others(out, cells)])
+    hparams.write_experiment(out, [*(cell.config for cell in cells), *_others(out, cells)])
     for cell in done:
         _write_hparams(cell)
     failed, seconds, left = {}, [], [cell for cell in cells if cell not in done]
@@ -182,23 +182,23 @@ def run(cells, train=trainer.in_a_process, say=print):
             seconds.append(time.perf_counter() - started)
             if failure:
                 failed[cell] = failure
-            left = [each for each in left if each != cell and not is_done(each.folder, each.recipe)]
+            left = [each for each in left if each != cell and not is_done(each.folder, each.config)]
             say(_line(cell, failure, len(cells), len(left), seconds))
-    done = [cell for cell in cells if cell not in failed and is_done(cell.folder, cell.recipe)]
+    done = [cell for cell in cells if cell not in failed and is_done(cell.folder, cell.config)]
     for cell in done:  # another runner's too
         _write_hparams(cell)
-    elsewhere = {cell: locks.holder(cell.lock) for cell in cells if cell not in done and cell not in failed}
+    elsewhere = {cell: files.owner(cell.lock) for cell in cells if cell not in done and cell not in failed}
     return Outcome(len(done), failed, elsewhere)
 
 
 def _next(cells):
     """The first cell that is free and not done, and its lock; None where there is none."""
     for cell in cells:
-        lock = locks.take(cell.lock)
+        lock = files.acquire(cell.lock)
         if lock is None:
             continue
         # It may have been done by another since one last looked.
-        if not is_done(cell.folder, cell.recipe):
+        if not is_done(cell.folder, cell.config):
             return cell, lock
         lock.close()
     return None
@@ -209,8 +209,8 @@ def _train(cell, lock, train):
     code = train(cell.argv, cell.log, lock)
     if code:
         return _last_line(cell.log) or f"exit code {code}"
-    if not is_done(cell.folder, cell.recipe):
-        return f"ended after {epochs_done(cell.folder)} of {cell.recipe.training.epochs} epochs"
+    if not is_done(cell.folder, cell.config):
+        return f"ended after {epochs_done(cell.folder)} of {cell.config.training.epochs} epochs"
     _write_hparams(cell)
     return ""
 
@@ -220,16 +220,16 @@ def _write_hparams(cell):
     path = hparams.path_of(cell.folder)
     if os.path.isfile(path) and os.path.getmtime(path) >= os.path.getmtime(os.path.join(cell.folder, "history.csv")):
         return
-    hparams.write_run(cell.folder, cell.name, cell.recipe, history(cell.folder)[-1])
+    hparams.write_run(cell.folder, cell.name, cell.config, history(cell.folder)[-1])
 
 
 def _others(out, cells):
-    """The recipes of further runs in a grid's folder: other seeds, or another runner's flagfiles."""
+    """The configs of further runs in a grid's folder: other seeds, or another runner's flagfiles."""
     own, found = {cell.folder for cell in cells}, []
     for path in sorted(glob.glob(os.path.join(glob.escape(out), "*", "seed*", runs.FLAGS))):
         if os.path.dirname(path) not in own:
             with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
-                found.append(recipes.read_run(file.read()))
+                found.append(configs.read_run(file.read()))
     return found
 
 
@@ -240,7 +240,7 @@ def _check_same(cell):
     path = os.path.join(cell.folder, runs.FLAGS)
     try:
         with open(path, encoding="utf-8") as file:
-            changed = recipes.changed_flags(cell.recipe, file.read())
+            changed = configs.changed_flags(cell.config, file.read())
     except ValueError as error:
         raise UsageError(f"{path}: is not what a run was trained with ({error}); name another folder") from None
     if changed:

@@ -5,33 +5,33 @@ Files of fixed names, written aside and put in place: writing them again leaves 
 
 import os
 
-from keras_alexnet.errors import quiet_start
-from keras_alexnet.files import written_aside
-from keras_alexnet.recipe import FREE_ON_RESUME
+from keras_alexnet.cli import quiet_start
+from keras_alexnet.config import FREE_ON_RESUME
+from keras_alexnet.files import atomic_write
 
 METRICS = {"val_top1_error": "validation top-1 error, %", "val_loss": "validation loss, nats"}
 _FILE = "events.out.tfevents.0.hparams"  # TensorBoard reads what has tfevents in its name
 _ASIDE = FREE_ON_RESUME - {"epochs"}  # where a run lives and what it keeps
 
 
-def settings_of(recipe):
+def settings_of(config):
     """The flags of a run that change what is learned, by name.
 
     Args:
-        recipe: keras_alexnet.recipe.Recipe.
+        config: keras_alexnet.config.Config.
 
     Returns:
         dict of str -> bool, float or str.
     """
     typed = {
         name: value
-        for part in (recipe.data, recipe.network, recipe.training, recipe.run)
+        for part in (config.data, config.network, config.training, config.run)
         for name, value in vars(part).items()
         if isinstance(value, bool | int | float)
     }
     return {
         name: typed[name] if isinstance(typed.get(name), bool) else float(typed[name]) if name in typed else text or "-"
-        for name, text in recipe.resolved
+        for name, text in config.resolved
         if name not in _ASIDE
     }
 
@@ -41,13 +41,13 @@ def path_of(folder):
     return os.path.join(folder, "logs", "hparams", _FILE)
 
 
-def write_run(folder, group, recipe, last):
+def write_run(folder, group, config, last):
     """Writes what a run was trained with and its metrics.
 
     Args:
         folder: str, the run's.
         group: str, its name in the table.
-        recipe: keras_alexnet.recipe.Recipe.
+        config: keras_alexnet.config.Config.
         last: dict, the last row of its history.
     """
     with quiet_start():
@@ -56,7 +56,7 @@ def write_run(folder, group, recipe, last):
         from tensorboard.plugins.scalar import summary_v2
 
     path, ended = path_of(folder), os.path.getmtime(os.path.join(folder, "history.csv"))
-    trained = api.hparams_pb(settings_of(recipe), trial_id=group, start_time_secs=ended)
+    trained = api.hparams_pb(settings_of(config), trial_id=group, start_time_secs=ended)
     metrics = [summary_v2.scalar_pb(name, last[name]) for name in METRICS]
     os.makedirs(os.path.dirname(path), exist_ok=True)
     _write(
@@ -68,18 +68,18 @@ def write_run(folder, group, recipe, last):
     )
 
 
-def write_experiment(out, recipes):
+def write_experiment(out, configs):
     """Writes in what the runs of a grid differ; TensorBoard's table has a column for each such flag, and for the seed.
 
     Args:
         out: str, the grid's folder.
-        recipes: sequence of keras_alexnet.recipe.Recipe.
+        configs: sequence of keras_alexnet.config.Config.
     """
     with quiet_start():
         from tensorboard.compat.proto import event_pb2
         from tensorboard.plugins.hparams import api
 
-    settings = [settings_of(recipe) for recipe in recipes]
+    settings = [settings_of(config) for config in configs]
     columns = {name: sorted({each[name] for each in settings}) for name in settings[0]}
     summary = api.hparams_config_pb(
         [
@@ -97,7 +97,7 @@ def _write(path, events):
     from tensorboard.compat.proto import event_pb2
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    with written_aside(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         writer = RecordWriter(file)
         for event in [event_pb2.Event(file_version="brain.Event:2", wall_time=events[0].wall_time), *events]:
             writer.write(event.SerializeToString())

@@ -4,8 +4,8 @@ import dataclasses
 import os
 
 from keras_alexnet.errors import UsageError, printable
+from keras_alexnet.files import progress_bar
 from keras_alexnet.paper import features
-from keras_alexnet.progress import bar
 
 QUICK = 4  # pictures of a class
 NAMED = 3  # files left out that are named on the screen
@@ -15,7 +15,7 @@ def sources_of(settings):
     """The pictures to be searched and those to ask about.
 
     Args:
-        settings: recipe.RetrievalRecipe.
+        settings: config.RetrievalConfig.
 
     Returns:
         (index, queries): sources.FolderSource; one and the same where the splits are.
@@ -38,9 +38,9 @@ def sources_of(settings):
     if settings.query_split == split:
         return source, source
     asked = source_of(settings, settings.query_split, "query_split")
-    strange = sorted(set(asked.class_names) - set(source.class_names))
-    if strange or not asked.class_names:
-        what = f"its class {strange[0]!r} is" if strange else "its pictures are of no class that is"
+    unknown = sorted(set(asked.class_names) - set(source.class_names))
+    if unknown or not asked.class_names:
+        what = f"its class {unknown[0]!r} is" if unknown else "its pictures are of no class that is"
         raise UsageError(f"--query_split={settings.query_split}: {what} not in --index_split={split}")
     return source, asked
 
@@ -74,9 +74,9 @@ def opened(settings, source, describe, name, kind):
     """The index that was made before, where it is of this model and these files; or else a new one.
 
     Args:
-        settings: recipe.RetrievalRecipe.
+        settings: config.RetrievalConfig.
         source: sources.FolderSource.
-        describe: see `features.describer`.
+        describe: see `features.feature_extractor`.
         name: str, see `features.model_id`.
         kind: "index" (of features, where `--index` says), "features" or "pixels".
 
@@ -97,7 +97,9 @@ def opened(settings, source, describe, name, kind):
             return dataclasses.replace(index, root=source.root)
         other = "another model" if index.model != name else "other files"
         print(f"{path}: is of {other}; made anew", flush=True)
-    index = features.make(describe, name, source, bar(f"{kind if kind == 'pixels' else 'describing'} {source.name}"))
+    index = features.make(
+        describe, name, source, progress_bar(f"{kind if kind == 'pixels' else 'describing'} {source.name}")
+    )
     features.save(index, path)
     if index.left_out:
         named = "; ".join(printable(each) for each in index.left_out[:NAMED])

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 
 from keras_alexnet.errors import UsageError
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 
 LOGS = "logs"
 DPI = 110  # pixels an inch
@@ -45,7 +45,7 @@ def write(figure, path):
         figure: of Matplotlib.
         path: str, RESULTS/NAME.svg.
     """
-    with written_aside(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
     log(pixels_of(figure), path)
 
@@ -63,7 +63,7 @@ def write_png(data, path):
     """As `write`, the bytes of a PNG."""
     from PIL import Image
 
-    with written_aside(path, "wb") as file:
+    with atomic_write(path, "wb") as file:
         file.write(data)
     with Image.open(io.BytesIO(data)) as image:
         log(np.asarray(image.convert("RGB")), path)

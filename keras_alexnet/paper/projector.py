@@ -15,7 +15,7 @@ import os
 import numpy as np
 
 from keras_alexnet.errors import UsageError
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 from keras_alexnet.paper import features
 
 TENSOR = "features/.ATTRIBUTES/VARIABLE_VALUE"
@@ -54,12 +54,12 @@ def write(index, folder, show=None):
     checkpoint = tf.train.Checkpoint(features=tf.Variable(index.features[shown], trainable=False))
     manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=1, checkpoint_name="features")
     manager.save(checkpoint_number=1)
-    with written_aside(os.path.join(folder, METADATA)) as file:
+    with atomic_write(os.path.join(folder, METADATA)) as file:
         file.write(metadata(index, shown))
     side = thumbnail(len(shown))
-    with written_aside(os.path.join(folder, SPRITE), "wb") as file:
+    with atomic_write(os.path.join(folder, SPRITE), "wb") as file:
         sprite(index, shown, side, show).save(file, format="png")
-    with written_aside(config) as file:
+    with atomic_write(config) as file:
         file.write(
             "embeddings {\n"
             f"  tensor_name: {json.dumps(TENSOR)}\n"

@@ -11,9 +11,10 @@ the pictures.
 import os
 import sys
 
-from keras_alexnet.errors import UsageError, run_verb
-from keras_alexnet.files import written_aside
-from keras_alexnet.paper import markdown, page, recipe, results
+from keras_alexnet.cli import run_command
+from keras_alexnet.errors import UsageError
+from keras_alexnet.files import atomic_write
+from keras_alexnet.paper import config, markdown, page, results
 from keras_alexnet.paper.sections import collect
 
 # Modules of this folder in the order of the report; what each is to have stands at the head of `results`.
@@ -23,7 +24,7 @@ NAMES = (
 
 
 def main(argv):
-    settings = recipe.parse_report(argv, __doc__)
+    settings = config.parse_report(argv, __doc__)
     if os.path.exists(settings.results_dir) and not os.path.isdir(settings.results_dir):
         raise UsageError(f"--results_dir={settings.results_dir}: is no folder; name the one that the commands wrote to")
     sections = collect(settings.results_dir, NAMES)
@@ -47,11 +48,11 @@ def _write(flag, path, text):
     folder = os.path.dirname(path) or "."
     try:
         os.makedirs(folder, exist_ok=True)
-        with written_aside(path) as file:
+        with atomic_write(path) as file:
             file.write(text)
     except OSError as error:
         raise UsageError(f"--{flag}={path}: cannot be written ({error.strerror}); name another file") from None
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("report", main, sys.argv[1:]))
+    sys.exit(run_command("report", main, sys.argv[1:]))

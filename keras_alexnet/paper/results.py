@@ -17,7 +17,7 @@ import shlex
 
 from keras_alexnet import __version__, provenance
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 
 NOT_RUN = "not run"
 
@@ -76,7 +76,7 @@ def write(folder, name, values, *, protocol, argv, pictures=(), quick=False):
         "pictures": [{"file": file, "shows": shows} for file, shows in pictures],
         "values": values,
     }
-    with written_aside(path) as file:
+    with atomic_write(path) as file:
         json.dump(about, file, indent=1, ensure_ascii=False)
     return path
 

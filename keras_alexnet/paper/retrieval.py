@@ -15,9 +15,10 @@ import sys
 import numpy as np
 
 from keras_alexnet import evaluate as evaluation
-from keras_alexnet.errors import RunError, UsageError, printable, run_verb, start_tensorflow
-from keras_alexnet.paper import codes, features, indexes, neighbors, recipe, results
-from keras_alexnet.progress import bar
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import RunError, UsageError, printable
+from keras_alexnet.files import progress_bar
+from keras_alexnet.paper import codes, config, features, indexes, neighbors, results
 
 TITLE = "Section 6.1: retrieval by the last hidden layer, and by short codes"
 CLAIM = (
@@ -32,9 +33,9 @@ PLACES = tuple(f"precision at {at}" for at in neighbors.AT)
 
 
 def main(argv):
-    settings = recipe.parse_retrieval(argv, __doc__)
-    recipe.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
-    recipe.check_there("data_dir", settings.data_dir, "the one that holds the pictures")
+    settings = config.parse_retrieval(argv, __doc__)
+    config.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
+    config.check_there("data_dir", settings.data_dir, "the one that holds the pictures")
     neighbors.faiss()
     if settings.query:
         _check_query(settings.query)
@@ -70,7 +71,7 @@ def print_nearest(settings, model, source):
     """Prints the pictures nearest to one, with their distances.
 
     Args:
-        settings: recipe.RetrievalRecipe.
+        settings: config.RetrievalConfig.
         model: evaluate.Model.
         source: sources.FolderSource of the index, or None: it is in the file `settings.index`.
 
@@ -78,7 +79,7 @@ def print_nearest(settings, model, source):
         UsageError: the query is no picture, or the index is another model's.
         RunError: the index is damaged.
     """
-    describe, name = features.describer(model), features.model_id(model)
+    describe, name = features.feature_extractor(model), features.model_id(model)
     if source:
         index = indexes.opened(settings, source, describe, name, "index")
     else:
@@ -104,7 +105,7 @@ def measure(settings, model, source, asked):
     """All figures of the command.
 
     Args:
-        settings: recipe.RetrievalRecipe.
+        settings: config.RetrievalConfig.
         model: evaluate.Model.
         source, asked: sources.FolderSource, of the index and of the queries; the same one: each picture is searched
             among the others.
@@ -120,7 +121,7 @@ def measure(settings, model, source, asked):
     same = asked is source
     found = {}
     for kind, describe, name in (
-        ("features", features.describer(model), features.model_id(model)),
+        ("features", features.feature_extractor(model), features.model_id(model)),
         ("pixels", features.small_pictures(features.PIXELS), features.pixels_id()),
     ):
         index = indexes.opened(settings, source, describe, name, "index" if kind == "features" else kind)
@@ -135,7 +136,7 @@ def measure(settings, model, source, asked):
     if settings.projector:
         from keras_alexnet.paper import projector
 
-        projector.write(index, settings.log_dir, bar("drawing thumbnails"))
+        projector.write(index, settings.log_dir, progress_bar("drawing thumbnails"))
         print(f"tensorboard --logdir={settings.log_dir}", flush=True)
     precision, average = neighbors.chance(index.labels, labels, same)
     values = {
@@ -143,13 +144,13 @@ def measure(settings, model, source, asked):
         "queries": {**_described(settings, queries, asked), "leave_one_out": same},
         "model": {
             "model_dir": settings.model_dir,
-            "variant": model.recipe.network.variant,
-            "width": model.recipe.network.width,
+            "variant": model.config.network.variant,
+            "width": model.config.network.width,
             "epochs": model.epochs,
         },
         "chance": _summary(precision, average),
         "timing_rows": max(settings.timing_rows, len(index.files)),
-        "describe_ms": _describe_ms(features.describer(model), queries.paths()),
+        "describe_ms": _describe_ms(features.feature_extractor(model), queries.paths()),
         "rows": [],
     }
     averages = {}
@@ -311,7 +312,7 @@ def _row(settings, index, queries, labels, same, kind, coded, length):
         label = f"{'pixels, ' * (kind == 'pixels')}{coded} code of {length}{' bits' * (coded == 'binary')}"
         path = os.path.join(indexes.folder_of(settings), f"{kind}_{coded}_{length}.npz")
         coder = codes.kept(
-            path, vectors, length, coded == "binary", settings.code_epochs, settings.seed, bar(label, "epochs")
+            path, vectors, length, coded == "binary", settings.code_epochs, settings.seed, progress_bar(label, "epochs")
         )
         name, vectors, asked = label, coder.encode(vectors), coder.encode(asked)
     precision, average = neighbors.evaluate(vectors, index.labels, asked, labels, same)
@@ -411,4 +412,4 @@ def _protocol(settings, values):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("retrieval", main, sys.argv[1:]))
+    sys.exit(run_command("retrieval", main, sys.argv[1:]))

@@ -17,10 +17,10 @@ import os
 import sys
 
 from keras_alexnet import run as runs
-from keras_alexnet.errors import UsageError, reading, run_verb, start_tensorflow
-from keras_alexnet.files import written_aside
-from keras_alexnet.paper import recipe, results
-from keras_alexnet.progress import bar
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import UsageError, reading
+from keras_alexnet.files import atomic_write, progress_bar
+from keras_alexnet.paper import config, results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ WIDENED = ("conv3", "conv4", "conv5")
 BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")
 PICTURES = 64  # of the fixed batch
 WINDOW = 20  # steps that losses are averaged over
-LEFT = 0.95  # the loss has left that of a constant answer when it is below so much of it
+LEFT = 0.95  # the loss has left that of a majority-class baseline when it is below so much of it
 # What tables show of each layer: title, key of `gauge`, and how it is written.
 QUANTITIES = (
     ("Share of the signal that differs between images, %", "share", lambda share: f"{100 * share:.2g}"),
@@ -73,9 +73,9 @@ QUANTITIES = (
 
 
 def main(argv):
-    settings = recipe.parse_start(argv, __doc__)
+    settings = config.parse_start(argv, __doc__)
     if settings.run.data.dataset != "shapes":
-        recipe.check_there("data_dir", settings.run.data.data_dir, "the one that holds the pictures")
+        config.check_there("data_dir", settings.run.data.data_dir, "the one that holds the pictures")
     results.folder_for(settings.results_dir)
     start_tensorflow()
     values = compare(settings)
@@ -84,7 +84,7 @@ def main(argv):
     network, training = settings.run.network, settings.run.training
     protocol = (
         f"{values['images']:,} training images of {values['classes']} classes; the paper's network, width "
-        f"{network.width:g}, and recipe with its crops, reflections and color noise; {settings.steps} steps of "
+        f"{network.width:g}, and config with its crops, reflections and color noise; {settings.steps} steps of "
         f"{training.batch_size} images, rate {training.learning_rate:g}, {network.precision}, one seed; measured on "
         f"the centers of {values['pictures']} of these images without dropout, in float32, each layer's signal after "
         f"its nonlinearity"
@@ -98,7 +98,7 @@ def main(argv):
         pictures=[
             (
                 "start.svg",
-                f"Training loss, means of {WINDOW} steps, of each start; what a constant answer has, dotted.",
+                f"Training loss, means of {WINDOW} steps, of each start; what a majority-class baseline has, dotted.",
             ),
             ("start_signal.svg", "Share of each layer's signal that differs between images, by start."),
         ],
@@ -111,7 +111,7 @@ def compare(settings):
     """Trains from every start.
 
     Args:
-        settings: recipe.StartRecipe.
+        settings: config.StartConfig.
 
     Returns:
         dict: `classes`, `images` and `pictures` (of the fixed batch), int; `constant`, the loss of the best constant
@@ -125,7 +125,7 @@ def compare(settings):
         check_width(settings.run.network.width)
     except ValueError as error:
         raise UsageError(f"--width={settings.run.network.width}: {error}") from None
-    source, _ = sources.open_training(settings.run.data, bar)
+    source, _ = sources.open_training(settings.run.data, progress_bar)
     if len(source.class_names) < 2:
         raise UsageError(f"--data_dir={settings.run.data.data_dir}: holds one class; there is nothing to tell apart")
     folder = results.folder_for(os.path.join(settings.results_dir, "start"))
@@ -137,7 +137,7 @@ def compare(settings):
     for start in STARTS:
         if kept[start.name] is None:
             kept[start.name] = _train(settings, start, source, statistics, probe)
-            with written_aside(_path(folder, start)) as file:
+            with atomic_write(_path(folder, start)) as file:
                 json.dump({"about": about, "found": kept[start.name]}, file)
         found = kept[start.name]
         said = "diverged" if found["diverged"] else f"loss {found['losses'][-1]:.3f}"
@@ -222,13 +222,14 @@ def gauge(model):
 
 
 def entropy(counts):
-    """The loss of the best constant answer to labels of these counts, float in nats."""
+    """The loss of the best majority-class baseline to labels of these counts, float in nats."""
     total = sum(counts)
     return -sum(count / total * math.log(count / total) for count in counts if count)
 
 
 def left(losses, constant):
-    """When the mean loss of WINDOW steps is first below LEFT of a constant answer's: int, the last of them, or None."""
+    """When the mean loss of WINDOW steps is first below LEFT of the majority-class baseline's:
+    int, the last of them, or None."""
     return next((end for end, mean in smoothed(losses) if mean < LEFT * constant), None)
 
 
@@ -257,7 +258,7 @@ def tables(values):
     note = ""
     if values:
         note = (
-            f"ln {values['classes']} is {math.log(values['classes']):.3f}, the best constant answer has "
+            f"ln {values['classes']} is {math.log(values['classes']):.3f}, the best majority-class baseline has "
             f"{values['constant']:.3f}; it is left when the mean of {WINDOW} steps is below {LEFT:g} times that"
         )
     columns = (
@@ -266,7 +267,7 @@ def tables(values):
         "biases",
         "first loss",
         f"last {WINDOW} steps",
-        "leaves the constant answer at step",
+        "leaves the majority-class baseline at step",
     )
     found = [results.Table("How the starts go", columns, tuple(rows), note)]
     steps = values["measured"] if values else []
@@ -296,7 +297,7 @@ def verdict(values):
         judged = f"Cannot be told: the starts are less than the {WINDOW} steps apart that losses are averaged over"
     else:
         judged = "Does not hold here, for one seed: smaller biases are as quick or quicker"
-    said = f"{judged}: the loss leaves that of a constant answer ({when})."
+    said = f"{judged}: the loss leaves that of a majority-class baseline ({when})."
     before = {name: own["measures"].get(first, {}).get("fc7") for name, own in starts.items()}
     if not all(before.values()):
         return said
@@ -362,7 +363,7 @@ def _statistics(source, path):
         statistics = stats.load(path)
         if statistics.fingerprint == source.fingerprint():
             return statistics
-    statistics = stats.compute(source, progress=bar("mean and covariance of the training set"))
+    statistics = stats.compute(source, progress=progress_bar("mean and covariance of the training set"))
     stats.save(statistics, path)
     return statistics
 
@@ -405,7 +406,7 @@ def _train(settings, start, source, statistics, probe):
     measure = gauge(twin)
     rates = training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
     trainer = Trainer(model, MomentumSGD(*rates))
-    losses, measures, show = [], {}, bar(start.label, "steps")
+    losses, measures, show = [], {}, progress_bar(start.label, "steps")
     batches = _batches(settings, source, statistics)
     while True:
         if len(losses) in settings.measure:
@@ -422,7 +423,7 @@ def _train(settings, start, source, statistics, probe):
 
 
 def _batches(settings, source, statistics):
-    """Batches as the paper's recipe has them, epoch after epoch, without end."""
+    """Batches as the paper's config has them, epoch after epoch, without end."""
     from keras_alexnet.data import pipeline
     from keras_alexnet.data.augmentation import Augmentation
     from keras_alexnet.model.alexnet import VARIANTS
@@ -455,7 +456,7 @@ def draw_losses(values, path):
         points = smoothed(values["starts"][start.name]["losses"])
         axes.plot([step for step, _ in points], [mean for _, mean in points], color=f"C{index}", label=start.label)
     constant = values["constant"]
-    axes.axhline(constant, color="0.4", linestyle=":", linewidth=1.2, label="best constant answer")
+    axes.axhline(constant, color="0.4", linestyle=":", linewidth=1.2, label="best majority-class baseline")
     axes.set_xlabel("steps")
     axes.set_ylabel(f"training loss, mean of {WINDOW} steps")
     axes.set_ylim(top=1.15 * constant)
@@ -489,4 +490,4 @@ def draw_shares(values, path):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("start", main, sys.argv[1:]))
+    sys.exit(run_command("start", main, sys.argv[1:]))

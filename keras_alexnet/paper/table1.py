@@ -8,8 +8,8 @@ other labeled set can be evaluated the same way; the table then says which it wa
 
 import sys
 
-from keras_alexnet.errors import run_verb, start_tensorflow
-from keras_alexnet.paper import contest, recipe, results
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.paper import config, contest, results
 
 TITLE = "Table 1: ILSVRC-2010"
 CLAIM = (
@@ -43,7 +43,7 @@ COST = (
 
 
 def main(argv):
-    settings = recipe.parse_table1(argv, __doc__)
+    settings = config.parse_table1(argv, __doc__)
     contest.check(settings)
     if not settings.cnns:
         for table in tables(None):
@@ -85,4 +85,4 @@ def verdict(values):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("table1", main, sys.argv[1:]))
+    sys.exit(run_command("table1", main, sys.argv[1:]))

@@ -9,8 +9,8 @@ same way; the table then says which it was.
 
 import sys
 
-from keras_alexnet.errors import run_verb, start_tensorflow
-from keras_alexnet.paper import contest, recipe, results
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.paper import config, contest, results
 
 TITLE = "Table 2: ILSVRC-2012"
 CLAIM = (
@@ -78,7 +78,7 @@ COST = (
 
 
 def main(argv):
-    settings = recipe.parse_table2(argv, __doc__)
+    settings = config.parse_table2(argv, __doc__)
     contest.check(settings, NO_LABELS)
     if not settings.cnns and not settings.pretrained_cnns:
         for table in tables(None):
@@ -144,4 +144,4 @@ def _test(values, errors):
 
 
 if __name__ == "__main__":
-    sys.exit(run_verb("table2", main, sys.argv[1:]))
+    sys.exit(run_command("table2", main, sys.argv[1:]))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 
-from keras_alexnet.errors import run_verb, start_tensorflow
+from keras_alexnet.cli import run_command, start_tensorflow
 
 TRAINER = (sys.executable, "-m", "keras_alexnet.train")
 PATIENCE = 30.0  # seconds that a trainer has to end after Ctrl-C
@@ -49,7 +49,7 @@ def here(argv, log, lock):
     # It warns that every run's step is compiled anew.
     tf.get_logger().setLevel("ERROR")
     with open(log, "a", encoding="utf-8") as said, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = run_verb("train", train.main, list(argv))
+        code = run_command("train", train.main, list(argv))
     if code == 130:
         raise KeyboardInterrupt
     return code

@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-from keras_alexnet.errors import RunError, UsageError, brief, brief_words, reading
+from keras_alexnet.errors import RunError, UsageError, brief, brief_message, reading
 
 DEADLINE = 30.0  # seconds for a request, its repetitions included
 RETRIES = 3  # repetitions of a request that failed for the time being
@@ -185,7 +185,7 @@ class RestClient:
         except (ValueError, RecursionError):  # undecodable bytes are a ValueError too
             answer = None
         words = answer.get("error") if isinstance(answer, dict) else None
-        said = _short(brief_words(str(words))) if words else f"HTTP status {response.status_code} {response.reason}"
+        said = _short(brief_message(str(words))) if words else f"HTTP status {response.status_code} {response.reason}"
         if response.status_code in (408, 429, 502, 503, 504):
             raise _TemporaryError(said)
         if response.status_code == 400:
@@ -254,7 +254,7 @@ class GrpcClient:
         except ValueError as error:  # a channel that was closed
             raise RunError(f"{self._target}: {_short(str(error))}") from None
         except grpc.RpcError as error:
-            code, said = error.code(), _short(brief_words(error.details() or ""))
+            code, said = error.code(), _short(brief_message(error.details() or ""))
             if code in (
                 grpc.StatusCode.UNAVAILABLE,
                 grpc.StatusCode.RESOURCE_EXHAUSTED,

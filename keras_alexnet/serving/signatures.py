@@ -60,7 +60,7 @@ class ServedModel(tf.Module):
         return {
             "serving_default": tf.function(self.classify_files).get_concrete_function(files),
             "images": tf.function(self.classify_images).get_concrete_function(_images(self.size, tf.float32)),
-            "features": tf.function(self.describe_files).get_concrete_function(files),
+            "features": tf.function(self.extract_features).get_concrete_function(files),
         }
 
     def classify_files(self, image_bytes):
@@ -80,7 +80,7 @@ class ServedModel(tf.Module):
             images = tf.identity(images)
         return self._answers(tf.nn.softmax(self._outputs(images)[0]))
 
-    def describe_files(self, image_bytes):
+    def extract_features(self, image_bytes):
         """JPEG or PNG files, string (B,) -> features: float32 (B, 4096), the last hidden layer, of the center view."""
         images = tf.cast(_decoded(image_bytes, self.size), tf.float32) - self.mean
         return {"features": tf.cast(self._outputs(images)[1], tf.float32)}

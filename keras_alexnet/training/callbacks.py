@@ -6,7 +6,7 @@ import os
 import keras
 import tensorflow as tf
 
-from keras_alexnet.files import written_aside
+from keras_alexnet.files import atomic_write
 from keras_alexnet.training import metrics
 from keras_alexnet.training.filters import conv1_grid
 
@@ -137,7 +137,7 @@ def write_history(path, rows):
         path: str, `history.csv`.
         rows: list of dict with the keys in HISTORY_COLUMNS, one an epoch.
     """
-    with written_aside(path, newline="") as file:
+    with atomic_write(path, newline="") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
         writer.writeheader()
         writer.writerows({name: _short(row[name]) for name in HISTORY_COLUMNS} for row in rows)

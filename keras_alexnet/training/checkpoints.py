@@ -18,7 +18,7 @@ import sys
 import threading
 
 from keras_alexnet.errors import RunError, brief
-from keras_alexnet.files import sync_folder, written_aside
+from keras_alexnet.files import atomic_write, sync_directory
 from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.progress import of_json as progress_of
 
@@ -168,13 +168,13 @@ class Checkpoints:
                     "new run"
                 )
             own = {name: variable.shape.as_list() for name, variable in self.variables.items()}
-            strange = sorted(
+            unknown = sorted(
                 f"{name} is {shapes.get(name, 'missing')} and not {own.get(name, 'wanted')}"
                 for name in {*own, *shapes} - {PROGRESS}
                 if own.get(name) != shapes.get(name)
             )
-            if strange or PROGRESS not in shapes:
-                shown = "; ".join(strange[:5]) + (f"; and {len(strange) - 5} more" if len(strange) > 5 else "")
+            if unknown or PROGRESS not in shapes:
+                shown = "; ".join(unknown[:5]) + (f"; and {len(unknown) - 5} more" if len(unknown) > 5 else "")
                 raise ChangedError(f"{path}: is of another network ({shown or 'it has no progress'})")
             # All is read, and its checksums with it, before anything is changed.
             values = {name: reader.get_tensor(name) for name in own}
@@ -208,7 +208,7 @@ class Checkpoints:
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
                 os.replace(path, os.path.join(self.folder, name) + path.removeprefix(aside))
-            sync_folder(self.folder)
+            sync_directory(self.folder)
             self._sweep(name, best)
         except tf.errors.OpError as error:
             self.failure = brief(error)
@@ -229,7 +229,7 @@ class Checkpoints:
         # The newest of a whole epoch stays too: it is what its validation error is of.
         whole = [each for each in there if not place_of(each)[1]][-1:]
         kept = [each for each in there if each in there[-self.keep :] or each in (best, *whole)]
-        with written_aside(os.path.join(self.folder, "checkpoint")) as file:  # for tf.train.latest_checkpoint
+        with atomic_write(os.path.join(self.folder, "checkpoint")) as file:  # for tf.train.latest_checkpoint
             file.write(f'model_checkpoint_path: "{name}"\n')
             file.write("".join(f'all_model_checkpoint_paths: "{each}"\n' for each in kept))
         for path in paths(self.folder):

@@ -8,8 +8,8 @@ import math
 class Plateau:
     """Section 5: "divide the learning rate by 10 when the validation error rate stopped improving", three times.
 
-    The paper does not say how long its authors waited; `patience` does. An error that a constant answer reaches too
-    is not learning yet: nothing is counted before the error first falls below it, or the flat start of the
+    The paper does not say how long its authors waited; `patience` does. An error that the majority-class baseline
+    reaches too is not learning yet: nothing is counted before the error first falls below it, or the flat start of the
     published initialization would use up all cuts.
 
     Attributes:

@@ -8,7 +8,7 @@ import threading
 ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
-class Asked:
+class StopRequest:
     """Whether the process has been asked to end. `signal`: the number of the first that asked, or None."""
 
     def __init__(self):
@@ -19,13 +19,13 @@ class Asked:
 
 
 @contextlib.contextmanager
-def watched():
+def catch_signals():
     """A block in which these signals only leave a note; a second Ctrl-C interrupts as ever.
 
     Yields:
-        Asked.
+        StopRequest.
     """
-    asked = Asked()
+    asked = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # only the main thread may set handlers
         return

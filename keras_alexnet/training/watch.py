@@ -11,7 +11,7 @@ import tensorflow as tf
 
 STARVING = 0.5  # share of the time that goes by waiting for images
 WARM_UP = 50  # steps at the start of a process in which the data graph fills its buffers
-FLAT = 0.02  # a loss this near to that of a constant answer, as a part of it
+FLAT = 0.02  # a loss this near to that of a majority-class baseline, as a part of it
 FLAT_STEPS = 2000
 FLAT_EPOCHS = 10  # whichever comes first
 _GIGABYTE = 1e9
@@ -24,7 +24,7 @@ class Watch(keras.callbacks.Callback):
         curves: callbacks.Curves, in whose training part the points appear.
         folder: str, whose disk is looked at.
         needed: int, bytes that the next checkpoint takes.
-        constant_loss: float, nats, of the best constant answer.
+        constant_loss: float, nats, of the best majority-class baseline.
         classes: int.
         epoch_steps: int, steps of an epoch.
         variant: str, of the network.
@@ -75,7 +75,7 @@ class Watch(keras.callbacks.Callback):
             start = "" if self.variant == "release2012" else "; --variant=release2012 begins with larger weights"
             self._warn(
                 "flat",
-                f"for {self.flat} steps the loss has stood at {loss:.3f}, which a constant answer has (ln "
+                f"for {self.flat} steps the loss has stood at {loss:.3f}, which a majority-class baseline has (ln "
                 f"{self.classes} is {math.log(self.classes):.3f}): the published start can do so for hundreds of "
                 f"steps, a wrong --learning_rate or wrong labels for ever{start}",
             )

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_alexnet.errors import UsageError, run_verb
+from keras_alexnet.cli import run_command
+from keras_alexnet.errors import UsageError
 
 
 def photo(width, height, seed=0):
@@ -62,7 +63,7 @@ def refusal(capsys, action):
     with pytest.raises(UsageError):
         action()
     capsys.readouterr()
-    assert run_verb("train", lambda _: action(), []) == 2
+    assert run_command("train", lambda _: action(), []) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("train: --")
     return lines[0]

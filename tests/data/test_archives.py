@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet.data import archives
-from keras_alexnet.data.statistics import compute, survey
+from keras_alexnet.data.statistics import compute, summary
 from keras_alexnet.errors import RunError
 from tests.data.conftest import flat_source, items_of, names_of, refusal
 from tests.data.tiny_imagenet import FORMATS, IDS, NAMES, TRAIN, VAL, columns_of, tar, train_tar, write
@@ -210,7 +210,7 @@ def test_an_archive_that_became_shorter(shortened):
     assert rest == [name for name in shortened.files if name not in gone]
 
 
-@pytest.mark.parametrize("pass_over", [compute, survey])
+@pytest.mark.parametrize("pass_over", [compute, summary])
 def test_passes_tell_bad_images_from_bad_archives(tmp_path, shortened, pass_over):
     with pytest.raises(RunError, match=f"train/{IDS[1]}.*cannot be read .*the archive has changed"):
         pass_over(shortened)

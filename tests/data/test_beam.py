@@ -72,8 +72,8 @@ def test_a_worker_that_finds_other_files(folder, tmp_path):
     for split in ("train", "val"):
         write_folder(tmp_path / "other" / split, {f"{name}/a.jpg": GOOD for name in ("cat", "newt", "wolf")})
     script = SCRIPT.replace("*opener()", f"*sources.open_folder({str(tmp_path / 'other')!r})")
-    script = script.replace("report =", "from keras_alexnet.errors import run_verb\nrun = lambda argv:").replace(
-        "print(report.handled)", 'sys.exit(run_verb("prepare_dataset", run, []))'
+    script = script.replace("report =", "from keras_alexnet.cli import run_command\nrun = lambda argv:").replace(
+        "print(report.handled)", 'sys.exit(run_command("prepare_dataset", run, []))'
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder), str(tmp_path / "out"), "jpeg"],

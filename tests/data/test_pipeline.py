@@ -386,7 +386,7 @@ def test_center_view_gives_every_image_once_in_order(source, statistics):
 
 
 def test_undisturbed_images_are_the_centers_as_they_are(source):
-    dataset = pipeline.undisturbed(source, (224, 256), batch_size=4)
+    dataset = pipeline.evaluation_batches(source, (224, 256), batch_size=4)
     batches = [(small.numpy(), whole.numpy(), labels.numpy()) for (small, whole), labels in dataset]
     assert [labels.tolist() for _, _, labels in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     assert all(small.dtype == whole.dtype == np.uint8 for small, whole, _ in batches)

@@ -382,7 +382,7 @@ def test_settings_that_make_no_sense(settings, words):
 FULL = """
 import resource, signal, sys
 from keras_alexnet.data import preparation, sources
-from keras_alexnet.errors import run_verb
+from keras_alexnet.cli import run_command
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 train, val = sources.open_folder(sys.argv[1])
 def main(argv):
@@ -391,7 +391,7 @@ def main(argv):
         # A file that may not grow any further: what a full disk is to whoever writes.
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     preparation.prepare(train, val, sys.argv[2], preparation.Settings(shard_images=4, quality=80))
-sys.exit(run_verb("prepare_dataset", main, []))
+sys.exit(run_command("prepare_dataset", main, []))
 """
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras_alexnet.data import pipeline
 from keras_alexnet.data.augmentation import Augmentation, draws
 from keras_alexnet.data.raw import RawSource
-from keras_alexnet.data.statistics import Statistics, compute, survey
+from keras_alexnet.data.statistics import Statistics, compute, summarize
 
 COUNT = 23
 JUNK = b"something else than pixels"
@@ -115,7 +115,7 @@ def test_center_view_and_statistics(source, stored):
     statistics = compute(source)
     np.testing.assert_allclose(statistics.mean_image, stored.mean(0), atol=1e-4)
     assert (statistics.count, statistics.label_counts, statistics.skipped) == (COUNT, (8, 8, 7), ())
-    assert survey(source).label_counts == (8, 8, 7)
+    assert summarize(source).label_counts == (8, 8, 7)
     batches = list(pipeline.center_view(source, statistics, size=224, batch_size=9).as_numpy_iterator())
     found = np.concatenate([images for images, _ in batches])
     expected = stored[:, 16:240, 16:240] - statistics.mean_image[16:240, 16:240]

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from keras_alexnet.data import pipeline, records, shapes, sources
 from keras_alexnet.data.augmentation import Augmentation
-from keras_alexnet.data.statistics import Statistics, compute, survey
+from keras_alexnet.data.statistics import Statistics, compute, summarize
 from tests.data.conftest import encoded, items_of, names_of, photo, refusal, write_folder
 
 IMAGE = encoded(photo(8, 8))
@@ -531,7 +531,7 @@ def test_tfds_set_goes_through_the_data_graph(prepared):
     train, val = open_set(prepared)
     statistics = compute(train)
     assert (statistics.count, statistics.skipped) == (24, ())
-    assert survey(val).label_counts == (2, 2, 1)
+    assert summarize(val).label_counts == (2, 2, 1)
     still = Statistics(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.eye(3), 24)
     settings = {"size": 224, "batch_size": 10, "seed": 1, "epoch": 2}
     epochs = [pipeline.training(train, still, Augmentation(), **settings) for _ in range(2)]

@@ -16,8 +16,8 @@ from keras_alexnet.errors import RunError
 from tests.data.conftest import encoded, flat_source, photo
 from tests.reference.statistics import mean_and_covariance
 
-FUNCTIONS = (statistics.compute, statistics.survey)
-FUNCTION_NAMES = ("compute", "survey")
+FUNCTIONS = (statistics.compute, statistics.summarize)
+FUNCTION_NAMES = ("compute", "summary")
 COUNT = 70  # more than the 64 images that are summed at a time
 BAD = {
     "bad/empty.jpg": b"",
@@ -152,7 +152,7 @@ def test_labels_are_counted(tmp_path):
     assert sum(found.label_counts) == 12 and found.label_counts[4] == 0
     assert found.skipped == tuple(sorted(BAD))
     assert found.fingerprint == source.fingerprint()
-    assert statistics.survey(source, threads=1) == found
+    assert statistics.summarize(source, threads=1) == found
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=FUNCTION_NAMES)

@@ -35,10 +35,10 @@ def test_members_in_a_folder(tmp_path, train, prefix):
 
 
 def test_other_members_are_named_and_not_read(tmp_path):
-    strange = [(name, b"x") for name in (*BAD_NAMES, "readme.txt", "n_1.png", "n01751748.tar.JPEG.txt")]
-    strange += [(f"{kind}.JPEG", value) for kind, value in KIND.items()]
-    named = [name if name.isprintable() else repr(name) for name, content in strange if content != KIND["folder"]]
-    classes = {name: tar([*files.items(), *strange] if name == IDS[1] else files) for name, files in TRAIN.items()}
+    unknown = [(name, b"x") for name in (*BAD_NAMES, "readme.txt", "n_1.png", "n01751748.tar.JPEG.txt")]
+    unknown += [(f"{kind}.JPEG", value) for kind, value in KIND.items()]
+    named = [name if name.isprintable() else repr(name) for name, content in unknown if content != KIND["folder"]]
+    classes = {name: tar([*files.items(), *unknown] if name == IDS[1] else files) for name, files in TRAIN.items()}
     outer = [
         ("readme.txt", b"hello"),
         ("n00000001.tar", b"no tar" * 200),
@@ -47,7 +47,7 @@ def test_other_members_are_named_and_not_read(tmp_path):
         ("tools.tar", tar(VAL)),
         *((f"{name}.tar", content) for name, content in classes.items()),
     ]
-    images = [*VAL.items(), ("n01440764_1.JPEG", b"x"), ("ILSVRC2012_val_1.JPEG", b"x"), *strange]
+    images = [*VAL.items(), ("n01440764_1.JPEG", b"x"), ("ILSVRC2012_val_1.JPEG", b"x"), *unknown]
     root = write(tmp_path, tar(outer), tar(images))
     source, val = archives.open_ilsvrc2012(str(root), str(tmp_path / "index.npz"))
     assert source.count == 9 and val.count == 3

@@ -2,7 +2,7 @@
 
     python -m pytest -m slow tests/faults
 
-Every fault ends in one clear line, and the same command then goes on to what an undisturbed run ends with, to the bit.
+Every fault ends in one clear line, and the same command then ends as an uninterrupted run does, to the bit.
 """
 
 import os
@@ -34,8 +34,8 @@ def flags(small_pictures):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(flags, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+def uninterrupted(flags, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     assert finish(start(flags, folder))[0] == 0
     return folder
 
@@ -68,10 +68,10 @@ def until(process, words):
     raise AssertionError(f"it ended without {words!r}: {process.stderr.read()}")
 
 
-def goes_on(flags, folder, undisturbed, *more):
+def goes_on(flags, folder, uninterrupted, *more):
     code, _, error = finish(start(flags, folder, *more))
     assert code == 0, error
-    assert_same(folder, undisturbed)
+    assert_same(folder, uninterrupted)
 
 
 def test_one_kill_in_its_middle(small_pictures, tmp_path):
@@ -87,7 +87,7 @@ def test_one_kill_in_its_middle(small_pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments(flags, undisturbed, tmp_path):
+def test_kills_at_random_moments(flags, uninterrupted, tmp_path):
     rng = random.Random(2012)
     reached = []
     for number in range(KILLS):
@@ -104,12 +104,12 @@ def test_kills_at_random_moments(flags, undisturbed, tmp_path):
     print("kills survived at:", ", ".join("none" if place is None else f"{place[0]}+{place[1]}" for place in reached))
     places = [place for place in reached if place]
     assert places == sorted(places) and places[-1] < (EPOCHS, 0)  # never back, and not over before the last kill
-    goes_on(flags, tmp_path / "run", undisturbed)
+    goes_on(flags, tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_signals_at_random_moments(number, flags, undisturbed, tmp_path):
+def test_signals_at_random_moments(number, flags, uninterrupted, tmp_path):
     rng = random.Random(number)
     for _ in range(3):
         process = start(flags, tmp_path / "run", start_new_session=True)
@@ -118,7 +118,7 @@ def test_signals_at_random_moments(number, flags, undisturbed, tmp_path):
         process.send_signal(number)
         code, _, error = finish(process)
         assert code == (130 if number == signal.SIGINT else 75), error
-    goes_on(flags, tmp_path / "run", undisturbed)
+    goes_on(flags, tmp_path / "run", uninterrupted)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk(flags, undisturbed, small_disk):
+def test_a_full_disk(flags, uninterrupted, small_disk):
     disk = small_disk("size=9m")  # four checkpoints and one being written take 9.1 MB
     process = start(flags, disk / "run")
     said, error = process.communicate(timeout=300)
@@ -149,11 +149,11 @@ def test_a_full_disk(flags, undisturbed, small_disk):
     assert "could not be written (" in last and "is kept" in last, last
     assert checkpoints.newest(str(disk / "run" / "checkpoints"))
     small_disk("size=60m", remount=True)
-    goes_on(flags, disk / "run", undisturbed)
+    goes_on(flags, disk / "run", uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_disk_that_becomes_read_only(flags, undisturbed, small_disk):
+def test_a_disk_that_becomes_read_only(flags, uninterrupted, small_disk):
     disk = small_disk("size=60m")
     process = start(flags, disk / "run")
     until(process, "Epoch 5/")
@@ -164,7 +164,7 @@ def test_a_disk_that_becomes_read_only(flags, undisturbed, small_disk):
     code, _, error = finish(process)
     subprocess.run(["umount", str(folder)], check=True)
     assert code == 1 and "could not be written (" in error and "ead-only file system" in error, error
-    goes_on(flags, disk / "run", undisturbed)
+    goes_on(flags, disk / "run", uninterrupted)
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_a_read_only_folder_at_the_start(flags, small_disk):
 
 
 @pytest.mark.slow
-def test_flipped_bytes_of_the_newest_checkpoint(flags, undisturbed, tmp_path):
+def test_flipped_bytes_of_the_newest_checkpoint(flags, uninterrupted, tmp_path):
     process = start(flags, tmp_path / "run")
     until(process, "Epoch 6/")
     process.kill()
@@ -188,7 +188,7 @@ def test_flipped_bytes_of_the_newest_checkpoint(flags, undisturbed, tmp_path):
     data.write_bytes(whole)
     code, said, error = finish(start(flags, tmp_path / "run"))
     assert code == 0 and "going on after epoch" in said and newest not in said
-    assert_same(tmp_path / "run", undisturbed)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
@@ -208,14 +208,14 @@ def test_flipped_bytes_of_a_record(small_pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_clock_that_jumps(flags, undisturbed, tmp_path):
+def test_a_clock_that_jumps(flags, uninterrupted, tmp_path):
     """The time of day jumps back and forth by days, at every look."""
     program = (
         "import itertools, sys, time\n"
         "real, jumps = time.time, itertools.cycle([0, -200_000, 300_000])\n"
         "time.time = lambda: real() + next(jumps)\n"
-        "from keras_alexnet import train\nfrom keras_alexnet.errors import run_verb\n"
-        "sys.exit(run_verb('train', train.main, sys.argv[1:]))"
+        "from keras_alexnet import train\nfrom keras_alexnet.cli import run_command\n"
+        "sys.exit(run_command('train', train.main, sys.argv[1:]))"
     )
     run = subprocess.run(
         [sys.executable, "-c", program, *flags, f"--model_dir={tmp_path / 'run'}", "--checkpoint_minutes=0.001"],
@@ -224,21 +224,21 @@ def test_a_clock_that_jumps(flags, undisturbed, tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    assert_same(tmp_path / "run", undisturbed)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
-def test_two_runs_into_one_folder(flags, undisturbed, tmp_path):
+def test_two_runs_into_one_folder(flags, uninterrupted, tmp_path):
     first = start(flags, tmp_path / "run")
     until(first, "first step")
     code, _, error = finish(start(flags, tmp_path / "run"))
     assert code == 2 and f"is being trained by {os.uname().nodename}, process {first.pid}, since" in error
     assert finish(first)[0] == 0
-    assert_same(tmp_path / "run", undisturbed)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
-def test_pictures_that_go_and_come_back(flags, undisturbed, small_pictures, tmp_path):
+def test_pictures_that_go_and_come_back(flags, uninterrupted, small_pictures, tmp_path):
     shutil.copytree(small_pictures, tmp_path / "pictures")
     own = [flag for flag in flags if not flag.startswith("--data_dir")] + [f"--data_dir={tmp_path / 'pictures'}"]
     process = start(own, tmp_path / "run")
@@ -247,12 +247,12 @@ def test_pictures_that_go_and_come_back(flags, undisturbed, small_pictures, tmp_
     code, _, error = finish(process)
     assert code == 1 and "an image could not be read: " in error and "None can be read any more: put " in error, error
     (tmp_path / "elsewhere").rename(tmp_path / "pictures")
-    goes_on(own, tmp_path / "run", undisturbed)
+    goes_on(own, tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [24, 32, 48])
-def test_no_more_descriptors(limit, flags, undisturbed, tmp_path):
+def test_no_more_descriptors(limit, flags, uninterrupted, tmp_path):
     """However few there are: it ends in one line, or not at all."""
     process = start(
         flags, tmp_path / "run", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit,) * 2)
@@ -261,11 +261,11 @@ def test_no_more_descriptors(limit, flags, undisturbed, tmp_path):
     if process.returncode:
         # TensorFlow and Python may need more already where they begin, before anything of ours.
         assert process.returncode in (1, 2) and "oo many open files" in error, error
-    goes_on(flags, tmp_path / "run", undisturbed)
+    goes_on(flags, tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_and_started_again(flags, undisturbed, tmp_path):
+def test_a_worker_that_is_killed_and_started_again(flags, uninterrupted, tmp_path):
     shared = [*flags, f"--model_dir={tmp_path}", "--checkpoint_steps=2"]
     workers = start_workers(shared)
     until(workers[0], "Epoch 4/")
@@ -286,4 +286,4 @@ def test_a_worker_that_is_killed_and_started_again(flags, undisturbed, tmp_path)
     assert [finish(worker)[0] for worker in workers] == [0, 0]
     from tests.training.test_distribution import losses
 
-    np.testing.assert_allclose(losses(tmp_path), losses(undisturbed), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(losses(tmp_path), losses(uninterrupted), rtol=0, atol=1e-5)

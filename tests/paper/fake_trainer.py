@@ -13,7 +13,7 @@ import types
 
 import numpy as np
 
-from keras_alexnet import recipe as recipes
+from keras_alexnet import config as configs
 from keras_alexnet import run as runs
 from keras_alexnet.paper import grid
 
@@ -21,30 +21,30 @@ FINGERPRINTS = "training", "validation"
 
 
 def main(argv):
-    recipe = recipes.parse_train(argv, "")
-    folder, training = recipe.run.model_dir, recipe.training
+    config = configs.parse_train(argv, "")
+    folder, training = config.run.model_dir, config.training
     beside = os.path.dirname(folder)
     with open(os.path.join(beside, "pid.txt"), "w") as file:
         file.write(str(os.getpid()))
     with open(os.path.join(beside, "starts.txt"), "a") as file:
         file.write(f"{os.path.basename(folder)} after {grid.epochs_done(folder)}\n")
     print(f"training {folder}", flush=True)
-    write(recipe, 1)
+    write(config, 1)
     if training.momentum == 0.5:
         time.sleep(60)
     if training.learning_rate == 666:
         sys.exit("the loss is nan at step 3\n\n")
     time.sleep(0.05)
-    write(recipe, training.epochs - (training.batch_size == 7))
+    write(config, training.epochs - (training.batch_size == 7))
 
 
-def write(recipe, epochs, error=None, images=20):
+def write(config, epochs, error=None, images=20):
     """A run of so many epochs."""
-    folder = recipe.run.model_dir
+    folder = config.run.model_dir
     checkpoints = os.path.join(folder, runs.CHECKPOINTS)
     os.makedirs(checkpoints, exist_ok=True)
     if error is None:
-        error = 30 + recipe.run.seed % 10 + 2 * (recipe.network.dropout == 0)
+        error = 30 + config.run.seed % 10 + 2 * (config.network.dropout == 0)
     with open(os.path.join(folder, "history.csv"), "w") as file:
         file.write("epoch,loss,top1_error,top5_error,val_loss,val_top1_error\n")
         file.writelines(f"{each},1.5,25,1,0.75,{error + epochs - each}\n" for each in range(1, epochs + 1))
@@ -58,7 +58,7 @@ def write(recipe, epochs, error=None, images=20):
         count=100,
         fingerprint=FINGERPRINTS[0],
     )
-    runs.write_flags(types.SimpleNamespace(run=recipe.run, resolved=recipe.resolved))
+    runs.write_flags(types.SimpleNamespace(run=config.run, resolved=config.resolved))
     open(os.path.join(checkpoints, f"epoch-{epochs}.index"), "w").close()
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from keras_alexnet import config as configs
 from keras_alexnet import evaluate
-from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import RunError, UsageError, run_verb
-from keras_alexnet.paper import ablation_runs, ablations, recipe
+from keras_alexnet.cli import run_command
+from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.paper import ablation_runs, ablations, config
 from tests.paper import fake_trainer
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ def grid(tmp_path, monkeypatch):
     """A function: name -> errors of three seeds, or None where a run is missing -> what `compare` says of the grid."""
     monkeypatch.chdir(ROOT)  # flagfiles name each other from here
     ten = {seed: {1: error, 10: error - 1 - 0.1 * seed} for seed, error in zip(SEEDS, BASELINE, strict=True)}
-    monkeypatch.setattr(ablation_runs, "by_views", lambda ended, data_dir: ten[ended.recipe.run.seed])
+    monkeypatch.setattr(ablation_runs, "by_views", lambda ended, data_dir: ten[ended.config.run.seed])
 
     def make(compared=True, **errors):
         flagfiles = {name: f"flags/ablations/{name}.cfg" for name in errors}
@@ -38,7 +39,7 @@ def grid(tmp_path, monkeypatch):
 
 def recipe_of(folder, name, seed, *further):
     argv = [f"--flagfile=flags/ablations/{name}.cfg", "--data_dir=photos", f"--seed={seed}", *further]
-    return recipes.parse_train([*argv, f"--model_dir={folder / name / f'seed{seed}'}"], "")
+    return configs.parse_train([*argv, f"--model_dir={folder / name / f'seed{seed}'}"], "")
 
 
 def row_of(values, name):
@@ -117,7 +118,10 @@ def test_the_tables(grid):
     )
     assert rows["no conv4"][2:] == ("not run",) * 5
     assert rows["center for ten views"][2:4] == ("31.33 ± 1.53 (ten views 30.13 ± 1.43)", "+1.20 [+0.95, +1.45]")
-    assert "no better than a constant answer: tanh/seed1, tanh/seed2" in costs.note and "tanh/seed3" not in costs.note
+    assert (
+        "no better than a majority-class baseline: tanh/seed1, tanh/seed2" in costs.note
+        and "tanh/seed3" not in costs.note
+    )
     assert fit.rows[0] == ("baseline", "25.00", "31.33", "+6.33")
     assert left_out.rows == (("no_fc7/seed1", "not there"),)
     assert json.loads(json.dumps(values, allow_nan=False)) == json.loads(json.dumps(values))
@@ -199,9 +203,9 @@ def test_ten_views_are_evaluated_once_and_kept_with_the_run(run_of_three_epochs,
     assert ended.constant_error == pytest.approx(200 / 3)
     found = ablation_runs.by_views(ended)
     argv = [f"--model_dir={folder}", "--views=10"]
-    assert found[10] == evaluate.evaluate(recipes.parse_evaluate(argv, ""))["result"]["top1_error"]
+    assert found[10] == evaluate.evaluate(configs.parse_evaluate(argv, ""))["result"]["top1_error"]
     assert found[1] == pytest.approx(ended.error, abs=1e-3)
-    monkeypatch.setattr(evaluate, "evaluate", lambda recipe: pytest.fail("evaluated again"))
+    monkeypatch.setattr(evaluate, "evaluate", lambda config: pytest.fail("evaluated again"))
     assert ablation_runs.by_views(ended) == found
     # A run that went on since is evaluated again; photographs that are not there are said so.
     monkeypatch.undo()
@@ -213,7 +217,7 @@ def test_ten_views_are_evaluated_once_and_kept_with_the_run(run_of_three_epochs,
 def test_a_quick_run_from_start_to_end_and_again(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     argv = ["--quick", f"--results_dir={tmp_path}"]
-    assert run_verb("ablations", ablations.main, argv) == 0
+    assert run_command("ablations", ablations.main, argv) == 0
     first = json.loads((tmp_path / "quick" / "ablations.json").read_text())
     assert first["quick"] and "20 training and 10 validation images, 10 classes" in first["protocol"]
     assert [(row["name"], row["seeds"]) for row in first["values"]["rows"]] == [
@@ -224,7 +228,7 @@ def test_a_quick_run_from_start_to_end_and_again(tmp_path, capsys, monkeypatch):
     )
     assert (tmp_path / "quick" / "ablations.svg").read_text().startswith("<?xml")
     assert (tmp_path / "quick" / "ablations" / "grid" / "baseline" / "seed2013.log").stat().st_size
-    assert run_verb("ablations", ablations.main, argv) == 0
+    assert run_command("ablations", ablations.main, argv) == 0
     assert "6 runs, 6 done" in capsys.readouterr().out
     assert json.loads((tmp_path / "quick" / "ablations.json").read_text())["values"] == first["values"]
 
@@ -242,11 +246,11 @@ def test_a_quick_run_from_start_to_end_and_again(tmp_path, capsys, monkeypatch):
 )
 def test_bad_input_is_one_line(argv, code, words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert run_verb("ablations", ablations.main, [*argv, f"--results_dir={tmp_path}"]) == code
+    assert run_command("ablations", ablations.main, [*argv, f"--results_dir={tmp_path}"]) == code
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 def test_train_is_a_switch():
-    assert recipe.parse_ablations(["--notrain"], "usage").train is False
-    assert recipe.parse_ablations([], "usage").seeds == (2012, 2013, 2014)
+    assert config.parse_ablations(["--notrain"], "usage").train is False
+    assert config.parse_ablations([], "usage").seeds == (2012, 2013, 2014)

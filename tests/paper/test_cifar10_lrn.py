@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from keras_alexnet.errors import UsageError, run_verb
-from keras_alexnet.paper import cifar10_lrn, recipe
+from keras_alexnet.cli import run_command
+from keras_alexnet.errors import UsageError
+from keras_alexnet.paper import cifar10_lrn, config
 
 
 def values_of(**errors):
@@ -44,16 +45,16 @@ def test_not_run():
 def test_a_trial_run_from_start_to_end_and_again(tmp_path, capsys):
     argv = ["--dataset=shapes", "--quick", "--seeds=1", f"--results_dir={tmp_path}", "--networks=18pct,11pct"]
     argv.append("--crop_border=4")
-    assert run_verb("cifar10_lrn", cifar10_lrn.main, argv) == 0
+    assert run_command("cifar10_lrn", cifar10_lrn.main, argv) == 0
     first = json.loads((tmp_path / "quick" / "cifar10_lrn.json").read_text())
     assert first["quick"] and "of the built-in shapes" in first["protocol"] and "crops of 24" in first["protocol"]
     assert [len(runs[0]["curve"]) for runs in first["values"]["networks"].values()] == [10, 10]
     assert (tmp_path / "quick" / "cifar10_lrn.svg").read_text().startswith("<?xml")
     # Nothing is trained again: the same figures, from what is kept.
-    assert run_verb("cifar10_lrn", cifar10_lrn.main, argv) == 0
+    assert run_command("cifar10_lrn", cifar10_lrn.main, argv) == 0
     assert json.loads((tmp_path / "quick" / "cifar10_lrn.json").read_text())["values"] == first["values"]
     # Another schedule is another trial.
-    assert run_verb("cifar10_lrn", cifar10_lrn.main, [*argv, "--crop_border=2"]) == 2
+    assert run_command("cifar10_lrn", cifar10_lrn.main, [*argv, "--crop_border=2"]) == 2
     assert "holds another trial: crop_border 2 (there: 4)" in capsys.readouterr().err
 
 
@@ -69,14 +70,14 @@ def test_a_trial_run_from_start_to_end_and_again(tmp_path, capsys):
 )
 def test_wrong_flags_are_named(flag, words):
     with pytest.raises(UsageError) as error:
-        recipe.parse_cifar10_lrn([flag], "usage")
+        config.parse_cifar10_lrn([flag], "usage")
     assert words in str(error.value)
 
 
 def test_fewer_epochs_than_were_trained_are_refused(tmp_path, capsys):
     argv = ["--dataset=shapes", "--quick", "--seeds=1", f"--results_dir={tmp_path}", "--networks=19pct"]
-    assert run_verb("cifar10_lrn", cifar10_lrn.main, argv) == 0
-    assert run_verb("cifar10_lrn", cifar10_lrn.main, [*argv, "--epochs=1"]) == 2
+    assert run_command("cifar10_lrn", cifar10_lrn.main, argv) == 0
+    assert run_command("cifar10_lrn", cifar10_lrn.main, [*argv, "--epochs=1"]) == 2
     assert "--epochs=1: 19pct, seed 2012 has been trained for 2 already" in capsys.readouterr().err
 
 

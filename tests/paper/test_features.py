@@ -30,7 +30,7 @@ def index():
 def test_features_are_what_the_last_layer_multiplies(model, run_of_three_epochs, small_pictures):
     """Held against the probabilities: softmax(features * kernel + bias) of fc8, in NumPy."""
     source = features.list_pictures(str(small_pictures), "val")
-    index = features.make(features.describer(model), "model", source)
+    index = features.make(features.feature_extractor(model), "model", source)
     assert index.features.shape == (9, 256) and index.features.dtype == np.float32
     assert index.files == source.files and index.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     last = runs.build(runs.open_run(str(run_of_three_epochs))).get_layer("fc8")
@@ -45,7 +45,7 @@ def test_a_run_and_its_export_are_the_same_model(model, run_of_three_epochs, sma
     exported = evaluate.open_model(str(run_of_three_epochs / "export" / "1"))
     assert features.model_id(model) == features.model_id(exported)
     paths = [str(path) for path in sorted((small_pictures / "val").glob("*/*.jpg"))]
-    answers = [features.extract(features.describer(each), paths)[0] for each in (model, exported)]
+    answers = [features.extract(features.feature_extractor(each), paths)[0] for each in (model, exported)]
     np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-6)
 
 
@@ -66,7 +66,7 @@ def test_what_is_no_picture_costs_itself_only(model, small_pictures, tmp_path):
     empty.write_bytes(b"")
     paths = [*good[:2], bad, *good[2:4], empty, tmp_path / "missing.jpg", good[4]]
     seen = []
-    describe = features.describer(model)
+    describe = features.feature_extractor(model)
     rows, kept, left_out = features.extract(describe, [str(path) for path in paths], lambda *done: seen.append(done))
     assert kept == [0, 1, 3, 4, 7]
     assert [place for place, _ in left_out] == [2, 5, 6]

@@ -3,8 +3,8 @@ import types
 
 import pytest
 
-from keras_alexnet.errors import run_verb
-from keras_alexnet.paper import figure1, recipe
+from keras_alexnet.cli import run_command
+from keras_alexnet.paper import config, figure1
 
 
 def curve_of(errors):
@@ -114,19 +114,19 @@ def test_not_run():
 
 def test_a_trial_run_from_start_to_end_and_again(tmp_path, capsys):
     argv = ["--dataset=shapes", "--quick", f"--results_dir={tmp_path}"]
-    assert run_verb("figure1", figure1.main, argv) == 0
+    assert run_command("figure1", figure1.main, argv) == 0
     about = json.loads((tmp_path / "quick" / "figure1.json").read_text())
     assert about["quick"] and about["pictures"][0]["file"] == "figure1.svg"
-    settings = recipe.parse_figure1([], "usage")
+    settings = config.parse_figure1([], "usage")
     rates = {"relu": list(settings.relu_rates), "tanh": list(settings.tanh_rates)}
     for activation in figure1.ACTIVATIONS:
         assert [trial["learning_rate"] for trial in about["values"][activation]["trials"]] == rates[activation][:2]
         # 200 pictures in batches of 16: two epochs of five fifths, unless the target came first.
         assert all(0 < len(trial["curve"]) <= 10 for trial in about["values"][activation]["trials"])
     assert (tmp_path / "quick" / "figure1.svg").read_text().startswith("<?xml")
-    assert run_verb("figure1", figure1.main, argv) == 0
+    assert run_command("figure1", figure1.main, argv) == 0
     assert json.loads((tmp_path / "quick" / "figure1.json").read_text())["values"] == about["values"]
-    assert run_verb("figure1", figure1.main, [*argv, "--precision=mixed_bfloat16"]) == 2
+    assert run_command("figure1", figure1.main, [*argv, "--precision=mixed_bfloat16"]) == 2
     assert "holds another trial: precision mixed_bfloat16 (there: float32)" in capsys.readouterr().err
 
 
@@ -142,12 +142,12 @@ def test_a_trial_run_from_start_to_end_and_again(tmp_path, capsys):
     ],
 )
 def test_bad_flags_are_named(flag, words, capsys):
-    assert run_verb("figure1", figure1.main, [flag]) == 2
+    assert run_command("figure1", figure1.main, [flag]) == 2
     assert words in capsys.readouterr().err
 
 
 def test_defaults_are_four_rates_for_each():
-    settings = recipe.parse_figure1([], "usage")
+    settings = config.parse_figure1([], "usage")
     assert settings.relu_rates == (0.001, 0.002, 0.004, 0.008)
     assert settings.tanh_rates == (0.004, 0.008, 0.016, 0.032)
     assert settings.target_error == 25.0 and settings.repeats == 1

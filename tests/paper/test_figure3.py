@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet import AlexNet
-from keras_alexnet.errors import run_verb
+from keras_alexnet.cli import run_command
 from keras_alexnet.paper import figure3
 from keras_alexnet.training.filters import grid
 
@@ -38,7 +38,7 @@ def test_a_filter_of_zeros_has_no_share_and_does_not_count():
 
 
 def test_permutations_of_a_case_that_can_be_counted():
-    # Of the 20 ways to deal out three zeros and three ones to two threes, two are as far apart.
+    # Of the 20 ways to replica_shard out three zeros and three ones to two threes, two are as far apart.
     difference, p = figure3.permutation_test(np.zeros(3), np.ones(3))
     assert difference == 1.0 and p == pytest.approx(0.1, abs=0.01)
     # Groups of unlike sizes: 0 against 1, 2, 3 is -2; only 3 alone is as far from the rest: 2 of 4.
@@ -78,7 +78,7 @@ def test_equal_weights_are_gray_one_by_one():
 
 
 def run_figure3(folder, out, *argv):
-    return run_verb("figure3", figure3.main, [f"--model_dir={folder}", f"--results_dir={out}", "--quick", *argv])
+    return run_command("figure3", figure3.main, [f"--model_dir={folder}", f"--results_dir={out}", "--quick", *argv])
 
 
 @pytest.mark.parametrize("normalize", ["jointly", "each"])
@@ -142,7 +142,7 @@ def test_not_run():
 def test_bad_input(run_of_three_epochs, tmp_path, capsys):
     assert run_figure3(tmp_path, tmp_path / "out") == 2
     assert f"--model_dir={tmp_path}: holds no run" in capsys.readouterr().err
-    assert run_verb("figure3", figure3.main, []) == 2
+    assert run_command("figure3", figure3.main, []) == 2
     assert "--model_dir is missing" in capsys.readouterr().err
     copy = tmp_path / "run"
     shutil.copytree(run_of_three_epochs, copy)

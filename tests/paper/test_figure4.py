@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from keras_alexnet import evaluate
+from keras_alexnet.cli import run_command
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.errors import run_verb
 from keras_alexnet.paper import examples, figure4, panels, results
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra figures)")
 
 
 def run(*argv):
-    return run_verb("figure4", figure4.main, [str(each) for each in argv])
+    return run_command("figure4", figure4.main, [str(each) for each in argv])
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def described(model, small_pictures):
                     "file": path.relative_to(small_pictures).as_posix(),
                     "class_name": path.parent.name,
                     "probabilities": model.served.center_view(square[None, 16:240, 16:240]).numpy()[0],
-                    "features": model.served.describe_files(np.array([contents]))["features"].numpy()[0],
+                    "features": model.served.extract_features(np.array([contents]))["features"].numpy()[0],
                     # 256 / 32 = 8: the mean of blocks of 8x8.
                     "pixels": square.astype(np.float64).reshape(32, 8, 32, 8, 3).mean(axis=(1, 3)),
                 }
@@ -293,12 +293,12 @@ def test_quick(flags, tmp_path):
 def test_bad_input(flags, small_pictures, tmp_path, capsys):
     model, data = flags
     here = f"--results_dir={tmp_path}/r"
-    one, strange, empty = tmp_path / "one", tmp_path / "strange", tmp_path / "empty"
+    one, unknown, empty = tmp_path / "one", tmp_path / "unknown", tmp_path / "empty"
     for split in ("train", "val"):
         shutil.copytree(small_pictures / split / "red_square", one / split / "red_square")
     for split in ("train", "val"):
-        shutil.copytree(small_pictures / split, strange / split)
-        (strange / split / "red_square").rename(strange / split / "cats")
+        shutil.copytree(small_pictures / split, unknown / split)
+        (unknown / split / "red_square").rename(unknown / split / "cats")
     (empty / "val").mkdir(parents=True)
     for argv, code, words in (
         ([data, here], 2, "--model_dir is missing"),
@@ -310,7 +310,7 @@ def test_bad_input(flags, small_pictures, tmp_path, capsys):
         ([model, data, here, "--index_split=val"], 2, "--index_split=val: is --split too"),
         ([model, data, here, "--neighbors=0"], 2, "neighbors"),
         ([model, f"--data_dir={one}", here], 2, "has one class only"),
-        ([model, f"--data_dir={strange}", here], 2, "--split=val: the model does not know 1 of its classes"),
+        ([model, f"--data_dir={unknown}", here], 2, "--split=val: the model does not know 1 of its classes"),
         ([model, f"--data_dir={empty}", here], 2, "neither class folders nor pictures"),
     ):
         assert run(*argv) == code, argv

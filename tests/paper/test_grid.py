@@ -11,10 +11,10 @@ import pytest
 import requests
 import tensorflow as tf
 
-from keras_alexnet import locks
-from keras_alexnet import recipe as recipes
+from keras_alexnet import config as configs
+from keras_alexnet import files
 from keras_alexnet.errors import UsageError
-from keras_alexnet.paper import grid, hparams, recipe, trainer
+from keras_alexnet.paper import config, grid, hparams, trainer
 from keras_alexnet.training.checkpoints import Checkpoints
 from keras_alexnet.training.progress import Progress
 from tests.paper import fake_trainer
@@ -97,7 +97,7 @@ def test_a_cut_grid_has_whole_seeds_and_is_taken_up_where_it_was(fake, cells, tm
 
     with pytest.raises(KeyboardInterrupt):
         grid.run(found, train=three, say=lambda line: None)
-    assert [cell.name for cell in found if grid.is_done(cell.folder, cell.recipe)] == [
+    assert [cell.name for cell in found if grid.is_done(cell.folder, cell.config)] == [
         "a/seed1", "b/seed1", "c/seed1", "a/seed2",
     ]  # fmt: skip
     assert grid.run(found, say=lambda line: None).done == 6
@@ -120,10 +120,10 @@ def test_ctrl_c_ends_the_trainer_and_leaves_a_run_to_go_on_with(fake, cells, tmp
         grid.run([cell], say=lambda line: None)
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
-    locks.take(cell.lock).close()  # nobody has it
+    files.acquire(cell.lock).close()  # nobody has it
     assert grid.epochs_done(cell.folder) == 1
     (again,) = cells(a=["--momentum=0.5"], seeds=[1])
-    assert not grid.is_done(again.folder, again.recipe)
+    assert not grid.is_done(again.folder, again.config)
 
 
 def test_two_runners_at_once_train_each_cell_once(fake, cells, tmp_path):
@@ -147,7 +147,7 @@ def test_what_another_runner_has_is_passed_over_and_named(fake, cells, tmp_path)
     found = cells(a=[], b=[], seeds=[1])
     for cell in found:
         os.makedirs(os.path.dirname(cell.folder))
-    with locks.take(found[1].lock):
+    with files.acquire(found[1].lock):
         outcome = grid.run(found, say=lambda line: None)
     assert outcome.done == 1 and starts(tmp_path / "out") == {"a": ["seed1 after 0"]}
     assert [(cell.name, why.split(",")[0]) for cell, why in outcome.elsewhere.items()] == [
@@ -172,7 +172,7 @@ def test_a_killed_runners_trainer_keeps_its_run_until_it_ends(fake, cells, tmp_p
     assert list(grid.run([cell], say=lambda line: None).elsewhere) == [cell]
     trainer_pid = int((tmp_path / "out" / "a" / "pid.txt").read_text())
     os.kill(trainer_pid, signal.SIGKILL)
-    while (lock := locks.take(cell.lock)) is None:
+    while (lock := files.acquire(cell.lock)) is None:
         time.sleep(0.02)
     lock.close()
 
@@ -180,21 +180,21 @@ def test_a_killed_runners_trainer_keeps_its_run_until_it_ends(fake, cells, tmp_p
 @pytest.mark.parametrize(("missing", "epochs"), [(None, 3), ("history.csv", 0), ("checkpoints/epoch-3.index", 0)])
 def test_done_is_what_checkpoint_and_history_agree_on(cells, missing, epochs):
     (cell,) = cells(a=[], seeds=[1])
-    assert not grid.is_done(cell.folder, cell.recipe)
-    fake_trainer.write(cell.recipe, 3)
+    assert not grid.is_done(cell.folder, cell.config)
+    fake_trainer.write(cell.config, 3)
     if missing:
         Path(cell.folder, missing).unlink()
-    assert grid.epochs_done(cell.folder) == epochs and grid.is_done(cell.folder, cell.recipe) == (epochs == 3)
+    assert grid.epochs_done(cell.folder) == epochs and grid.is_done(cell.folder, cell.config) == (epochs == 3)
 
 
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_run_that_the_plateau_ended_is_done_before_its_last_epoch(cells, finished):
     (cell,) = cells(["--lr_policy=plateau"], a=[], seeds=[1])
-    fake_trainer.write(cell.recipe, 2)
+    fake_trainer.write(cell.config, 2)
     written = Checkpoints(os.path.join(cell.folder, "checkpoints"), {"number": tf.Variable(1.0)}, keep=1)
     written.write(Progress(epochs=2, finished=finished))
     written.wait()
-    assert grid.is_done(cell.folder, cell.recipe) == finished
+    assert grid.is_done(cell.folder, cell.config) == finished
 
 
 def test_the_hparams_of_every_run_show_in_tensorboard_once(fake, cells, tmp_path):
@@ -249,7 +249,7 @@ def test_hparams_follow_a_run_that_goes_on(fake, cells, tmp_path):
 
 def test_hparams_are_typed_and_leave_out_where_a_run_lives():
     argv = ["--dataset=shapes", "--model_dir=here", "--removed_layers=conv3", "--noreflections", "--seed=7"]
-    settings = hparams.settings_of(recipes.parse_train(argv, ""))
+    settings = hparams.settings_of(configs.parse_train(argv, ""))
     assert settings["reflections"] is False and settings["seed"] == 7.0 and settings["removed_layers"] == "conv3"
     assert settings["lr_schedule"] == "-" and settings["epochs"] == 90.0
     assert not {"model_dir", "data_dir", "devices", "export"} & settings.keys()
@@ -265,7 +265,7 @@ def test_wrong_grids_are_refused_before_anything_is_trained(cells, tmp_path):
         grid.cells_of([str(tmp_path / "a.cfg"), str(tmp_path / "x" / "a.cfg")], [1], "out")
     with pytest.raises(UsageError, match=r"a.cfg: .*'widht'"):
         cells(["--widht=2"], a=[])
-    fake_trainer.write(cell.recipe, 3)
+    fake_trainer.write(cell.config, 3)
     with pytest.raises(UsageError, match=r"a/seed1: holds a run with other flags: --width=0.5 \(the run has 1.0\)"):
         cells(["--width=0.5"], a=[])
     assert cells(["--epochs=9"], a=[], seeds=[1])  # which does not change what was learned
@@ -285,11 +285,11 @@ def test_wrong_grids_are_refused_before_anything_is_trained(cells, tmp_path):
 )
 def test_wrong_flags_are_named(argv, words):
     with pytest.raises(UsageError) as error:
-        recipe.parse_grid(argv, "usage")
+        config.parse_grid(argv, "usage")
     assert words in str(error.value)
 
 
 def test_flags_of_training_are_passed_on():
-    found = recipe.parse_grid(["a.cfg", "--width=0.5", "b.cfg", "--out=~/o", "--noexport", "--seeds=3,4"], "usage")
+    found = config.parse_grid(["a.cfg", "--width=0.5", "b.cfg", "--out=~/o", "--noexport", "--seeds=3,4"], "usage")
     assert (found.flagfiles, found.seeds, found.further) == (("a.cfg", "b.cfg"), (3, 4), ("--width=0.5", "--noexport"))
     assert found.out == os.path.expanduser("~/o")

@@ -13,7 +13,7 @@ import xml.etree.ElementTree
 import pytest
 from PIL import Image
 
-from keras_alexnet.errors import run_verb
+from keras_alexnet.cli import run_command
 from keras_alexnet.paper import figure1, markdown, page, report, results, sections
 from tests.paper import browser
 
@@ -75,7 +75,7 @@ def folder(tmp_path, wide):
 
 
 def make(folder, *more):
-    assert run_verb("report", report.main, [f"--results_dir={folder}", *more]) == 0
+    assert run_command("report", report.main, [f"--results_dir={folder}", *more]) == 0
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -274,7 +274,7 @@ def test_short_claim():
 def test_bad_flags(folder, capsys, flag, words):
     (folder / "file").write_text("")
     (folder / "folder.html").mkdir()
-    assert run_verb("report", report.main, [f"--results_dir={folder}", flag.format(folder)]) == 2
+    assert run_command("report", report.main, [f"--results_dir={folder}", flag.format(folder)]) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 
@@ -282,8 +282,8 @@ def test_bad_flags(folder, capsys, flag, words):
 def test_nothing_run_without_tensorflow(tmp_path):
     """All commands, in a process of its own: a page full of "not run", soon, and without what is slow to import."""
     program = (
-        "import sys\nfrom keras_alexnet.errors import run_verb\nfrom keras_alexnet.paper import report\n"
-        "code = run_verb('report', report.main, sys.argv[1:])\n"
+        "import sys\nfrom keras_alexnet.cli import run_command\nfrom keras_alexnet.paper import report\n"
+        "code = run_command('report', report.main, sys.argv[1:])\n"
         "print(sorted({'tensorflow', 'keras', 'matplotlib', 'sklearn', 'torch'} & set(sys.modules)))\nsys.exit(code)"
     )
     command = [sys.executable, "-c", program, f"--results_dir={tmp_path / 'none'}", "--quick"]

@@ -9,12 +9,12 @@ pytest.importorskip("faiss", reason="faiss is not installed (extra retrieval)")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra figures)")
 
 from keras_alexnet import evaluate
-from keras_alexnet.errors import run_verb
-from keras_alexnet.paper import codes, features, recipe, results, retrieval
+from keras_alexnet.cli import run_command
+from keras_alexnet.paper import codes, config, features, results, retrieval
 
 
 def run(*argv):
-    return run_verb("retrieval", retrieval.main, list(argv))
+    return run_command("retrieval", retrieval.main, list(argv))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def measured(flags, tmp_path_factory):
 
 def described(model_dir, root):
     """Features and labels of a split, file by file."""
-    describe = features.describer(evaluate.open_model(str(model_dir)))
+    describe = features.feature_extractor(evaluate.open_model(str(model_dir)))
     paths = sorted(root.glob("*/*.jpg"))
     rows = np.concatenate([describe([path.read_bytes()]) for path in paths])
     return rows.astype(np.float64), [path.parent.name for path in paths], paths
@@ -187,9 +187,9 @@ def test_bad_input(flags, small_pictures, tmp_path, capsys):
     one = tmp_path / "one"
     shutil.copytree(small_pictures / "train" / "red_square", one / "train" / "red_square")
     shutil.copytree(small_pictures / "val", one / "val")
-    strange = tmp_path / "strange"
-    shutil.copytree(small_pictures, strange)
-    (strange / "val" / "red_square").rename(strange / "val" / "cats")
+    unknown = tmp_path / "unknown"
+    shutil.copytree(small_pictures, unknown)
+    (unknown / "val" / "red_square").rename(unknown / "val" / "cats")
     alone = tmp_path / "alone"
     shutil.copytree(small_pictures, alone)
     for path in (alone / "train" / "red_square").glob("*.jpg"):
@@ -207,7 +207,7 @@ def test_bad_input(flags, small_pictures, tmp_path, capsys):
         ([model, data, here, f"--index={tmp_path}/i.txt"], 2, "ends in .npz"),
         ([model, data, here, f"--index={tmp_path}/i.npz", "--quick"], 2, "--quick takes a few pictures"),
         ([model, f"--data_dir={one}", here], 2, "--index_split=train: .* has one class only"),
-        ([model, f"--data_dir={strange}", here], 2, "--query_split=val: its class 'cats' is not in"),
+        ([model, f"--data_dir={unknown}", here], 2, "--query_split=val: its class 'cats' is not in"),
         ([model, f"--data_dir={alone}", here, "--noprojector"], 2, "no picture of 'red_square' is left to be found"),
         ([model, data, here, f"--query={bad}"], 2, "bad.jpg: is no JPEG or PNG file that can be decoded"),
         ([model, data, here, f"--query={tmp_path}/none.jpg"], 2, "there is no such file"),
@@ -233,6 +233,6 @@ def test_an_index_of_a_run_of_another_shape(flags, small_pictures, tmp_path, cap
 
 
 def test_the_recipe(tmp_path):
-    found = recipe.parse_retrieval(["--model_dir=R", "--data_dir=D", "--codes=64,32"], "")
+    found = config.parse_retrieval(["--model_dir=R", "--data_dir=D", "--codes=64,32"], "")
     assert found.codes == (32, 64) and found.log_dir == "results/projector" and found.timing_rows == 100_000
     assert json.dumps(found.index) == "null"

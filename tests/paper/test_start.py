@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from keras_alexnet import AlexNet
-from keras_alexnet.errors import run_verb
-from keras_alexnet.paper import recipe, start
+from keras_alexnet.cli import run_command
+from keras_alexnet.paper import config, start
 
 PUBLISHED, RELEASED, TENTH, ZERO = start.STARTS
 
@@ -155,7 +155,7 @@ def test_tables():
 
 def run_start(photos, out, *argv):
     settings = ["--dataset=folder", f"--data_dir={photos}", f"--results_dir={out}", "--quick", "--precision=float32"]
-    return run_verb("start", start.main, [*settings, *argv])
+    return run_command("start", start.main, [*settings, *argv])
 
 
 def test_a_trial_run_from_start_to_end_and_again(small_pictures, tmp_path, capsys, monkeypatch):
@@ -198,7 +198,7 @@ def test_in_bfloat16_it_is_measured_in_float32(small_pictures, tmp_path, monkeyp
     found = []
     for precision in ("float32", "mixed_bfloat16"):
         argv = ["--dataset=folder", f"--data_dir={small_pictures}", f"--results_dir={tmp_path / precision}", "--quick"]
-        settings = recipe.parse_start([*argv, f"--precision={precision}"], "usage")
+        settings = config.parse_start([*argv, f"--precision={precision}"], "usage")
         found.append(start.compare(settings)["starts"]["biases_0"])
     assert found[0]["measures"]["0"] == found[1]["measures"]["0"]
     assert found[0]["losses"] != found[1]["losses"]
@@ -219,7 +219,7 @@ def test_in_bfloat16_it_is_measured_in_float32(small_pictures, tmp_path, monkeyp
 )
 def test_bad_flags_are_named(small_pictures, tmp_path, capsys, flags, words):
     argv = ["--dataset=folder", f"--data_dir={small_pictures}", f"--results_dir={tmp_path}", *flags]
-    assert run_verb("start", start.main, argv) == 2
+    assert run_command("start", start.main, argv) == 2
     assert words in capsys.readouterr().err
 
 
@@ -233,7 +233,7 @@ def test_one_class_is_nothing_to_tell_apart(tmp_path, capsys, small_pictures):
 
 
 def test_the_rest_is_the_papers_recipe():
-    run = recipe.parse_start(["--data_dir=photos"], "usage").run
-    paper = recipe.parse_train(["--dataset=folder", "--data_dir=photos", "--model_dir=run"], "usage")
+    run = config.parse_start(["--data_dir=photos"], "usage").run
+    paper = config.parse_train(["--dataset=folder", "--data_dir=photos", "--model_dir=run"], "usage")
     assert run.training == paper.training and run.data == paper.data
     assert (run.network.variant, run.network.towers, run.network.groups) == ("paper", 1, 2)

@@ -6,14 +6,14 @@ import shutil
 
 import pytest
 
+from keras_alexnet import config as configs
 from keras_alexnet import evaluate
-from keras_alexnet import recipe as recipes
-from keras_alexnet.errors import run_verb
+from keras_alexnet.cli import run_command
 from keras_alexnet.paper import contest, results, table1
 
 
 def run(*argv):
-    return run_verb("table1", table1.main, [str(each) for each in argv])
+    return run_command("table1", table1.main, [str(each) for each in argv])
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def of_the_papers_set(values, top1, top5):
 
 
 def test_the_row_is_the_evaluation(measured, run_of_three_epochs):
-    recipe = recipes.parse_evaluate([f"--model_dir={run_of_three_epochs}", "--views=10", "--split=val"], "")
-    expected = evaluate.evaluate(recipe)
+    config = configs.parse_evaluate([f"--model_dir={run_of_three_epochs}", "--views=10", "--split=val"], "")
+    expected = evaluate.evaluate(config)
     (network,) = measured["values"]["networks"]
     for name in ("top1_error", "top5_error", "loss"):
         assert network[name] == pytest.approx(expected["result"][name])
@@ -96,9 +96,9 @@ def test_quick_takes_the_center_view(run_of_three_epochs, tmp_path):
 
 def test_bad_input(run_of_three_epochs, small_pictures, tmp_path, capsys):
     own, here = f"--cnn={run_of_three_epochs}", f"--results_dir={tmp_path}/r"
-    strange = tmp_path / "strange"
-    shutil.copytree(small_pictures / "val", strange / "val")
-    (strange / "val" / "red_square").rename(strange / "val" / "cats")
+    unknown = tmp_path / "unknown"
+    shutil.copytree(small_pictures / "val", unknown / "val")
+    (unknown / "val" / "red_square").rename(unknown / "val" / "cats")
     for argv, words in (
         ([f"--cnn={tmp_path}", here], f"--cnn={tmp_path}: is neither a run"),
         ([own, own, here], "one too many"),
@@ -106,7 +106,7 @@ def test_bad_input(run_of_three_epochs, small_pictures, tmp_path, capsys):
         ([own, here], "--split=test: there is no such folder"),
         ([own, here, "--split=dev"], "there are train, val"),
         ([own, here, "--dataset=folder"], "--data_dir is missing"),
-        ([own, here, f"--data_dir={strange}", "--split=val"], "the model does not know 1 of its classes"),
+        ([own, here, f"--data_dir={unknown}", "--split=val"], "the model does not know 1 of its classes"),
         (["--cnn=", here], "--cnn=: give a run's folder"),
         ([own, here, "--views=5"], "views"),
     ):

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from keras_alexnet import evaluate, train
+from keras_alexnet.cli import run_command
 from keras_alexnet.data import imagenet_labels
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.errors import run_verb
 from keras_alexnet.paper import contest, results, table2
 from tests.conftest import TINY_RUN
 
 
 def run(*argv):
-    return run_verb("table2", table2.main, [str(each) for each in argv])
+    return run_command("table2", table2.main, [str(each) for each in argv])
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def networks(run_of_three_epochs, small_pictures, tmp_path_factory):
     """Two runs of other seeds, and the first one's export, which stands for a pre-trained one."""
     folder = tmp_path_factory.mktemp("runs") / "second"
     argv = [*TINY_RUN, f"--data_dir={small_pictures}", f"--model_dir={folder}", "--epochs=1", "--seed=7"]
-    assert run_verb("train", train.main, [*argv, "--export=false"]) == 0
+    assert run_command("train", train.main, [*argv, "--export=false"]) == 0
     return [str(run_of_three_epochs), str(folder), str(run_of_three_epochs / "export" / "1")]
 
 

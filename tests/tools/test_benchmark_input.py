@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_alexnet.errors import UsageError, run_verb
+from keras_alexnet.cli import run_command
+from keras_alexnet.errors import UsageError
 from tests.data.conftest import encoded, photo, write_folder
 from tests.tools.conftest import load_tool
 
@@ -133,7 +134,7 @@ WRONG = {
 @pytest.mark.parametrize("flags, words", WRONG.values(), ids=WRONG)
 def test_wrong_usage_is_one_line(folder, tool, capsys, flags, words):
     filled = [flag.replace("IN", str(folder)) for flag in flags]
-    assert run_verb("benchmark_input", tool.main, filled) == 2
+    assert run_command("benchmark_input", tool.main, filled) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and words in said, said
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from keras_alexnet.errors import run_verb
+from keras_alexnet.cli import run_command
 from tests.tools.conftest import ROOT, load_tool
 
 
@@ -42,7 +42,7 @@ def test_the_program_measures_all_and_says_so(folder, server, tmp_path):
     ],
 )
 def test_wrong_usage(tool, folder, argv, code, words, capsys):
-    assert run_verb("benchmark_serving", tool.main, [each.format(model=folder) for each in argv]) == code
+    assert run_command("benchmark_serving", tool.main, [each.format(model=folder) for each in argv]) == code
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 
@@ -50,6 +50,6 @@ def test_wrong_usage(tool, folder, argv, code, words, capsys):
 def test_a_picture_that_is_none(tool, folder, tmp_path, capsys):
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     argv = [f"--model={folder}", "--rounds=1", str(tmp_path / "bad.jpg")]
-    assert run_verb("benchmark_serving", tool.main, argv) == 1
+    assert run_command("benchmark_serving", tool.main, argv) == 1
     error = capsys.readouterr().err
     assert "not a JPEG or PNG file" in error and error.count("\n") == 1

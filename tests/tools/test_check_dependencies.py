@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from keras_alexnet.errors import run_verb
+from keras_alexnet.cli import run_command
 from tests.tools.conftest import load_tool
 
 ROOT = Path(__file__).parents[2]
@@ -107,8 +107,8 @@ def commands(monkeypatch):
 
 def test_what_is_run(commands, tmp_path):
     argv = [f"--keep={tmp_path}/new", "--tests=tests/test_recipe.py,tests/tools"]
-    assert run_verb("check_dependencies", check.main, ["oldest", *argv]) == 0
-    assert run_verb("check_dependencies", check.main, ["newest", *argv]) == 0
+    assert run_command("check_dependencies", check.main, ["oldest", *argv]) == 0
+    assert run_command("check_dependencies", check.main, ["newest", *argv]) == 0
     first, second = commands.commands[:5], commands.commands[5:]
     assert [command[1:4] for command in first] == [
         ["-m", "venv", "--upgrade-deps"],
@@ -133,7 +133,7 @@ def test_what_is_run(commands, tmp_path):
 )
 def test_a_failure_is_the_exit_code(failing, line, commands, capsys):
     commands.failing = failing
-    assert run_verb("check_dependencies", check.main, ["oldest"]) == 1
+    assert run_command("check_dependencies", check.main, ["oldest"]) == 1
     assert capsys.readouterr().err == f"check_dependencies: {line}\n"
     assert not Path(commands.commands[0][-1]).exists()
 
@@ -151,7 +151,7 @@ def test_a_failure_is_the_exit_code(failing, line, commands, capsys):
 )
 def test_wrong_usage(argv, line, commands, tmp_path, capsys):
     argv = [each.format(tmp=tmp_path) for each in argv]
-    assert run_verb("check_dependencies", check.main, argv) == 2
+    assert run_command("check_dependencies", check.main, argv) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"check_dependencies: {line.format(tmp=tmp_path)}") and said.count("\n") == 1
     assert commands.commands == []

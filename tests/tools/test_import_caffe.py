@@ -11,7 +11,7 @@ import pytest
 
 from keras_alexnet import AlexNet, export
 from keras_alexnet import run as runs
-from keras_alexnet.errors import run_verb
+from keras_alexnet.cli import run_command
 from tests.reference import caffe_network
 from tests.test_caffe import CLASSES, Evil, blob_2014, blob_2015, blobs_of, caffemodel, converted, npy
 from tests.tools.conftest import load_tool
@@ -21,7 +21,7 @@ NAMES = [f"class {index}" for index in range(CLASSES)]
 
 
 def run(*arguments):
-    return run_verb("import_caffe", load_tool("import_caffe").main, [str(argument) for argument in arguments])
+    return run_command("import_caffe", load_tool("import_caffe").main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,9 @@ def test_an_imported_run_is_a_run(blobs, folder, capsys):
 
     opened = runs.open_run(str(out))
     assert opened.class_names == tuple(NAMES) and opened.history == ()
-    network = opened.recipe.network
+    network = opened.config.network
     assert (network.variant, network.towers, network.groups, network.width) == ("caffe", 2, 2, 1 / 16)
-    assert (opened.recipe.data.mean_subtraction, opened.recipe.data.pca_color) == ("aligned", "none")
+    assert (opened.config.data.mean_subtraction, opened.config.data.pca_color) == ("aligned", "none")
     np.testing.assert_allclose(opened.statistics.rgb_mean, [red, green, blue])
     assert opened.statistics.count == 0 and not opened.statistics.rgb_covariance.any()
 
@@ -77,7 +77,7 @@ def test_one_stack_from_the_converted_file(blobs, folder, capsys):
     assert run(folder / "good.npy", f"--out={out}", f"--class_names={folder}/names.txt", "--towers=1") == 0
     assert "one color, red 122.68, green 116.67, blue 104.01" in capsys.readouterr().out
     opened = runs.open_run(str(out))
-    assert (opened.recipe.network.towers, opened.recipe.network.groups) == (1, 2)
+    assert (opened.config.network.towers, opened.config.network.groups) == (1, 2)
     assert [layer.name for layer in runs.build(opened).layers if layer.name.startswith("conv2")] == ["conv2"]
     np.testing.assert_allclose(opened.statistics.mean_image[3, 5], [122.67891434, 116.66876762, 104.00698793])
 

@@ -113,12 +113,12 @@ WRONG = {
 
 @pytest.mark.parametrize("arguments, words", WRONG.values(), ids=WRONG)
 def test_wrong_usage_is_one_line(folder, tmp_path, arguments, words, monkeypatch, capsys):
-    from keras_alexnet.errors import run_verb
+    from keras_alexnet.cli import run_command
 
     program = load_tool("prepare_dataset")
     filled = [text.replace("IN", str(folder)).replace("OUT", str(tmp_path / "out")) for text in arguments]
     before = files_of(folder)
-    assert run_verb("prepare_dataset", program.main, filled) == 2
+    assert run_command("prepare_dataset", program.main, filled) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and re.search(words.replace("IN", str(folder)), said), said
     assert files_of(folder) == before

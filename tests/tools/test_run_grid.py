@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from keras_alexnet import run as runs
-from keras_alexnet.errors import run_verb
+from keras_alexnet.cli import run_command
 from keras_alexnet.paper import trainer
 from tests.conftest import TINY_RUN
 from tests.tools.conftest import load_tool
@@ -19,16 +19,16 @@ def test_a_real_grid_is_trained_and_then_passed_over(small_pictures, tmp_path, c
     flagfile = tmp_path / "tiny.cfg"
     flagfile.write_text("\n".join([*TINY_RUN, "--lr_policy=constant", "--epochs=1", "--noexport"]))
     argv = [str(flagfile), "--seeds=5", f"--out={tmp_path}/out", f"--data_dir={small_pictures}"]
-    assert run_verb("run_grid", run_grid.main, argv) == 0
+    assert run_command("run_grid", run_grid.main, argv) == 0
     said = capsys.readouterr().out
     assert "1/1 tiny/seed5: validation top-1 error" in said and "1 of 1 runs are done" in said
     run = runs.open_run(str(tmp_path / "out" / "tiny" / "seed5"))
-    assert (len(run.history), run.recipe.run.seed, run.recipe.network.width) == (1, 5, 0.0625)
+    assert (len(run.history), run.config.run.seed, run.config.network.width) == (1, 5, 0.0625)
     with open(tmp_path / "out" / "tiny" / "seed5" / "history.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 1
     assert "validation, center view, 1 model, 9 images" in (tmp_path / "out" / "tiny" / "seed5.log").read_text()
     monkeypatch.setattr(trainer, "TRAINER", ("no such program",))
-    assert run_verb("run_grid", run_grid.main, argv) == 0
+    assert run_command("run_grid", run_grid.main, argv) == 0
     assert "1 runs, 1 done" in capsys.readouterr().out
 
 
@@ -39,7 +39,7 @@ def test_failures_are_named_at_the_end_and_are_the_exit_code(tmp_path, capsys, m
         text = f"--dataset=shapes\n--lr_policy=constant\n--epochs=2\n--learning_rate={rate}"
         (tmp_path / f"{name}.cfg").write_text(text)
     argv = [f"{tmp_path}/bad.cfg", f"{tmp_path}/good.cfg", "--seeds=1,2", f"--out={tmp_path}/out"]
-    assert run_verb("run_grid", run_grid.main, argv) == 1
+    assert run_command("run_grid", run_grid.main, argv) == 1
     said = capsys.readouterr()
     assert "2 of 4 runs are done" in said.out
     assert said.err.splitlines() == [
@@ -53,5 +53,5 @@ def test_help_and_wrong_usage(capsys):
     with pytest.raises(SystemExit) as ended:
         run_grid.main(["--help"])
     assert ended.value.code == 0 and "--seeds" in capsys.readouterr().out
-    assert run_verb("run_grid", run_grid.main, ["no.cfg", "--out=out"]) == 2
+    assert run_command("run_grid", run_grid.main, ["no.cfg", "--out=out"]) == 2
     assert capsys.readouterr().err.startswith("run_grid: no.cfg: there is no such flagfile")

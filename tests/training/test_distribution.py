@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import train
-from keras_alexnet.errors import UsageError, run_verb
+from keras_alexnet.cli import run_command
+from keras_alexnet.errors import UsageError
 from keras_alexnet.training import distribution
 from tests.conftest import TINY_RUN, history
 from tests.test_train import points, weights
@@ -56,7 +57,7 @@ def one_process(small_pictures, tmp_path_factory):
     """25 epochs of two whole batches and a partial one: 75 steps."""
     folder = tmp_path_factory.mktemp("one")
     flags = [*TINY_RUN, f"--data_dir={small_pictures}", "--epochs=25", "--noexport", "--learning_rate=0.003"]
-    assert run_verb("train", train.main, [*flags, f"--model_dir={folder}"]) == 0
+    assert run_command("train", train.main, [*flags, f"--model_dir={folder}"]) == 0
     return folder, flags
 
 

@@ -33,7 +33,7 @@ def test_an_improvement_starts_the_wait_anew():
 
 
 def test_a_flat_start_uses_up_nothing():
-    """Errors of a constant answer, as the published start gives for many epochs, are not a plateau."""
+    """Errors of a majority-class baseline, as the published start gives for many epochs, are not a plateau."""
     plateau = Plateau(0.01, 80.0, patience=2)
     assert rates_of(plateau, [80.0, 85.0] * 20) == [0.01] * 40
     assert rates_of(plateau, [79.0, 79.0, 79.0, 79.0]) == pytest.approx([0.01, 0.01, 0.01, 0.001])

@@ -11,7 +11,7 @@ from keras_alexnet.training import signals
 def test_a_signal_leaves_a_note_and_what_was_before_comes_back(number):
     handlers = {each: signal.getsignal(each) for each in signals.ASKING}
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with signals.watched() as asked:
+    with signals.catch_signals() as asked:
         assert not asked
         os.kill(os.getpid(), number)
         assert asked and asked.signal == number
@@ -23,7 +23,7 @@ def test_a_signal_leaves_a_note_and_what_was_before_comes_back(number):
 def test_a_second_ctrl_c_interrupts_at_once():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), signals.watched():
+        with pytest.raises(KeyboardInterrupt), signals.catch_signals():
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
     finally:
@@ -33,7 +33,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
-        with signals.watched() as asked:
+        with signals.catch_signals() as asked:
             os.kill(os.getpid(), signal.SIGUSR1)
         assert not asked
     finally:
@@ -44,7 +44,7 @@ def test_in_another_thread_nothing_is_set():
     seen = []
 
     def look():
-        with signals.watched() as asked:
+        with signals.catch_signals() as asked:
             seen.append((bool(asked), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=look)

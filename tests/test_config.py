@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_alexnet import recipe as recipes
+from keras_alexnet import config as configs
 from keras_alexnet.errors import UsageError
 
 ROOT = Path(__file__).parent.parent
@@ -13,12 +13,12 @@ ABLATIONS = sorted(path for path in (ROOT / "flags" / "ablations").glob("*.cfg")
 
 
 def parse(*argv):
-    return recipes.parse_train(["--model_dir=run", "--dataset=shapes", *argv], "usage")
+    return configs.parse_train(["--model_dir=run", "--dataset=shapes", *argv], "usage")
 
 
 def test_defaults_are_the_papers():
-    recipe = recipes.parse_train(["--model_dir=run"], "usage")
-    training, network, data = recipe.training, recipe.network, recipe.data
+    config = configs.parse_train(["--model_dir=run"], "usage")
+    training, network, data = config.training, config.network, config.data
     assert (training.epochs, training.batch_size, training.learning_rate) == (90, 128, 0.01)
     assert (training.momentum, training.weight_decay, training.bias_learning_rate_multiplier) == (0.9, 0.0005, 1.0)
     assert (training.lr_policy, training.plateau_cuts) == ("plateau", 3)
@@ -29,8 +29,8 @@ def test_defaults_are_the_papers():
 
 def test_later_flags_win_over_the_flagfile(tmp_path):
     (tmp_path / "a.cfg").write_text("# why\n--epochs=7\n--variant=caffe\n")
-    recipe = parse("--epochs=3", f"--flagfile={tmp_path / 'a.cfg'}", "--variant=paper")
-    assert (recipe.training.epochs, recipe.network.variant) == (7, "paper")
+    config = parse("--epochs=3", f"--flagfile={tmp_path / 'a.cfg'}", "--variant=paper")
+    assert (config.training.epochs, config.network.variant) == (7, "paper")
 
 
 def test_a_recipe_is_frozen():
@@ -39,25 +39,25 @@ def test_a_recipe_is_frozen():
 
 
 def test_resolved_flags_give_the_same_recipe_again(tmp_path):
-    recipe = parse("--devices=CPU:0,CPU:1", "--lr_policy=schedule", "--lr_schedule=2:bias=0.1,1:0.001", "--profile=2,3")
-    text = "# a run\n" + "".join(f"--{name}={value}\n" for name, value in recipe.resolved)
-    assert recipes.read_run(text) == recipe
+    config = parse("--devices=CPU:0,CPU:1", "--lr_policy=schedule", "--lr_schedule=2:bias=0.1,1:0.001", "--profile=2,3")
+    text = "# a run\n" + "".join(f"--{name}={value}\n" for name, value in config.resolved)
+    assert configs.read_run(text) == config
     (tmp_path / "flags.cfg").write_text(text)
-    assert recipes.parse_train([f"--flagfile={tmp_path / 'flags.cfg'}"], "usage") == recipe
+    assert configs.parse_train([f"--flagfile={tmp_path / 'flags.cfg'}"], "usage") == config
 
 
 def test_schedule_is_sorted_by_epoch():
-    recipe = parse("--lr_policy=schedule", "--lr_schedule=51:1e-4, 23:bias=0.002,23:0.001")
-    assert recipe.training.lr_schedule == ((23, "bias", 0.002), (23, "", 0.001), (51, "", 0.0001))
+    config = parse("--lr_policy=schedule", "--lr_schedule=51:1e-4, 23:bias=0.002,23:0.001")
+    assert config.training.lr_schedule == ((23, "bias", 0.002), (23, "", 0.001), (51, "", 0.0001))
 
 
 def test_what_changed_since_a_run_began():
     text = "".join(f"--{name}={value}\n" for name, value in parse("--batch_size=64").resolved)
-    assert recipes.changed_flags(parse("--batch_size=64", "--epochs=5", "--model_dir=moved"), text) == []
-    assert recipes.changed_flags(parse(), text) == ["--batch_size=128 (the run has 64)"]
+    assert configs.changed_flags(parse("--batch_size=64", "--epochs=5", "--model_dir=moved"), text) == []
+    assert configs.changed_flags(parse(), text) == ["--batch_size=128 (the run has 64)"]
     statistics = "".join(f"--{name}={value}\n" for name, value in parse("--statistics=a.npz").resolved)
-    assert recipes.changed_flags(parse(), statistics) == ["--statistics= (the run has a.npz)"]
-    assert recipes.changed_flags(parse(), "--model_dir=run\n--dataset=shapes\n") == []  # an older version's fewer flags
+    assert configs.changed_flags(parse(), statistics) == ["--statistics= (the run has a.npz)"]
+    assert configs.changed_flags(parse(), "--model_dir=run\n--dataset=shapes\n") == []  # an older version's fewer flags
 
 
 def test_home_is_meant_by_a_tilde(monkeypatch):
@@ -68,7 +68,7 @@ def test_home_is_meant_by_a_tilde(monkeypatch):
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
 def test_every_flagfile_parses_and_says_why_how_and_what_to_expect(path):
     text = path.read_text()
-    recipes.parse_train([f"--flagfile={path}", "--model_dir=run", "--data_dir=data"], "usage")
+    configs.parse_train([f"--flagfile={path}", "--model_dir=run", "--data_dir=data"], "usage")
     comments = "".join(line for line in text.splitlines() if line.startswith("#"))
     assert text.startswith("# Why: ")
     assert all(
@@ -83,7 +83,7 @@ def test_an_ablation_differs_from_the_baseline_by_what_it_says_and_nothing_else(
 
     def flags_of(name):
         argv = [f"--flagfile=flags/ablations/{name}.cfg", "--model_dir=run", "--data_dir=data"]
-        return dict(recipes.parse_train(argv, "usage").resolved)
+        return dict(configs.parse_train(argv, "usage").resolved)
 
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# Section ") and lines[1].startswith(
@@ -154,20 +154,20 @@ def test_help_shows_every_flag(capsys):
 
 
 def test_the_other_verbs_have_recipes_of_their_own():
-    prediction = recipes.parse_predict(["--model=m", "a.jpg", "--retries=0", "b.jpg"], "usage")
+    prediction = configs.parse_predict(["--model=m", "a.jpg", "--retries=0", "b.jpg"], "usage")
     assert (prediction.model, prediction.photographs, prediction.retries) == ("m", ("a.jpg", "b.jpg"), 0)
     for wrong in (["--model=m"], ["a.jpg"]):
         with pytest.raises(UsageError):
-            recipes.parse_predict(wrong, "usage")
-    assert recipes.parse_export(["--model_dir=run"], "usage") == ("run", 1, "newest")
-    assert recipes.parse_export(["--model_dir=run", "--views=10", "--checkpoint=best"], "usage") == ("run", 10, "best")
-    evaluation = recipes.parse_evaluate(["--model_dir=a", "--model_dir=~/b", "--weights=1,3"], "usage")
+            configs.parse_predict(wrong, "usage")
+    assert configs.parse_export(["--model_dir=run"], "usage") == ("run", 1, "newest")
+    assert configs.parse_export(["--model_dir=run", "--views=10", "--checkpoint=best"], "usage") == ("run", 10, "best")
+    evaluation = configs.parse_evaluate(["--model_dir=a", "--model_dir=~/b", "--weights=1,3"], "usage")
     assert evaluation.model_dirs == ("a", os.path.expanduser("~/b")) and evaluation.weights == (1.0, 3.0)
 
 
 def test_a_run_is_described_again_by_its_flags():
-    recipe = parse("--width=0.5", "--lr_policy=schedule", "--lr_schedule=0:conv=0,3:0.001")
-    assert recipes.of_flags(dict(recipe.resolved)) == recipe
+    config = parse("--width=0.5", "--lr_policy=schedule", "--lr_schedule=0:conv=0,3:0.001")
+    assert configs.of_flags(dict(config.resolved)) == config
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_a_run_is_described_again_by_its_flags():
 )
 def test_what_are_no_flags_of_a_run(flags):
     with pytest.raises(UsageError):
-        recipes.of_flags({"model_dir": "m", **flags})
+        configs.of_flags({"model_dir": "m", **flags})
 
 
 def test_a_null_character_is_named():
     with pytest.raises(UsageError, match="--model_dir: has a null character in it"):
-        recipes.parse_train(["--dataset=shapes", "--model_dir=r\0x"], "usage")
+        configs.parse_train(["--dataset=shapes", "--model_dir=r\0x"], "usage")

@@ -1,6 +1,6 @@
 """Every flag of the project, checked and frozen: the only module that reads flags.
 
-A run is described by a `Recipe`: what to read, which network, how to train it and where to write. Flags come from
+A run is described by a `Config`: what to read, which network, how to train it and where to write. Flags come from
 the command line and from flagfiles (`--flagfile=flags/paper.cfg`); a later one wins. The defaults are the paper's.
 """
 
@@ -29,7 +29,7 @@ FREE_ON_RESUME = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
-class DataRecipe:
+class DataConfig:
     """Sections 2 and 4.1: which images, and what is done to them. Fields as the flags of the same names."""
 
     dataset: str
@@ -53,7 +53,7 @@ class DataRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkRecipe:
+class NetworkConfig:
     """Section 3 and 4.2: the network and where it runs. Fields as the flags of the same names."""
 
     variant: str
@@ -71,7 +71,7 @@ class NetworkRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingRecipe:
+class TrainingConfig:
     """Section 5: how long, how fast, with which rates. Fields as the flags of the same names."""
 
     epochs: int
@@ -90,7 +90,7 @@ class TrainingRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunRecipe:
+class RunConfig:
     """Where a run lives and what it writes. Fields as the flags of the same names."""
 
     model_dir: str
@@ -108,18 +108,18 @@ class RunRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Config:
     """One run, whole. `resolved` holds every flag as text, as it is written to the run's `flags.cfg`."""
 
-    data: DataRecipe
-    network: NetworkRecipe
-    training: TrainingRecipe
-    run: RunRecipe
+    data: DataConfig
+    network: NetworkConfig
+    training: TrainingConfig
+    run: RunConfig
     resolved: tuple[tuple[str, str], ...]
 
 
 def parse_train(argv, usage):
-    """Flags of `keras_alexnet.train` -> Recipe.
+    """Flags of `keras_alexnet.train` -> Config.
 
     Args:
         argv: list of str, without the program's name.
@@ -135,25 +135,25 @@ def parse_train(argv, usage):
     _define_training(values)
     _define_run(values)
     parse(values, argv, usage)
-    recipe = Recipe(
-        data=pick(DataRecipe, values),
+    config = Config(
+        data=pick(DataConfig, values),
         network=pick(
-            NetworkRecipe,
+            NetworkConfig,
             values,
             devices=_devices(values["devices"].value, values["strategy"].value),
             removed_layers=_names(values["removed_layers"].value),
         ),
         training=pick(
-            TrainingRecipe,
+            TrainingConfig,
             values,
             lr_schedule=_lr_schedule(values["lr_schedule"].value),
             new_layers=_names(values["new_layers"].value),
         ),
-        run=pick(RunRecipe, values, profile=_profile(values["profile"].value)),
+        run=pick(RunConfig, values, profile=_profile(values["profile"].value)),
         resolved=_resolved(values),
     )
-    _check(recipe)
-    return recipe
+    _check(config)
+    return config
 
 
 def parse_export(argv, usage):
@@ -167,7 +167,7 @@ def parse_export(argv, usage):
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationRecipe:
+class EvaluationConfig:
     """Which models, on which images, and what is said of them. Fields as the flags of the same names.
 
     `weights` is "equal", "search", or one number for each model.
@@ -190,7 +190,7 @@ class EvaluationRecipe:
 
 
 def parse_evaluate(argv, usage):
-    """Flags of `keras_alexnet.evaluate` -> EvaluationRecipe. Raises as `parse_train`."""
+    """Flags of `keras_alexnet.evaluate` -> EvaluationConfig. Raises as `parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_multi_string(
         "model_dir",
@@ -254,11 +254,11 @@ def parse_evaluate(argv, usage):
     if values["dataset"].value in ("folder", "records") and not values["data_dir"].value:
         raise UsageError(f"--data_dir is missing: --dataset={values['dataset'].value} is read from there")
     views = int(values["views"].value)
-    return pick(EvaluationRecipe, values, model_dirs=model_dirs, views=views, weights=weights)
+    return pick(EvaluationConfig, values, model_dirs=model_dirs, views=views, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictionRecipe:
+class PredictionConfig:
     """Which model is asked about which files, and how. Fields as the flags of the same names."""
 
     model: str
@@ -272,7 +272,7 @@ class PredictionRecipe:
 
 
 def parse_predict(argv, usage):
-    """Flags of `keras_alexnet.predict` -> PredictionRecipe. Raises as `parse_train`."""
+    """Flags of `keras_alexnet.predict` -> PredictionConfig. Raises as `parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_string(
         "model",
@@ -300,16 +300,16 @@ def parse_predict(argv, usage):
         raise UsageError("no photograph given: name one or more JPEG or PNG files after the flags")
     if not math.isfinite(values["deadline"].value):
         raise UsageError(f"--deadline={values['deadline'].value}: give a number of seconds")
-    return pick(PredictionRecipe, values, model=model, photographs=tuple(photographs))
+    return pick(PredictionConfig, values, model=model, photographs=tuple(photographs))
 
 
 def read_run(text, usage="keras_alexnet"):
-    """The text of a run's `flags.cfg` -> Recipe. Raises UsageError when it is not one."""
+    """The text of a run's `flags.cfg` -> Config. Raises UsageError when it is not one."""
     return parse_train([line for line in text.splitlines() if line.startswith("--")], usage)
 
 
 def of_flags(values):
-    """The flags of a run by name, such as an exported model keeps -> Recipe.
+    """The flags of a run by name, such as an exported model keeps -> Config.
 
     Args:
         values: dict of str -> str; flags that a later version has are at their defaults.
@@ -324,11 +324,11 @@ def of_flags(values):
     return parse_train([f"--{name}={value}" for name, value in values.items()], "keras_alexnet")
 
 
-def changed_flags(recipe, text):
-    """What differs between `recipe` and a run's `flags.cfg`, resuming aside.
+def changed_flags(config, text):
+    """What differs between `config` and a run's `flags.cfg`, resuming aside.
 
     Args:
-        recipe: Recipe, as asked for now.
+        config: Config, as asked for now.
         text: str, the run's `flags.cfg`.
 
     Returns:
@@ -337,7 +337,7 @@ def changed_flags(recipe, text):
     before = dict(read_run(text).resolved)  # parsed, so that what the run's flags leave out has its default
     return [
         f"--{name}={value} (the run has {before[name] or 'none'})"
-        for name, value in recipe.resolved
+        for name, value in config.resolved
         if name not in FREE_ON_RESUME and before[name] != value
     ]
 
@@ -683,7 +683,7 @@ def required(values, name):
 
 
 def pick(kind, values, **parsed):
-    """The fields of a recipe from the flags of the same names; an empty text is none, as `flags.cfg` writes it."""
+    """The fields of a config from the flags of the same names; an empty text is none, as `flags.cfg` writes it."""
     names = [field.name for field in dataclasses.fields(kind) if field.name not in parsed]
     fields = {name: values[name].value for name in names}
     return kind(**{name: None if value == "" else value for name, value in fields.items()} | parsed)
@@ -754,15 +754,15 @@ def _profile(text):
     return int(match[1]), int(match[2])
 
 
-def _check(recipe):
+def _check(config):
     """What one flag alone does not show."""
-    for part in (recipe.data, recipe.network, recipe.training):
+    for part in (config.data, config.network, config.training):
         for name, value in dataclasses.asdict(part).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UsageError(f"--{name}={value}: give a finite number")
-    if not recipe.run.model_dir:
+    if not config.run.model_dir:
         raise UsageError("--model_dir is missing: name the folder that this run is to be kept in")
-    data, network, training = recipe.data, recipe.network, recipe.training
+    data, network, training = config.data, config.network, config.training
     if not data.dataset:
         raise UsageError("--dataset is empty: give a TensorFlow Datasets name, records, folder or shapes")
     if data.dataset == "folder" and not data.data_dir:
@@ -783,7 +783,7 @@ def _check(recipe):
         raise UsageError(f"--crop_positions={data.crop_positions}: {network.variant} has {largest} in each direction")
     if network.width <= 0:
         raise UsageError(f"--width={network.width}: give a factor above 0, such as 0.5")
-    strategy = recipe.run.strategy
+    strategy = config.run.strategy
     if network.devices and strategy == "multi_worker":
         raise UsageError(
             "--devices: with --strategy=multi_worker every process takes all GPUs that it sees; leave it out"

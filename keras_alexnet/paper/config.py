@@ -1,4 +1,4 @@
-"""The flags of the commands of this folder, checked and frozen, as `keras_alexnet.recipe` has those of the verbs."""
+"""The flags of the commands of this folder, checked and frozen, as `keras_alexnet.config` has those of the commands."""
 
 import dataclasses
 import math
@@ -6,23 +6,23 @@ import os
 
 from absl import flags
 
-from keras_alexnet.errors import UsageError
-from keras_alexnet.recipe import (
+from keras_alexnet.config import (
     PRECISIONS,
-    EvaluationRecipe,
-    Recipe,
+    Config,
+    EvaluationConfig,
     parse_evaluate,
     parse_train,
     pick,
     required,
 )
-from keras_alexnet.recipe import parse as parse_flags
+from keras_alexnet.config import parse as parse_flags
+from keras_alexnet.errors import UsageError
 
 CIFAR_NETWORKS = ("19pct", "18pct", "13pct", "11pct")
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure1Recipe:
+class Figure1Config:
     """Which set, which rates, how far. Fields as the flags of the same names."""
 
     dataset: str
@@ -41,7 +41,7 @@ class Figure1Recipe:
 
 
 def parse_figure1(argv, usage):
-    """Flags of `keras_alexnet.paper.figure1` -> Figure1Recipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.figure1` -> Figure1Config. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     _define_cifar(values)
     relu, tanh = "0.001,0.002,0.004,0.008", "0.004,0.008,0.016,0.032"
@@ -75,11 +75,11 @@ def parse_figure1(argv, usage):
         rates = {name: found[:2] for name, found in rates.items()}
         values["max_epochs"].value = min(values["max_epochs"].value, 2)
         values["batch_size"].value = min(values["batch_size"].value, 16)
-    return pick(Figure1Recipe, values, **rates)
+    return pick(Figure1Config, values, **rates)
 
 
 @dataclasses.dataclass(frozen=True)
-class Cifar10LrnRecipe:
+class Cifar10LrnConfig:
     """Which networks, how long, how often. Fields as the flags of the same names."""
 
     dataset: str
@@ -97,7 +97,7 @@ class Cifar10LrnRecipe:
 
 
 def parse_cifar10_lrn(argv, usage):
-    """Flags of `keras_alexnet.paper.cifar10_lrn` -> Cifar10LrnRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.cifar10_lrn` -> Cifar10LrnConfig. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     _define_cifar(values)
     flags.DEFINE_list(
@@ -121,8 +121,8 @@ def parse_cifar10_lrn(argv, usage):
     flags.DEFINE_integer("seeds", 3, "Seeds from --seed on.", lower_bound=1, upper_bound=100, flag_values=values)
     parse(values, argv, usage)
     networks = tuple(values["networks"].value)
-    strange = [name for name in networks if name not in CIFAR_NETWORKS]
-    if strange or len(set(networks)) < len(networks) or not networks:
+    unknown = [name for name in networks if name not in CIFAR_NETWORKS]
+    if unknown or len(set(networks)) < len(networks) or not networks:
         raise UsageError(f"--networks={','.join(networks)}: give different names of {', '.join(CIFAR_NETWORKS)}")
     try:
         drops = tuple(int(text) for text in values["rate_drops"].value)
@@ -134,11 +134,11 @@ def parse_cifar10_lrn(argv, usage):
         values["epochs"].value, drops = min(values["epochs"].value, 2), (1,)
         values["seeds"].value = min(values["seeds"].value, 2)
         values["batch_size"].value = min(values["batch_size"].value, 16)
-    return pick(Cifar10LrnRecipe, values, networks=networks, rate_drops=drops)
+    return pick(Cifar10LrnConfig, values, networks=networks, rate_drops=drops)
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportRecipe:
+class ReportConfig:
     """What is collected and where it is written. Fields as the flags of the same names."""
 
     results_dir: str
@@ -147,7 +147,7 @@ class ReportRecipe:
 
 
 def parse_report(argv, usage):
-    """Flags of `keras_alexnet.paper.report` -> ReportRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.report` -> ReportConfig. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     _define_results(values)
     flags.DEFINE_string("out", None, "The page, .html; RESULTS/report.html if not given.", flag_values=values)
@@ -162,12 +162,12 @@ def parse_report(argv, usage):
         if path and not path.endswith(ending):
             raise UsageError(f"--{name}={path}: is to be a file that ends in {ending}")
     return pick(
-        ReportRecipe, values, out=values["out"].value or os.path.join(values["results_dir"].value, "report.html")
+        ReportConfig, values, out=values["out"].value or os.path.join(values["results_dir"].value, "report.html")
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class RetrievalRecipe:
+class RetrievalConfig:
     """Which pictures, by which network, as which codes. Fields as the flags of the same names."""
 
     model_dir: str
@@ -188,7 +188,7 @@ class RetrievalRecipe:
 
 
 def parse_retrieval(argv, usage):
-    """Flags of `keras_alexnet.paper.retrieval` -> RetrievalRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.retrieval` -> RetrievalConfig. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_string("model_dir", None, "A run's folder, or an exported model's.", flag_values=values)
     flags.DEFINE_string(
@@ -246,21 +246,21 @@ def parse_retrieval(argv, usage):
         values["code_epochs"].value = min(values["code_epochs"].value, 2)
         values["timing_rows"].value = min(values["timing_rows"].value, 1000)
     log_dir = values["log_dir"].value or os.path.join(values["results_dir"].value, "projector")
-    return pick(RetrievalRecipe, values, codes=lengths, log_dir=log_dir)
+    return pick(RetrievalConfig, values, codes=lengths, log_dir=log_dir)
 
 
 @dataclasses.dataclass(frozen=True)
-class StartRecipe:
+class StartConfig:
     """The training that each start begins, how far it goes, and when it is measured.
 
     Attributes:
-        run: keras_alexnet.recipe.Recipe, the paper's, as training would have it.
+        run: keras_alexnet.config.Config, the paper's, as training would have it.
         steps: int, updates.
         measure: tuple of int, rising, numbers of updates after which is measured.
         results_dir, quick: as the flags.
     """
 
-    run: Recipe
+    run: Config
     steps: int
     measure: tuple[int, ...]
     results_dir: str
@@ -268,7 +268,7 @@ class StartRecipe:
 
 
 def parse_start(argv, usage):
-    """Flags of `keras_alexnet.paper.start` -> StartRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.start` -> StartConfig. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_string(
         "dataset", "folder", "As in training: folder, shapes, records or a TensorFlow Datasets name.",
@@ -313,11 +313,11 @@ def parse_start(argv, usage):
         *(["--shapes_train=4", "--shapes_val=1"] if drawn and values["quick"].value else []),
         *("--towers=1", "--groups=2", f"--model_dir={values['results_dir'].value}"),
     ]
-    return pick(StartRecipe, values, run=parse_train(whole, usage), steps=steps, measure=measure)
+    return pick(StartConfig, values, run=parse_train(whole, usage), steps=steps, measure=measure)
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure3Recipe:
+class Figure3Config:
     """Which run, and how its filters are shown. Fields as the flags of the same names."""
 
     model_dir: str
@@ -327,7 +327,7 @@ class Figure3Recipe:
 
 
 def parse_figure3(argv, usage):
-    """Flags of `keras_alexnet.paper.figure3` -> Figure3Recipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.figure3` -> Figure3Config. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_string("model_dir", None, "A run's folder.", flag_values=values)
     flags.DEFINE_enum(
@@ -338,7 +338,7 @@ def parse_figure3(argv, usage):
     _define_results(values)
     parse(values, argv, usage)
     required(values, "model_dir")
-    return pick(Figure3Recipe, values)
+    return pick(Figure3Config, values)
 
 
 def _code_lengths(texts):
@@ -353,7 +353,7 @@ def _code_lengths(texts):
 
 
 @dataclasses.dataclass(frozen=True)
-class GridRecipe:
+class GridConfig:
     """Which runs are trained and where they are kept.
 
     Attributes:
@@ -370,7 +370,7 @@ class GridRecipe:
 
 
 def parse_grid(argv, usage):
-    """Flags of `tools/run_grid.py` -> GridRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `tools/run_grid.py` -> GridConfig. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_list("seeds", ["2012"], "Every flagfile is trained with each of them.", flag_values=values)
     flags.DEFINE_string("out", None, "The grid's folder.", flag_values=values)
@@ -389,7 +389,7 @@ def parse_grid(argv, usage):
         if name in ("seed", "model_dir"):
             raise UsageError(f"{flag}: every run of a grid has its own; give --{'seeds' if name == 'seed' else 'out'}")
     return pick(
-        GridRecipe,
+        GridConfig,
         values,
         flagfiles=tuple(flagfiles),
         seeds=_seeds(values["seeds"].value),
@@ -399,7 +399,7 @@ def parse_grid(argv, usage):
 
 
 @dataclasses.dataclass(frozen=True)
-class AblationsRecipe:
+class AblationsConfig:
     """Which grid, and whether it is to be trained. Fields as the flags of the same names."""
 
     grid: str
@@ -412,7 +412,7 @@ class AblationsRecipe:
 
 
 def parse_ablations(argv, usage):
-    """Flags of `keras_alexnet.paper.ablations` -> AblationsRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.ablations` -> AblationsConfig. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_string("grid", "runs/ablations", "The grid's folder, see tools/run_grid.py.", flag_values=values)
     flags.DEFINE_string("flags_dir", "flags/ablations", "Holds baseline.cfg and the ablations.", flag_values=values)
@@ -431,7 +431,7 @@ def parse_ablations(argv, usage):
     _define_results(values)
     parse(values, argv, usage)
     values["grid"].value = os.path.expanduser(required(values, "grid"))
-    return pick(AblationsRecipe, values, seeds=_seeds(values["seeds"].value))
+    return pick(AblationsConfig, values, seeds=_seeds(values["seeds"].value))
 
 
 def _seeds(texts):
@@ -442,7 +442,7 @@ def _seeds(texts):
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure4Recipe:
+class Figure4Config:
     """Which run, which pictures, how many. Fields as the flags of the same names.
 
     `evaluation` is how the whole split is answered.
@@ -459,11 +459,11 @@ class Figure4Recipe:
     seed: int
     results_dir: str
     quick: bool
-    evaluation: EvaluationRecipe
+    evaluation: EvaluationConfig
 
 
 def parse_figure4(argv, usage):
-    """Flags of `keras_alexnet.paper.figure4` -> Figure4Recipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.figure4` -> Figure4Config. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_string("model_dir", None, "A run's folder, or an exported model's.", flag_values=values)
     flags.DEFINE_string(
@@ -494,30 +494,30 @@ def parse_figure4(argv, usage):
             f"--index_split={values['index_split'].value}: is --split too, and every picture would find itself; name "
             "another folder in --data_dir"
         )
-    return pick(Figure4Recipe, values, evaluation=parse_evaluate([f"--model_dir={model_dir}", "--views=1"], usage))
+    return pick(Figure4Config, values, evaluation=parse_evaluate([f"--model_dir={model_dir}", "--views=1"], usage))
 
 
 @dataclasses.dataclass(frozen=True)
-class TableRecipe:
+class TableConfig:
     """Which networks, on which set.
 
     Attributes:
         cnns, pretrained_cnns: tuple of str, runs or exported models, in the order of the flags; no path twice.
-        evaluation: keras_alexnet.recipe.EvaluationRecipe of all of them, or None where there are none.
+        evaluation: keras_alexnet.config.EvaluationConfig of all of them, or None where there are none.
         test_split: str, a second split, or None.
         results_dir, quick: as the flags.
     """
 
     cnns: tuple[str, ...]
     pretrained_cnns: tuple[str, ...]
-    evaluation: EvaluationRecipe | None
+    evaluation: EvaluationConfig | None
     test_split: str | None
     results_dir: str
     quick: bool
 
 
 def parse_table1(argv, usage):
-    """Flags of `keras_alexnet.paper.table1` -> TableRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.table1` -> TableConfig. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_multi_string("cnn", [], "A run's folder, or an exported model's.", flag_values=values)
     _define_table(values, "test")
@@ -525,7 +525,7 @@ def parse_table1(argv, usage):
 
 
 def parse_table2(argv, usage):
-    """Flags of `keras_alexnet.paper.table2` -> TableRecipe. Raises as `keras_alexnet.recipe.parse_train`."""
+    """Flags of `keras_alexnet.paper.table2` -> TableConfig. Raises as `keras_alexnet.config.parse_train`."""
     values = flags.FlagValues()
     flags.DEFINE_multi_string(
         "cnn", [], "A run's folder, or an exported model's; up to five times, of five seeds.", flag_values=values
@@ -570,7 +570,7 @@ def _table(values, argv, usage, most):
         names = ("dataset", "data_dir", "split")
         whole += [f"--{name}={values[name].value}" for name in names if values[name].value]
         evaluation = parse_evaluate(whole, usage)
-    return TableRecipe(
+    return TableConfig(
         cnns,
         pretrained,
         evaluation,
@@ -611,7 +611,7 @@ def _define_results(values):
 
 
 def parse(values, argv, usage):
-    """As `keras_alexnet.recipe.parse`; what is only tried has a folder of its own, beside what was found in earnest."""
+    """As `keras_alexnet.config.parse`; what is only tried has a folder of its own, beside what was found in earnest."""
     parse_flags(values, argv, usage)
     if "quick" in values and values["quick"].value:
         values["results_dir"].value = os.path.join(values["results_dir"].value, "quick")
