@@ -8,21 +8,65 @@ Errors are in percent, ties shared as the release shares them, every image count
 
 import dataclasses
 import json
+import math
 import os
 import re
 import sys
 import time
 from pathlib import Path
 
-from keras_alexnet import __version__
+from keras_alexnet import __version__, flags, rundir
 from keras_alexnet import config as configs
-from keras_alexnet import run as runs
 from keras_alexnet.cli import run_command, start_tensorflow
-from keras_alexnet.errors import RunError, UsageError, reading
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write, progress_bar
+from keras_alexnet.flags import flag
 from keras_alexnet.training.checkpoints import NEWEST
 
 NAMED = 5  # files left out that are named on the screen; all of them are in the JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluation."""
+
+    model_dir: tuple[str, ...] = flag(
+        (),
+        "A run's folder, or an exported model's (RUN/export/1). Given several times, probabilities are averaged.",
+        many=True,
+        path=True,
+    )
+    checkpoint: str = flag("newest", configs.CHECKPOINT_HELP, choices=configs.CHECKPOINT)
+    views: int = flag(
+        1, "1: the center view. 10: four corners, center and reflections, averaged (section 4.1).", choices=(1, 10)
+    )
+    dataset: str | None = flag(None, "As in training; default: what the first model was trained with.")
+    data_dir: str | None = flag(None, "As in training; default: the first model's.", path=True)
+    split: str | None = flag(
+        None,
+        "folder: the folder in DATA_DIR that holds the class folders (default: val). records and shapes: train or val. "
+        "TensorFlow Datasets: in its notation (default: what the first model was validated on).",
+    )
+    weights: str = flag(
+        "equal",
+        "equal; one number for each --model_dir, such as 0.3,0.7; or search: as the release searched them, lowest "
+        "top-5 and then top-1 error on --search_split.",
+    )
+    search_split: str | None = flag(
+        None,
+        "Where weights are searched (default: --split itself, as the release did; its errors are then too low).",
+    )
+    batch_size: int = flag(120, "Views that a network gets at a time.", low=1, high=4096)
+    input_threads: int = flag(0, "Threads of the data graph; 0: one per core.", low=0, high=1024)
+    per_class: bool = flag(False, "Errors of every class.")
+    confusions: int = flag(0, "So many pairs of classes that were taken for each other.", low=0, high=10**6)
+    calibration: bool = flag(False, "How well probabilities say how often they are right.")
+    json: str | None = flag(
+        None,
+        "Where all figures are written (default: evaluation_SPLIT_VIEWSviews.json in the folder of the first run, or "
+        "of the run that the first model was exported from, or else here).",
+        path=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +93,11 @@ class Model:
 
 def main(argv):
     """Prints the table, and writes all figures as JSON."""
-    config = configs.parse_evaluate(argv, __doc__)
-    for folder in config.model_dirs:
-        if not runs.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
+    config = parse_evaluate(argv, __doc__)
+    for folder in config.model_dir:
+        if not rundir.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
             raise UsageError(
-                f"--model_dir={folder}: is neither a run (no {runs.FLAGS}) nor an exported model (no saved_model.pb)"
+                f"--model_dir={folder}: is neither a run (no {rundir.FLAGS}) nor an exported model (no saved_model.pb)"
             )
     json_folder = _json_folder(config)
     start_tensorflow()
@@ -65,11 +109,43 @@ def main(argv):
     print(f"all figures: {path}")
 
 
+def parse_evaluate(argv, usage):
+    """Flags of an evaluation -> EvaluateConfig, checked; raises as `flags.parse`."""
+    config = flags.parse(EvaluateConfig, argv, usage)
+    if not config.model_dir or not all(config.model_dir):
+        raise UsageError("--model_dir is missing: give a run's folder or an exported model's")
+    given_weights(config)
+    if config.weights == "search" and len(config.model_dir) == 1:
+        raise ArgumentError("weights", config.weights, "needs several --model_dir")
+    if config.search_split and config.weights != "search":
+        raise ArgumentError("search_split", config.search_split, "goes with --weights=search")
+    if config.dataset in ("folder", "records") and not config.data_dir:
+        raise UsageError(f"--data_dir is missing: --dataset={config.dataset} is read from there")
+    return config
+
+
+def given_weights(config):
+    """One number for each model, tuple of float; () for "equal" and "search". Raises ArgumentError."""
+    if config.weights in ("equal", "search"):
+        return ()
+    try:
+        weights = tuple(float(part) for part in config.weights.split(","))
+    except ValueError:
+        weights = ()
+    if not weights or not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
+        problem = "must be equal, search, or numbers from 0 on such as 0.3,0.7, not all 0"
+        raise ArgumentError("weights", config.weights, problem)
+    if len(weights) != len(config.model_dir):
+        problem = f"has {len(weights)} numbers for {len(config.model_dir)} --model_dir; give one for each"
+        raise ArgumentError("weights", config.weights, problem)
+    return weights
+
+
 def evaluate(config):
     """Evaluates models as a config says.
 
     Args:
-        config: config.EvaluationConfig.
+        config: EvaluateConfig.
 
     Returns:
         dict, as it is written to the JSON: set, views, models, weights, results, seconds, and what else was asked for.
@@ -80,7 +156,7 @@ def evaluate(config):
     """
     from keras_alexnet.training import scores
 
-    models = [open_model(folder, config.checkpoint) for folder in config.model_dirs]
+    models = [open_model(folder, config.checkpoint) for folder in config.model_dir]
     class_names = models[0].class_names
     for model in models[1:]:
         if model.class_names != class_names:
@@ -123,7 +199,7 @@ def open_model(folder, checkpoint=NEWEST):
 
     Args:
         folder: str.
-        checkpoint: which, of a run, see `keras_alexnet.run.open_run`.
+        checkpoint: which, of a run, see `keras_alexnet.rundir.open_run`.
 
     Returns:
         Model.
@@ -134,8 +210,8 @@ def open_model(folder, checkpoint=NEWEST):
     """
     from keras_alexnet import export
 
-    if runs.is_run(folder):
-        run = runs.open_run(folder, checkpoint)
+    if rundir.is_run(folder):
+        run = rundir.open_run(folder, checkpoint)
         served = export.served_model(run)
         names, config, size, epochs = run.class_names, run.config, served.size, len(run.history)
     else:
@@ -143,7 +219,7 @@ def open_model(folder, checkpoint=NEWEST):
 
         metadata = export.read_metadata(folder)
         with reading(folder):
-            config = configs.of_flags(metadata["flags"])
+            config = flags.read(configs.Config, metadata["flags"])
             epochs = int(metadata["epochs"])
             # What decides is the model itself.
             served = tf.saved_model.load(folder)
@@ -158,7 +234,7 @@ def answers(models, source, config, label):
     Args:
         models: list of Model.
         source: see `keras_alexnet.data.sources`.
-        config: config.EvaluationConfig.
+        config: EvaluateConfig.
         label: str, of the progress bar.
 
     Yields:
@@ -171,7 +247,7 @@ def answers(models, source, config, label):
 
     from keras_alexnet.data import pipeline
     from keras_alexnet.data.decoding import STORED_SIZE
-    from keras_alexnet.training.loop import read
+    from keras_alexnet.training.trainer import read
 
     # What each model looks at, and what it does with it.
     if config.views == 10:
@@ -293,7 +369,8 @@ def _chosen_weights(config, models, source, described):
     if config.weights == "equal" or len(models) == 1:
         return [1 / len(models)] * len(models), None, None
     if config.weights != "search":
-        return [weight / sum(config.weights) for weight in config.weights], None, None
+        given = given_weights(config)
+        return [weight / sum(given) for weight in given], None, None
     import numpy as np
 
     from keras_alexnet.training import scores
@@ -360,7 +437,7 @@ def _skipped(models, source):
     """What a run has found to be no image in this very set, or None."""
     for model in models:
         try:
-            with open(os.path.join(model.name, runs.VALIDATION), encoding="utf-8") as file:
+            with open(os.path.join(model.name, rundir.VALIDATION), encoding="utf-8") as file:
                 summary = json.load(file)
             if summary["fingerprint"] == source.fingerprint():
                 return summary["skipped"]
@@ -381,12 +458,12 @@ def _check_shapes(data):
 def _run_of(folder):
     """The run that a folder is or was exported from, or None."""
     above = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
-    return next((each for each in (folder, above) if runs.is_run(each)), None)
+    return next((each for each in (folder, above) if rundir.is_run(each)), None)
 
 
 def _json_folder(config):
     """Where the figures are to be written; looked at before any image is."""
-    folder = os.path.dirname(config.json) or "." if config.json else _run_of(config.model_dirs[0]) or "."
+    folder = os.path.dirname(config.json) or "." if config.json else _run_of(config.model_dir[0]) or "."
     is_folder = config.json and os.path.isdir(config.json)
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or is_folder:
         raise UsageError(
@@ -396,9 +473,9 @@ def _json_folder(config):
 
 
 def _json_name(config, report):
-    first, several = config.model_dirs[0], len(config.model_dirs)
+    first, several = config.model_dir[0], len(config.model_dir)
     split = re.sub(r"\W+", "-", report["set"]["split"]).strip("-")
-    version = "" if runs.is_run(first) else f"_version{os.path.basename(os.path.abspath(first))}"
+    version = "" if rundir.is_run(first) else f"_version{os.path.basename(os.path.abspath(first))}"
     return f"evaluation_{split}_{config.views}views{version}" + f"_{several}models" * (several > 1) + ".json"
 
 

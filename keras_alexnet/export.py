@@ -3,28 +3,41 @@
 python -m keras_alexnet.export --model_dir=RUN [--views=10]      # RUN/export/1, or the next free number
 """
 
+import dataclasses
 import datetime
 import json
 import os
 import sys
 
-from keras_alexnet import __version__
+from keras_alexnet import __version__, flags, rundir
 from keras_alexnet import config as configs
-from keras_alexnet import run as runs
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import UsageError
 from keras_alexnet.files import atomic_directory
+from keras_alexnet.flags import flag
 from keras_alexnet.training.checkpoints import NEWEST
 
 METADATA = os.path.join("assets.extra", "metadata.json")
 
 
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Export."""
+
+    model_dir: str | None = flag(None, "A run's folder, as training wrote it.", path=True)
+    views: int = flag(
+        1, "1: an image is answered by its center view. 10: by the mean of its ten views, section 4.1.", choices=(1, 10)
+    )
+    checkpoint: str = flag("newest", configs.CHECKPOINT_HELP, choices=configs.CHECKPOINT)
+
+
 def main(argv):
     """Exports the newest checkpoint of a run; prints where to."""
-    model_dir, views, checkpoint = configs.parse_export(argv, __doc__)
-    runs.check_run(model_dir)
+    config = flags.parse(ExportConfig, argv, __doc__)
+    model_dir = flags.required(config, "model_dir")
+    rundir.check_run(model_dir)
     start_tensorflow()
-    print(f"exported to {export_run(model_dir, views, checkpoint)}")
+    print(f"exported to {export_run(model_dir, config.views, config.checkpoint)}")
 
 
 def export_run(model_dir, views=1, checkpoint=NEWEST):
@@ -33,7 +46,7 @@ def export_run(model_dir, views=1, checkpoint=NEWEST):
     Args:
         model_dir: str, a run's folder.
         views: 1 or 10, see `keras_alexnet.serving.signatures.ServedModel`.
-        checkpoint: which, see `keras_alexnet.run.open_run`.
+        checkpoint: which, see `keras_alexnet.rundir.open_run`.
 
     Returns:
         str, the new folder, MODEL_DIR/export/VERSION.
@@ -41,7 +54,7 @@ def export_run(model_dir, views=1, checkpoint=NEWEST):
     Raises:
         RunError: the run has no checkpoint or lacks one of its files.
     """
-    run = runs.open_run(model_dir, checkpoint)
+    run = rundir.open_run(model_dir, checkpoint)
     served = served_model(run, views)
     return save(served, os.path.join(model_dir, "export"), _metadata(run, views, served.size))
 
@@ -59,7 +72,7 @@ def served_model(run, views=1):
     from keras_alexnet.serving.signatures import ServedModel
 
     aligned = run.config.data.mean_subtraction == "aligned"
-    return ServedModel(runs.build(run), run.class_names, run.statistics.mean_image, aligned, views)
+    return ServedModel(rundir.build(run), run.class_names, run.statistics.mean_image, aligned, views)
 
 
 def save(served, export_dir, metadata):
@@ -114,10 +127,10 @@ def read_metadata(folder):
 def recipe_of(folder):
     """What a run, or the run of an exported model, was trained by: config.Config, or None where that is not known."""
     try:
-        if runs.is_run(folder):
-            with open(os.path.join(folder, runs.FLAGS), encoding="utf-8") as file:
-                return configs.read_run(file.read())
-        return configs.of_flags(read_metadata(folder)["flags"])
+        if rundir.is_run(folder):
+            with open(os.path.join(folder, rundir.FLAGS), encoding="utf-8") as file:
+                return configs.read_flags_cfg(file.read())
+        return flags.read(configs.Config, read_metadata(folder)["flags"])
     except (UsageError, OSError, UnicodeDecodeError):
         return None
 
@@ -154,7 +167,7 @@ def _metadata(run, views, size):
         # In percent but for the loss (nats); on the validation set after the last epoch.
         "measured": measured,
         "class_names": list(run.class_names),
-        "flags": dict(run.config.resolved),
+        "flags": flags.as_text(run.config),
     }
 
 

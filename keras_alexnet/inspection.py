@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import atomic_write, progress_bar
 
@@ -62,7 +62,7 @@ def placeholder_statistics(config, given, train_source, val_source):
 
     from keras_alexnet.data import statistics as stats
 
-    path = os.path.join(config.run.model_dir, runs.STATISTICS)
+    path = os.path.join(config.run.model_dir, rundir.STATISTICS)
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:
         gray = np.full((stats.STORED_SIZE, stats.STORED_SIZE, 3), _GRAY, np.float32)
@@ -90,7 +90,7 @@ def look_at(config, given, train_source, val_source, write):
     from keras_alexnet.data import statistics as stats
 
     model_dir, threads = config.run.model_dir, config.data.input_threads
-    path = os.path.join(model_dir, runs.STATISTICS)
+    path = os.path.join(model_dir, rundir.STATISTICS)
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:
         statistics = stats.compute(train_source, threads, progress_bar("mean and covariance of the training set"))
@@ -102,7 +102,7 @@ def look_at(config, given, train_source, val_source, write):
     if write and not os.path.isfile(path):
         stats.save(statistics, path)
 
-    survey_path = os.path.join(model_dir, runs.VALIDATION)
+    survey_path = os.path.join(model_dir, rundir.VALIDATION)
     summary = None
     if os.path.isfile(survey_path):
         with open(survey_path, encoding="utf-8") as file:

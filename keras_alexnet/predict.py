@@ -9,20 +9,44 @@ A file that is no picture does not keep the others from being classified; the ex
 
 import collections
 import concurrent.futures
+import dataclasses
 import json
 import os
 import sys
 
-from keras_alexnet import config as configs
+from keras_alexnet import flags
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
 from keras_alexnet.errors import RunError, UsageError, printable
+from keras_alexnet.flags import flag
 from keras_alexnet.serving import client as clients
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Prediction."""
+
+    model: str | None = flag(
+        None,
+        "An exported model's folder, such as RUN/export/1, or a server: http://HOST:8501/v1/models/NAME or "
+        "grpc://HOST:8500/NAME.",
+        path=True,
+    )
+    images: tuple[str, ...] = flag((), "JPEG or PNG files.")
+    format: str = flag("table", "jsonl: a line of JSON for each file.", choices=("table", "jsonl"))
+    signature: str = flag("serving_default", "serving_default, or features with --format=jsonl.")
+    batch_size: int = flag(8, "Files of a request.", low=1, high=512)
+    parallel: int = flag(4, "Requests at a time.", low=1, high=256)
+    deadline: float = flag(30.0, "Seconds for a request, its repetitions included.", low=0.001)
+    retries: int = flag(3, "Repetitions when the server cannot be reached or is overloaded.", low=0, high=20)
 
 
 def main(argv):
     """Prints one photograph a block (`--format=table`) or a line (`--format=jsonl`), in the order that was given."""
-    config = configs.parse_predict(argv, __doc__)
-    for photograph in config.photographs:
+    config = flags.parse(PredictConfig, argv, __doc__, positional="images")
+    flags.required(config, "model")
+    if not config.images:
+        raise UsageError("no image is given: name one or more JPEG or PNG files after the flags")
+    for photograph in config.images:
         if not os.path.isfile(photograph):
             what = "is a folder; name the files in it" if os.path.isdir(photograph) else "there is no such file"
             raise UsageError(f"{photograph}: {what}")
@@ -32,14 +56,14 @@ def main(argv):
     failed = []
     with hidden_library_messages():
         settings = (config.signature, config.batch_size, config.parallel)
-        for photograph, answer in predict(client, config.photographs, *settings):
+        for photograph, answer in predict(client, config.images, *settings):
             if isinstance(answer, RunError):
                 failed.append(f"{printable(photograph)}: {answer}")
             elif config.format == "table" and "classes" not in answer:
                 raise UsageError(f"--signature={config.signature}: has no classes for a table; add --format=jsonl")
             print((_as_json if config.format == "jsonl" else _as_block)(photograph, answer), flush=True)
     if failed:
-        more = f" (and {len(failed) - 1} more of {len(config.photographs)})" if len(failed) > 1 else ""
+        more = f" (and {len(failed) - 1} more of {len(config.images)})" if len(failed) > 1 else ""
         raise RunError(failed[0] + more)
 
 

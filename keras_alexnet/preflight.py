@@ -56,7 +56,7 @@ def report(config, session, described):
 
 def _timed(session):
     """Seconds of a training and of a validation step, reading included, of the second each: the first is compiled."""
-    from keras_alexnet.training.loop import read
+    from keras_alexnet.training.trainer import read
 
     found = []
     for batches, step in (

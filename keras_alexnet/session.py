@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.errors import RequeueError, RunError, brief
 from keras_alexnet.files import progress_bar
 from keras_alexnet.inspection import NAMED
@@ -33,11 +33,12 @@ class Session:
         from keras_alexnet.data.augmentation import Augmentation
         from keras_alexnet.model.alexnet import VARIANTS
         from keras_alexnet.model.layers import Dropout
+        from keras_alexnet.training import schedules
         from keras_alexnet.training.checkpoints import Checkpoints
-        from keras_alexnet.training.loop import Trainer
         from keras_alexnet.training.optimizer import LossScale, MomentumSGD
         from keras_alexnet.training.progress import Progress
         from keras_alexnet.training.schedules import Plateau
+        from keras_alexnet.training.trainer import Trainer
 
         data, training = config.data, config.training
         self.config, self.model, self.shared, self.statistics = config, model, shared, statistics
@@ -53,7 +54,7 @@ class Session:
             pca_stddev=data.pca_stddev,
             aligned_mean=data.mean_subtraction == "aligned",
         )
-        layers = {label for _, label, _ in training.lr_schedule if label} - {"bias"}
+        layers = {label for _, label, _ in schedules.parse(training.lr_schedule) if label} - {"bias"}
         replica_batch = training.batch_size // shared.replicas
         with shared.strategy.scope():
             self.sgd = MomentumSGD(
@@ -80,7 +81,7 @@ class Session:
         self.batch_size = training.batch_size // shared.workers  # of this process
         self.val_counts = summary.label_counts
         self.checkpoints = Checkpoints(
-            os.path.join(config.run.model_dir, runs.CHECKPOINTS),
+            os.path.join(config.run.model_dir, rundir.CHECKPOINTS),
             self.trainer.variables(),
             config.run.checkpoints_to_keep,
         )
@@ -122,7 +123,7 @@ class Session:
                 self.progress.steps,
                 config.run.summary_steps,
                 config.run.histograms,
-                config.run.profile,
+                config.run.profile or None,
                 sums=self.progress.sums,
                 files=self.progress.files,
             )
@@ -187,7 +188,7 @@ class Session:
         """What is left of an epoch, and its validation."""
         import tensorflow as tf
 
-        from keras_alexnet.training.loop import NonFiniteError, ReadError
+        from keras_alexnet.training.trainer import NonFiniteError, ReadError
 
         progress, training = self.progress, self.config.training
         rate = self._set_rates()
@@ -341,12 +342,12 @@ class Session:
 
     def _set_rates(self):
         """Sets the rates of the epoch that begins; returns the kernels'."""
-        from keras_alexnet.training.schedules import rates_after
+        from keras_alexnet.training.schedules import parse, rates_after
 
         training = self.config.training
         rate, multipliers = rates_after(
             self.progress.epochs,
-            training.lr_schedule,
+            parse(training.lr_schedule),
             training.learning_rate,
             training.bias_learning_rate_multiplier,
         )

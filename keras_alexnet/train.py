@@ -12,8 +12,7 @@ import sys
 import time
 
 from keras_alexnet import config as configs
-from keras_alexnet import files, inspection, preflight
-from keras_alexnet import run as runs
+from keras_alexnet import files, flags, inspection, preflight, rundir
 from keras_alexnet.cli import quiet_start, run_command
 from keras_alexnet.errors import UsageError
 from keras_alexnet.files import remove_temp_files
@@ -53,21 +52,20 @@ def train(config):
         from keras_alexnet.training import distribution
 
         if run.strategy == "one":
-            devices = placed = choose_devices(config.network.devices, config.network.towers)
+            devices = placed = choose_devices(config.network.device_names(), config.network.towers)
         else:
             # Every replica is on a device of its own, its towers side by side.
-            names = config.network.devices
+            names = config.network.device_names()
             devices, placed = (), choose_devices(names, len(names)) if names else ()
         shared = distribution.choose(run.strategy, placed, config.training.batch_size)
         check_precision(config.network.precision, placed)
         if run.deterministic:
             keras.utils.set_random_seed(run.seed)
             tf.config.experimental.enable_op_determinism()
-    _check_network(config)
     train_source, val_source = listed or inspection.open_sources(config)
     given = inspection.given_statistics(config)
     with shared.strategy.scope():
-        model = runs.build_model(config.network, len(train_source.class_names), run.seed, devices)
+        model = rundir.build_model(config.network, len(train_source.class_names), run.seed, devices)
         _begin_with(config, model)
     if run.dry_run:
         statistics, summary = inspection.placeholder_statistics(config, given, train_source, val_source)
@@ -86,9 +84,9 @@ def train(config):
         )
         session = Session(config, model, devices, shared, statistics, summary, train_source, val_source)
         if shared.is_chief:
-            runs.write_class_names(model_dir, train_source.class_names)
-            runs.write_flags(config)
-            changed = runs.write_provenance(model_dir, statistics, summary)
+            rundir.write_class_names(model_dir, train_source.class_names)
+            rundir.write_flags(config)
+            changed = rundir.write_provenance(model_dir, statistics, summary)
             if changed:
                 print(f"note: the run was begun with {'; '.join(changed)}: it may not repeat to the bit", flush=True)
         print(_description(config, model, train_source, val_source, placed, shared), end="", flush=True)
@@ -120,10 +118,10 @@ def _check_folder(config):
     model_dir = config.run.model_dir
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
-    if not runs.is_run(model_dir) or not runs.has_checkpoint(model_dir):
+    if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return
-    with open(os.path.join(model_dir, runs.FLAGS), encoding="utf-8") as file:
-        changed = configs.changed_flags(config, file.read())
+    with open(os.path.join(model_dir, rundir.FLAGS), encoding="utf-8") as file:
+        changed = flags.changes(configs.read_flags_cfg(file.read()), config)
     if changed:
         raise UsageError(
             f"--model_dir={model_dir}: holds a run with other flags: {', '.join(changed)}; repeat its flags, or name "
@@ -134,7 +132,7 @@ def _check_folder(config):
 def _begin_with(config, model):
     """Gives a model the weights that its run begins with; a run that goes on has its own already."""
     path = config.training.initial_weights
-    if not path or runs.has_checkpoint(config.run.model_dir):
+    if not path or rundir.has_checkpoint(config.run.model_dir):
         return
     from keras_alexnet.export import recipe_of
     from keras_alexnet.model import weights
@@ -149,33 +147,6 @@ def _begin_with(config, model):
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
     print(f"weights:    of {path}; new: {', '.join(config.training.new_layers) or 'none'}", flush=True)
-
-
-def _check_network(config):
-    """What the network and the schedule of a config need of each other."""
-    from keras_alexnet.model.alexnet import check_removed, check_topology, check_width
-    from keras_alexnet.model.weights import LAYERS
-
-    network = config.network
-    for flag, value, check in (
-        (
-            "topology",
-            network.topology,
-            lambda: check_topology(network.topology, network.towers, network.groups, network.variant),
-        ),
-        ("removed_layers", ",".join(network.removed_layers), lambda: check_removed(network.removed_layers)),
-        ("width", network.width, lambda: check_width(network.width)),
-    ):
-        try:
-            check()
-        except ValueError as error:
-            raise UsageError(f"--{flag}={value}: {error}") from None
-    unknown = [name for name in config.training.new_layers if name not in LAYERS]
-    if unknown:
-        raise UsageError(f"--new_layers: there is no layer {unknown[0]!r}; there are {', '.join(LAYERS)}")
-    for _, label, _ in config.training.lr_schedule:
-        if label and label != "bias" and not any(layer.startswith(label) for layer in LAYERS):
-            raise UsageError(f"--lr_schedule: no layer's name starts with {label!r}; there are {', '.join(LAYERS)}")
 
 
 def _description(config, model, train_source, val_source, devices, shared):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_alexnet import config as configs
 from keras_alexnet import evaluate, export
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.cli import run_command
 from keras_alexnet.data import preparation, sources, statistics
 from keras_alexnet.data.decoding import decode_center
@@ -33,13 +33,13 @@ def evaluated(tmp_path, *argv):
 def second_run(run_of_three_epochs, tmp_path_factory):
     """The same run with other weights."""
     folder = tmp_path_factory.mktemp("second") / "run"
-    run = runs.open_run(str(run_of_three_epochs))
-    model = runs.build(run)
+    run = rundir.open_run(str(run_of_three_epochs))
+    model = rundir.build(run)
     for variable in model.trainable_variables:
         variable.assign(variable + np.random.default_rng(1).normal(scale=0.02, size=variable.shape))
     argv = [f"--{name}={value}" for name, value in run.config.resolved if name != "model_dir"]
     config = configs.parse_train([*argv, f"--model_dir={folder}"], "")
-    runs.create(config, model, run.class_names, run.statistics)
+    rundir.create(config, model, run.class_names, run.statistics)
     return folder
 
 
@@ -53,8 +53,8 @@ def views_of(image, mean, views):
 
 def by_hand(folder, pictures, views):
     """(probabilities, labels) of all validation pictures, one after the other, by the Keras model."""
-    run = runs.open_run(str(folder))
-    model, mean = runs.build(run), run.statistics.mean_image[16:240, 16:240]
+    run = rundir.open_run(str(folder))
+    model, mean = rundir.build(run), run.statistics.mean_image[16:240, 16:240]
     files = sorted((pictures / "val").glob("*/*"))
     labels = [run.class_names.index(file.parent.name) for file in files]
     images = [decode_center(file.read_bytes()).numpy() for file in files]
@@ -212,8 +212,8 @@ def test_bad_input_in_one_line(
 @pytest.fixture(scope="module")
 def other_export(run_of_three_epochs, tmp_path_factory):
     """The same network, exported with other class names."""
-    run = runs.open_run(str(run_of_three_epochs))
-    served = ServedModel(runs.build(run), ["x", "y", "z"], run.statistics.mean_image)
+    run = rundir.open_run(str(run_of_three_epochs))
+    served = ServedModel(rundir.build(run), ["x", "y", "z"], run.statistics.mean_image)
     metadata = export.read_metadata(str(run_of_three_epochs / "export" / "1"))
     return export.save(served, str(tmp_path_factory.mktemp("other") / "export"), metadata)
 
@@ -303,9 +303,9 @@ def test_networks_of_different_inputs_look_at_the_same_images(run_of_three_epoch
     """BVLC's takes 227 pixels, the others 224."""
     argv = ["--dataset=folder", f"--data_dir={small_pictures}", "--variant=caffe", "--width=0.0625"]
     config = configs.parse_train([*argv, f"--model_dir={tmp_path / 'caffe'}"], "")
-    run = runs.open_run(str(run_of_three_epochs))
-    model = runs.build_model(config.network, 3, 1, devices=())
-    runs.create(config, model, run.class_names, run.statistics)
+    run = rundir.open_run(str(run_of_three_epochs))
+    model = rundir.build_model(config.network, 3, 1, devices=())
+    rundir.create(config, model, run.class_names, run.statistics)
     folders = [f"--model_dir={run_of_three_epochs}", f"--model_dir={tmp_path / 'caffe'}"]
     for views in (1, 10):
         report = evaluated(tmp_path, *folders, f"--views={views}")
@@ -319,10 +319,10 @@ def test_a_set_of_tensorflow_datasets(run_of_three_epochs, tmp_path):
     data_dir.mkdir()
     files.mkdir()
     test_sources.prepare("tiny_validated", data_dir, files)
-    run = runs.open_run(str(run_of_three_epochs))
+    run = rundir.open_run(str(run_of_three_epochs))
     argv = ["--dataset=tiny_validated", f"--data_dir={data_dir}", "--variant=release2012", "--width=0.0625"]
     config = configs.parse_train([*argv, f"--model_dir={tmp_path / 'run'}"], "")
-    runs.create(config, runs.build(run), test_sources.CLASSES, run.statistics)
+    rundir.create(config, rundir.build(run), test_sources.CLASSES, run.statistics)
     counts = {
         split: evaluated(tmp_path, f"--model_dir={tmp_path / 'run'}", f"--split={split}") for split in ("", "test")
     }

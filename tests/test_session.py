@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import evaluate, export, files, session, train
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.cli import run_command
 from keras_alexnet.training import checkpoints, loop
 from tests.conftest import TINY_RUN, history
@@ -203,7 +203,7 @@ def test_a_dry_run_names_a_disk_without_room(command, tmp_path, capsys, monkeypa
 
 
 def test_the_folder_says_what_it_was_trained_with_and_on(run_of_three_epochs):
-    (record,) = json.loads((run_of_three_epochs / runs.PROVENANCE).read_text())
+    (record,) = json.loads((run_of_three_epochs / rundir.PROVENANCE).read_text())
     assert record["packages"]["tensorflow"] == tf.__version__ and record["device"].endswith(tf.__version__)
     assert record["training_set"]["images"] == 18 and record["validation_set"]["images"] == 9
     with np.load(run_of_three_epochs / "statistics.npz", allow_pickle=False) as statistics:
@@ -212,7 +212,7 @@ def test_the_folder_says_what_it_was_trained_with_and_on(run_of_three_epochs):
 
 def test_going_on_with_other_versions_is_noted(command, tmp_path, capsys, monkeypatch):
     assert command(tmp_path / "run", "--epochs=1") == 0
-    path = tmp_path / "run" / runs.PROVENANCE
+    path = tmp_path / "run" / rundir.PROVENANCE
     (record,) = json.loads(path.read_text())
     path.write_text(json.dumps([{**record, "keras_alexnet": "0.0.9"}]))
     capsys.readouterr()
@@ -226,8 +226,8 @@ def test_the_best_epoch_is_evaluated_and_exported_where_it_is_asked_for(run_of_t
     errors = [float(row["val_top1_error"]) for row in history(tmp_path / "run")]
     best = 1 + errors.index(min(errors))
     assert best < 3  # or there were nothing to tell apart
-    assert runs.open_run(str(tmp_path / "run")).checkpoint.endswith("epoch-3")
-    assert runs.open_run(str(tmp_path / "run"), "best").checkpoint.endswith(f"epoch-{best}")
+    assert rundir.open_run(str(tmp_path / "run")).checkpoint.endswith("epoch-3")
+    assert rundir.open_run(str(tmp_path / "run"), "best").checkpoint.endswith(f"epoch-{best}")
     argv = [f"--model_dir={tmp_path / 'run'}", "--checkpoint=best", f"--json={tmp_path / 'best.json'}"]
     assert run_command("evaluate", evaluate.main, argv) == 0
     found = json.loads((tmp_path / "best.json").read_text())

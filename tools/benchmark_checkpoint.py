@@ -40,7 +40,7 @@ def measure(options, folder):
 
     from keras_alexnet import AlexNet
     from keras_alexnet.training.checkpoints import Checkpoints
-    from keras_alexnet.training.loop import Trainer
+    from keras_alexnet.training.trainer import Trainer
     from keras_alexnet.training.optimizer import MomentumSGD
     from keras_alexnet.training.progress import Progress
 
@@ -80,7 +80,7 @@ def measure(options, folder):
         ("step", plain), ("held", held), ("extra", extra), ("written", written), ("read", read),
     )}  # fmt: skip
     size = sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
-    minutes = configs.parse_train(["--dataset=shapes", "--model_dir=run"], "").run.checkpoint_minutes
+    minutes = configs.RunConfig().checkpoint_minutes
     found |= {"megabytes": size / 1e6, "minutes": minutes, "share": found["extra"] / (60 * minutes)}
     return found | (places(options) if options.data_dir else {})
 

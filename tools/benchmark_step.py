@@ -202,7 +202,7 @@ def tensorflow_row(options):
     import numpy as np
 
     from keras_alexnet import AlexNet
-    from keras_alexnet.training.loop import Trainer
+    from keras_alexnet.training.trainer import Trainer
     from keras_alexnet.training.optimizer import MomentumSGD
 
     rng = np.random.default_rng(0)

@@ -82,7 +82,7 @@ def build(options, devices):
     import keras
 
     from keras_alexnet import AlexNet
-    from keras_alexnet.training.loop import Trainer
+    from keras_alexnet.training.trainer import Trainer
     from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 
     try:

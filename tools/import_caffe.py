@@ -27,7 +27,7 @@ def main(argv):
 
     from keras_alexnet import caffe
     from keras_alexnet import config as configs
-    from keras_alexnet import run as runs
+    from keras_alexnet import rundir
     from keras_alexnet.data.statistics import Statistics
     from keras_alexnet.model import weights as named_weights
 
@@ -38,7 +38,7 @@ def main(argv):
     # As Caffe trained it (flags/caffe.cfg): the part of the mean that is under a crop, and no color noise.
     flags = ["--variant=caffe", f"--towers={options.towers}", "--groups=2", f"--width={width!r}", f"--model_dir={out}"]
     config = configs.parse_train([*flags, "--mean_subtraction=aligned", "--pca_color=none"], __doc__)
-    model = runs.build_model(config.network, len(names), config.run.seed, devices=())
+    model = rundir.build_model(config.network, len(names), config.run.seed, devices=())
     named_weights.assign(weights, model)  # splits them between two towers
     statistics = Statistics(
         mean_image=mean_image,
@@ -46,7 +46,7 @@ def main(argv):
         rgb_covariance=np.zeros((3, 3)),  # not in Caffe's files; only color noise, which this run has none of, needs it
         count=0,  # nor is the number of images
     )
-    runs.create(config, model, names, statistics)
+    rundir.create(config, model, names, statistics)
     print(as_text(options, out, weights, names, statistics.rgb_mean))
 
 

@@ -23,10 +23,10 @@ def main(argv):
 
 def filters(folder):
     """The conv1 filters of the newest checkpoint: uint8 (height, width, 3)."""
-    from keras_alexnet import run as runs
+    from keras_alexnet import rundir
     from keras_alexnet.training.filters import conv1_grid
 
-    return conv1_grid(runs.build(runs.open_run(str(folder))), scale=4)
+    return conv1_grid(rundir.build(rundir.open_run(str(folder))), scale=4)
 
 
 def draw(rows, grid, path):

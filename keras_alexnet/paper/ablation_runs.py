@@ -6,7 +6,7 @@ import math
 import os
 
 from keras_alexnet import config as configs
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
 from keras_alexnet.paper import comparison, grid, hparams
@@ -113,19 +113,19 @@ def read(folder):
     """
     from keras_alexnet.data import statistics
 
-    if not runs.is_run(folder):
+    if not rundir.is_run(folder):
         raise RunError("not there")
     with reading("its files"):
-        with open(os.path.join(folder, runs.FLAGS), encoding="utf-8") as file:
+        with open(os.path.join(folder, rundir.FLAGS), encoding="utf-8") as file:
             try:
                 config = configs.read_run(file.read())
             except UsageError as error:
-                raise RunError(f"{runs.FLAGS} is no run's: {error}") from None
+                raise RunError(f"{rundir.FLAGS} is no run's: {error}") from None
         if not grid.is_done(folder, config):
             raise RunError(f"unfinished, {grid.epochs_done(folder)} of {config.training.epochs} epochs")
-        with open(os.path.join(folder, runs.VALIDATION), encoding="utf-8") as file:
+        with open(os.path.join(folder, rundir.VALIDATION), encoding="utf-8") as file:
             summary = json.load(file)
-        trained_on = statistics.load(os.path.join(folder, runs.STATISTICS))
+        trained_on = statistics.load(os.path.join(folder, rundir.STATISTICS))
         rows, counts = grid.history(folder), summary["label_counts"]
         return FinishedRun(
             folder=folder,
@@ -185,7 +185,7 @@ def _evaluated(ended, views, data_dir):
     path = os.path.join(
         ended.folder, f"ablations_{views}views.json"
     )  # not what an evaluation of other images writes to
-    newest = os.path.join(ended.folder, runs.CHECKPOINTS, "checkpoint")
+    newest = os.path.join(ended.folder, rundir.CHECKPOINTS, "checkpoint")
     if os.path.isfile(path) and os.path.getmtime(path) >= os.path.getmtime(newest):
         with reading(path), open(path, encoding="utf-8") as file:
             kept = json.load(file)

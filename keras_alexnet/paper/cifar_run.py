@@ -63,7 +63,7 @@ class Run:
 
     def __init__(self, folder, trial, images):
         from keras_alexnet.training.checkpoints import Checkpoints
-        from keras_alexnet.training.loop import Trainer
+        from keras_alexnet.training.trainer import Trainer
         from keras_alexnet.training.optimizer import MomentumSGD
 
         self.trial, self.images = trial, images

@@ -9,7 +9,7 @@ import re
 
 from keras_alexnet import evaluate as evaluation
 from keras_alexnet import export
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.data import imagenet_labels
 from keras_alexnet.errors import UsageError, printable
 from keras_alexnet.paper import results
@@ -110,9 +110,9 @@ def check(settings, remedy=""):
     first = None
     for flag, folders in (("cnn", settings.cnns), ("pretrained_cnn", settings.pretrained_cnns)):
         for folder in folders:
-            if not runs.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
+            if not rundir.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
                 raise UsageError(
-                    f"--{flag}={folder}: is neither a run (no {runs.FLAGS}) nor an exported model (no saved_model.pb)"
+                    f"--{flag}={folder}: is neither a run (no {rundir.FLAGS}) nor an exported model (no saved_model.pb)"
                 )
             if first is None:
                 first = folder
@@ -136,10 +136,10 @@ def check(settings, remedy=""):
 
 def class_names(folder):
     """The classes of a run or an exported model, tuple of str; () where its file is missing, which others report."""
-    if not runs.is_run(folder):
+    if not rundir.is_run(folder):
         return tuple(export.read_metadata(folder)["class_names"])
     try:
-        with open(os.path.join(folder, runs.CLASS_NAMES), encoding="utf-8") as file:
+        with open(os.path.join(folder, rundir.CLASS_NAMES), encoding="utf-8") as file:
             return tuple(file.read().splitlines())
     except (OSError, UnicodeDecodeError):
         return ()

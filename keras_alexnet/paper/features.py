@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import sources
 from keras_alexnet.errors import RunError, UsageError, brief
@@ -317,8 +317,8 @@ def _reason(error):
 
 def _training_set(folder):
     """What the mean image, which the network's input loses, comes from: str."""
-    if runs.is_run(folder):
-        return runs.open_run(folder).statistics.fingerprint
+    if rundir.is_run(folder):
+        return rundir.open_run(folder).statistics.fingerprint
     from keras_alexnet import export
 
     return export.read_metadata(folder).get("training_set", {}).get("fingerprint")

@@ -13,7 +13,7 @@ import sys
 
 import numpy as np
 
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import RunError, reading
 from keras_alexnet.paper import config, results
@@ -36,10 +36,10 @@ PAPER = ("largely color-agnostic", "largely color-specific")
 def main(argv):
     settings = config.parse_figure3(argv, __doc__)
     config.check_there("model_dir", settings.model_dir, "a run's, or an exported model's")
-    runs.check_run(settings.model_dir)
+    rundir.check_run(settings.model_dir)
     results.folder_for(settings.results_dir)
     start_tensorflow()
-    run = runs.open_run(settings.model_dir)
+    run = rundir.open_run(settings.model_dir)
     trained, start = filters_of(run)
     values = compare(run, trained, start, PERMUTATIONS // (100 if settings.quick else 1))
     draw_filters(trained, settings.normalize, os.path.join(settings.results_dir, "figure3.png"))
@@ -75,7 +75,7 @@ def filters_of(run):
     """The filters of a run's conv1 by tower, trained and as its seed begins them.
 
     Args:
-        run: keras_alexnet.run.Run.
+        run: keras_alexnet.rundir.Run.
 
     Returns:
         (trained, start): lists of two float32 (11, 11, 3, filters); start is None where the run began with weights
@@ -93,7 +93,7 @@ def filters_of(run):
         if name.startswith("conv1") and name.endswith("/kernel") and value.shape[:-1] != (11, 11, 3):
             shape = "x".join(map(str, value.shape[:-1]))
             raise RunError(f"{run.model_dir}: its {name} has filters of {shape}; Figure 3 is of 11x11x3")
-    model = runs.build_model(run.config.network, len(run.class_names), run.config.run.seed, devices=())
+    model = rundir.build_model(run.config.network, len(run.class_names), run.config.run.seed, devices=())
     start = conv1_towers(model)
     with reading(run.checkpoint):
         weights.assign(stored, model)
@@ -106,7 +106,7 @@ def compare(run, trained, start, permutations):
     """What the filters say.
 
     Args:
-        run: keras_alexnet.run.Run.
+        run: keras_alexnet.rundir.Run.
         trained, start: as of `filters_of`.
         permutations: int.
 

@@ -13,7 +13,7 @@ import time
 
 from keras_alexnet import config as configs
 from keras_alexnet import files
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.paper import hparams, trainer
 from keras_alexnet.training import checkpoints
@@ -129,7 +129,7 @@ def history(folder):
 
 def epochs_done(folder):
     """Epochs that both the newest checkpoint and the history of a run know of, int; found without TensorFlow."""
-    newest = checkpoints.newest(os.path.join(folder, runs.CHECKPOINTS))
+    newest = checkpoints.newest(os.path.join(folder, rundir.CHECKPOINTS))
     with contextlib.suppress(RunError):
         return min(checkpoints.place_of(newest)[0], len(history(folder))) if newest else 0
     return 0
@@ -146,7 +146,7 @@ def is_done(folder, config):
     if not epochs or epochs >= config.training.epochs or config.training.lr_policy != "plateau":
         return epochs >= config.training.epochs
     with contextlib.suppress(RunError, UsageError):
-        return runs.progress_of(os.path.join(folder, runs.CHECKPOINTS, f"epoch-{epochs}")).get("finished", False)
+        return rundir.progress_of(os.path.join(folder, rundir.CHECKPOINTS, f"epoch-{epochs}")).get("finished", False)
     return False
 
 
@@ -226,7 +226,7 @@ def _write_hparams(cell):
 def _others(out, cells):
     """The configs of further runs in a grid's folder: other seeds, or another runner's flagfiles."""
     own, found = {cell.folder for cell in cells}, []
-    for path in sorted(glob.glob(os.path.join(glob.escape(out), "*", "seed*", runs.FLAGS))):
+    for path in sorted(glob.glob(os.path.join(glob.escape(out), "*", "seed*", rundir.FLAGS))):
         if os.path.dirname(path) not in own:
             with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
                 found.append(configs.read_run(file.read()))
@@ -235,9 +235,9 @@ def _others(out, cells):
 
 def _check_same(cell):
     """A run that is there has to be the one that is asked for, were it only to be passed over."""
-    if not runs.is_run(cell.folder) or not runs.has_checkpoint(cell.folder):
+    if not rundir.is_run(cell.folder) or not rundir.has_checkpoint(cell.folder):
         return
-    path = os.path.join(cell.folder, runs.FLAGS)
+    path = os.path.join(cell.folder, rundir.FLAGS)
     try:
         with open(path, encoding="utf-8") as file:
             changed = configs.changed_flags(cell.config, file.read())

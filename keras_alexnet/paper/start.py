@@ -16,7 +16,7 @@ import math
 import os
 import sys
 
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import UsageError, reading
 from keras_alexnet.files import atomic_write, progress_bar
@@ -373,7 +373,7 @@ def _probe(settings, source, statistics):
     from keras_alexnet.data import pipeline
     from keras_alexnet.data.augmentation import Augmentation
     from keras_alexnet.model.alexnet import VARIANTS
-    from keras_alexnet.training import loop
+    from keras_alexnet.training import trainer
 
     batches = pipeline.training(
         source,
@@ -395,14 +395,14 @@ def _train(settings, start, source, statistics, probe):
         the loss was no number any more, which ends it.
     """
     from keras_alexnet.model import weights
-    from keras_alexnet.training.loop import Trainer
+    from keras_alexnet.training.trainer import Trainer
     from keras_alexnet.training.optimizer import MomentumSGD
 
     network, training, seed = settings.run.network, settings.run.training, settings.run.run.seed
-    model = runs.build_model(network, len(source.class_names), seed, ())
+    model = rundir.build_model(network, len(source.class_names), seed, ())
     begin(model, start)
     exact = dataclasses.replace(network, precision="float32")  # what differs little would be lost in bfloat16
-    twin = model if network == exact else runs.build_model(exact, len(source.class_names), seed, ())
+    twin = model if network == exact else rundir.build_model(exact, len(source.class_names), seed, ())
     measure = gauge(twin)
     rates = training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
     trainer = Trainer(model, MomentumSGD(*rates))
@@ -427,7 +427,7 @@ def _batches(settings, source, statistics):
     from keras_alexnet.data import pipeline
     from keras_alexnet.data.augmentation import Augmentation
     from keras_alexnet.model.alexnet import VARIANTS
-    from keras_alexnet.training import loop
+    from keras_alexnet.training import trainer
 
     variant, data = VARIANTS[settings.run.network.variant], settings.run.data
     augmentation = Augmentation(variant.crop_positions, data.reflections, data.pca_color, "eigenvalue", data.pca_stddev)

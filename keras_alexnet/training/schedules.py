@@ -2,6 +2,13 @@
 
 import dataclasses
 import math
+import re
+
+from keras_alexnet.errors import ArgumentError
+
+PAPER_BATCH = 128  # section 5
+# What the learning rates are multiplied by, of the batch over the paper's.
+SCALINGS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
 @dataclasses.dataclass
@@ -47,13 +54,40 @@ class Plateau:
         return True
 
 
+def parse(text):
+    """The text of a schedule by epoch -> its entries.
+
+    Args:
+        text: str, AFTER_EPOCH:[LAYERS=]RATE,... such as "25:0.001,25:bias=0.002".
+
+    Returns:
+        tuple of (after_epoch, label, learning rate), in the order of the epochs; the label is "" for all kernels,
+        "bias" for all biases, or the start of layer names.
+
+    Raises:
+        ArgumentError: an entry is malformed, or freezes everything.
+    """
+    entries = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = re.fullmatch(r"(\d{1,6}):(?:([a-z][a-z0-9_]*)=)?([0-9.eE+-]+)", part)
+        try:
+            rate = float(match[3])
+        except (TypeError, ValueError):
+            rate = math.nan
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ArgumentError("lr_schedule", text, f"{part!r} is not AFTER_EPOCH:[LAYERS=]RATE, such as 25:0.001")
+        if not rate and not match[2]:
+            raise ArgumentError("lr_schedule", text, f"{part!r} freezes everything; end with --epochs instead")
+        entries.append((int(match[1]), match[2] or "", rate))
+    return tuple(sorted(entries, key=lambda entry: entry[0]))
+
+
 def rates_after(epochs, schedule, learning_rate, bias_multiplier):
     """The rates of a schedule by epoch, once so many epochs are done.
 
     Args:
         epochs: int >= 0, epochs done.
-        schedule: sequence of (after_epoch, label, rate) in the order of the epochs; the label is "" for all kernels,
-            "bias" for all biases, or the start of layer names.
+        schedule: entries as `parse` gives them.
         learning_rate: float, rate of the kernels at the start.
         bias_multiplier: float, rate of the biases over it.
 

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import AlexNet
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.model import weights
 
 TINY = 1 / 16
@@ -84,7 +84,7 @@ def test_an_npz_of_the_names_is_read_again(two_towers, tmp_path):
 def test_a_run_and_its_export_hold_the_same_weights(run_of_three_epochs, kind):
     folder = run_of_three_epochs if kind == "run" else run_of_three_epochs / "export" / "1"
     found = weights.read(str(folder))
-    model = runs.build(runs.open_run(str(run_of_three_epochs)))
+    model = rundir.build(rundir.open_run(str(run_of_three_epochs)))
     assert found.keys() == weights.named(model).keys()
     for name, value in weights.named(model).items():
         np.testing.assert_array_equal(found[name], value)

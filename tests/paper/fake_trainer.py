@@ -14,7 +14,7 @@ import types
 import numpy as np
 
 from keras_alexnet import config as configs
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.paper import grid
 
 FINGERPRINTS = "training", "validation"
@@ -41,24 +41,24 @@ def main(argv):
 def write(config, epochs, error=None, images=20):
     """A run of so many epochs."""
     folder = config.run.model_dir
-    checkpoints = os.path.join(folder, runs.CHECKPOINTS)
+    checkpoints = os.path.join(folder, rundir.CHECKPOINTS)
     os.makedirs(checkpoints, exist_ok=True)
     if error is None:
         error = 30 + config.run.seed % 10 + 2 * (config.network.dropout == 0)
     with open(os.path.join(folder, "history.csv"), "w") as file:
         file.write("epoch,loss,top1_error,top5_error,val_loss,val_top1_error\n")
         file.writelines(f"{each},1.5,25,1,0.75,{error + epochs - each}\n" for each in range(1, epochs + 1))
-    with open(os.path.join(folder, runs.VALIDATION), "w") as file:
+    with open(os.path.join(folder, rundir.VALIDATION), "w") as file:
         json.dump({"label_counts": [images // 2] * 2, "skipped": [], "fingerprint": FINGERPRINTS[1]}, file)
     np.savez(
-        os.path.join(folder, runs.STATISTICS),
+        os.path.join(folder, rundir.STATISTICS),
         mean_image=np.zeros((256, 256, 3), np.float32),
         rgb_mean=np.zeros(3),
         rgb_covariance=np.eye(3),
         count=100,
         fingerprint=FINGERPRINTS[0],
     )
-    runs.write_flags(types.SimpleNamespace(run=config.run, resolved=config.resolved))
+    rundir.write_flags(types.SimpleNamespace(run=config.run, resolved=config.resolved))
     open(os.path.join(checkpoints, f"epoch-{epochs}.index"), "w").close()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet import evaluate
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.paper import features
@@ -33,7 +33,7 @@ def test_features_are_what_the_last_layer_multiplies(model, run_of_three_epochs,
     index = features.make(features.feature_extractor(model), "model", source)
     assert index.features.shape == (9, 256) and index.features.dtype == np.float32
     assert index.files == source.files and index.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    last = runs.build(runs.open_run(str(run_of_three_epochs))).get_layer("fc8")
+    last = rundir.build(rundir.open_run(str(run_of_three_epochs))).get_layer("fc8")
     kernel, bias = (np.asarray(each, np.float64) for each in last.get_weights())
     logits = index.features.astype(np.float64) @ kernel + bias
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet import AlexNet, export
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.cli import run_command
 from tests.reference import caffe_network
 from tests.test_caffe import CLASSES, Evil, blob_2014, blob_2015, blobs_of, caffemodel, converted, npy
@@ -50,7 +50,7 @@ def test_an_imported_run_is_a_run(blobs, folder, capsys):
     assert f"mean.binaryproto, red {red:.2f}, green {green:.2f}, blue {blue:.2f}" in said
     assert f"python -m keras_alexnet.evaluate --model_dir={out}\n" in said
 
-    opened = runs.open_run(str(out))
+    opened = rundir.open_run(str(out))
     assert opened.class_names == tuple(NAMES) and opened.history == ()
     network = opened.config.network
     assert (network.variant, network.towers, network.groups, network.width) == ("caffe", 2, 2, 1 / 16)
@@ -76,9 +76,9 @@ def test_one_stack_from_the_converted_file(blobs, folder, capsys):
     out = folder / "run"
     assert run(folder / "good.npy", f"--out={out}", f"--class_names={folder}/names.txt", "--towers=1") == 0
     assert "one color, red 122.68, green 116.67, blue 104.01" in capsys.readouterr().out
-    opened = runs.open_run(str(out))
+    opened = rundir.open_run(str(out))
     assert (opened.config.network.towers, opened.config.network.groups) == (1, 2)
-    assert [layer.name for layer in runs.build(opened).layers if layer.name.startswith("conv2")] == ["conv2"]
+    assert [layer.name for layer in rundir.build(opened).layers if layer.name.startswith("conv2")] == ["conv2"]
     np.testing.assert_allclose(opened.statistics.mean_image[3, 5], [122.67891434, 116.66876762, 104.00698793])
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_alexnet import run as runs
+from keras_alexnet import rundir
 from keras_alexnet.cli import run_command
 from keras_alexnet.paper import trainer
 from tests.conftest import TINY_RUN
@@ -22,7 +22,7 @@ def test_a_real_grid_is_trained_and_then_passed_over(small_pictures, tmp_path, c
     assert run_command("run_grid", run_grid.main, argv) == 0
     said = capsys.readouterr().out
     assert "1/1 tiny/seed5: validation top-1 error" in said and "1 of 1 runs are done" in said
-    run = runs.open_run(str(tmp_path / "out" / "tiny" / "seed5"))
+    run = rundir.open_run(str(tmp_path / "out" / "tiny" / "seed5"))
     assert (len(run.history), run.config.run.seed, run.config.network.width) == (1, 5, 0.0625)
     with open(tmp_path / "out" / "tiny" / "seed5" / "history.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == 1

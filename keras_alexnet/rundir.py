@@ -7,7 +7,7 @@ import json
 import os
 
 from keras_alexnet import config as configs
-from keras_alexnet import provenance
+from keras_alexnet import flags, provenance
 from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
 from keras_alexnet.training import checkpoints
@@ -77,7 +77,7 @@ def open_run(model_dir, which=checkpoints.NEWEST):
     from keras_alexnet.data import statistics
 
     check_run(model_dir)
-    config = configs.read_run(_text_of(model_dir, FLAGS))
+    config = configs.read_flags_cfg(_text_of(model_dir, FLAGS))
     class_names = tuple(_text_of(model_dir, CLASS_NAMES).splitlines())
     if not all(class_names) or len(set(class_names)) < max(1, len(class_names)):
         raise RunError(f"{os.path.join(model_dir, CLASS_NAMES)}: is to hold one name a line, and no name twice")
@@ -200,7 +200,7 @@ def write_flags(config):
     path = os.path.join(config.run.model_dir, FLAGS)
     with atomic_write(path) as file:
         file.write(f"# python -m keras_alexnet.train --flagfile={path}\n")
-        file.write("".join(f"--{name}={value}\n" for name, value in config.resolved))
+        file.write("".join(f"--{name}={value}\n" for name, value in flags.as_text(config).items()))
 
 
 def write_provenance(model_dir, statistics, summary):

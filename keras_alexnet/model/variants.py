@@ -1,0 +1,76 @@
+"""The networks as tables, and which of their settings go together; without TensorFlow."""
+
+import dataclasses
+import math
+
+from keras_alexnet.errors import ArgumentError
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Where the three descriptions of the network differ."""
+
+    input_size: int  # rows and columns of a crop
+    padding: int  # rows and columns of zeros at the bottom and at the right of it
+    k: float  # of the normalization, section 3.3
+    alpha: float
+    whole_layer: bool  # normalization across the towers
+    middle_stddev: float  # start of the kernels of conv3, conv4 and conv5
+    hidden_stddev: float  # start of the kernels of fc6 and fc7
+    bias: float  # start of the biases of conv2, conv4, conv5, fc6 and fc7
+    crop_positions: int  # where a random crop may begin, per direction
+
+
+# - paper: section 3.3's constants; section 5's start: N(0, 0.01), biases 1. Its factor of 2048 (section 4.1) is 32
+#   positions in both directions, twice. Normalization stays within a tower: the paper's sum runs over all kernels of a
+#   layer, but its two halves never meet on one GPU before layer 3.
+# - release2012: `layers-145.cfg` and `layer-params-145.cfg` of the authors' code.
+# - caffe: `train_val.prototxt` of bvlc_alexnet.
+VARIANTS = {
+    "paper": Variant(224, 3, 2.0, 1e-4, False, 0.01, 0.01, 1.0, 32),
+    "release2012": Variant(224, 3, 2.0, 2e-5, False, 0.03, 0.01, 1.0, 33),
+    "caffe": Variant(227, 0, 1.0, 2e-5, True, 0.01, 0.005, 0.1, 30),
+}
+
+# The networks that the authors trained beside network 145, by what differs from it (`layers-*.cfg` of the release).
+TOPOLOGIES = {
+    "alexnet": {},
+    # 145-half: one tower of the two. "The one-GPU net actually has the same number of kernels as the two-GPU net in the
+    # final convolutional layer", and its dense layers whole (section 3.2, footnote).
+    "half": {"conv1": 48, "conv2": 128, "conv3": 192, "conv4": 192},
+    # 150: no links between the towers below fc8; wider conv2 and fc6 make up for the parameters of the links.
+    "separate": {"conv2": 320, "fc6": 8192},
+    # 146: a sixth convolution over the last pooling (section 6, "1 CNN*").
+    "conv6": {},
+}
+REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc7")
+# Those with weights; conv6 is of the network of Table 2 only.
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
+UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256, "conv6": 256, "fc6": 4096, "fc7": 4096}
+
+
+def check(variant, towers, groups, topology, removed_layers, width, dropout):
+    """Raises ArgumentError unless there is such a network."""
+    for name, value, allowed in (("variant", variant, VARIANTS), ("topology", topology, TOPOLOGIES)):
+        if value not in allowed:
+            raise ArgumentError(name, value, f"must be one of {', '.join(allowed)}")
+    if towers not in (1, 2):
+        raise ArgumentError("towers", towers, "must be 1 or 2")
+    if groups not in (1, 2):
+        raise ArgumentError("groups", groups, "must be 1 or 2")
+    if towers == 2 and groups == 1:
+        raise ArgumentError("groups", groups, "must be 2 with two towers; towers=1 is a network without groups")
+    if topology == "half" and (towers, groups) != (1, 1):
+        raise ArgumentError("topology", topology, f"is one tower without groups, not towers={towers}, groups={groups}")
+    if topology == "separate" and (towers == 1 or variant == "caffe"):
+        problem = f"is two towers, each normalized by itself, not towers={towers}, variant={variant}"
+        raise ArgumentError("topology", topology, problem)
+    unknown = [name for name in removed_layers if name not in REMOVABLE]
+    if unknown:
+        raise ArgumentError("removed_layers", ",".join(removed_layers), f"must be of {', '.join(REMOVABLE)}")
+    if not 0 < width < math.inf or any(
+        round(units * width) < 2 or round(units * width) % 2 for units in (96, 256, 384, 4096)
+    ):
+        raise ArgumentError("width", width, "must give each of two towers the same units in every layer")
+    if not 0 <= dropout < 1:
+        raise ArgumentError("dropout", dropout, "must be at least 0 and below 1")
