@@ -21,7 +21,6 @@ from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write, progress_bar
 from keras_alexnet.flags import flag
-from keras_alexnet.training.checkpoints import NEWEST
 
 NAMED = 5  # files left out that are named on the screen; all of them are in the JSON
 
@@ -194,7 +193,7 @@ def evaluate(config):
     return report
 
 
-def open_model(folder, checkpoint=NEWEST):
+def open_model(folder, checkpoint="newest"):
     """A run's checkpoint or an exported model.
 
     Args:
