@@ -150,8 +150,8 @@ def describe(loop, devices):
             f", {distribution.replicas} replicas in {distribution.workers} process{'es' * (distribution.workers > 1)}"
         )
     return (
-        f"training:   {loop.train_source.count} images of {len(loop.train_source.class_names)} classes, {steps} steps an epoch, "
-        f"up to {training.epochs} epochs\n"
+        f"training:   {loop.train_source.count} images of {len(loop.train_source.class_names)} classes, "
+        f"{steps} steps an epoch, up to {training.epochs} epochs\n"
         f"validation: {loop.val_source.count} images, center view\n"
         f"network:    {network.variant}, {network.towers} tower{'s' * (network.towers > 1)}, "
         f"{loop.model.count_params():,} parameters, {network.precision}, on {where}\n"
