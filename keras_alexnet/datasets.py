@@ -110,7 +110,7 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
     model_dir, threads = config.run.model_dir, config.data.input_threads
     statistics = _statistics(config, given, train_source, is_chief)
     summary_path = os.path.join(model_dir, rundir.VALIDATION)
-    summary = _read_summary(summary_path)
+    summary = read_summary(summary_path)
     if summary and summary.fingerprint != val_source.fingerprint() and rundir.has_checkpoint(model_dir):
         raise UsageError(
             f"{summary_path}: is of another validation set than there is now; restore it, or name another --model_dir"
@@ -196,7 +196,7 @@ def _digest(path):
         return None
 
 
-def _read_summary(path):
+def read_summary(path):
     """The summary of a validation set in a run's folder; None where it is missing or damaged."""
     try:
         with open(path, encoding="utf-8") as file:
