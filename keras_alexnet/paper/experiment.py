@@ -1,6 +1,6 @@
 """What every command of this folder is: a claim of the paper, a run that measures it, and how the result is told.
 
-    EXPERIMENT = Experiment(name="figure1", title="...", ..., settings=Settings, run=run, tables=tables, verdict=verdict)
+    EXPERIMENT = Experiment(name="figure1", title="...", ..., run=run, tables=tables, verdict=verdict)
 
     if __name__ == "__main__":
         sys.exit(experiment.main(EXPERIMENT))
