@@ -1,8 +1,11 @@
+import importlib
 import json
+import sys
 import types
 
 import pytest
 
+from keras_alexnet.errors import UsageError
 from keras_alexnet.paper import experiment, figure1
 
 
@@ -104,6 +107,13 @@ def test_a_trial_from_start_to_end(tmp_path):
         assert all(0 < len(trial["curve"]) <= 10 for trial in trials)
     assert (tmp_path / "quick" / "figure1.svg").read_text().startswith("<?xml")
     assert len(list((tmp_path / "quick" / "figure1").iterdir())) == 4
+
+
+def test_what_figures_need_is_checked_before_training(monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras_alexnet.paper.plots", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"matplotlib is not installed; pip install 'keras-alexnet\[figures\]'"):
+        importlib.import_module("keras_alexnet.paper.plots")
 
 
 @pytest.mark.parametrize(
