@@ -15,7 +15,7 @@ import sys
 import time
 import types
 
-from keras_alexnet import flags, provenance
+from keras_alexnet import flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.files import atomic_write
@@ -156,9 +156,9 @@ def summary(turns, compared):
 
 
 def machine():
-    """Code, packages and machine that figures belong to, see `provenance.of_this`."""
+    """Code, packages and machine that figures belong to, see `rundir.provenance`."""
     start_tensorflow()
-    return provenance.of_this()
+    return rundir.provenance()
 
 
 def resident_peak():

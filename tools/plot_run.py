@@ -26,7 +26,7 @@ def main(argv):
         raise RunError("matplotlib is not installed: pip install 'keras-alexnet[figures]'") from None
     start_tensorflow()
     from keras_alexnet import rundir
-    from keras_alexnet.training.filters import conv1_grid
+    from keras_alexnet.training.monitoring import conv1_grid
 
     with open(options.run / "history.csv", newline="", encoding="utf-8") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
