@@ -1,4 +1,4 @@
-"""Installation; what each dependency is for stands in BUILD.md."""
+"""Installation; docs/development.md says what each dependency is for."""
 
 import re
 from pathlib import Path
