@@ -12,10 +12,9 @@ import sys
 from keras_alexnet import __version__, flags, rundir
 from keras_alexnet import config as configs
 from keras_alexnet.cli import run_command, start_tensorflow
-from keras_alexnet.errors import UsageError
-from keras_alexnet.files import atomic_directory
+from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.files import atomic_directory, remove_temp_files
 from keras_alexnet.flags import flag
-from keras_alexnet.training.checkpoints import NEWEST
 
 METADATA = os.path.join("assets.extra", "metadata.json")
 
@@ -40,7 +39,7 @@ def main(argv):
     print(f"exported to {export_run(model_dir, config.views, config.checkpoint)}")
 
 
-def export_run(model_dir, views=1, checkpoint=NEWEST):
+def export_run(model_dir, views=1, checkpoint="newest"):
     """Writes a checkpoint of a run as a SavedModel.
 
     Args:
@@ -91,6 +90,7 @@ def save(served, export_dir, metadata):
     from keras_alexnet.serving import warmup
 
     os.makedirs(export_dir, exist_ok=True)
+    remove_temp_files(export_dir)
     # TF Serving looks at numbers only; the folder that is written first begins with a dot and is nothing to it.
     with atomic_directory(export_dir, lambda: _next_version(export_dir)) as (aside, written):
         tf.saved_model.save(served, aside, signatures=served.signatures())
@@ -124,14 +124,13 @@ def read_metadata(folder):
     return metadata
 
 
-def recipe_of(folder):
-    """What a run, or the run of an exported model, was trained by: config.Config, or None where that is not known."""
+def config_of(folder):
+    """What a run, or the run of an exported model, was trained with: config.Config, or None where that is unknown."""
     try:
         if rundir.is_run(folder):
-            with open(os.path.join(folder, rundir.FLAGS), encoding="utf-8") as file:
-                return configs.read_flags_cfg(file.read())
+            return rundir.read_config(folder)
         return flags.read(configs.Config, read_metadata(folder)["flags"])
-    except (UsageError, OSError, UnicodeDecodeError):
+    except (UsageError, RunError):
         return None
 
 

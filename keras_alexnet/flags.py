@@ -159,9 +159,9 @@ def help_text(kind, usage, positional=None):
     groups = {}
     for name, (field, group) in _fields(kind).items():
         if name != positional:
-            title = "most used" if field.metadata["first"] else inspect.getdoc(group).partition("\n")[0].rstrip(".")
+            title = "most used" if field.metadata["first"] else _title(group)
             groups.setdefault(title, []).append(field)
-    lines = [usage.strip()]
+    lines = [(usage or "").strip()]
     for title, fields in sorted(groups.items(), key=lambda group: group[0] != "most used"):
         lines += ["", f"{title[0].upper()}{title[1:]}:"]
         for field in fields:
@@ -172,6 +172,11 @@ def help_text(kind, usage, positional=None):
             lines += textwrap.wrap(field.metadata["help"], 110, initial_indent="      ", subsequent_indent="      ")
     lines += ["", "  --flagfile=FILE", "      Flags from a file, one a line; flags behind it win."]
     return "\n".join(lines)
+
+
+def _title(group):
+    """The first line of a dataclass's docstring; its name where python -OO has removed it."""
+    return (inspect.getdoc(group) or group.__name__).partition("\n")[0].rstrip(".")
 
 
 def _fields(kind):

@@ -1,31 +1,38 @@
-"""A run's folder: what training left there, read back; and a run made of weights that come from elsewhere."""
+"""A run's folder: the files in it, where it comes from, and how it is opened; without TensorFlow until a run is opened.
+
+RUN/flags.cfg, class_names.txt, statistics.npz, validation.json, provenance.json, checkpoints/, history.csv, logs/
+"""
 
 import contextlib
 import dataclasses
 import datetime
+import functools
+import importlib.metadata
 import json
 import os
+import platform
+import subprocess
+import sys
 
+from keras_alexnet import __version__, flags
 from keras_alexnet import config as configs
-from keras_alexnet import flags, provenance
-from keras_alexnet.errors import RunError, UsageError, reading
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
-from keras_alexnet.training import checkpoints
-from keras_alexnet.training.progress import Progress
+from keras_alexnet.training import progress as progresses
 
 FLAGS = "flags.cfg"
 CLASS_NAMES = "class_names.txt"
 STATISTICS = "statistics.npz"
 CHECKPOINTS = "checkpoints"
 PROVENANCE = "provenance.json"  # a list: an entry for every process that trained the run
-VALIDATION = "validation.json"  # what is known of the validation set, see data.statistics.DatasetSummary
-# Where a checkpoint keeps its training.progress.Progress; of weights from elsewhere, and of version 0.1's training.
-_PROGRESS = ("progress", "progress/.ATTRIBUTES/VARIABLE_VALUE")
+VALIDATION = "validation.json"  # see data.statistics.DatasetSummary
+# What the numbers of a run depend on.
+PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "absl-py", "pillow", "tensorboard")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run's folder says of one of its checkpoints; the weights are read by `build`.
+    """One checkpoint of a run, opened.
 
     Attributes:
         model_dir: str.
@@ -33,7 +40,8 @@ class Run:
         class_names: tuple of str.
         statistics: data.statistics.Statistics of its training set.
         checkpoint: str, path of the checkpoint.
-        history: tuple of dict, one an epoch that the checkpoint has seen; empty for weights from elsewhere.
+        weights: dict of str -> float32 array, see `model.weights.named`.
+        history: tuple of dict, one for each epoch of the checkpoint; empty for weights from elsewhere.
     """
 
     model_dir: str
@@ -41,6 +49,7 @@ class Run:
     class_names: tuple[str, ...]
     statistics: object
     checkpoint: str
+    weights: dict
     history: tuple[dict, ...]
 
 
@@ -51,143 +60,45 @@ def is_run(folder):
 
 def check_run(model_dir):
     """Raises UsageError unless a folder holds a run."""
+    check_path(model_dir)
     if not is_run(model_dir):
-        raise UsageError(f"--model_dir={model_dir}: holds no run (there is no {FLAGS} in it)")
+        raise UsageError(f"--model_dir={model_dir}: is not a run (its {FLAGS} is missing)")
+
+
+def check_path(model_dir):
+    """Raises ArgumentError of a path that TensorFlow would read as a pattern of file names."""
+    if set(os.path.abspath(model_dir)) & set("[]*?\\"):
+        raise ArgumentError(
+            "model_dir", model_dir, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)"
+        )
 
 
 def has_checkpoint(model_dir):
-    """Whether a run has something to go on with, bool; looked up without TensorFlow."""
-    return checkpoints.newest(os.path.join(model_dir, CHECKPOINTS)) is not None
+    """Whether a run has something to resume from, bool."""
+    return bool(progresses.checkpoint_paths(os.path.join(model_dir, CHECKPOINTS)))
 
 
-def open_run(model_dir, which=checkpoints.NEWEST):
-    """Reads everything but the weights.
-
-    Args:
-        model_dir: str, a run's folder.
-        which: which checkpoint stands for it, see `training.checkpoints.of_epochs`.
-
-    Returns:
-        Run.
-
-    Raises:
-        UsageError: the folder holds no run.
-        RunError: the run has no checkpoint, lacks one of its files or holds a damaged one.
-    """
-    from keras_alexnet.data import statistics
-
-    check_run(model_dir)
-    config = configs.read_flags_cfg(_text_of(model_dir, FLAGS))
-    class_names = tuple(_text_of(model_dir, CLASS_NAMES).splitlines())
-    if not all(class_names) or len(set(class_names)) < max(1, len(class_names)):
-        raise RunError(f"{os.path.join(model_dir, CLASS_NAMES)}: is to hold one name a line, and no name twice")
-    folder = os.path.join(model_dir, CHECKPOINTS)
-    with reading(folder):
-        checkpoint = checkpoints.of_epochs(folder, which)
-    if checkpoint is None and checkpoints.newest(folder):
-        raise RunError(f"{folder}: the checkpoint of the best epoch is not there; take the newest")
-    if checkpoint is None:
-        raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
-    progress = progress_of(checkpoint)
-    path = _file_of(model_dir, STATISTICS)
-    return Run(model_dir, config, class_names, statistics.load(path), checkpoint, tuple(progress.get("history", ())))
+def read_config(model_dir):
+    """The settings that a run was started with: config.Config. Raises RunError where they cannot be read."""
+    path = os.path.join(model_dir, FLAGS)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return configs.read_flags_cfg(file.read())
+    except (OSError, UnicodeDecodeError, UsageError) as error:
+        raise RunError(f"{path}: is not the flags of a run ({error}); restore it") from None
 
 
-def progress_of(checkpoint):
-    """What a checkpoint says of how far its run had got.
-
-    Args:
-        checkpoint: str, its path.
-
-    Returns:
-        dict, see `training.progress.Progress`; empty for weights from elsewhere.
-
-    Raises:
-        RunError: it cannot be read.
-    """
-    with reading(checkpoint):
-        import tensorflow as tf
-
-        reader = tf.train.load_checkpoint(checkpoint)
-        name = next(name for name in _PROGRESS if reader.has_tensor(name))
-        return json.loads(reader.get_tensor(name).decode())
-
-
-def build(run):
-    """The network of a run with the weights of its checkpoint.
-
-    Returns:
-        keras.Model, images -> logits, without devices.
-
-    Raises:
-        RunError: the checkpoint cannot be read.
-    """
-    with reading(run.checkpoint):
-        from keras_alexnet.model import weights
-
-        model = build_model(run.config.network, len(run.class_names), run.config.run.seed, devices=())
-        weights.assign(weights.read(run.checkpoint), model)
-    return model
-
-
-def build_model(network, num_classes, seed, devices):
-    """The network of a config, with logits as its output.
-
-    Args:
-        network: config.NetworkConfig.
-        num_classes: int.
-        seed: int.
-        devices: as of `keras_alexnet.AlexNet`.
-
-    Returns:
-        keras.Model.
-    """
-    from keras_alexnet.model.alexnet import AlexNet
-
-    return AlexNet(
-        num_classes,
-        network.variant,
-        network.towers,
-        network.groups,
-        devices,
-        None,
-        topology=network.topology,
-        removed_layers=network.removed_layers,
-        activation=network.activation,
-        local_response_normalization=network.local_response_normalization,
-        overlapping_pooling=network.overlapping_pooling,
-        dropout=network.dropout,
-        width=network.width,
-        dtype=network.precision,
-        seed=seed,
-    )
-
-
-def create(config, model, class_names, statistics):
-    """Makes a run of weights that were trained elsewhere, to be evaluated, exported and taken up from.
-
-    Args:
-        config: config.Config; its network is the model's, and its run's `model_dir` the folder, new or empty.
-        model: keras.Model as of `build_model`.
-        class_names: sequence of str.
-        statistics: data.statistics.Statistics; its mean image is what the network's input loses.
-
-    Raises:
-        UsageError: the folder holds something already.
-    """
-    from keras_alexnet.data import statistics as stats
-
-    model_dir = config.run.model_dir
-    if os.path.isdir(model_dir) and os.listdir(model_dir):
-        raise UsageError(f"--model_dir={model_dir}: is not empty; name a new folder")
-    os.makedirs(model_dir, exist_ok=True)
-    stats.save(statistics, os.path.join(model_dir, STATISTICS))
-    write_class_names(model_dir, class_names)
-    variables = {variable.path: variable.value for variable in model.trainable_variables}
-    written = checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
-    written.write(Progress())
-    written.wait()
-    write_flags(config)  # last: from here on it is a run
+def read_class_names(model_dir):
+    """tuple of str, in the order of the labels. Raises RunError where they cannot be read."""
+    path = os.path.join(model_dir, CLASS_NAMES)
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            names = tuple(file.read().removesuffix("\n").split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: cannot be read ({error}); train again to write it") from None
+    if not all(names) or len(set(names)) < len(names):
+        raise RunError(f"{path}: must hold one name a line, and no name twice")
+    return names
 
 
 def write_class_names(model_dir, class_names):
@@ -196,31 +107,33 @@ def write_class_names(model_dir, class_names):
 
 
 def write_flags(config):
-    """Writes every flag of a config as a flagfile, by which training can be repeated."""
-    path = os.path.join(config.run.model_dir, FLAGS)
+    """Writes every flag of a run as a flagfile, by which training can be repeated, from any folder."""
+    path, texts = os.path.join(config.run.model_dir, FLAGS), flags.as_text(config)
+    if texts["data_dir"]:
+        texts["data_dir"] = os.path.abspath(texts["data_dir"])
     with atomic_write(path) as file:
         file.write(f"# python -m keras_alexnet.train --flagfile={path}\n")
-        file.write("".join(f"--{name}={value}\n" for name, value in flags.as_text(config).items()))
+        file.write("".join(f"--{name}={value}\n" for name, value in texts.items()))
 
 
-def write_provenance(model_dir, statistics, summary):
-    """Adds to a run's record what this process is: versions, machine, and which images it trains on.
+def write_provenance(model_dir, statistics, val_summary):
+    """Adds to a run's record what this process uses: versions, machine, and the images that it trains on.
 
     Args:
         model_dir: str.
         statistics: data.statistics.Statistics of the training set.
-        summary: data.statistics.DatasetSummary of the validation set.
+        val_summary: data.statistics.DatasetSummary of the validation set.
 
     Returns:
-        list of str, what differs from the process that began the run; empty for that one.
+        list of str, what differs from the process that started the run; empty for that one.
     """
     path, before = os.path.join(model_dir, PROVENANCE), None
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
         before = json.load(file)
     record = before if isinstance(before, list) else []
-    now = provenance.of_this()
+    now = provenance()
     now["training_set"] = {"images": statistics.count, "fingerprint": statistics.fingerprint}
-    now["validation_set"] = {"images": sum(summary.label_counts), "fingerprint": summary.fingerprint}
+    now["validation_set"] = {"images": sum(val_summary.label_counts), "fingerprint": val_summary.fingerprint}
     now["begun"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     with atomic_write(path) as file:
         json.dump([*record, now], file, indent=1, ensure_ascii=False)
@@ -232,16 +145,173 @@ def write_provenance(model_dir, statistics, summary):
     ]
 
 
-def _text_of(model_dir, name):
+def open_run(model_dir, which="newest"):
+    """Opens a checkpoint of a run: the one that evaluation, export, and weights for other models take.
+
+    Args:
+        model_dir: str, a run's folder.
+        which: "newest", the last whole epoch (without one, the newest checkpoint), or the one before where it is
+            damaged; or "best", the epoch with the lowest validation error.
+
+    Returns:
+        Run.
+
+    Raises:
+        UsageError: the folder does not hold a run.
+        RunError: the run has no checkpoint, lacks one of its files or holds a damaged one.
+    """
+    # TensorFlow takes seconds, which a wrong folder is not to cost.
+    from keras_alexnet.data import statistics
+    from keras_alexnet.model import weights
+    from keras_alexnet.training import checkpoints
+
+    check_run(model_dir)
+    config, class_names = read_config(model_dir), read_class_names(model_dir)
+    folder = os.path.join(model_dir, CHECKPOINTS)
+    paths = progresses.epoch_checkpoints(folder)
+    if not paths:
+        raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
+    if which == "best":
+        best = checkpoints.read_progress(paths[0]).best
+        paths = [path for path in paths if os.path.basename(path) == progresses.checkpoint_name(best or 0, 0)]
+        if not paths:
+            raise RunError(f"{folder}: the checkpoint of the best epoch is missing; take the newest")
+    statistics_path = os.path.join(model_dir, STATISTICS)
+    if not os.path.isfile(statistics_path):
+        raise RunError(f"{statistics_path}: is missing; train again to write it")
+    for path in paths:
+        try:
+            history = tuple(checkpoints.read_progress(path).history)
+            with reading(path):
+                found = weights.read(path)
+            return Run(model_dir, config, class_names, statistics.load(statistics_path), path, found, history)
+        except RunError as error:
+            if path == paths[-1]:
+                raise
+            print(f"warning: {error}; trying the one before", file=sys.stderr, flush=True)
+
+
+def build(run):
+    """The network of an opened run: keras.Model, images -> logits, without devices. Raises RunError."""
+    # As `open_run`, which has imported TensorFlow already.
+    from keras_alexnet.model import weights
+
+    with reading(run.checkpoint):
+        model = build_model(run.config.network, len(run.class_names), run.config.run.seed, devices=())
+        weights.assign(run.weights, model)
+    return model
+
+
+def build_model(network, num_classes, seed, devices):
+    """The network of a run with random weights.
+
+    Args:
+        network: config.NetworkConfig.
+        num_classes: int.
+        seed: int.
+        devices: as of `keras_alexnet.AlexNet`.
+
+    Returns:
+        keras.Model, images -> logits.
+    """
+    from keras_alexnet.model.alexnet import AlexNet  # TensorFlow, as above
+
+    names = [field.name for field in dataclasses.fields(network) if field.name not in ("devices", "precision")]
+    return AlexNet(
+        num_classes,
+        devices=devices,
+        classifier_activation=None,
+        dtype=network.precision,
+        seed=seed,
+        **{name: getattr(network, name) for name in names},
+    )
+
+
+def create(config, model, class_names, statistics):
+    """Makes a run of weights that were trained elsewhere, to be evaluated, exported and fine-tuned.
+
+    Args:
+        config: config.Config; its network is the model's, and its run's `model_dir` the folder, new or empty.
+        model: keras.Model as of `build_model`.
+        class_names: sequence of str.
+        statistics: data.statistics.Statistics; its mean image is what is subtracted from the network's input.
+
+    Raises:
+        UsageError: the folder is not empty.
+    """
+    from keras_alexnet.data import statistics as stats  # TensorFlow, as above
+    from keras_alexnet.training.checkpoints import Checkpoints
+
+    model_dir = config.run.model_dir
+    check_path(model_dir)
+    if os.path.isdir(model_dir) and os.listdir(model_dir):
+        raise UsageError(f"--model_dir={model_dir}: is not empty; name a new folder")
+    os.makedirs(model_dir, exist_ok=True)
+    stats.save(statistics, os.path.join(model_dir, STATISTICS))
+    write_class_names(model_dir, class_names)
+    variables = {variable.path: variable.value for variable in model.trainable_variables}
+    written = Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
+    written.write(progresses.Progress())
+    written.wait()
+    write_flags(config)  # last: from here on the folder is a run
+
+
+def provenance():
+    """Code, packages and machine of this process: dict of str -> str or dict, as JSON takes it. Needs TensorFlow."""
+    return {
+        "keras_alexnet": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "platform": platform.platform(),
+        "device": device(),
+    }
+
+
+def packages():
+    """Installed versions of PACKAGES: dict of name -> str."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"  # as tensorflow-cpu has another name than tensorflow
+    return found
+
+
+@functools.cache
+def commit():
+    """The commit of this package when it is first asked, str, with a + where files differ from it, or "unknown"."""
+    here = os.path.dirname(os.path.abspath(__file__))
     try:
-        with open(_file_of(model_dir, name), encoding="utf-8") as file:
-            return file.read()
-    except UnicodeDecodeError:
-        raise RunError(f"{os.path.join(model_dir, name)}: is no text") from None
+        _git(here, "ls-files", "--error-unmatch", __file__)  # an installed copy has no commit, wherever it lies
+        found = _git(here, "rev-parse", "--short=7", "HEAD")
+        changed = _git(here, "status", "--porcelain", "--", here)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found[:7] + "+" * bool(changed)
 
 
-def _file_of(model_dir, name):
-    path = os.path.join(model_dir, name)
-    if not os.path.isfile(path):
-        raise RunError(f"{model_dir}: the run lacks its {name}; train again to write it")
-    return path
+def device():
+    """The processors of this process, str."""
+    import tensorflow as tf  # where this is asked, it has been imported
+
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    where = ", ".join(names) or f"{cores} CPU core{'s' * (cores > 1)} ({platform.machine()}{_processor()})"
+    return f"{where}, TensorFlow {tf.__version__}"
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        return ""
+    return f", {names[0]}" if names else ""
+
+
+def _git(folder, *arguments):
+    run = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True, timeout=10)
+    return run.stdout.strip()

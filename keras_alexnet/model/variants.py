@@ -19,6 +19,7 @@ class Variant:
     hidden_stddev: float  # start of the kernels of fc6 and fc7
     bias: float  # start of the biases of conv2, conv4, conv5, fc6 and fc7
     crop_positions: int  # where a random crop may begin, per direction
+    pca_scale: str  # of the color noise, section 4.1: by eigenvalues, or by standard deviations
 
 
 # - paper: section 3.3's constants; section 5's start: N(0, 0.01), biases 1. Its factor of 2048 (section 4.1) is 32
@@ -27,9 +28,9 @@ class Variant:
 # - release2012: `layers-145.cfg` and `layer-params-145.cfg` of the authors' code.
 # - caffe: `train_val.prototxt` of bvlc_alexnet.
 VARIANTS = {
-    "paper": Variant(224, 3, 2.0, 1e-4, False, 0.01, 0.01, 1.0, 32),
-    "release2012": Variant(224, 3, 2.0, 2e-5, False, 0.03, 0.01, 1.0, 33),
-    "caffe": Variant(227, 0, 1.0, 2e-5, True, 0.01, 0.005, 0.1, 30),
+    "paper": Variant(224, 3, 2.0, 1e-4, False, 0.01, 0.01, 1.0, 32, "eigenvalue"),
+    "release2012": Variant(224, 3, 2.0, 2e-5, False, 0.03, 0.01, 1.0, 33, "stddev"),
+    "caffe": Variant(227, 0, 1.0, 2e-5, True, 0.01, 0.005, 0.1, 30, "eigenvalue"),
 }
 
 # The networks that the authors trained beside network 145, by what differs from it (`layers-*.cfg` of the release).

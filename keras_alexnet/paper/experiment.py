@@ -1,6 +1,6 @@
 """What every command of this folder is: a claim of the paper, a run that measures it, and how the result is told.
 
-    EXPERIMENT = Experiment(name="figure1", title="...", ..., settings=Settings, run=run, tables=tables, verdict=verdict)
+    EXPERIMENT = Experiment(name="figure1", title="...", ..., run=run, tables=tables, verdict=verdict)
 
     if __name__ == "__main__":
         sys.exit(experiment.main(EXPERIMENT))
@@ -10,6 +10,7 @@ A command leaves RESULTS/NAME.json (protocol, command, commit, date, device, val
 
 import dataclasses
 import datetime
+import importlib
 import json
 import os
 import shlex
@@ -22,6 +23,18 @@ from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 
+# In the order of the report.
+NAMES = (
+    "figure1",
+    "cifar10_lrn",
+    "figure3",
+    "figure4",
+    "retrieval",
+    "table1",
+    "table2",
+    "ablations",
+    "initialization",
+)
 NOT_RUN = "not run"
 OUTCOMES = ("holds", "does not hold", "cannot be told")
 
@@ -97,6 +110,7 @@ class Experiment:
         run: function of settings -> Result, or None where it only printed something.
         tables: function of the values -> list of Table.
         verdict: function of the values -> Verdict.
+        reference: tuple of Table, numbers of others; the report shows them where nothing was measured.
     """
 
     name: str
@@ -108,6 +122,7 @@ class Experiment:
     run: Callable
     tables: Callable
     verdict: Callable
+    reference: tuple[Table, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +135,11 @@ class Settings:
     quick: bool = flag(
         False, "A trial of the command in a minute or two: a few images, a short training. Its numbers mean nothing."
     )
+
+
+def load(name):
+    """The experiment of one of NAMES."""
+    return importlib.import_module(f"keras_alexnet.paper.{name}").EXPERIMENT
 
 
 def main(experiment, argv=None):

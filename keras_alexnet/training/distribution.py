@@ -1,23 +1,23 @@
-"""Who shares the work of a run: one process, the GPUs of one machine, or many machines.
+"""How a run is distributed: one process, the GPUs of one machine, or many machines.
 
-Data parallelism: every replica has the whole network and a part of each batch; gradients are summed. It is something
-else than the towers of section 3.2, which split one network over two devices (`model.towers`).
+Data parallelism: every replica has the whole network and a part of each batch; gradients are summed. The towers of
+section 3.2, in contrast, split one network over two devices (`model.towers`).
 """
 
 import dataclasses
 import json
 import os
 
+import keras
 import tensorflow as tf
 
-from keras_alexnet.errors import UsageError
-
-STRATEGIES = ("one", "mirrored", "multi_worker")
+from keras_alexnet.errors import ArgumentError, UsageError
+from keras_alexnet.model.towers import check_precision, choose_devices
 
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """How a run is shared.
+    """The processes and replicas of a run.
 
     Attributes:
         strategy: tf.distribute.Strategy, in whose scope model, optimizer and trainer are made.
@@ -37,34 +37,51 @@ class Distribution:
         return self.worker == 0
 
 
-def choose(name, devices=(), batch_size=1):
-    """The distribution of a name; before TensorFlow has done anything else, since it connects the machines.
+def choose(run, network, batch_size):
+    """The distribution and the devices of a run; before TensorFlow does anything else, since it connects the machines.
 
     Args:
-        name: one of STRATEGIES. "multi_worker" reads TF_CONFIG, or Slurm's environment where there is none.
-        devices: names such as "GPU:0", for "mirrored"; () for all GPUs, or the processor where there are none.
+        run: config.RunConfig; with "multi_worker", TF_CONFIG is read, or Slurm's environment where it is not set.
+        network: config.NetworkConfig.
         batch_size: int, images of a whole batch.
 
     Returns:
-        Distribution.
+        (Distribution, names of the towers' devices, names of all devices that were asked for); () where TensorFlow
+        places everything itself.
 
     Raises:
-        UsageError: there is no cluster in the environment, or the batch does not divide.
+        UsageError: a device is missing or lacks the precision, there is no cluster in the environment, or the batch
+            does not divide.
     """
-    if name == "one":
+    names = network.device_names()
+    if run.strategy == "one":
+        towers = placed = choose_devices(names, network.towers)
+    else:
+        # Every replica has a device of its own, for both of its towers.
+        towers, placed = (), choose_devices(names, len(names)) if names else ()
+    check_precision(network.precision, placed)
+    found = open_distribution(run.strategy, placed, batch_size)
+    if run.deterministic:
+        keras.utils.set_random_seed(run.seed)
+        tf.config.experimental.enable_op_determinism()
+    return found, towers, placed
+
+
+def open_distribution(strategy, devices=(), batch_size=1):
+    """The Distribution of a strategy's name; devices such as "GPU:0" are for "mirrored", () for all GPUs or the CPU."""
+    if strategy == "one":
         return Distribution(tf.distribute.get_strategy())
-    if name == "mirrored":
-        strategy = tf.distribute.MirroredStrategy(list(devices) or None)
-        found = Distribution(strategy, replicas=strategy.num_replicas_in_sync)
+    if strategy == "mirrored":
+        mirrored = tf.distribute.MirroredStrategy(list(devices) or None)
+        found = Distribution(mirrored, replicas=mirrored.num_replicas_in_sync)
     else:
         cluster = resolver()
         workers = len(cluster.cluster_spec().as_dict()["worker"])
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
-        found = Distribution(strategy, workers, cluster.task_id, strategy.num_replicas_in_sync)
+        over_workers = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
+        found = Distribution(over_workers, workers, cluster.task_id, over_workers.num_replicas_in_sync)
     if batch_size % found.replicas:
-        raise UsageError(
-            f"--batch_size={batch_size}: does not divide by {found.replicas} replicas; give a multiple, the images of "
-            "all of them together"
+        raise ArgumentError(
+            "batch_size", batch_size, f"must be a multiple of the {found.replicas} replicas, the images of all together"
         )
     return found
 

@@ -1,24 +1,33 @@
-"""Where a run stands, beside the numbers of its network."""
+"""How far a run has trained, and the names of its checkpoints; without TensorFlow.
+
+CHECKPOINTS/epoch-12.index, .data-*            after the twelfth epoch
+CHECKPOINTS/epoch-12-step-340.index, .data-*   and 340 steps into the thirteenth
+"""
 
 import dataclasses
+import glob
 import json
+import os
+import re
+
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint keeps as JSON, so that a run goes on as if it had not been interrupted.
+    """What a checkpoint keeps as JSON, so that a run resumes as if it had not been interrupted.
 
     Attributes:
         epochs: int, whole epochs done, their validation included.
         steps: int, updates made.
-        batches: int, those of them that are of the epoch that is going on.
-        seconds: float, that they took.
+        batches: int, of these, the updates of the unfinished epoch.
+        seconds: float, that these took.
         history: list of dict, a row of `history.csv` for each epoch.
         plateau: dict, the state of `schedules.Plateau`; empty without one.
-        finished: bool, the plateau has ended training.
-        sums: dict, what `callbacks.Curves` counts from since its last point.
-        files: dict of str -> int, bytes of TensorBoard's files that belong to all this, by their paths below the logs.
-        workers: int, processes that share the work.
+        finished: bool, the plateau policy has ended training.
+        sums: dict, what `monitoring.Curves` counts from since its last point.
+        files: dict of str -> int, bytes of TensorBoard's files up to here, by their paths below the logs.
+        workers: int, processes that train together.
     """
 
     epochs: int = 0
@@ -37,15 +46,38 @@ class Progress:
 
     @property
     def best(self):
-        """Epochs after which the validation error was lowest for the first time, int; None before the first."""
+        """The first epoch with the lowest validation error, int from 1 on; None before the first."""
         rows = [row for row in self.history if "val_top1_error" in row]
         return min(rows, key=lambda row: row["val_top1_error"])["epoch"] if rows else None
 
 
 def of_json(text):
-    """Progress as `to_json` wrote it; of an earlier version what it had. Raises ValueError of something else."""
+    """Progress as `to_json` wrote it; of an earlier version what it had. Raises ValueError of anything else."""
     kept = json.loads(text)
     if not isinstance(kept, dict):
-        raise ValueError("is no progress of a run")
+        raise ValueError("is not the progress of a run")
     names = {field.name for field in dataclasses.fields(Progress)}
     return Progress(**{name: value for name, value in kept.items() if name in names})
+
+
+def checkpoint_name(epochs, steps):
+    """The name of the checkpoint after so many whole epochs and so many steps of the next, str."""
+    return f"epoch-{epochs}" + (f"-step-{steps}" if steps else "")
+
+
+def checkpoint_place(path):
+    """What a checkpoint's name says: (epochs, steps); None of other names."""
+    found = _NAME.fullmatch(os.path.basename(path))
+    return found and (int(found[1]), int(found[2] or 0))
+
+
+def checkpoint_paths(folder):
+    """The checkpoints of a folder by their names alone, oldest first: list of str, without suffix."""
+    found = [path.removesuffix(".index") for path in glob.glob(os.path.join(glob.escape(folder), "epoch-*.index"))]
+    return sorted((path for path in found if checkpoint_place(path)), key=checkpoint_place)
+
+
+def epoch_checkpoints(folder):
+    """The checkpoints that stand for a run, newest first: those of whole epochs, or else all: list of str."""
+    paths = checkpoint_paths(folder)[::-1]
+    return [path for path in paths if not checkpoint_place(path)[1]] or paths

@@ -1,7 +1,7 @@
-"""Steps: a small loop of our own around Keras' model, optimizer and callbacks.
+"""The compiled training and test steps, and how a dataset runs through them.
 
-Keras' `fit` does not run under the multi-worker strategy (its issue 20585), nor can it begin in the middle of an
-epoch; this loop does both, and is the same step everywhere.
+Keras' `fit` does not run under the multi-worker strategy (its issue 20585), and cannot start within an epoch; these
+steps do both, and are the same everywhere.
 """
 
 import contextlib
@@ -15,24 +15,24 @@ from keras_alexnet.training import metrics
 
 
 class ReadError(RunError):
-    """An image could not be read or decoded. Which one, the data graph does not say."""
+    """An image could not be read or decoded; the data graph does not tell which."""
 
 
 class NonFiniteError(RunError):
-    """The loss is no longer a number."""
+    """The loss is not finite."""
 
 
 class Trainer:
     """The compiled steps of one model, on one device, on several or on several machines.
 
-    Made within the scope of the strategy that it is to follow, see `training.distribution`; the steps of all replicas
-    together are those of one, on the batches of all together.
+    Created within the scope of its strategy, see `training.distribution`. All replicas together make the step that one
+    would make on the whole batch.
 
     Args:
         model: keras.Model, images -> float32 logits (B, classes).
         optimizer: keras optimizer; built on the model's trainable variables here.
-        device: name of the device of the loss and of everything else that is no tower's, or None.
-        replica_batch: int, images that a replica gets of a whole batch; None where there is one replica.
+        device: name of the device of the loss and of everything else that belongs to no tower, or None.
+        replica_batch: int, images of a batch that a replica gets; None where there is one replica.
 
     Attributes:
         averages, tested: metrics.Averages, of the training steps and of the test steps.
@@ -52,18 +52,18 @@ class Trainer:
 
     def _train_step(self, images, labels):
         """One update on the mean gradient of a batch; returns the mean loss, float32."""
-        sums = self._of_all(self._update, images, labels)
+        sums = self._sum_of_replicas(self._update, images, labels)
         with tf.device(self.device):
             self.averages.add(sums)
             return metrics.loss_of(sums)
 
     def _test_step(self, images, labels):
-        sums = self._of_all(self._test, images, labels)
+        sums = self._sum_of_replicas(self._test, images, labels)
         with tf.device(self.device):
             self.tested.add(sums)
 
-    def _of_all(self, function, images, labels):
-        """What a function of images and labels gives on each replica's part, summed: float32, see `metrics.sums`."""
+    def _sum_of_replicas(self, function, images, labels):
+        """The sum of a function over all replicas, each on its part of the batch: float32, see `metrics.sums`."""
 
         def replica(images, labels):
             # tf.device(None) would leave the device of the replica.
@@ -87,7 +87,7 @@ class Trainer:
         return metrics.sums(metrics.per_image(self.model(images, training=False), labels), counted)
 
     def _part(self, images, labels):
-        """A replica's part of what its process has: neighboring images, and 1.0 for each."""
+        """A replica's part of the batch of its process: neighboring images, and 1.0 for each."""
         context = tf.distribute.get_replica_context()
         if context.num_replicas_in_sync == 1:
             return images, labels, tf.ones_like(labels, tf.float32)
@@ -95,19 +95,18 @@ class Trainer:
         here = context.num_replicas_in_sync // _processes(self.strategy)
         start = (context.replica_id_in_sync_group % here) * self.replica_batch
         images, labels = images[start : start + self.replica_batch], labels[start : start + self.replica_batch]
-        # Where a batch ends before a replica's part begins, it gets a black image that does not count: a convolution of
-        # no images fails on a processor.
+        # A replica without images gets a black one that does not count: a convolution of no images fails on a CPU.
         none = tf.cast(tf.equal(tf.size(labels), 0), tf.int32)
         counted = tf.pad(tf.ones_like(labels, tf.float32), [[0, none]])
         return tf.pad(images, [[0, none], [0, 0], [0, 0], [0, 0]]), tf.pad(labels, [[0, none]]), counted
 
     def variables(self):
-        """Every number that training goes on with, by name: dict of str -> tf.Variable."""
+        """All that training resumes with, by name: dict of str -> tf.Variable."""
         trained, optimizer = self.model.trainable_variables, self.optimizer
         velocities = getattr(optimizer, "inner_optimizer", optimizer).velocities
         found = {variable.path: variable for variable in trained}
         found |= {f"velocity/{trained[place].path}": each for place, each in enumerate(velocities)}
-        # The states of dropout's random numbers, by their places: Keras counts their names over a process's models.
+        # The states of dropout's random numbers, by position: Keras numbers their names over all models of a process.
         found |= {f"random/{place}": variable for place, variable in enumerate(self.model.non_trainable_variables)}
         known = {id(variable) for variable in found.values()}
         found |= {f"optimizer/{each.path}": each for each in optimizer.variables if id(each) not in known}
@@ -118,17 +117,17 @@ class Trainer:
 
         Args:
             dataset: of (images, labels), see `data.pipeline.training`.
-            last: int, batches of the whole epoch. Where processes share it, one may run out of images before the
-                others: it goes on with none.
+            last: int, batches of the whole epoch. Where processes share it, one may have no images left before the
+                others; it continues with empty batches.
             callbacks: keras.callbacks.CallbackList.
-            progress: progress.Progress, whose steps and batches are counted on.
+            progress: progress.Progress, whose steps and batches are updated.
 
         Yields:
             float, the loss of each step, after it.
 
         Raises:
             ReadError: the data graph failed.
-            NonFiniteError: the loss is not a number any more.
+            NonFiniteError: the loss is not finite.
             RunError: the dataset holds another number of batches.
         """
         batches = self._filled(dataset, last - progress.batches)
@@ -153,10 +152,10 @@ class Trainer:
             dataset: of (images, labels).
             count: int, of the images of all processes.
             last: int, batches, as of `steps`.
-            stop: function of nothing, asked after every batch, whether to leave off.
+            stop: function of nothing -> bool, called after every batch, whether to stop.
 
         Returns:
-            dict of name -> float, see `metrics.NAMES`; None where it left off.
+            dict of name -> float, see `metrics.NAMES`; None where it was stopped.
 
         Raises:
             ReadError: the data graph failed.
@@ -172,7 +171,7 @@ class Trainer:
         return self.tested.result()
 
     def _filled(self, dataset, count):
-        """So many batches: those of a dataset and, where processes share the work, empty ones behind them."""
+        """`count` batches: those of a dataset and, where processes train together, empty ones after them."""
         found = 0
         for batch in read(dataset):
             found += 1
@@ -187,12 +186,12 @@ class Trainer:
             raise RunError(f"there are {more}{min(found, count)} batches instead of {count}: the images have changed")
 
     def is_same_for_all(self, number):
-        """Whether all processes ask with the same number, bool; all of them have to ask."""
+        """Whether all processes pass the same number, bool; all of them have to call this."""
         processes = _processes(self.strategy)
         return processes == 1 or float(self._sum(tf.constant(float(number)))) == processes * float(number)
 
     def any_of_all(self, flag):
-        """Whether a flag is set in any of the processes, bool; all of them have to ask."""
+        """Whether a flag is set in any of the processes, bool; all of them have to call this."""
         if _processes(self.strategy) == 1:
             return bool(flag)
         return float(self._sum(tf.constant(float(bool(flag))))) > 0
@@ -205,7 +204,7 @@ class Trainer:
 
 
 def read(dataset):
-    """The batches of a dataset; what goes wrong in its graph becomes a ReadError."""
+    """The batches of a dataset; an error in its graph becomes a ReadError."""
     batches = iter(dataset)
     while True:
         try:
@@ -221,7 +220,7 @@ def _sum_over_replicas(value):
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
         return value
-    # What comes from outside is on no device yet, and TensorFlow asks where the sum is wanted.
+    # TensorFlow wants to know on which device the sum is; a value from outside is on none yet.
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
 
 

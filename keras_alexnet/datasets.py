@@ -1,0 +1,221 @@
+"""The training and the validation set of a run: opened, and what must be known of them before the first step."""
+
+import atexit
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+
+from keras_alexnet import rundir
+from keras_alexnet.data import sources
+from keras_alexnet.data import statistics as stats
+from keras_alexnet.data.augmentation import Augmentation
+from keras_alexnet.errors import RunError, UsageError, printable
+from keras_alexnet.files import atomic_write, progress_bar
+from keras_alexnet.model.variants import VARIANTS
+
+NAMED = 10  # bad files that are named on the screen; all of them are in the run's skipped.txt
+_GRAY = 118.0  # of 255, about the mean of natural images
+
+
+def open_sources(config):
+    """The sources of a run: (training, validation). Raises UsageError, see `data.sources.open_training`."""
+    data = config.data
+    if config.run.dry_run and not sources.is_there(data):
+        if data.dataset != "shapes":
+            raise UsageError(
+                f"--dataset={data.dataset}: is not prepared yet, and --dry_run writes nothing; prepare it first: tfds "
+                f"build {data.dataset}"
+            )
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        data = dataclasses.replace(data, data_dir=os.path.join(folder, "shapes"))
+    return sources.open_training(data, progress_bar)
+
+
+def augmentation(data, variant):
+    """What is done to the training images of a run at random.
+
+    Args:
+        data: config.DataConfig.
+        variant: str, of the network; its authors' crop positions and scale of the color noise are the defaults.
+
+    Returns:
+        data.augmentation.Augmentation.
+    """
+    return Augmentation(
+        crop_positions=data.crop_positions or VARIANTS[variant].crop_positions,
+        reflections=data.reflections,
+        pca_color=data.pca_color,
+        pca_scale=VARIANTS[variant].pca_scale if data.pca_scale == "auto" else data.pca_scale,
+        pca_stddev=data.pca_stddev,
+        aligned_mean=data.mean_subtraction == "aligned",
+    )
+
+
+def given_statistics(data):
+    """Statistics of the training set that --statistics or prepared records give, or None.
+
+    Args:
+        data: config.DataConfig.
+
+    Raises:
+        UsageError: the file does not hold statistics.
+    """
+    path = data.statistics
+    if not path and data.dataset == "records":
+        path = os.path.join(data.data_dir, rundir.STATISTICS)
+    if not path:
+        return None
+    try:
+        return stats.load(path)
+    except (OSError, RunError) as error:
+        raise UsageError(
+            f"--statistics={path}: {error}; give a statistics.npz of another run, or leave it out"
+        ) from None
+
+
+def placeholder_statistics(config, given, train_source, val_source):
+    """What a dry run takes for (statistics, summary of the validation set): what is known, or gray images."""
+    path = os.path.join(config.run.model_dir, rundir.STATISTICS)
+    statistics = stats.load(path) if os.path.isfile(path) else given
+    if statistics is None:
+        gray = np.full((stats.STORED_SIZE, stats.STORED_SIZE, 3), _GRAY, np.float32)
+        statistics = stats.Statistics(gray, np.full(3, _GRAY), 4000.0 * np.eye(3), train_source.count)
+    counts = val_source.label_counts or (1,) * len(val_source.class_names)
+    return statistics, stats.DatasetSummary(tuple(counts), (), val_source.fingerprint())
+
+
+def prepare_datasets(config, given, train_source, val_source, is_chief):
+    """Statistics of the training set and a summary of the validation set: read from the run's folder, or computed.
+
+    Args:
+        config: config.Config.
+        given: data.statistics.Statistics, as of `given_statistics`, or None.
+        train_source, val_source: see `data.sources`.
+        is_chief: bool, whether this process writes; of several machines one does.
+
+    Returns:
+        (statistics, training source, summary, validation source); the sources without the files that are not images.
+
+    Raises:
+        UsageError: the run or the statistics are of other images, or a class has none.
+        RunError: files are not images, and `--bad_images=fail`.
+    """
+    model_dir, threads = config.run.model_dir, config.data.input_threads
+    statistics = _statistics(config, given, train_source, is_chief)
+    summary_path = os.path.join(model_dir, rundir.VALIDATION)
+    summary = read_summary(summary_path)
+    if summary and summary.fingerprint != val_source.fingerprint() and rundir.has_checkpoint(model_dir):
+        raise UsageError(
+            f"{summary_path}: is of another validation set than there is now; restore it, or name another --model_dir"
+        )
+    if summary is None or summary.fingerprint != val_source.fingerprint():
+        if val_source.label_counts:
+            summary = stats.DatasetSummary(val_source.label_counts, (), val_source.fingerprint())
+        else:
+            summary = stats.summarize(val_source, threads, progress_bar("reading the validation set"))
+        if is_chief:
+            with atomic_write(summary_path) as file:
+                json.dump(dataclasses.asdict(summary), file)
+    if is_chief and not rundir.has_checkpoint(model_dir):
+        shared = shared_files(train_source, val_source)
+        if shared:
+            found = f"{shared} of {val_source.count} validation images are training images too, byte for byte"
+            print(f"warning: {found}: the validation error will be too low", file=sys.stderr, flush=True)
+    bad = [f"train/{name}" for name in (*train_source.other_files, *statistics.skipped)]
+    bad += [f"val/{name}" for name in (*val_source.other_files, *summary.skipped)]
+    _report_bad_files(bad, config.data.bad_images, os.path.join(model_dir, "skipped.txt"), is_chief)
+    for source, counts in ((train_source, statistics.label_counts), (val_source, summary.label_counts)):
+        # A class may be missing from a part of a set; a class folder without one image in it is a mistake.
+        empty = [name for name, count in zip(source.class_names, counts, strict=False) if not count]
+        if empty and config.data.dataset == "folder":
+            folder = f"{source.name}/{printable(empty[0])}"
+            raise UsageError(f"--data_dir={config.data.data_dir}: {folder} holds no image that can be read")
+    return statistics, train_source.without(statistics.skipped), summary, val_source.without(summary.skipped)
+
+
+def shared_files(train_source, val_source):
+    """How many files of a validation folder are in the training folder too, by content, int; 0 for other sources."""
+    if not all(isinstance(source, sources.FolderSource) for source in (train_source, val_source)):
+        return 0
+    # Only files of equal size can be equal.
+    sizes = set(train_source.sizes) & set(val_source.sizes)
+    train, val = (
+        [
+            _digest(os.path.join(each.root, file))
+            for file, size in zip(each.files, each.sizes, strict=True)
+            if size in sizes
+        ]
+        for each in (train_source, val_source)
+    )
+    known = set(train) - {None}
+    return sum(digest in known for digest in val)
+
+
+def describe_bad_files(names):
+    """Files that are not images in a message, str: their number and the first of them, control characters escaped."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    count = "1 file is not an image" if len(names) == 1 else f"{len(names)} files are not images"
+    return f"{count}: {', '.join(map(printable, names[:NAMED]))}{more}"
+
+
+def _statistics(config, given, source, is_chief):
+    """Statistics of the training set, from the run's folder if they are there; written there otherwise."""
+    path = os.path.join(config.run.model_dir, rundir.STATISTICS)
+    kept = stats.load(path) if os.path.isfile(path) else None
+    resuming = rundir.has_checkpoint(config.run.model_dir)
+    if kept and not resuming and kept.fingerprint not in ("", source.fingerprint()):
+        kept = None  # nothing has been trained on them: the set was changed before the run started
+    statistics = kept or given
+    if statistics is None:
+        bar = progress_bar("mean and covariance of the training set")
+        statistics = stats.compute(source, config.data.input_threads, bar)
+    elif statistics.fingerprint not in ("", source.fingerprint()):
+        raise UsageError(
+            f"{path}: is of another training set than there is now; restore it, or name another --model_dir"
+            if kept
+            else "--statistics: is of another training set; give the statistics.npz of this one, or leave it out"
+        )
+    if is_chief and statistics is not kept:
+        stats.save(statistics, path)
+    return statistics
+
+
+def _digest(path):
+    """A hash of the first 64 kB of a file, bytes; None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read(65536)).digest()
+    except OSError:
+        return None
+
+
+def read_summary(path):
+    """The summary of a validation set in a run's folder; None where it is missing or damaged."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            kept = json.load(file)
+        summary = stats.DatasetSummary(tuple(kept["label_counts"]), tuple(kept["skipped"]), kept["fingerprint"])
+        return summary if all(isinstance(count, int) for count in summary.label_counts) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _report_bad_files(names, policy, path, is_chief):
+    if is_chief and names:
+        with atomic_write(path) as file:
+            file.write("".join(f"{printable(name)}\n" for name in names))
+    elif is_chief and os.path.exists(path):
+        os.unlink(path)
+    if not names:
+        return
+    listed = f"{describe_bad_files(names)}; all are in {path}"
+    if policy == "fail":
+        raise RunError(f"{listed}. --bad_images=skip leaves them out")
+    print(f"{listed}; left out", flush=True)

@@ -1,0 +1,352 @@
+"""What a run shows while it trains: TensorBoard's curves and filters, `history.csv`, and warnings."""
+
+import csv
+import math
+import os
+import resource
+import shutil
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_alexnet.files import atomic_write
+from keras_alexnet.training import metrics
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "loss",
+    "top1_error",
+    "top5_error",
+    "val_loss",
+    "val_top1_error",
+    "val_top5_error",
+    "learning_rate",
+    "images_per_second",
+    "mean_squared_error",
+    "val_mean_squared_error",
+)
+_SPLITS = ("train", "val")
+
+# Warnings.
+WAITING = 0.5  # share of the time that is spent waiting for images
+WARM_UP = 50  # steps at the start of a process in which the data graph fills its buffers
+FLAT = 0.02  # relative distance of a loss from that of the majority-class baseline
+FLAT_STEPS = 2000
+FLAT_EPOCHS = 10  # whichever comes first
+_GIGABYTE = 1e9
+
+# Figure 3: filters a line, as in the paper's figure and in the release's shownet.py; white border after each filter and
+# between the towers, in weights.
+PER_LINE = 16
+BORDER = 1
+GAP = 4
+
+
+class Curves(keras.callbacks.Callback):
+    """TensorBoard: loss, errors, learning rate, images/s and conv1's filters; weights and a profile on request.
+
+    Training and validation go to two runs of the same tags over the same steps, so that they share their charts.
+
+    Args:
+        log_dir: str, gets the folders `train` and `val`.
+        trainer: trainer.Trainer.
+        first_step: int, updates made before this process.
+        every: int, updates between two points of the training curves; an epoch has one at its end in any case.
+        histograms: bool, weights and velocities once an epoch.
+        profile: None or (first, last), the steps to profile, counted from 1 over the whole run.
+        sums: dict, sums at the last point, as `flushed` returned them; empty at the start of a run.
+        files: dict of str -> int, bytes of TensorBoard's files at that time: what was written later is removed, since
+            those steps are made again.
+    """
+
+    def __init__(self, log_dir, trainer, first_step, every, histograms, profile, sums=None, files=None):
+        super().__init__()
+        _truncate(log_dir, files or {})
+        self.trainer, self.step, self.every = trainer, first_step, every
+        self.histograms, self.profile, self.profiling = histograms, profile, False
+        self.log_dir = log_dir
+        self.train_writer = tf.summary.create_file_writer(os.path.join(log_dir, _SPLITS[0]))
+        self.val_writer = tf.summary.create_file_writer(os.path.join(log_dir, _SPLITS[1]))
+        self.before = sums or {}
+
+    def flushed(self):
+        """Writes everything to the files; returns (sums, files), see the arguments."""
+        self.train_writer.flush()
+        self.val_writer.flush()
+        sizes = {name: os.path.getsize(os.path.join(self.log_dir, name)) for name in _files(self.log_dir)}
+        return self.before, sizes
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if not self.trainer.averages.count():  # a resumed epoch keeps its last point
+            self.before = {}
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.profile and self.step + 1 == self.profile[0]:
+            tf.profiler.experimental.start(self.log_dir)
+            self.profiling = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        if self.profiling and self.step >= self.profile[1]:
+            self._stop_profiling()
+        if self.step % self.every == 0:
+            self._write_point()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.step % self.every:
+            self._write_point()
+        with self.train_writer.as_default(self.step):
+            tf.summary.scalar("learning_rate", logs["learning_rate"])
+            tf.summary.scalar("images_per_second", logs["images_per_second"])
+            tf.summary.image("conv1", conv1_grid(self.trainer.model)[None])
+            if self.histograms:
+                for variable in [*self.trainer.model.trainable_variables, *self.trainer.optimizer.variables]:
+                    if len(variable.shape):
+                        tf.summary.histogram(variable.path, variable.value)
+        with self.val_writer.as_default(self.step):
+            for name in metrics.NAMES:
+                tf.summary.scalar(name, logs[f"val_{name}"])
+        self.train_writer.flush()
+        self.val_writer.flush()
+
+    def on_train_end(self, logs=None):
+        if self.profiling:
+            self._stop_profiling()
+        self.train_writer.close()
+        self.val_writer.close()
+
+    def _write_point(self):
+        """Means over the updates since the last point of this epoch."""
+        now = self.trainer.averages.sums()
+        images = now["count"] - self.before.get("count", 0.0)
+        with self.train_writer.as_default(self.step):
+            for name in metrics.NAMES:
+                tf.summary.scalar(name, (now[name] - self.before.get(name, 0.0)) / max(images, 1.0))
+        self.before = now
+
+    def _stop_profiling(self):
+        tf.profiler.experimental.stop()
+        self.profiling = False
+
+
+def write_history(path, rows):
+    """Writes all rows of a run's history; no reader sees half of it.
+
+    Args:
+        path: str, `history.csv`.
+        rows: list of dict with the keys in HISTORY_COLUMNS, one an epoch.
+    """
+    with atomic_write(path, newline="") as file:
+        writer = csv.DictWriter(file, HISTORY_COLUMNS)
+        writer.writeheader()
+        writer.writerows({name: _short(row[name]) for name in HISTORY_COLUMNS} for row in rows)
+
+
+class Warnings(keras.callbacks.Callback):
+    """TensorBoard: speed, waiting and memory; and a warning for each thing that goes wrong, once a process.
+
+    Args:
+        curves: Curves, in whose training part the points appear.
+        folder: str, whose disk is watched.
+        needed: int, bytes of a checkpoint.
+        constant_loss: float, nats, of the majority-class baseline.
+        classes: int.
+        epoch_steps: int, steps of an epoch.
+        variant: str, of the network.
+    """
+
+    def __init__(self, curves, folder, needed, constant_loss, classes, epoch_steps, variant):
+        super().__init__()
+        self.curves, self.folder, self.needed = curves, folder, needed
+        self.constant_loss, self.classes, self.variant = constant_loss, classes, variant
+        self.patience = min(FLAT_STEPS, FLAT_EPOCHS * epoch_steps)
+        self.begun, self.images, self.waited, self.seen, self.flat = None, 0.0, 0.0, 0, 0
+        self.warned = set()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun = None  # the time of the validation does not count
+
+    def on_train_batch_end(self, batch, logs=None):
+        trainer, now = self.curves.trainer, time.perf_counter()
+        self.seen += 1
+        count = trainer.averages.count()
+        if self.begun is None:
+            self.begun, self.images, self.waited = now, count, trainer.waited
+            return
+        if self.curves.step % self.curves.every:
+            return
+        seconds, images = now - self.begun, count - self.images
+        waiting = (trainer.waited - self.waited) / seconds
+        with self.curves.train_writer.as_default(self.curves.step):
+            tf.summary.scalar("speed/images_per_second", images / seconds)
+            tf.summary.scalar("speed/share_of_time_waiting_for_images", waiting)
+            for name, size in memory().items():
+                tf.summary.scalar(f"memory/{name}_gigabytes", size / _GIGABYTE)
+        self.begun, self.images, self.waited = now, count, trainer.waited
+        if self.seen > WARM_UP and waiting > WAITING:
+            self._warn(
+                "waiting",
+                f"{100 * waiting:.0f} % of the time is spent waiting for images: prepare them once with "
+                "tools/prepare_dataset.py and train with --dataset=records, or give --input_threads",
+            )
+        self._check_loss(logs["loss"])
+        self.check_disk()
+
+    def _check_loss(self, loss):
+        """The loss is the mean over the epoch so far."""
+        near = abs(loss - self.constant_loss) < FLAT * self.constant_loss
+        self.flat = self.flat + self.curves.every if near else 0
+        if self.flat >= self.patience:
+            start = "" if self.variant == "release2012" else "; --variant=release2012 starts with larger weights"
+            self._warn(
+                "flat",
+                f"the loss has been {loss:.3f} for {self.flat} steps, that of the majority-class baseline (ln "
+                f"{self.classes} is {math.log(self.classes):.3f}): with the published initialization this can last "
+                f"hundreds of steps, with a wrong --learning_rate or wrong labels it does not end{start}",
+            )
+
+    def check_disk(self):
+        """Warns where there is no space for two more checkpoints."""
+        free = shutil.disk_usage(self.folder).free
+        if free < 2 * self.needed:
+            self._warn(
+                "disk",
+                f"{free / _GIGABYTE:.2f} GB are left on the disk of {self.folder}, and a checkpoint takes "
+                f"{self.needed / _GIGABYTE:.2f} GB: free some space, or the run fails at the next one",
+            )
+
+    def _warn(self, kind, message):
+        if kind in self.warned:
+            return
+        self.warned.add(kind)
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+        self.note(message)
+
+    def note(self, message):
+        """Writes a warning to TensorBoard alone."""
+        with self.curves.train_writer.as_default(self.curves.step):
+            tf.summary.text("warnings", message)
+
+
+class FirstStep(keras.callbacks.Callback):
+    """Prints once how long it took to the first step.
+
+    Args:
+        started: float, `time.perf_counter` when the program started.
+    """
+
+    def __init__(self, started):
+        super().__init__()
+        self.started = started
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.started is not None:
+            print(f"first step {time.perf_counter() - self.started:.1f} s after the start", flush=True)
+            self.started = None
+
+
+def memory():
+    """Bytes in use: dict of "process" (its peak) and each GPU, such as "GPU:0" (now) -> int."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = {"process": peak if sys.platform == "darwin" else 1024 * peak}
+    for device in tf.config.list_logical_devices("GPU"):
+        name = device.name.removeprefix("/device:")
+        found[name] = tf.config.experimental.get_memory_info(name)["current"]
+    return found
+
+
+def idle_gpus(model):
+    """GPUs that hold no variable of a model: list of str, such as "GPU:1"."""
+    used = {device for variable in model.variables for device in _devices_of(variable.value)}
+    present = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
+    return [name for name in present if not any(device.endswith(name) for device in used)]
+
+
+def _devices_of(variable):
+    replicas = getattr(variable, "values", None)
+    return [each.device for each in replicas] if isinstance(replicas, tuple) else [variable.device]
+
+
+def conv1_towers(model):
+    """The filters of conv1 by tower.
+
+    Args:
+        model: AlexNet, in two towers or in one, whose first and second half of filters then stand for them.
+
+    Returns:
+        list of two float32 (11, 11, 3, filters).
+    """
+    kernels = [layer.kernel.numpy() for layer in model.layers if layer.name.startswith("conv1")]
+    return kernels if len(kernels) > 1 else np.array_split(kernels[0], 2, axis=-1)
+
+
+def conv1_grid(model, scale=3):
+    """The filters of conv1, scaled by one common factor. Args and returns as `grid`, of `conv1_towers`."""
+    return grid(conv1_towers(model), scale)
+
+
+def grid(towers, scale=3, normalize="jointly"):
+    """Filters as an image, one block per tower.
+
+    Args:
+        towers: list of two float (rows, columns, 3, filters).
+        scale: int >= 1, pixels per weight.
+        normalize: "jointly", one common factor for all, or "each": every filter is first standardized by its own mean
+            and standard deviation, as `shownet.py --norm-filters` of the release has it.
+
+    Returns:
+        uint8 (rows, columns, 3), RGB: the first tower's 48 filters in three lines of 16, below them the second's. Zero
+        ("each": a filter's mean) is mid-grey, borders white.
+    """
+    if normalize == "each":
+        towers = [_standardized(kernel) for kernel in towers]
+    peak = max(np.abs(kernel).max() for kernel in towers) or 1.0
+    blocks = [_block(kernel / peak * 0.5 + 0.5) for kernel in towers]
+    gap = np.ones((GAP, blocks[0].shape[1], 3))
+    grid = np.round(np.concatenate([blocks[0], gap, blocks[1]]) * 255).astype(np.uint8)
+    return grid.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _standardized(kernel):
+    """Each filter with mean 0 and standard deviation 1; one of equal weights becomes 0."""
+    centered = kernel - kernel.mean((0, 1, 2))
+    deviation = kernel.std((0, 1, 2))
+    return centered / np.where(deviation > 0, deviation, 1.0)
+
+
+def _block(kernel):
+    """(11, 11, 3, filters) in 0..1 -> (lines * 12, 16 * 12, 3), white where a line is not full."""
+    filters = np.moveaxis(kernel, -1, 0)
+    missing = -len(filters) % min(PER_LINE, len(filters))
+    margins = ((0, missing), (0, BORDER), (0, BORDER), (0, 0))
+    filters = np.pad(filters, margins, constant_values=1.0)
+    lines = math.ceil(len(filters) / PER_LINE)
+    return np.concatenate([np.concatenate(line, axis=1) for line in np.split(filters, lines)], axis=0)
+
+
+def _files(log_dir):
+    """TensorBoard's files of the curves, by their paths below the logs."""
+    return [
+        os.path.join(split, name)
+        for split in _SPLITS
+        if os.path.isdir(os.path.join(log_dir, split))
+        for name in sorted(os.listdir(os.path.join(log_dir, split)))
+        if name.startswith("events.out.tfevents.")
+    ]
+
+
+def _truncate(log_dir, files):
+    """Cuts TensorBoard's files to these sizes, so that no point is there twice."""
+    for name in _files(log_dir):
+        path = os.path.join(log_dir, name)
+        if name not in files:
+            os.unlink(path)
+        elif os.path.getsize(path) > files[name]:
+            os.truncate(path, files[name])
+
+
+def _short(value):
+    return value if isinstance(value, int) else f"{value:.6g}"
