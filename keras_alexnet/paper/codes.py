@@ -37,16 +37,12 @@ class Coder:
         binary: bool.
         mean: float32 (D,), of the features that it is trained on.
         scale: float, their one standard deviation.
-
-    Attributes:
-        encoder, decoder: keras.Model, float32 (B, D) -> (B, length) before any sigmoid, and (B, length) -> (B, D); both
-            of standardized features.
-        size: int, bytes of a code.
     """
 
     def __init__(self, length, binary, mean, scale):
         self.binary, self.mean, self.scale = binary, mean, scale
-        self.size = length // 8 if binary else 4 * length
+        self.size = length // 8 if binary else 4 * length  # bytes
+        # (B, D) -> (B, length) before any sigmoid, and (B, length) -> (B, D); both of standardized features.
         self.encoder, self.decoder = _network(len(mean), length, "encoder"), _network(length, len(mean), "decoder")
         # Keras' own call of one row at a time takes longer than its arithmetic.
         self._encode, self._decode = _compiled(self.encoder), _compiled(self.decoder)
@@ -72,17 +68,7 @@ class Coder:
 
 
 def train(features, length, binary, epochs, seed, show=None):
-    """Trains an autoencoder; the same numbers give the same one, on the same machine.
-
-    Args:
-        features: float32 (N, D).
-        length, binary: as of `Coder`.
-        epochs, seed: int.
-        show: function of (epochs done, epochs), or None.
-
-    Returns:
-        Coder.
-    """
+    """Trains a Coder on features, float32 (N, D); the same numbers give the same one, on the same machine."""
     keras.utils.set_random_seed(seed)
     mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
     standardized = features - mean
@@ -105,12 +91,7 @@ def train(features, length, binary, epochs, seed, show=None):
 
 
 def load_or_train(path, features, length, binary, epochs, seed, show=None):
-    """As `train`, but once: the Coder is kept in a file, and read where it was trained on the same numbers.
-
-    Args:
-        path: str, .npz; one of other numbers or settings is replaced.
-        the others: as of `train`.
-    """
+    """As `train`, but once: the Coder is kept in a file (.npz), and replaced for other numbers or settings."""
     settings = (length, binary, epochs, seed, features.shape, HIDDEN, BATCH, LEARNING_RATE, NOISE)
     key = hashlib.sha256(repr(settings).encode() + np.ascontiguousarray(features).tobytes()).hexdigest()
     if os.path.exists(path):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import typing
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tensorboard.plugins import projector
 
 from keras_alexnet import export, rundir
 from keras_alexnet.cli import hidden_library_messages
-from keras_alexnet.data import sources
+from keras_alexnet.data import sources, statistics
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief, printable, reading
 from keras_alexnet.files import atomic_write, progress_bar
@@ -33,45 +34,26 @@ _FORMAT = 1  # of an index file
 _NAMED = 3  # files left out that are named on the screen
 
 
-@dataclasses.dataclass(frozen=True)
-class Extractor:
-    """What describes images.
+class Extractor(typing.NamedTuple):
+    """What describes images."""
 
-    Attributes:
-        name: str, "features" or "pixels".
-        identity: str, another one gives other numbers.
-        extract: function of a list of bytes, B files -> float32 (B, D); raises tf.errors.InvalidArgumentError where one
-            of them is not an image.
-    """
-
-    name: str
-    identity: str
-    extract: Callable
+    name: str  # "features" or "pixels"
+    identity: str  # another one gives other numbers
+    extract: Callable  # list of bytes, B files -> float32 (B, D); raises InvalidArgumentError where one is not an image
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The images of a folder with their features.
+    """The images of a folder with their features."""
 
-    Attributes:
-        features: float32 (N, D), one row an image.
-        files: tuple of str, N paths below root.
-        labels: int32 (N,), places in class_names; -1 where there are no classes.
-        class_names: tuple of str.
-        root: str, the folder.
-        model: str, the identity of the extractor.
-        fingerprint: str, of all files of the folder by name and size.
-        left_out: tuple of str, "FILE: why" of what is not an image.
-    """
-
-    features: np.ndarray
-    files: tuple[str, ...]
-    labels: np.ndarray
+    features: np.ndarray  # float32 (N, D), a row for each image
+    files: tuple[str, ...]  # N paths below root
+    labels: np.ndarray  # int32 (N,), places in class_names; -1 in a folder without classes
     class_names: tuple[str, ...]
-    root: str
-    model: str
-    fingerprint: str
-    left_out: tuple[str, ...] = ()
+    root: str  # the folder
+    model: str  # the identity of the extractor
+    fingerprint: str  # of all files of the folder by name and size
+    left_out: tuple[str, ...] = ()  # "FILE: why" of what is not an image
 
     def paths(self):
         """The files with their folder, list of str."""
@@ -79,15 +61,9 @@ class Index:
 
 
 def list_images(data_dir, split, flag, quick=False):
-    """The images of `DATA_DIR/SPLIT/CLASS/*`, or of `DATA_DIR/SPLIT/*` without classes; nothing is read.
+    """The images of `DATA_DIR/SPLIT/CLASS/*`, or of `DATA_DIR/SPLIT/*` without classes: sources.FolderSource.
 
-    Args:
-        data_dir, split: str, a folder and the name of one in it; "." is the first itself.
-        flag: str, the flag that gave the split, for errors.
-        quick: bool, take the first few of each class only.
-
-    Returns:
-        sources.FolderSource.
+    Nothing is read. `flag` is the one that gave the split, for errors; `quick` takes the first few of each class.
     """
     root = Path(data_dir, split)
     if not root.is_dir():
@@ -110,14 +86,10 @@ def list_images(data_dir, split, flag, quick=False):
 
 
 def list_splits(settings, query_flag):
-    """The images that are searched and those that are asked about, (index, queries) as of `list_images`.
+    """The images that are searched and those that are asked about, as of `list_images`; one where both are the same.
 
-    Args:
-        settings: with data_dir, index_split, quick and the field `query_flag`; where both splits are the same one, so
-            are the sources.
-
-    Raises:
-        UsageError, ArgumentError: a split is missing, or neighbors of the same class would say nothing.
+    `query_flag` is the field of the settings that names the second split. Raises ArgumentError where a split is
+    missing, or where neighbors of the same class would say nothing.
     """
     index_split, query_split = settings.index_split, getattr(settings, query_flag)
     source = list_images(settings.data_dir, index_split, "index_split", settings.quick)
@@ -166,8 +138,8 @@ def pixel_extractor(size=PIXELS):
 
 def model_identity(model):
     """A hash of everything that a network's features depend on, str: a run and its export have the same."""
-    if rundir.is_run(model.name):
-        training_set = rundir.open_run(model.name).statistics.fingerprint  # its mean image is subtracted from the input
+    if rundir.is_run(model.name):  # the mean image of its training set is subtracted from the input
+        training_set = statistics.load(os.path.join(model.name, rundir.STATISTICS)).fingerprint
     else:
         training_set = export.read_metadata(model.name).get("training_set", {}).get("fingerprint")
     network = dataclasses.asdict(model.config.network)
@@ -180,19 +152,14 @@ def model_identity(model):
 
 
 def extract_features(extractor, paths, show=None):
-    """Describes files, batch by batch; one that is not an image is left out.
-
-    Args:
-        extractor: Extractor.
-        paths: sequence of str, JPEG or PNG files.
-        show: function of (done, total), or None.
+    """Describes files; one that is not an image is left out.
 
     Returns:
         (features: float32 (M, D), of those that are images; kept: list of int, their places in paths; left_out: list
         of (place, str that says why)).
 
     Raises:
-        RunError: a number is not finite, or nothing is an image.
+        RunError: a number is non-finite, or nothing is an image.
     """
     rows = []
     with hidden_library_messages():
@@ -226,16 +193,9 @@ def _rows(extractor, paths):
 
 
 def open_index(extractor, source, folder, path=None):
-    """The Index of images that is kept in a file; it is computed where none is, or one of another model or other files.
+    """The Index of a sources.FolderSource, computed once.
 
-    Args:
-        extractor: Extractor.
-        source: sources.FolderSource.
-        folder: str, created where it is missing.
-        path: str, the file; None for its usual name in the folder.
-
-    Raises:
-        RunError: the file is damaged, or none of the images can be decoded.
+    It is kept in the file `path`, by default in `folder`, and computed again for another model or other files.
     """
     path = path or os.path.join(folder, f"{extractor.name}_{'all' if source.name == '.' else source.name}.npz")
     if os.path.exists(path):
@@ -289,6 +249,12 @@ def load(path):
         return Index(features=stored["features"], labels=stored["labels"], **about)
 
 
+def described_model(model):
+    """What results say of an evaluation.Model, dict."""
+    network = model.config.network
+    return {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs}
+
+
 def thumbnails(paths, size, show=None):
     """The central squares of image files, uint8 (N, size, size, 3); black where a file cannot be read any more."""
     found, kept, _ = extract_features(pixel_extractor(size), paths, show)
@@ -300,10 +266,7 @@ def thumbnails(paths, size, show=None):
 def write_projector(index, folder, show=None):
     """Shows an index in TensorBoard's embedding projector, with classes and thumbnails, in place of the one before.
 
-    Args:
-        index: Index; of more than MOST_SHOWN images so many are shown, evenly spread.
-        folder: str, TensorBoard's `--logdir`.
-        show: function of (done, total), or None.
+    `folder` is TensorBoard's `--logdir`. Of more than MOST_SHOWN images so many are shown, evenly spread.
     """
     try:
         os.makedirs(folder, exist_ok=True)

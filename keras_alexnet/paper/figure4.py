@@ -128,7 +128,8 @@ EXPERIMENT = Experiment(
     name="figure4",
     title="Figure 4: five best classes, and nearest images",
     claim="Most of the five best labels of test images are reasonable, and training images whose last hidden layers "
-    "are nearest show the same kind of object, though generally not close in L2 pixel by pixel (section 6.1, Figure 4).",
+    "are nearest show the same kind of object, though generally not close in L2 pixel by pixel (section 6.1, "
+    "Figure 4).",
     command="python -m keras_alexnet.paper.figure4 --model_dir=RUN --data_dir=IMAGES",
     cost="80 seconds of one CPU core for 2,934 and 736 images; features that retrieval has kept are not computed again",
     settings=Figure4Settings,

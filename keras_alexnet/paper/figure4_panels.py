@@ -6,13 +6,13 @@ import os
 import numpy as np
 from PIL import Image
 
-from keras_alexnet import evaluate as evaluation
+from keras_alexnet import evaluation
 from keras_alexnet.data import imagenet_labels
 from keras_alexnet.errors import ArgumentError, printable
+from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.paper import features, plots, search
 from keras_alexnet.paper.experiment import Result
 from keras_alexnet.paper.figure4 import BEST
-from keras_alexnet.training import scores
 
 THUMBNAIL, SMALL = 200, 100  # rows and columns of an image of the left and of the right panel
 TRUE, OTHER = "#f0a07a", "#bdd3e8"  # bars
@@ -38,13 +38,7 @@ def measure(settings):
     )
     network = model.config.network
     values = {
-        "model": {
-            "model_dir": settings.model_dir,
-            "variant": network.variant,
-            "width": network.width,
-            "epochs": model.epochs,
-            "classes": len(model.class_names),
-        },
+        "model": {**features.described_model(model), "classes": len(model.class_names)},
         "data": {
             "split": asked.name,
             "pictures": len(queries.files),
@@ -66,8 +60,8 @@ def measure(settings):
 
 def _predictions(settings, model, asked):
     """The left panel, and the errors of the whole split. Args: asked: sources.FolderSource of images only."""
-    config = evaluation.EvaluateConfig(model_dir=(settings.model_dir,))
-    answered = list(evaluation.answers([model], asked, config, f"answering {asked.name}"))
+    center_view = EvaluateConfig(model_dir=(settings.model_dir,), views=1)
+    answered = list(evaluation.answers([model], asked, center_view, f"answering {asked.name}"))
     probabilities = np.concatenate([own for (own,), _ in answered])
     labels = np.concatenate([each for _, each in answered])
     candidates = np.arange(len(labels))
@@ -91,7 +85,7 @@ def _predictions(settings, model, asked):
     ]
     errors = {}
     for name, places in (("shown", chosen), ("split", slice(None))):
-        summary = scores.summary(scores.of_batch(probabilities[places], labels[places]))
+        summary = evaluation.summary(evaluation.of_batch(probabilities[places], labels[places]))
         errors[name] = {"pictures": len(labels[places]), **{key: summary[key] for key in ("top1_error", "top5_error")}}
     return {"predictions": rows, "only": settings.only, **errors}
 
@@ -167,8 +161,8 @@ def _write_panels(settings, values):
         f"{len(left)} {drawn} at random (seed {settings.seed}; the paper chose by hand) and their most probable "
         f"classes; the true one in bold and checked. Error of all {split['pictures']:,} images of {data['split']}: "
         f"top-1 {split['top1_error']:.1f} %{five}.",
-        f"First column: {len(right)} images of {data['split']}, drawn at random; then the {values['neighbors']} nearest "
-        f"of {data['index_split']} by the last hidden layer. Checked: of the same class; crossed: of another. "
+        f"First column: {len(right)} images of {data['split']}, drawn at random; then the {values['neighbors']} "
+        f"nearest of {data['index_split']} by the last hidden layer. Checked: of the same class; crossed: of another. "
         f"{100 * values['shown_shares'][1]:.0f} % of those shown are of the same class, of all images' "
         f"{100 * shares['features'][1]:.1f} %, by pixels {100 * shares['pixels'][1]:.1f} %.",
     )
@@ -209,9 +203,7 @@ def draw_predictions(rows, thumbnails):
     """
     columns, bars = min(2, len(rows)), max(len(row["best"]) for row in rows)
     height = -(-len(rows) // columns)
-    size = 3.1 * columns, (2.5 + 0.25 * bars) * height
-    ratios = {"height_ratios": [2, 0.25 * bars] * height}
-    figure, axes = plots.pyplot.subplots(2 * height, columns, figsize=size, squeeze=False, gridspec_kw=ratios, layout="constrained")
+    figure, axes = _grid(2 * height, columns, 3.1 * columns, (2.5 + 0.25 * bars) * height, [2, 0.25 * bars] * height)
     for each in axes.flat:
         each.axis("off")
     for place, (row, thumbnail) in enumerate(zip(rows, thumbnails, strict=True)):
@@ -245,8 +237,7 @@ def draw_neighbors(rows, thumbnails):
         a Matplotlib figure.
     """
     columns = 1 + len(rows[0]["neighbors"])
-    size = 1.05 * columns, 1.25 * len(rows)
-    figure, axes = plots.pyplot.subplots(len(rows), columns, figsize=size, squeeze=False, layout="constrained")
+    figure, axes = _grid(len(rows), columns, 1.05 * columns, 1.25 * len(rows), [1] * len(rows))
     for place, thumbnail in enumerate(thumbnails):
         row, column = divmod(place, columns)
         each, own = axes[row, column], rows[row]["class_name"]
@@ -259,6 +250,12 @@ def draw_neighbors(rows, thumbnails):
         style = {"color": "black" if right else WRONG, "weight": "normal" if column else "bold"}
         each.set_xlabel(text, fontsize=9, parse_math=False, **style)
     return figure
+
+
+def _grid(rows, columns, width, height, height_ratios):
+    """A figure of so many inches with axes in rows and columns."""
+    settings = {"figsize": (width, height), "height_ratios": height_ratios}
+    return plots.pyplot.subplots(rows, columns, squeeze=False, layout="constrained", **settings)
 
 
 def _shortened(text, most):

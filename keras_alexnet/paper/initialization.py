@@ -7,13 +7,14 @@ Section 5 initializes every layer from N(0, 0.01) and five biases with 1. Caffe'
 N(0, 0.03). Here the same layers start in each of these ways, with the same images, crops and color noise in the same
 order, the same random numbers, and the paper's learning rate. In between, on a fixed batch and without dropout, the
 command measures how large each layer's signal is, how much of it differs between images, and how large the gradient of
-its kernels is. A start that was trained is kept in RESULTS/initialization/NAME.json and not trained again.
+its kernels is. What a start gave is kept below RESULTS/initialization, and not trained again.
 """
 
 import dataclasses
 import math
 import os
 import sys
+import typing
 
 from keras_alexnet import cli
 from keras_alexnet import config as configs
@@ -23,21 +24,13 @@ from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import Experiment, Table, Verdict
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """Where the weights begin.
+class Start(typing.NamedTuple):
+    """Where the weights begin."""
 
-    Attributes:
-        name: str, of its file.
-        label: str, for tables.
-        middle: int, factor of the kernels of conv3, conv4 and conv5: 0.01 times it is their standard deviation.
-        bias: float, of the biases of conv2, conv4, conv5, fc6 and fc7; the others begin at 0.
-    """
-
-    name: str
-    label: str
-    middle: int
-    bias: float
+    name: str  # of its file
+    label: str  # in tables
+    middle: int  # factor of the kernels of conv3, conv4 and conv5: 0.01 times it is their standard deviation
+    bias: float  # of conv2, conv4, conv5, fc6 and fc7; the others begin at 0
 
 
 STARTS = (
@@ -112,13 +105,13 @@ def run(settings):
 
 
 def smoothed(losses):
-    """Pairs of (step, mean loss of the WINDOW steps up to it)."""
-    return [(end, sum(losses[end - WINDOW : end]) / WINDOW) for end in range(WINDOW, len(losses) + 1)]
+    """dict of step -> mean loss of the WINDOW steps up to it."""
+    return {end: sum(losses[end - WINDOW : end]) / WINDOW for end in range(WINDOW, len(losses) + 1)}
 
 
 def plateau_exit_step(losses, baseline):
     """When the mean loss of WINDOW steps is first below EXIT of a baseline's: int, the last of them, or None."""
-    return next((end for end, mean in smoothed(losses) if mean < EXIT * baseline), None)
+    return next((end for end, mean in smoothed(losses).items() if mean < EXIT * baseline), None)
 
 
 def tables(values):

@@ -1,6 +1,7 @@
 """What `initialization` trains, measures and draws."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -10,11 +11,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_alexnet import rundir
+from keras_alexnet import datasets, rundir
 from keras_alexnet.data import pipeline, sources
 from keras_alexnet.data import statistics as stats
 from keras_alexnet.data.augmentation import Augmentation
-from keras_alexnet.errors import ArgumentError, UsageError, reading
+from keras_alexnet.errors import ArgumentError, reading
 from keras_alexnet.files import atomic_write, progress_bar
 from keras_alexnet.model import variants, weights
 from keras_alexnet.paper import plots
@@ -29,12 +30,10 @@ IMAGES = 64  # of the fixed batch
 
 
 def measure(settings):
-    """Trains from every start that is not kept.
+    """Trains from every start: experiment.Result.
 
-    Returns:
-        experiment.Result. Its values: `classes`, `images` and `pictures` (of the fixed batch), int; `constant`, the
-        majority-class baseline's loss, the entropy of the training labels in nats; `measured`, steps; and `starts`,
-        name -> what `_train` returns.
+    Its values: `classes`, `images` and `pictures` (of the fixed batch), int; `constant`, the majority-class baseline's
+    loss, the entropy of the training labels in nats; `measured`, steps; `starts`, name -> what `_train` returns.
     """
     config = settings.training_config()
     source, _ = sources.open_training(config.data, progress_bar)
@@ -44,24 +43,20 @@ def measure(settings):
     os.makedirs(folder, exist_ok=True)
     statistics = _statistics(source, os.path.join(folder, "statistics.npz"))
     source = source.without(statistics.skipped)
-    about = {
-        "steps": settings.steps,
-        "measure": list(settings.measure),
-        "batch_size": config.training.batch_size,
-        "width": config.network.width,
-        "precision": config.network.precision,
-        "learning_rate": config.training.learning_rate,
-        "seed": config.run.seed,
-        "images": source.fingerprint(),
-    }
-    # All are looked at before anything is trained.
-    starts = {start.name: _kept(os.path.join(folder, f"{start.name}.json"), about) for start in STARTS}
     probe = _probe(settings, config, source, statistics)
+    starts = {}
     for start in STARTS:
-        found = starts[start.name] or _train(settings, config, start, source, statistics, probe)
-        if starts[start.name] is None:
-            with atomic_write(os.path.join(folder, f"{start.name}.json")) as file:
-                json.dump({"about": about, "found": found}, file)
+        # Other settings or images have another file.
+        key = repr((start, config.network, config.training, config.run.seed, settings.steps, settings.measure))
+        key = hashlib.sha256(f"{key} {source.fingerprint()}".encode()).hexdigest()
+        path = os.path.join(folder, f"{start.name}_{key[:12]}.json")
+        if os.path.isfile(path):
+            with reading(path), open(path, encoding="utf-8") as file:
+                found = json.load(file)
+        else:
+            found = _train(settings, config, start, source, statistics, probe)
+            with atomic_write(path) as file:
+                json.dump(found, file)
         starts[start.name] = found
         end = "diverged" if found["diverged"] else f"loss {found['losses'][-1]:.3f}"
         print(f"{start.label}: {end} after {len(found['losses'])} steps", flush=True)
@@ -73,18 +68,14 @@ def measure(settings):
         "measured": list(settings.measure),
         "starts": starts,
     }
-    _draw_losses(values, os.path.join(settings.results_dir, "initialization.svg"))
-    _draw_shares(values, os.path.join(settings.results_dir, "initialization_signal.svg"))
     protocol = (
         f"{values['images']:,} training images of {values['classes']} classes; the paper's network, width "
-        f"{about['width']:g}, and settings with its crops, reflections and color noise; {settings.steps} steps of "
-        f"{about['batch_size']} images, learning rate {about['learning_rate']:g}, {about['precision']}, one seed; "
-        f"measured on the centers of {values['pictures']} of these images without dropout, in float32, each layer's "
-        "signal after its nonlinearity"
+        f"{config.network.width:g}, and settings with its crops, reflections and color noise; {settings.steps} steps "
+        f"of {config.training.batch_size} images, learning rate {config.training.learning_rate:g}, "
+        f"{config.network.precision}, one seed; measured on the centers of {values['pictures']} of these images "
+        "without dropout, in float32, each layer's signal after its nonlinearity"
     )
-    losses = f"Training loss, means of {WINDOW} steps, of each start; the majority-class baseline's, dotted."
-    shares = "Share of each layer's signal that differs between images, by start."
-    return Result(values, protocol, (("initialization.svg", losses), ("initialization_signal.svg", shares)))
+    return Result(values, protocol, _draw(values, settings.results_dir))
 
 
 def set_start(model, start):
@@ -97,17 +88,14 @@ def set_start(model, start):
 
 
 def activation_statistics(model):
-    """A function that measures a network.
-
-    Args:
-        model: keras.Model of `AlexNet` in one stack, float32, with logits.
+    """A function that measures a keras.Model of `AlexNet` in one stack, float32, with logits, without dropout.
 
     Returns:
-        function of images, float32 (B, size, size, 3), and labels, int32 (B,) -> dict of the layers' names -> dict of
-        float: signal_rms, the root of the mean square of the layer's output after its nonlinearity; signal_between, the
-        standard deviation between the B images, in the mean (of squares) over the units; share, the square of their
-        ratio, in 0..1; gradient_rms, of the loss by the kernel; gradient_relative, that over the kernel's rms. And
-        "loss", float, in nats, without dropout. In float32 a share below 1e-13 is rounding.
+        function of images, float32 (B, size, size, 3), and labels, int32 (B,) -> dict: "loss", float in nats, and for
+        each of LAYERS a dict of float: signal_rms, the root of the mean square of its output after its nonlinearity;
+        signal_between, the standard deviation between the B images, in the mean (of squares) over the units; share, the
+        square of their ratio, in 0..1 (below 1e-13 it is rounding); gradient_rms, of the loss by the kernel;
+        gradient_relative, that over the kernel's rms.
     """
     outputs = [model.get_layer(name.replace("conv", "relu").replace("fc", "relu")).output for name in LAYERS[:-1]]
     whole = keras.Model(model.input, [*outputs, model.output])
@@ -148,20 +136,6 @@ def entropy(counts):
     return -sum(count / total * math.log(count / total) for count in counts if count)
 
 
-def augmentation_of(config):
-    """What a config.Config says of random crops, reflections and color noise: Augmentation."""
-    data, variant = config.data, config.network.variant
-    by_variant = "stddev" if variant == "release2012" else "eigenvalue"
-    return Augmentation(
-        data.crop_positions or variants.VARIANTS[variant].crop_positions,
-        data.reflections,
-        data.pca_color,
-        by_variant if data.pca_scale == "auto" else data.pca_scale,
-        data.pca_stddev,
-        data.mean_subtraction == "aligned",
-    )
-
-
 def _train(settings, config, start, source, statistics, probe):
     """Trains from a start.
 
@@ -176,12 +150,15 @@ def _train(settings, config, start, source, statistics, probe):
     exact = dataclasses.replace(network, precision="float32")
     twin = model if network == exact else rundir.build_model(exact, len(source.class_names), config.run.seed, ())
     statistics_of = activation_statistics(twin)
-    optimizer = MomentumSGD(
-        training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
+    updates = trainer.Trainer(
+        model,
+        MomentumSGD(
+            training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
+        ),
     )
-    steps = trainer.Trainer(model, optimizer)
     losses, measures, show = [], {}, progress_bar(start.label, "steps")
-    epochs = (_epoch(config, source, statistics, augmentation_of(config), training.batch_size, n) for n in count())
+    augmentation = datasets.augmentation(config.data, network.variant)
+    epochs = (_epoch(config, source, statistics, augmentation, training.batch_size, epoch) for epoch in count())
     batches = chain.from_iterable(epochs)
     while True:
         if len(losses) in settings.measure:
@@ -190,7 +167,7 @@ def _train(settings, config, start, source, statistics, probe):
             measures[str(len(losses))] = statistics_of(*probe)
         if len(losses) == settings.steps:
             return {"losses": losses, "measures": measures, "diverged": False}
-        loss = float(steps.train_step(*next(batches)))
+        loss = float(updates.train_step(*next(batches)))
         if not math.isfinite(loss):
             return {"losses": losses, "measures": measures, "diverged": True}
         losses.append(loss)
@@ -222,51 +199,32 @@ def _statistics(source, path):
     return statistics
 
 
-def _kept(path, about):
-    """What was measured before, or None. Raises UsageError where it was with other settings."""
-    if not os.path.isfile(path):
-        return None
-    with reading(path), open(path, encoding="utf-8") as file:
-        before = json.load(file)
-    changed = [name for name, value in about.items() if before["about"].get(name) != value]
-    if changed:
-        settings = ("other images" if name == "images" else f"{name} {before['about'].get(name)}" for name in changed)
-        raise UsageError(
-            f"--results_dir: {path} was run with {', '.join(settings)}; repeat its flags or name another folder"
-        )
-    return before["found"]
-
-
-def _draw_losses(values, path):
-    """Writes the loss curves as SVG."""
+def _draw(values, folder):
+    """Writes the figures as SVG; returns pairs of (file below the folder, caption)."""
     figure, axes = plots.panel(6.4, 4.2)
     for start in STARTS:
-        axes.plot(*zip(*smoothed(values["starts"][start.name]["losses"])), label=start.label)
+        means = smoothed(values["starts"][start.name]["losses"])
+        axes.plot(means.keys(), means.values(), label=start.label)
     axes.axhline(values["constant"], color="0.4", linestyle=":", linewidth=1.2, label="majority-class baseline")
-    axes.set_xlabel("steps")
-    axes.set_ylabel(f"training loss, mean of {WINDOW} steps")
+    axes.set(xlabel="steps", ylabel=f"training loss, mean of {WINDOW} steps")
     axes.set_ylim(top=1.15 * values["constant"])
     axes.legend(frameon=False)
-    plots.write(figure, path)
-
-
-def _draw_shares(values, path):
-    """Writes the shares of the signal that differ between images, at the first and the last measured step, as SVG."""
+    plots.write(figure, os.path.join(folder, "initialization.svg"))
     steps = sorted({values["measured"][0], values["measured"][-1]})
     figure, panels = plots.panel(4.2 * len(steps) + 0.6, 3.8, len(steps))
-    panels = np.ravel(panels)
-    for axes, step in zip(panels, steps, strict=True):
+    for axes, step in zip(np.ravel(panels), steps, strict=True):
         for index, start in enumerate(STARTS):
             measure = values["starts"][start.name]["measures"].get(str(step))
             if measure:
                 shares = [100 * measure[layer]["share"] or math.nan for layer in LAYERS]  # 0 is off a logarithm's scale
                 axes.plot(LAYERS, shares, "o-", color=f"C{index}", markersize=4, label=start.label)
-        axes.set_yscale("log")
-        axes.set_title(f"step {step}", fontsize=10)
+        axes.set(yscale="log", title=f"step {step}", ylabel="differs between images, % of the energy")
         axes.tick_params(axis="x", rotation=45)
-    lowest = min(axes.get_ylim()[0] for axes in panels)
-    for axes in panels:
+    lowest = min(axes.get_ylim()[0] for axes in np.ravel(panels))
+    for axes in np.ravel(panels):
         axes.set_ylim(lowest, 150)
-    panels[0].set_ylabel("differs between images, % of the energy")
-    panels[0].legend(frameon=False)
-    plots.write(figure, path)
+    np.ravel(panels)[0].legend(frameon=False)
+    plots.write(figure, os.path.join(folder, "initialization_signal.svg"))
+    losses = f"Training loss, means of {WINDOW} steps, of each start; the majority-class baseline's, dotted."
+    shares = "Share of each layer's signal that differs between images, by start."
+    return ("initialization.svg", losses), ("initialization_signal.svg", shares)

@@ -59,7 +59,7 @@ class RetrievalSettings(experiment.Settings):
     def __post_init__(self):
         flags.required(self, "model_dir")
         if not self.data_dir and not (self.query and self.index):
-            raise UsageError("--data_dir is missing: give the folder that holds the images, such as IMAGES/train/CLASS/*")
+            raise UsageError("--data_dir is missing: give the folder that holds the images, IMAGES/train/CLASS/*")
         for name in ("index_split", "query_split"):
             check_folder_name(name, getattr(self, name))
         if self.index and not self.index.endswith(".npz"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet import evaluate as evaluation
+from keras_alexnet import evaluation
 from keras_alexnet.errors import ArgumentError, RunError, printable
 from keras_alexnet.files import progress_bar
 from keras_alexnet.paper import codes, features, plots, search
@@ -77,19 +77,14 @@ def measure(settings):
                 if own.any()
             ]
     gain = averages["features", "binary", longest] - averages["pixels", "binary", longest]
-    network = model.config.network
+    files = [[Path(path).read_bytes()] for path in queries.paths()[:10]]
     values = {
         "index": _described(settings, index, source),
         "queries": {**_described(settings, queries, asked), "leave_one_out": same},
-        "model": {
-            "model_dir": settings.model_dir,
-            "variant": network.variant,
-            "width": network.width,
-            "epochs": model.epochs,
-        },
+        "model": features.described_model(model),
         "chance": _summary(*search.chance(index.labels, labels, same)),
         "timing_rows": max(settings.timing_rows, len(index.files)),
-        "describe_ms": search.milliseconds(extractor.extract, [[Path(path).read_bytes()] for path in queries.paths()[:10]]),
+        "describe_ms": search.milliseconds(extractor.extract, files),
         "rows": rows,
         "by_class": by_class,
         "codes_against_pixels": {
@@ -119,9 +114,9 @@ def _row(settings, index, queries, labels, same, kind, coded, length):
     }
     if coded:
         row["name"] = f"{'pixels, ' * (kind == 'pixels')}{coded} code of {length}{' bits' * (coded == 'binary')}"
-        path, show = os.path.join(folder_of(settings), f"{kind}_{coded}_{length}.npz"), progress_bar(row["name"], "epochs")
+        path = os.path.join(folder_of(settings), f"{kind}_{coded}_{length}.npz")
         training = (length, coded == "binary", settings.code_epochs, settings.seed)
-        coder = codes.load_or_train(path, vectors, *training, show)
+        coder = codes.load_or_train(path, vectors, *training, progress_bar(row["name"], "epochs"))
         row |= {"bytes": coder.size, "lost_index": coder.error(vectors), "lost_queries": coder.error(asked)}
         row["encode_ms"] = search.milliseconds(coder.encode, asked[:100, None])
         vectors, asked = coder.encode(vectors), coder.encode(asked)

@@ -40,10 +40,8 @@ class Search:
     def nearest(self, query, count):
         """Query (D,) -> (distances, places) of the nearest vectors, at most `count`, nearest first."""
         count = min(count, len(self.vectors))
-        if self.binary:
-            order = self._hamming(query[None])[0]
-        else:
-            order = self.squares - 2 * (self.vectors @ query)  # the squared distances less that of the query from 0
+        # Of numbers the squared distances less that of the query from 0.
+        order = self._hamming(query[None])[0] if self.binary else self.squares - 2 * (self.vectors @ query)
         places = np.argpartition(order, count - 1)[:count]
         # float32 finds them; their distances are computed in float64.
         (distances,) = Search(self.vectors[places]).distances(query[None])
