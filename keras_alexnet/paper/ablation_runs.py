@@ -5,11 +5,11 @@ import json
 import os
 import typing
 
-from keras_alexnet import evaluate, flags, rundir
+from keras_alexnet import evaluation, flags, rundir
 from keras_alexnet.data import statistics
 from keras_alexnet.errors import RunError, UsageError, reading
-from keras_alexnet.paper import grid, stats
-from keras_alexnet.paper import pictures as plots
+from keras_alexnet.evaluate import EvaluateConfig
+from keras_alexnet.paper import grid, plots, stats
 
 BASELINE = "baseline"
 CENTER = "center_view"  # of the baseline, compared with its ten views
@@ -65,7 +65,7 @@ def compare(cells, data_dir=None):
     if not baseline:
         why = "; ".join(f"{name} {reason}" for name, reason in missing if name.startswith(f"{BASELINE}/"))
         raise RunError(f"--grid: no run of the baseline is done ({why}); give --data_dir to train it")
-    rows = [_row(name, each, baseline if name != BASELINE else {}) for name, each in runs.items()]
+    rows = [_row(name, each, {} if name == BASELINE else baseline) for name, each in runs.items()]
     rows.append(_center_row(baseline, data_dir, missing))
     corrected = stats.holm([row["difference"] and row["difference"]["p"] for row in rows])
     config, counts = cells[0].config, first.validation["label_counts"]
@@ -110,7 +110,7 @@ def error_by_views(run, views, data_dir=None):
         UsageError: the images are missing, or others.
         RunError: they cannot be read.
     """
-    report = evaluate.evaluate(evaluate.EvaluateConfig(model_dir=(run.folder,), views=views, data_dir=data_dir))
+    report = evaluation.evaluate(EvaluateConfig(model_dir=(run.folder,), views=views, data_dir=data_dir))
     found, images = report["set"], sum(run.validation["label_counts"])
     if found["images"] != images:
         raise UsageError(f"--data_dir={found['data_dir']}: holds {found['images']} images and not {images}")
@@ -146,16 +146,15 @@ def draw(rows, path):
 
 
 def _row(name, runs, baseline):
-    """A row of `compare`, of a dict of seed -> FinishedRun."""
-    errors = {seed: each.error for seed, each in runs.items()}
-    seeds = [seed for seed in runs if seed in baseline]
+    """A row of `compare`. Args: runs, baseline: dict of seed -> FinishedRun."""
+    pairs = [(run.error, baseline[seed].error) for seed, run in runs.items() if seed in baseline]
     return {
         "name": name,
         "seeds": list(runs),
-        "errors": list(errors.values()),
+        "errors": [each.error for each in runs.values()],
         "training_errors": [each.history[-1]["top1_error"] for each in runs.values()],
         "unlearned": [seed for seed, each in runs.items() if each.error >= _majority_error(each)],
-        "difference": _difference([errors[seed] for seed in seeds], [baseline[seed] for seed in seeds]),
+        "difference": _difference(pairs),
     }
 
 
@@ -175,13 +174,15 @@ def _center_row(baselines, data_dir, missing):
             missing.append((f"ten views of {BASELINE}/seed{seed}", str(error)))
     center, ten = ([errors[place] for errors in found.values()] for place in (0, 1))
     row = {"name": CENTER, "seeds": list(found), "errors": center, "ten_views": ten, "unlearned": []}
-    return {**row, "difference": _difference(center, ten)}
+    return {**row, "difference": _difference(found.values())}
 
 
-def _difference(errors, others):
-    if not errors:
+def _difference(pairs):
+    """The paired difference of (error, error of the baseline), one a seed: dict as of `compare`, None of no pairs."""
+    if not pairs:
         return None
-    by_seed = [error - other for error, other in zip(errors, others, strict=True)]
+    errors, others = zip(*pairs, strict=True)
+    by_seed = [error - other for error, other in pairs]
     return {**dataclasses.asdict(stats.paired(errors, others)), "by_seed": by_seed}
 
 

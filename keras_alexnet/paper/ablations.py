@@ -72,6 +72,10 @@ ABLATIONS = {
 
 def run(settings):
     """Trains what the grid lacks and compares its runs: Result."""
+    with cli.quiet_start():
+        # What needs TensorFlow or the extra `figures` is missing before the training, and not after it. The GPUs are
+        # free until TensorFlow is started, which is done when the trainers have ended.
+        from keras_alexnet.paper import ablation_runs
     cells, folder = _cells_of(settings)
     if settings.quick or (settings.data_dir and settings.train):
         failed, elsewhere = grid.run(cells, grid.train_here if settings.quick else grid.train_in_process)
@@ -80,9 +84,6 @@ def run(settings):
     elif not os.path.isdir(folder):
         raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
     cli.start_tensorflow()
-    # It needs TensorFlow, which may have the GPUs only after the trainers have ended.
-    from keras_alexnet.paper import ablation_runs
-
     values = ablation_runs.compare(cells, None if settings.quick else settings.data_dir)
     rows = {row["name"]: row for row in values["rows"] if row["difference"]}
     shown = [(title, rows[name]) for name, (title, _, _) in _every(rows).items() if name in rows]
@@ -159,7 +160,7 @@ def _cells_of(settings):
         raise ArgumentError("flags_dir", settings.flags_dir, f"must be a folder with a {BASELINE}.cfg")
     names = [name for name in (BASELINE, *_every(found)) if name in found]
     folder, seeds = flags.required(settings, "grid"), settings.seeds
-    further = [f"--data_dir={settings.data_dir or 'unknown'}"]  # which no flagfile names; a run may have another
+    further = [f"--data_dir={settings.data_dir}"] if settings.data_dir else []
     if settings.quick:
         if settings.data_dir:
             print("--quick trains on a few drawn shapes: --data_dir and --grid are ignored", flush=True)

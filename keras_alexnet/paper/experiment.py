@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from keras_alexnet import __version__, cli, flags, provenance
+from keras_alexnet import __version__, cli, flags, rundir
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
@@ -162,7 +162,7 @@ def _main(experiment, argv):
         raise UsageError(f"--results_dir={folder}: cannot be created ({error.strerror}); name another folder") from None
     if not os.access(folder, os.W_OK):
         raise UsageError(f"--results_dir={folder}: is not writable; name another folder")
-    provenance.commit()  # of the code that runs now, whatever is checked out when the command ends
+    rundir.commit()  # of the code that runs now, whatever is checked out when the command ends
     result = experiment.run(settings)
     if result is None:
         return
@@ -181,9 +181,9 @@ def write(name, result, folder, argv, quick):
         "command": shlex.join(["python", "-m", f"keras_alexnet.paper.{name}", *argv]),
         "quick": quick,
         "keras_alexnet": __version__,
-        "commit": provenance.commit(),
+        "commit": rundir.commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "device": provenance.device(),
+        "device": rundir.device(),
         "pictures": [{"file": file, "shows": caption} for file, caption in result.figures],
         "values": result.values,
     }

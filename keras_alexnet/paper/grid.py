@@ -24,7 +24,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from keras_alexnet import cli, files, flags, rundir, train
 from keras_alexnet import config as configs
 from keras_alexnet.errors import ArgumentError, UsageError, printable, reading
-from keras_alexnet.training import checkpoints
+from keras_alexnet.training import progress
 
 TRAINER = (sys.executable, "-m", "keras_alexnet.train")
 PATIENCE = 30.0  # seconds that a trainer has to end after Ctrl-C
@@ -104,11 +104,9 @@ def cells_of(flagfiles, seeds, out, further=()):
 
 def changes(cell):
     """The flags in which the run in a cell's folder differs from the cell: list of str; empty where there is no run."""
-    path = os.path.join(cell.folder, rundir.FLAGS)
     if not rundir.is_run(cell.folder) or not rundir.has_checkpoint(cell.folder):
         return []
-    with reading(path), open(path, encoding="utf-8") as file:
-        return flags.changes(configs.read_flags_cfg(file.read()), cell.config)
+    return flags.changes(rundir.read_config(cell.folder), cell.config)
 
 
 def history(folder):
@@ -122,8 +120,8 @@ def history(folder):
 
 def epochs_done(folder):
     """Epochs that are in the history of a run and not after its newest checkpoint, int."""
-    newest = checkpoints.newest(os.path.join(folder, rundir.CHECKPOINTS))
-    return min(checkpoints.place_of(newest)[0], len(history(folder))) if newest else 0
+    paths = progress.checkpoint_paths(os.path.join(folder, rundir.CHECKPOINTS))
+    return min(progress.checkpoint_place(paths[-1])[0], len(history(folder))) if paths else 0
 
 
 def is_done(folder, config):
@@ -131,7 +129,10 @@ def is_done(folder, config):
     epochs = epochs_done(folder)
     if not epochs or epochs >= config.training.epochs or config.training.lr_policy != "plateau":
         return epochs >= config.training.epochs
-    return rundir.progress_of(os.path.join(folder, rundir.CHECKPOINTS, f"epoch-{epochs}")).get("finished", False)
+    # TensorFlow, which a grid of other schedules does without.
+    from keras_alexnet.training import checkpoints
+
+    return checkpoints.read_progress(os.path.join(folder, rundir.CHECKPOINTS, f"epoch-{epochs}")).finished
 
 
 def settings_of(config):

@@ -9,9 +9,10 @@ import functools
 import os
 import typing
 
-from keras_alexnet import cli, evaluate, export, rundir
+from keras_alexnet import cli, export, rundir
 from keras_alexnet.data import imagenet_labels
 from keras_alexnet.errors import ArgumentError, UsageError, printable
+from keras_alexnet.evaluate import parse_evaluate
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import NOT_RUN, Experiment, Result, Table, Verdict
@@ -123,7 +124,9 @@ def run(table, command, settings):
         return None
     config = _evaluation_of(settings)
     cli.start_tensorflow()
-    values = _measure(table, settings, config)
+    from keras_alexnet import evaluation  # imports TensorFlow, which `--help` and a wrong flag do not wait for
+
+    values = _measure(table, settings, config, evaluation.evaluate)
     test = f"; test: {_set_name(values['test_set'])}" if values["test_set"] else ""
     weights = ", probabilities of several networks averaged with equal weights" * (len(config.model_dir) > 1)
     protocol = f"{_set_name(values['set'])}{test}; {_views(values)}{weights}; ties shared, every image counted once"
@@ -198,7 +201,7 @@ def is_papers_set(table, about, class_names):
 
     Args:
         table: Ilsvrc.
-        about: dict, as `evaluate.evaluate` describes a set.
+        about: dict, as `evaluation.evaluate` describes a set.
         class_names: sequence of str, of the model.
     """
     counts = (about["images"] + len(about["left_out"]), about["classes"], about["model_classes"])
@@ -209,7 +212,7 @@ def is_papers_set(table, about, class_names):
 
 
 def _evaluation_of(settings):
-    """The evaluation of all networks, checked before TensorFlow starts: evaluate.EvaluateConfig."""
+    """The evaluation of all networks, checked before TensorFlow starts: EvaluateConfig."""
     for name in settings.most:
         for folder in getattr(settings, name):
             if not rundir.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
@@ -218,8 +221,8 @@ def _evaluation_of(settings):
     networks = (*settings.cnn, *settings.pretrained_cnn)
     argv = [*(f"--model_dir={folder}" for folder in networks), f"--views={1 if settings.quick else settings.views}"]
     given = {name: getattr(settings, name) for name in ("dataset", "data_dir", "split")}
-    config = evaluate.parse_evaluate([*argv, *(f"--{name}={each}" for name, each in given.items() if each)], "")
-    own = export.recipe_of(networks[0]).data
+    config = parse_evaluate([*argv, *(f"--{name}={each}" for name, each in given.items() if each)], "")
+    own = export.config_of(networks[0]).data
     dataset, data_dir = config.dataset or own.dataset, config.data_dir or own.data_dir
     if settings.test_split and dataset.startswith("imagenet2012") and settings.test_split.startswith("test"):
         raise ArgumentError("test_split", settings.test_split, f"must be left out: {NO_LABELS}")
@@ -230,18 +233,18 @@ def _evaluation_of(settings):
     return config
 
 
-def _measure(table, settings, config):
+def _measure(table, settings, config, evaluate):
     """Evaluates all networks together and, where they are another average, the CNNs alone: dict, see NOTHING."""
     groups = [config.model_dir]  # first: networks that do not go together end it at once
     if settings.pretrained_cnn and len(settings.cnn) > 1:
         groups.append(settings.cnn)
     splits = {"split": config.split, **({"test_split": settings.test_split} if settings.test_split else {})}
     # Of each group the reports of one split or two.
-    reports = {group: [_evaluated(config, group, *each) for each in splits.items()] for group in groups}
+    reports = {group: [_evaluated(evaluate, config, group, *each) for each in splits.items()] for group in groups}
     whole, results = reports[config.model_dir], []
     for place, folder in enumerate(config.model_dir):
         pretrained = int(place >= len(settings.cnn))
-        described = _described(export.recipe_of(folder), whole[0]["models"][place]["epochs"])
+        described = _described(export.config_of(folder), whole[0]["models"][place]["epochs"])
         results.append(_result(1 - pretrained, pretrained, described, [each["models"][place] for each in whole]))
     for group in reversed(groups):
         if len(group) > 1:
@@ -257,9 +260,9 @@ def _measure(table, settings, config):
     }
 
 
-def _evaluated(config, folders, flag_name, split):
+def _evaluated(evaluate, config, folders, flag_name, split):
     try:
-        return evaluate.evaluate(dataclasses.replace(config, model_dir=folders, split=split))
+        return evaluate(dataclasses.replace(config, model_dir=folders, split=split))
     except UsageError as error:  # it names the flags of `evaluate`
         message = str(error).replace("--model_dir=", "").replace("--split=", f"--{flag_name}=")
         raise UsageError(message) from None
@@ -282,10 +285,7 @@ def _described(config, epochs):
 
 
 def _class_names(folder):
-    if not rundir.is_run(folder):
-        return export.read_metadata(folder)["class_names"]
-    with open(os.path.join(folder, rundir.CLASS_NAMES), encoding="utf-8") as file:
-        return file.read().splitlines()
+    return rundir.read_class_names(folder) if rundir.is_run(folder) else export.read_metadata(folder)["class_names"]
 
 
 def _measured(table, values):
