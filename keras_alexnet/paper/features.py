@@ -91,19 +91,21 @@ def list_splits(settings, query_flag):
     `query_flag` is the field of the settings that names the second split. Raises ArgumentError where a split is
     missing, or where neighbors of the same class would say nothing.
     """
-    index_split, query_split = settings.index_split, getattr(settings, query_flag)
-    source = list_images(settings.data_dir, index_split, "index_split", settings.quick)
-    queries = source
-    if query_split != index_split:
-        queries = list_images(settings.data_dir, query_split, query_flag, settings.quick)
-    for flag, each in (("index_split", source), (query_flag, queries)):
-        if not each.class_names:
-            raise ArgumentError(flag, each.name, f"{each.root} has no class folders, so no neighbor is right or wrong")
+    found = {}
+    for flag in ("index_split", query_flag):
+        split = getattr(settings, flag)
+        if split not in found:
+            found[split] = list_images(settings.data_dir, split, flag, settings.quick)
+        if not found[split].class_names:
+            raise ArgumentError(
+                flag, split, f"{found[split].root} has no class folders, so no neighbor is right or wrong"
+            )
+    source, queries = found[settings.index_split], found[getattr(settings, query_flag)]
     if len(source.class_names) == 1:
-        raise ArgumentError("index_split", index_split, f"{source.root} has one class only; add classes")
+        raise ArgumentError("index_split", source.name, f"{source.root} has one class only; add classes")
     unknown = sorted(set(queries.class_names) - set(source.class_names))
     if unknown:
-        raise ArgumentError(query_flag, query_split, f"its class {unknown[0]!r} is not in --index_split={index_split}")
+        raise ArgumentError(query_flag, queries.name, f"its class {unknown[0]!r} is not in --index_split={source.name}")
     return source, queries
 
 

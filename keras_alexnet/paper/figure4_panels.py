@@ -172,7 +172,7 @@ def _write_panels(settings, values):
         names, (draw_predictions, draw_neighbors), (left, right), files, (THUMBNAIL, SMALL), strict=True
     ):
         thumbnails = features.thumbnails([os.path.join(settings.data_dir, file) for file in shown], size)
-        plots.write_png(_png(draw(in_words(rows), thumbnails)), os.path.join(settings.results_dir, name))
+        plots.write_png(png(draw(in_words(rows), thumbnails)), os.path.join(settings.results_dir, name))
     return tuple(zip(names, captions, strict=True))
 
 
@@ -212,7 +212,7 @@ def draw_predictions(rows, thumbnails):
         names = [each["class_name"] for each in row["best"]]
         absent = "" if row["class_name"] in names else f" ({100 * row['true_probability']:.1f} %)"
         style = {"parse_math": False, "va": "center"}
-        image.set_title(_shortened(row["class_name"], 26) + absent, y=-0.14, weight="bold", parse_math=False)
+        image.set_title(_shortened(row["class_name"], 22) + absent, y=-0.14, weight="bold", parse_math=False)
         chart.set(xlim=(0, 1.3), ylim=(bars - 0.5, -0.5))
         for line, each in enumerate(row["best"]):
             true = each["class_name"] == row["class_name"]
@@ -246,7 +246,7 @@ def draw_neighbors(rows, thumbnails):
         each.set(xticks=[], yticks=[])
         right = name == own
         each.spines[:].set(visible=not right, color=WRONG, linewidth=2.5)
-        text = _shortened(name, 14) if column == 0 else "✓" if right else f"✗ {_shortened(name, 12)}"
+        text = _shortened(name, 12) if column == 0 else "✓" if right else f"✗ {_shortened(name, 11)}"
         style = {"color": "black" if right else WRONG, "weight": "normal" if column else "bold"}
         each.set_xlabel(text, fontsize=9, parse_math=False, **style)
     return figure
@@ -262,7 +262,7 @@ def _shortened(text, most):
     return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
-def _png(figure):
+def png(figure):
     """A figure as a PNG with a palette, a third of the size of one without, bytes."""
     encoded = io.BytesIO()
     Image.fromarray(plots.pixels_of(figure)).quantize(256).save(encoded, "png", optimize=True)
