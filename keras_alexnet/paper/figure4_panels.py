@@ -104,17 +104,15 @@ def _neighbors(settings, queries, index, query_pixels, index_pixels):
         rows; `features_against_pixels`, the difference of shares and its standard error; `pixel_ranks`, of the nearest
         by features in the order of pixels: median, and the share that is among the nearest by pixels.
     """
-    class_names = np.array(queries.class_names)[queries.labels], np.array(index.class_names)[index.labels]
+    own, theirs = np.array(queries.class_names)[queries.labels], np.array(index.class_names)[index.labels]
     count = min(settings.neighbors, len(index.files))
     # Another draw than of the left panel, which is not to change this one.
-    chosen = np.random.default_rng([settings.seed, 1]).choice(
-        len(queries.files), min(settings.queries, len(queries.files)), replace=False
-    )
+    chosen = np.random.default_rng([settings.seed, 1]).choice(len(own), min(settings.queries, len(own)), replace=False)
     rows, shares, ranks = {}, {"features": [], "pixels": [], "chance": []}, []
     distances = search.Search(index.features).distances(queries.features)
     pixel_distances = search.Search(index_pixels).distances(query_pixels)
     for place, (by_features, by_pixels) in enumerate(zip(distances, pixel_distances, strict=True)):
-        same = class_names[1] == class_names[0][place]
+        same = theirs == own[place]
         nearest, nearest_pixels = (np.argsort(each, kind="stable")[:count] for each in (by_features, by_pixels))
         for kind, hits in (("features", same[nearest]), ("pixels", same[nearest_pixels])):
             shares[kind].append((hits[0], hits.mean()))
@@ -124,11 +122,11 @@ def _neighbors(settings, queries, index, query_pixels, index_pixels):
         if place in chosen:
             rows[place] = {
                 "file": _below(settings.split, queries.files[place]),
-                "class_name": str(class_names[0][place]),
+                "class_name": str(own[place]),
                 "neighbors": [
                     {
                         "file": _below(settings.index_split, index.files[other]),
-                        "class_name": str(class_names[1][other]),
+                        "class_name": str(theirs[other]),
                         "distance": float(by_features[other]),
                         "pixel_distance": float(by_pixels[other]),
                         "pixel_rank": pixel_rank,
@@ -143,10 +141,7 @@ def _neighbors(settings, queries, index, query_pixels, index_pixels):
         "neighbors": count,
         "shares": {kind: each.mean(axis=0).tolist() for kind, each in shares.items()},
         "shown_shares": shares["features"][chosen].mean(axis=0).tolist(),
-        "features_against_pixels": {
-            "difference": float(gain.mean()),
-            "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else None,
-        },
+        "features_against_pixels": search.mean_difference(gain),
         "pixel_ranks": {"median": float(np.median(ranks)), "among_neighbors": float((np.array(ranks) <= count).mean())},
     }
 

@@ -110,14 +110,13 @@ def activation_statistics(model):
             signals = whole(images, training=False)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, signals[-1]))
         between = [tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(signal, axis=0))) for signal in signals]
-        gradients = tape.gradient(loss, kernels)
-        return loss, list(zip(map(rms, signals), between, map(rms, gradients), map(rms, kernels), strict=True))
+        columns = map(rms, signals), between, map(rms, tape.gradient(loss, kernels)), map(rms, kernels)
+        return loss, tf.stack([list(column) for column in columns], axis=1)
 
     def measure(images, labels):
-        loss, numbers = measured(images, labels)
+        loss, table = measured(images, labels)
         found = {"loss": float(loss)}
-        for name, each in zip(LAYERS, numbers, strict=True):
-            signal, between, gradient, kernel = map(float, each)
+        for name, (signal, between, gradient, kernel) in zip(LAYERS, table.numpy().tolist(), strict=True):
             found[name] = {
                 "signal_rms": signal,
                 "signal_between": between,
@@ -204,7 +203,7 @@ def _draw(values, folder):
     figure, axes = plots.panel(6.4, 4.2)
     for start in STARTS:
         means = smoothed(values["starts"][start.name]["losses"])
-        axes.plot(means.keys(), means.values(), label=start.label)
+        axes.plot(list(means), list(means.values()), label=start.label)
     axes.axhline(values["constant"], color="0.4", linestyle=":", linewidth=1.2, label="majority-class baseline")
     axes.set(xlabel="steps", ylabel=f"training loss, mean of {WINDOW} steps")
     axes.set_ylim(top=1.15 * values["constant"])

@@ -87,11 +87,7 @@ def measure(settings):
         "describe_ms": search.milliseconds(extractor.extract, files),
         "rows": rows,
         "by_class": by_class,
-        "codes_against_pixels": {
-            "bits": longest,
-            "difference": float(gain.mean()),
-            "standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else None,
-        },
+        "codes_against_pixels": {"bits": longest, **search.mean_difference(gain)},
     }
     _draw(values, os.path.join(settings.results_dir, "retrieval.svg"))
     caption = "Precision among the ten nearest, and mean average precision, by bytes an image."

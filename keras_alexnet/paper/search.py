@@ -118,6 +118,12 @@ def scores(distances, relevant):
     return [expected[min(at, len(place)) - 1] / at for at in AT], average
 
 
+def mean_difference(differences):
+    """The mean over queries and its standard error, None with one query: dict of float."""
+    error = float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else None
+    return {"difference": float(differences.mean()), "standard_error": error}
+
+
 def milliseconds(function, inputs):
     """The median time of a call, float: the processor's, of all threads, which other programs do not add to."""
     function(inputs[0])  # what is done once only does not count
