@@ -168,7 +168,7 @@ def verdict(values):
         f"{fc7[start.name]['signal_between']:.2g})"
         for start in STARTS
     )
-    return Verdict(outcome, f"{numbers}. Of the energy of fc7's signal at step {first}, images differ in {parts}")
+    return Verdict(outcome, f"{numbers}. Share of fc7's signal at step {first} that differs between images: {parts}")
 
 
 EXPERIMENT = Experiment(
