@@ -43,7 +43,6 @@ setup(
         "benchmark": ["torch>=2.6,<3"],
         "beam": ["apache-beam>=2.73,<3"],
         "imagenet": ["scipy>=1.14.1,<2"],
-        "retrieval": ["faiss-cpu>=1.10,<2"],
         "serving": ["tensorflow-serving-api>=2.21,<2.22"],
         "test": [
             "pytest>=8.3,<10",
@@ -53,7 +52,6 @@ setup(
             "scipy>=1.14.1,<2",
             "apache-beam>=2.73,<3",
             "tensorflow-serving-api>=2.21,<2.22",
-            "faiss-cpu>=1.10,<2",
             "matplotlib>=3.9.2,<4",
         ],
     },
