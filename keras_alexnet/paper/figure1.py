@@ -11,18 +11,41 @@ import math
 import os
 import sys
 
-from keras_alexnet import cli
-from keras_alexnet.errors import ArgumentError
+from keras_alexnet import cli, rundir
+from keras_alexnet.config import PRECISIONS
+from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.files import progress_bar
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import cifar, experiment
+from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import Result, Table, Verdict
 
 NAMES = {"relu": "ReLU", "tanh": "tanh"}
+POINTS = 5  # of a training curve in an epoch
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(cifar.CifarSettings):
+class CifarSettings(experiment.Settings):
+    """The flags of every command that trains on CIFAR-10."""
+
+    dataset: str = flag(
+        "cifar10",
+        "cifar10 of TensorFlow Datasets; folder: 32x32 images in DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/* (or "
+        "val, or validation); shapes: 500 drawn images, to try the command.",
+        choices=("cifar10", "folder", "shapes"),
+    )
+    data_dir: str | None = flag(None, "As in training.", path=True)
+    batch_size: int = flag(128, "Images per update.", low=1)
+    precision: str = flag("float32", "Arithmetic, as in training.", choices=PRECISIONS[:2])
+    seed: int = flag(2012, "Of weights and order.", low=0)
+
+    def __post_init__(self):
+        rundir.check_path(self.results_dir, "results_dir")
+        if self.dataset == "folder" and not self.data_dir:
+            raise UsageError("--data_dir is missing: --dataset=folder reads DATA_DIR/train/CLASS/* and DATA_DIR/test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(CifarSettings):
     """Figure 1."""
 
     relu_rates: tuple[float, ...] = flag(
@@ -40,8 +63,8 @@ class Settings(cifar.CifarSettings):
         for name in ("relu_rates", "tanh_rates"):
             rates = getattr(self, name)
             if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
-                problem = "must be different numbers above 0, such as 0.001,0.002"
-                raise ArgumentError(name, ",".join(map(str, rates)), problem)
+                text = ",".join(map(str, rates))
+                raise ArgumentError(name, text, "must be different numbers above 0, such as 0.001,0.002")
 
     def rates(self, activation):
         """The learning rates to try: tuple of float, two of them with --quick."""
@@ -55,17 +78,17 @@ def run(settings):
     if settings.quick:
         epochs, batch_size = min(settings.max_epochs, 2), min(settings.batch_size, 16)
         settings = dataclasses.replace(settings, max_epochs=epochs, batch_size=batch_size)
-    images = cifar.load(settings)
+    images, folder = cifar_network.load(settings), os.path.join(settings.results_dir, "figure1")
 
     def start(activation, learning_rate, seed):
         numbers = {"batch_size": settings.batch_size, "precision": settings.precision, "seed": seed}
         trial = cifar_network.Trial("19pct", activation, learning_rate, weight_decay=False, **numbers)
-        return cifar_network.Training(os.path.join(settings.results_dir, "figure1"), trial, images)
+        return cifar_network.Training(folder, trial, images)
 
     values = compare(settings, start)
     figure, axes = plots.panel(6.4, 4.2)
     draw(axes, values)
-    plots.write(figure, os.path.join(settings.results_dir, "figure1.svg"))
+    plots.write(figure, f"{folder}.svg")
     rates = "; ".join(f"{NAMES[each]} {', '.join(f'{rate:g}' for rate in settings.rates(each))}" for each in NAMES)
     protocol = (
         f"{images.description}; the release's 19pct network without decay, crops and dropout, batches of "
@@ -78,16 +101,15 @@ def run(settings):
 
 
 def compare(settings, start):
-    """Searches the best learning rate of each nonlinearity and compares them.
+    """Searches the best learning rate of each nonlinearity and trains it with further seeds.
 
     Args:
         settings: Settings.
         start: function of (activation, learning rate, seed) -> cifar_network.Training.
 
     Returns:
-        dict: for "relu" and "tanh" the trials (learning rate, curve, epochs to the target or None), the best learning
-        rate, and the epochs of its repetitions; `factor`, tanh's mean over ReLU's, or None where one did not reach the
-        target.
+        dict: for "relu" and "tanh" the trials, the best learning rate, and with each seed the epochs to the target or
+        None; `factor`, tanh's mean over ReLU's, or None where one did not reach the target.
     """
     found, target = {}, settings.target_error
     for activation in NAMES:
@@ -100,10 +122,9 @@ def compare(settings, start):
             _train(again, settings.max_epochs, target, f"{activation}, learning rate {best:g}, seed {seed}")
             curves.append(again.progress.history)
         epochs, trials = [epochs_to(curve, target) for curve in curves], []
-        for rate, training in trainings.items():
-            curve, diverged = training.progress.history, training.progress.finished
-            reached = epochs_to(curve, target)
-            trials.append({"learning_rate": rate, "diverged": diverged, "epochs": reached, "curve": curve})
+        for rate, progress in ((rate, training.progress) for rate, training in trainings.items()):
+            reached, curve = epochs_to(progress.history, target), progress.history
+            trials.append({"learning_rate": rate, "diverged": progress.finished, "epochs": reached, "curve": curve})
         found[activation] = {"best_rate": best, "epochs": epochs, "trials": trials}
     relu, tanh = (found[activation]["epochs"] for activation in NAMES)
     factor = None if None in relu + tanh else (sum(tanh) / len(tanh)) / (sum(relu) / len(relu))
@@ -111,20 +132,17 @@ def compare(settings, start):
 
 
 def search(activation, trainings, settings):
-    """Trains in rounds, see the head of this file. Args: trainings: dict of learning rate -> Training."""
+    """Trains a dict of learning rate -> Training in rounds, see the head of this file."""
     rates, limit, target = list(trainings), min(settings.first_round, settings.max_epochs), settings.target_error
     while True:
         for rate in rates:
-            reached = [epochs_to(training.progress.history, target) for training in trainings.values()]
-            shortest = min((math.ceil(epochs) for epochs in reached if epochs is not None), default=limit)
-            _train(trainings[rate], min(limit, shortest), target, f"{activation}, learning rate {rate:g}")
-        if limit >= settings.max_epochs:
-            return
-        # Curves up to here: a search that resumes may have longer ones.
+            reached = [_standing(training.progress.history, target)[0] for training in trainings.values()]
+            _train(trainings[rate], math.ceil(min(limit, *reached)), target, f"{activation}, learning rate {rate:g}")
+        # Of curves up to here: a search that resumes may have longer ones.
         curves = {rate: [row for row in trainings[rate].progress.history if row["epoch"] <= limit] for rate in rates}
-        rates.sort(key=lambda rate, curves=curves: _standing(curves[rate], target))
-        rates = rates[: math.ceil(len(rates) / 2)]
-        if epochs_to(trainings[rates[0]].progress.history, target) is not None:
+        standings = {rate: _standing(curve, target) for rate, curve in curves.items()}
+        rates = sorted(rates, key=standings.get)[: math.ceil(len(rates) / 2)]
+        if limit >= settings.max_epochs or standings[rates[0]][0] < math.inf:
             return
         limit = min(2 * limit, settings.max_epochs)
 
@@ -139,7 +157,7 @@ def _train(training, epochs, target, label):
 
 
 def _standing(curve, target):
-    """What trainings are sorted by: (epochs to the target, last error)."""
+    """What trainings are sorted by: (epochs to the target, last error), infinity where there is none."""
     reached, points = epochs_to(curve, target), smoothed(curve)
     return (math.inf if reached is None else reached, points[-1][1] if points else math.inf)
 
@@ -151,8 +169,8 @@ def epochs_to(curve, target):
 
 def smoothed(curve):
     """Pairs of (epoch, mean error over the epoch that ends there), from the end of the first epoch on."""
-    rows = [curve[end - cifar.POINTS : end] for end in range(cifar.POINTS, len(curve) + 1)]
-    return [(window[-1]["epoch"], sum(row["top1_error"] for row in window) / cifar.POINTS) for window in rows]
+    rows = [curve[end - POINTS : end] for end in range(POINTS, len(curve) + 1)]
+    return [(window[-1]["epoch"], sum(row["top1_error"] for row in window) / POINTS) for window in rows]
 
 
 def draw(axes, values):
@@ -172,13 +190,15 @@ def draw(axes, values):
 
 
 def tables(values):
-    factor, rows = "not reached" if values["factor"] is None else f"{values['factor']:.1f}", []
+    rows = []
     for activation, name in NAMES.items():
         epochs = ", ".join("not reached" if each is None else f"{each:.1f}" for each in values[activation]["epochs"])
         rows.append((name, f"{values[activation]['best_rate']:g}", epochs))
-    columns = ("", "paper", "release", "ours")
+    factor = "not reached" if values["factor"] is None else f"{values['factor']:.1f}"
     return [
-        Table("How many times longer tanh takes", columns, (("tanh / ReLU", "6", "-", factor),)),
+        Table(
+            "How many times longer tanh takes", ("", "paper", "release", "ours"), (("tanh / ReLU", "6", "-", factor),)
+        ),
         Table(
             "Ours, at the best of the learning rates tried",
             ("", "learning rate", f"epochs to {values['target_error']:g} % training error"),
