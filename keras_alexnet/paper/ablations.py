@@ -148,18 +148,12 @@ def _cells_of(settings):
 
 
 def compare(cells, evaluate, data_dir=None):
-    """Reads the runs of a grid and compares them with the baseline.
-
-    Args:
-        cells: sequence of grid.Cell; the baseline's among them.
-        evaluate: evaluation.evaluate.
-        data_dir: str, where the images are now; None: where they were.
+    """Reads the runs of a grid and compares them with the baseline; None as data_dir: the images are where they were.
 
     Returns:
         dict: `rows`, list of dict: name, seeds, errors and training_errors (percent, one a seed), of the center view's
         row ten_views too; unlearned (seeds whose error is not below the majority-class baseline's); difference, see
-        stats.paired, or None; corrected, p by Holm or None. `missing`, list of (run, why); and what the protocol says
-        of the baseline: epochs, images, training_images, classes, flags.
+        stats.paired, or None; corrected, p by Holm or None. `missing`, list of (run, why); and what the protocol says.
     """
     runs, missing, first = {cell.stem: {} for cell in cells}, [], None
     for cell in sorted(cells, key=lambda cell: cell.stem != BASELINE):

@@ -42,13 +42,12 @@ DECAYS = {
     "11pct": {"conv": 0.0, "local": 0.004, "fc10": 0.004},
 }
 BIAS_MULTIPLIER = 2.0  # of the learning rate: epsB over epsW
-TEST_BATCH = 500
 _QUICK = 20  # images of each class with --quick
-_SHAPES = {"train": 400, "test": 100}  # drawn in place of CIFAR-10
+_SHAPES = 400, 100  # drawn for training and testing in place of CIFAR-10
 
 
 class Images(typing.NamedTuple):
-    """A training and a test set: each a pair of images, uint8 (count, 32, 32, 3), RGB, and labels, int32 (count,)."""
+    """Two sets, each a pair of images, uint8 (count, 32, 32, 3), RGB, and labels, int32 (count,)."""
 
     description: str
     class_names: tuple[str, ...]
@@ -61,7 +60,8 @@ def load(settings):
     limit = _QUICK if settings.quick else sys.maxsize
     if settings.dataset == "shapes":
         origin, class_names = "the built-in shapes, not CIFAR-10", shapes.CLASS_NAMES
-        train, test = (_drawn(split, limit) for split in _SHAPES)
+        most = limit * len(class_names)
+        train, test = _drawn(0, min(_SHAPES[0], most)), _drawn(10_000, min(_SHAPES[1], most))
     else:
         origin, *opened = _opened(settings.dataset, settings.data_dir)
         class_names = opened[0].class_names
@@ -71,11 +71,10 @@ def load(settings):
     return Images(description, tuple(class_names), train, test)
 
 
-def _drawn(split, limit):
-    """Shapes in place of the images of a split, and their labels."""
-    names = shapes.CLASS_NAMES
-    labels = np.arange(min(_SHAPES[split], limit * len(names)), dtype=np.int32) % len(names)
-    drawn = [shapes.draw(names[label], 10_000 * (split == "test") + seed) for seed, label in enumerate(labels)]
+def _drawn(first_seed, count):
+    """So many shapes and their labels."""
+    labels = np.arange(count, dtype=np.int32) % len(shapes.CLASS_NAMES)
+    drawn = [shapes.draw(shapes.CLASS_NAMES[label], first_seed + place) for place, label in enumerate(labels)]
     return np.stack([np.asarray(image.resize((SIZE, SIZE))) for image in drawn]), labels
 
 
@@ -131,17 +130,11 @@ class Trial:
 
 
 class Training:
-    """A trial in progress, which resumes after its last whole epoch.
+    """A trial in progress, which resumes after its last whole epoch from a folder of its own below `parent`.
 
-    Args:
-        parent: str, the folder that holds the folders of trials; other settings or images have another one.
-        trial: Trial.
-        images: Images.
-
-    Attributes:
-        progress: training.progress.Progress. Its `history` is the training curve, dicts with `epoch` (float), `loss`
-            (nats) and `top1_error` (percent), POINTS an epoch: means over the images since the point before, as they
-            were trained on. It is `finished` when the loss has become non-finite.
+    `progress.history` is the training curve, dicts with `epoch` (float), `loss` (nats) and `top1_error` (percent),
+    POINTS an epoch: means over the images since the point before, as they were trained on. `progress.finished` is True
+    once the loss is non-finite.
     """
 
     def __init__(self, parent, trial, images):
@@ -165,13 +158,7 @@ class Training:
         _, self.progress = self.checkpoints.resume()
 
     def train(self, epochs, enough=lambda curve: False, show=lambda done, total: None):
-        """Trains until `epochs` are done since the start of the trial, or the loss is non-finite.
-
-        Args:
-            epochs: int.
-            enough: function of the curve -> bool that ends it earlier; called before every epoch.
-            show: function of (done, total) epochs, a progress bar.
-        """
+        """Trains until so many epochs are done, the loss is non-finite, or the curve is enough before an epoch."""
         while self.progress.epochs < epochs and not self.progress.finished and not enough(self.progress.history):
             self._train_epoch()
             self.checkpoints.write(self.progress)
@@ -223,25 +210,18 @@ class Training:
         """The loss (nats) and top-1 error (percent) on the test images, or on their centers: dict."""
         inside = slice(self.trial.crop_border, self.trial.crop_border + self.size)
         images, labels = self.images.test
-        batches = [slice(start, start + TEST_BATCH) for start in range(0, len(labels), TEST_BATCH)]
+        batches = [slice(start, start + 500) for start in range(0, len(labels), 500)]
         views = (((images[batch] - self.mean)[:, inside, inside], labels[batch]) for batch in batches)
         means = self.trainer.evaluate(views, len(labels), len(batches))
         return {"loss": means["loss"], "top1_error": means["top1_error"]}
 
 
 def build(name, classes=10, size=SIZE, activation="relu", dtype="float32", seed=None):
-    """One of the networks.
+    """The network of that name: keras.Model on (B, size, size, 3), RGB, 0..255 minus the mean image -> logits.
 
     Args:
-        name: "19pct", "18pct", "13pct" or "11pct".
-        classes: int >= 1, units of the output.
-        size: int, rows and columns of the input; 24 after crops from 32.
-        activation: a Keras activation, after every layer but the last.
+        activation: of every layer but the last.
         dtype: Keras dtype policy or its name; the output is float32 always.
-        seed: optional int.
-
-    Returns:
-        keras.Model on float32 (B, size, size, 3), RGB, 0..255 minus the mean image -> float32 (B, classes), logits.
     """
     seeds = iter([None] * 8 if seed is None else np.random.SeedSequence(seed).generate_state(8).tolist())
     common = {"activation": activation, "dtype": dtype}
@@ -290,7 +270,7 @@ def build(name, classes=10, size=SIZE, activation="relu", dtype="float32", seed=
 
 @keras.saving.register_keras_serializable("keras_alexnet")
 class Patches(keras.layers.Layer):
-    """What a 3x3 filter sees at each position, zeros outside: (B, rows, columns, C) -> (B, rows, columns, 9 C)."""
+    """What a 3x3 filter sees at each position, zeros outside: (..., rows, columns, C) -> (..., rows, columns, 9 C)."""
 
     def call(self, inputs):
         return tf.image.extract_patches(inputs, (1, 3, 3, 1), (1, 1, 1, 1), (1, 1, 1, 1), "SAME")

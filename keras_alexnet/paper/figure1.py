@@ -66,18 +66,15 @@ class Settings(CifarSettings):
                 text = ",".join(map(str, rates))
                 raise ArgumentError(name, text, "must be different numbers above 0, such as 0.001,0.002")
 
-    def rates(self, activation):
-        """The learning rates to try: tuple of float, two of them with --quick."""
-        return getattr(self, f"{activation}_rates")[: 2 if self.quick else None]
-
 
 def run(settings):
     cli.start_tensorflow()
     from keras_alexnet.paper import cifar_network, plots  # TensorFlow and Matplotlib, which `--help` does not wait for
 
     if settings.quick:
-        epochs, batch_size = min(settings.max_epochs, 2), min(settings.batch_size, 16)
-        settings = dataclasses.replace(settings, max_epochs=epochs, batch_size=batch_size)
+        limits = {"max_epochs": min(settings.max_epochs, 2), "batch_size": min(settings.batch_size, 16)}
+        rates = {"relu_rates": settings.relu_rates[:2], "tanh_rates": settings.tanh_rates[:2]}
+        settings = dataclasses.replace(settings, **limits, **rates)
     images, folder = cifar_network.load(settings), os.path.join(settings.results_dir, "figure1")
 
     def start(activation, learning_rate, seed):
@@ -89,11 +86,11 @@ def run(settings):
     figure, axes = plots.panel(6.4, 4.2)
     draw(axes, values)
     plots.write(figure, f"{folder}.svg")
-    rates = "; ".join(f"{NAMES[each]} {', '.join(f'{rate:g}' for rate in settings.rates(each))}" for each in NAMES)
+    relu, tanh = (", ".join(f"{rate:g}" for rate in rates) for rates in (settings.relu_rates, settings.tanh_rates))
     protocol = (
         f"{images.description}; the release's 19pct network without decay, crops and dropout, batches of "
         f"{settings.batch_size}, {settings.precision}; training error over the last epoch's worth of images; learning "
-        f"rates tried: {rates}, the better half continues after {settings.first_round}, {2 * settings.first_round}, "
+        f"rates tried: ReLU {relu}; tanh {tanh}, the better half continues after {settings.first_round}, {2 * settings.first_round}, "
         f"... epochs; seeds of the best: {settings.repeats}"
     )
     caption = "Training error by epoch, each nonlinearity at its best learning rate; other learning rates in gray."
@@ -103,17 +100,13 @@ def run(settings):
 def compare(settings, start):
     """Searches the best learning rate of each nonlinearity and trains it with further seeds.
 
-    Args:
-        settings: Settings.
-        start: function of (activation, learning rate, seed) -> cifar_network.Training.
-
-    Returns:
-        dict: for "relu" and "tanh" the trials, the best learning rate, and with each seed the epochs to the target or
-        None; `factor`, tanh's mean over ReLU's, or None where one did not reach the target.
+    `start` is a function of (activation, learning rate, seed) -> cifar_network.Training. The epochs to the target are
+    None where it was not reached.
     """
     found, target = {}, settings.target_error
     for activation in NAMES:
-        trainings = {rate: start(activation, rate, settings.seed) for rate in settings.rates(activation)}
+        rates = getattr(settings, f"{activation}_rates")
+        trainings = {rate: start(activation, rate, settings.seed) for rate in rates}
         search(activation, trainings, settings)
         best = min(trainings, key=lambda rate: _standing(trainings[rate].progress.history, target))
         curves = [trainings[best].progress.history]
@@ -122,9 +115,10 @@ def compare(settings, start):
             _train(again, settings.max_epochs, target, f"{activation}, learning rate {best:g}, seed {seed}")
             curves.append(again.progress.history)
         epochs, trials = [epochs_to(curve, target) for curve in curves], []
-        for rate, progress in ((rate, training.progress) for rate, training in trainings.items()):
-            reached, curve = epochs_to(progress.history, target), progress.history
-            trials.append({"learning_rate": rate, "diverged": progress.finished, "epochs": reached, "curve": curve})
+        for rate, training in trainings.items():
+            curve, diverged = training.progress.history, training.progress.finished
+            reached = epochs_to(curve, target)
+            trials.append({"learning_rate": rate, "diverged": diverged, "epochs": reached, "curve": curve})
         found[activation] = {"best_rate": best, "epochs": epochs, "trials": trials}
     relu, tanh = (found[activation]["epochs"] for activation in NAMES)
     factor = None if None in relu + tanh else (sum(tanh) / len(tanh)) / (sum(relu) / len(relu))

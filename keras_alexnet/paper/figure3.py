@@ -75,14 +75,9 @@ def run(settings):
 
 
 def compare(trained, start, permutations):
-    """The color shares of both towers and, where their start is known, medians of how far their filters have moved.
+    """The color shares of both towers, and medians of how far their filters have moved; None without a known start.
 
-    Args:
-        trained, start: lists of two float32 (11, 11, 3, filters), one for each tower; start may be None.
-        permutations: int.
-
-    Returns:
-        dict; what needs the start is None where it is unknown.
+    `trained` and `start` are lists of two float32 (11, 11, 3, filters).
     """
     shares = [color_shares(kernel) for kernel in trained]
     difference, p = permutation_test(shares, permutations)
@@ -95,24 +90,13 @@ def compare(trained, start, permutations):
             length, start_length = np.linalg.norm(now, axis=0), np.linalg.norm(was, axis=0)
             moved.append(float(np.median(np.linalg.norm(now - was, axis=0) / start_length)))
             cosine.append(float(np.median((now * was).sum(0) / np.maximum(length * start_length, 1e-30))))
-    return {
-        "shares": [each.tolist() for each in shares],
-        "difference": difference,
-        "p": p,
-        "permutations": permutations,
-        "start_difference": start_difference,
-        "start_p": start_p,
-        "moved": moved,
-        "cosine": cosine,
-    }
+    numbers = {"difference": difference, "p": p, "start_difference": start_difference, "start_p": start_p}
+    shares = [each.tolist() for each in shares]
+    return {"shares": shares, "permutations": permutations, "moved": moved, "cosine": cosine, **numbers}
 
 
 def color_shares(kernel):
-    """How much of each filter's energy is outside the gray axis, 0 to 1; filters of zeros are left out.
-
-    Args:
-        kernel: float (rows, columns, 3, filters), RGB.
-    """
+    """How much of each filter's energy is outside the gray axis, 0 to 1; filters of zeros are left out."""
     kernel = np.asarray(kernel, np.float64)
     energy = np.square(kernel).sum((0, 1, 2))
     outside = np.square(kernel - kernel.mean(axis=2, keepdims=True)).sum((0, 1, 2))

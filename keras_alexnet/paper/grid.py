@@ -42,17 +42,9 @@ class Cell:
     argv: tuple[str, ...]
     config: configs.Config
 
-    @property
-    def name(self):
-        return f"{self.stem}/seed{self.seed}"
-
-    @property
-    def log(self):
-        return f"{self.folder}.log"
-
-    @property
-    def lock(self):
-        return f"{self.folder}.lock"
+    name = property(lambda self: f"{self.stem}/seed{self.seed}")
+    log = property(lambda self: f"{self.folder}.log")
+    lock = property(lambda self: f"{self.folder}.lock")
 
     @property
     def history(self):
@@ -96,13 +88,9 @@ def check_seeds(seeds):
 
 
 def cells_of(flagfiles, seeds, out, further=()):
-    """The cells of a grid in the order in which they are trained, tuple of Cell.
+    """The cells of a grid below the folder `out` in the order in which they are trained, tuple of Cell.
 
-    Args:
-        flagfiles: sequence of str, paths.
-        seeds: sequence of int.
-        out: str, the grid's folder.
-        further: sequence of str, flags of training that come after each flagfile.
+    `further` are flags of training that come after each flagfile.
     """
     stems, cells = {}, []
     for path in flagfiles:
@@ -124,10 +112,7 @@ def cells_of(flagfiles, seeds, out, further=()):
 
 
 def settings_of(config):
-    """The flags of a run that change what is learned: dict of name -> bool, int, float or str, as HParams take them.
-
-    The seed is text, since it is a name and not a quantity.
-    """
+    """The flags of a run that change what is learned, as HParams take them; the seed is text, since it is a name."""
     texts, found = flags.as_text(config), {}
     for group in vars(config).values():
         for field in dataclasses.fields(group):
@@ -140,10 +125,8 @@ def settings_of(config):
 def train_in_process(argv, log, lock):
     """Trains in a process of its own, which outlives this one only where this one is killed; returns its exit code.
 
-    Args:
-        argv: sequence of str, the trainer's arguments.
-        log: str, the file that its output is added to.
-        lock: open file; the trainer keeps it open too, so that the run stays locked as long as it is trained.
+    Its output is added to the file `log`. It keeps the open file `lock` open too, so that the run stays locked as long
+    as it is trained.
     """
     # SIGTERM and SIGHUP do what Ctrl-C does. They can be caught in the main thread only; nohup ignores SIGHUP.
     if threading.current_thread() is threading.main_thread():
@@ -184,17 +167,8 @@ def train_here(argv, log, lock):
 def run(cells, trainer=train_in_process):
     """Trains each cell that is neither done nor being trained by another runner, and prints how far it is.
 
-    Args:
-        cells: sequence of Cell.
-        trainer: function of (arguments, log, lock) -> exit code: `train_in_process` or `train_here`.
-
-    Returns:
-        (dict of Cell -> str, the cells that failed and why; dict of Cell -> str, those that are not done and who trains
-        them); all others are done.
-
-    Raises:
-        UsageError: one of the runs exists with other flags.
-        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP; the trainer has ended and its run can be resumed.
+    Returns (dict of Cell -> why it failed, dict of Cell -> who trains it); all others are done. Ctrl-C, SIGTERM and
+    SIGHUP are a KeyboardInterrupt, after which the trainer has ended and its run can be resumed.
     """
     out = os.path.dirname(os.path.dirname(cells[0].folder)) or "."
     for cell in cells:
@@ -206,11 +180,11 @@ def run(cells, trainer=train_in_process):
         # Version 0.1 listed the columns of HParams there. Without a list TensorBoard takes the columns from the runs,
         # and those of several grids below one folder are all shown.
         os.remove(os.path.join(out, HPARAMS_FILE))
-    left, failed, seconds = [cell for cell in cells if not cell.done], {}, []
-    print(f"{out}: {len(cells)} runs, {len(cells) - len(left)} done", flush=True)
-    for cell in cells:
-        if cell not in left:
-            write_hparams(cell)
+    done, failed, seconds = [cell for cell in cells if cell.done], {}, []
+    left = [cell for cell in cells if cell not in done]
+    print(f"{out}: {len(cells)} runs, {len(done)} done", flush=True)
+    for cell in done:
+        write_hparams(cell)
     while (taken := _next(left)) is not None:
         cell, lock = taken
         started = time.perf_counter()

@@ -8,10 +8,7 @@ LEAST_SEEDS = 3  # fewer say nothing about a spread
 
 
 def paired(values, others):
-    """How much `values` are above `others`, seed by seed.
-
-    Args:
-        values, others: sequences of float of one length, at least 1, in the same order of seeds.
+    """How much `values` are above `others`, both in the same order of seeds.
 
     Returns:
         dict: mean; low and high, the mean's 95 % confidence interval (Student's t), and the two-sided p of the paired

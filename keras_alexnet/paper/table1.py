@@ -1,7 +1,5 @@
 """Table 1: errors on the test set of ILSVRC-2010, and what it shares with Table 2.
 
-    python -m keras_alexnet.paper.table1 --cnn=RUN [--dataset=folder --data_dir=ILSVRC2010] [--split=test]
-
 Networks are evaluated by the paper's protocol, ten views, each alone and averages of several. Any other labeled set can
 be evaluated in the same way; the table then says which set it was. Without --cnn it prints the table and what to run.
 """
@@ -52,16 +50,13 @@ class Settings(experiment.Settings):
 
 
 class Row(typing.NamedTuple):
-    """A row of a table: errors in percent of a network, of an average, or of another method.
-
-    `paper` has top-1 and top-5 error, in Table 2 also top-5 error on the test set; `release` the same of the authors'
-    notes of 2012; `networks` how many CNNs and pre-trained CNNs are averaged.
-    """
+    """A row of a table: top-1 and top-5 error in percent of an average of so many CNNs and pre-trained CNNs."""
 
     name: str
-    paper: tuple[float | None, ...]
-    release: str = "-"
-    networks: tuple[int, int] = (0, 0)
+    paper: tuple[float, float] | None = None
+    release: str = "-"  # the authors' notes of 2012
+    networks: tuple[int, int] = (0, 0)  # none: another method
+    test: str = "-"  # the paper's top-5 error on the test set of 2012
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +87,7 @@ class Ilsvrc:
         return Result(values, protocol)
 
     def is_papers_set(self, about, class_names):
-        """Whether a set is the table's, bool: all its images, those left out included, of the classes of that year.
-
-        Args:
-            about: dict, as `evaluation.evaluate` describes a set.
-            class_names: sequence of str, of the model.
-        """
+        """Whether a set, as `evaluation.evaluate` describes it, is the table's: its images and its classes."""
         counts = (about["images"] + len(about["left_out"]), about["classes"], about["model_classes"])
         if counts != (self.images, 1000, 1000):
             return False
@@ -110,16 +100,15 @@ class Ilsvrc:
         for each in values["results"]:
             found.setdefault((each["cnns"], each["pretrained"]), each)  # of single networks the first
         pairs = [(row, found.pop(row.networks, None)) for row in self.rows]
-        for key, each in found.items():
-            if sum(key) > 1:
+        for (cnns, pretrained), each in found.items():
+            if cnns + pretrained > 1:
                 parts = [
-                    f"{count} CNN{'s' * (count > 1)}{star}" for count, star in zip(key, ("", "*"), strict=True) if count
+                    f"{count} CNN{'s' * (count > 1)}{star}" for count, star in ((cnns, ""), (pretrained, "*")) if count
                 ]
-                pairs.append((Row(f"{' + '.join(parts)}, ours", (None,) * len(self.rows[0].paper), "-", key), each))
+                pairs.append((Row(f"{' + '.join(parts)}, ours", networks=(cnns, pretrained)), each))
         return pairs
 
     def tables(self, values):
-        """The paper's table with ours beside it, and each network alone: list of Table."""
         title, notes = f"ILSVRC-{self.year}, {self.split} set: top-1 / top-5 error in percent", [self.note]
         other_set = values["set"] and not values["is_papers"]
         if other_set:
@@ -128,33 +117,29 @@ class Ilsvrc:
         if values["views"] != 10:
             notes.append(f"ours: {_views(values)}")
         columns, cells = ("", "paper", "release", "ours"), []
-        has_test = len(self.rows[0].paper) == 3
-        if has_test:
+        for row, found in self.measured(values):
+            missing = NOT_RUN if any(row.networks) else "-"
+            ours = f"{found['top1_error']:.1f} / {_top5(values['set'], found)}" if found else missing
+            cells.append([row.name, _pair(row.paper), row.release, ours])
+            if self.year == 2012:
+                test = found and found["test"]
+                cells[-1] += [row.test, _top5(values["test_set"], test) if test else missing]
+        if self.year == 2012:
             columns += ("paper, test top-5", "ours, test top-5")
             missing = f"{NOT_RUN}, {'no --test_split was given' if other_set else NO_LABELS}"
             notes.append(f"ours, test: {_set_name(values['test_set']) if values['test_set'] else missing}")
-        for row, found in self.measured(values):
-            missing, test = NOT_RUN if any(row.networks) else "-", found and found["test"]
-            ours = f"{found['top1_error']:.1f} / {_top5(values['set'], found)}" if found else missing
-            ours_test = (_pair(row.paper[2:]), _top5(values["test_set"], test) if test else missing) if has_test else ()
-            cells.append((row.name, _pair(row.paper[:2]), row.release, ours, *ours_test))
-        alone = [
-            (
-                f"{place}: CNN{'*' * each['pretrained']}",
-                each["network"],
-                f"{each['top1_error']:.1f}",
-                _top5(values["set"], each),
-            )
-            for place, each in enumerate((each for each in values["results"] if each["network"]), 1)
-        ]
-        found = [Table(title, columns, tuple(cells), "; ".join(notes))]
+        found = [Table(title, columns, tuple(map(tuple, cells)), "; ".join(notes))]
+        alone = [each for each in values["results"] if each["network"]]
         if alone:
+            rows = []
+            for place, each in enumerate(alone, 1):
+                errors = (f"{each['top1_error']:.1f}", _top5(values["set"], each))
+                rows.append((f"{place}: CNN{'*' * each['pretrained']}", each["network"], *errors))
             columns = ("", "network", "top-1", "top-5")
-            found.append(Table("Each network alone, errors in percent", columns, tuple(alone)))
+            found.append(Table("Each network alone, errors in percent", columns, tuple(rows)))
         return found
 
     def verdict(self, values):
-        """Whether the errors are the paper's: Verdict."""
         if not values["is_papers"]:
             papers = f"the paper's set, the {self.split} set of ILSVRC-{self.year}"
             return Verdict("cannot be told", f"{_set_name(values['set'])} is not {papers}")
@@ -164,8 +149,8 @@ class Ilsvrc:
         for row, found in self.measured(values)[: len(self.rows)]:
             if found:
                 pair = (found["top1_error"], found["top5_error"])
-                near = near and all(own <= paper + NEAR for own, paper in zip(pair, row.paper, strict=False))
-                said.append(f"{row.name} {_pair(pair)} (paper {_pair(row.paper[:2])})")
+                near = near and all(own <= paper + NEAR for own, paper in zip(pair, row.paper, strict=True))
+                said.append(f"{row.name} {_pair(pair)} (paper {_pair(row.paper)})")
             elif any(row.networks):
                 missing.append(row.name)
         if not said:
@@ -204,35 +189,34 @@ def _evaluation_of(settings):
 
 def _measure(settings, config, models, evaluate):
     """Evaluates all networks together and, where they are another average, the CNNs alone: dict as NOTHING."""
-    groups = [config.model_dir]  # first: networks that do not go together end it at once
-    if settings.pretrained_cnn and len(settings.cnn) > 1:
-        groups.append(settings.cnn)
-    splits = {"split": config.split, **({"test_split": settings.test_split} if settings.test_split else {})}
-    # Of each group the reports of one split or two.
-    reports = {group: [_evaluated(evaluate, config, group, *each) for each in splits.items()] for group in groups}
-    whole, results = reports[config.model_dir], []
+
+    def evaluated(folders):
+        reports = []
+        for name in ("split", "test_split")[: 1 + bool(settings.test_split)]:
+            split = config.split if name == "split" else settings.test_split
+            try:
+                reports.append(evaluate(dataclasses.replace(config, model_dir=folders, split=split)))
+            except UsageError as error:  # it names the flags of `evaluate`
+                message = str(error).replace("--model_dir=", "").replace("--split=", f"--{name}=")
+                raise UsageError(message) from None
+        return reports
+
+    whole, results = evaluated(config.model_dir), []  # first: networks that do not go together end it at once
+    cnns, pretrained = len(settings.cnn), len(settings.pretrained_cnn)
     for place, (own, _) in enumerate(models):
-        pretrained, measured = int(place >= len(settings.cnn)), [each["models"][place] for each in whole]
-        results.append(_result(1 - pretrained, pretrained, _described(own, measured[0]["epochs"]), measured))
-    for group in reversed(groups):
-        if len(group) > 1:
-            pretrained = len(group) - len(settings.cnn)
-            results.append(_result(len(settings.cnn), pretrained, None, [each["result"] for each in reports[group]]))
-    return {
-        "set": whole[0]["set"],
-        "test_set": whole[1]["set"] if settings.test_split else None,
-        "views": config.views,
-        "results": results,
-        "seconds": sum(each["seconds"] for group in groups for each in reports[group]),
-    }
-
-
-def _evaluated(evaluate, config, folders, flag_name, split):
-    try:
-        return evaluate(dataclasses.replace(config, model_dir=folders, split=split))
-    except UsageError as error:  # it names the flags of `evaluate`
-        message = str(error).replace("--model_dir=", "").replace("--split=", f"--{flag_name}=")
-        raise UsageError(message) from None
+        measured, network = [each["models"][place] for each in whole], own.network
+        size = f", {network.topology}" * (network.topology != "alexnet") + f", width {network.width:g}" * (
+            network.width != 1
+        )
+        initial = ", initial weights of another model" * bool(own.training.initial_weights)
+        described = f"{network.variant}{size}, seed {own.run.seed}, {measured[0]['epochs']} epochs{initial}"
+        results.append(_result(int(place < cnns), int(place >= cnns), described, measured))
+    if cnns > 1 and pretrained:
+        results.append(_result(cnns, 0, None, [each["result"] for each in evaluated(settings.cnn)]))
+    if len(models) > 1:
+        results.append(_result(cnns, pretrained, None, [each["result"] for each in whole]))
+    test_set = whole[1]["set"] if settings.test_split else None
+    return {"set": whole[0]["set"], "test_set": test_set, "views": config.views, "results": results}
 
 
 def _result(cnns, pretrained, network, measured):
@@ -242,21 +226,13 @@ def _result(cnns, pretrained, network, measured):
     return {"cnns": cnns, "pretrained": pretrained, "network": network, **first, "test": test[0] if test else None}
 
 
-def _described(config, epochs):
-    """A network in words, str."""
-    network, initial = config.network, ", initial weights of another model" * bool(config.training.initial_weights)
-    topology = f", {network.topology}" * (network.topology != "alexnet")
-    width = f", width {network.width:g}" * (network.width != 1)
-    return f"{network.variant}{topology}{width}, seed {config.run.seed}, {epochs} epochs{initial}"
-
-
 def _top5(about, errors):
     """Among five classes or fewer every answer is among the best five."""
     return f"{errors['top5_error']:.1f}" if about["model_classes"] > 5 else "-"
 
 
-def _pair(numbers):
-    return " / ".join("-" if number is None else f"{number:.1f}" for number in numbers) if any(numbers) else "-"
+def _pair(errors):
+    return " / ".join(f"{error:.1f}" for error in errors) if errors else "-"
 
 
 def _set_name(about):
