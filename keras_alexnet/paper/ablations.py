@@ -1,12 +1,9 @@
 """What every part of the network is worth: runs without it against runs with it, on a small set.
 
-    python -m keras_alexnet.paper.ablations --data_dir=photos --grid=runs/ablations      # trains what is missing
-    python -m keras_alexnet.paper.ablations --grid=runs/ablations                        # reads the runs that exist
-
 The grid is every flagfile of flags/ablations times the seeds, see tools/run_grid.py. Each ablation is compared with the
-baseline seed by seed: mean difference, 95 % interval and p of the paired t-test, corrected by Holm's method for the
-number of comparisons. Nothing is called worse or better unless its corrected p is below 0.05. A run that is unfinished,
-or has other flags than its flagfile, is named and left out.
+baseline seed by seed, by a paired t-test corrected by Holm's method for the number of comparisons: nothing is called
+worse or better unless its corrected p is below 0.05. A run that is unfinished, or has other flags than its flagfile, is
+named and left out.
 """
 
 import dataclasses
@@ -236,16 +233,16 @@ def _row(name, runs, baseline):
 
 def draw(axes, rows):
     """Draws paired differences. Args: rows: list of (title, row of `compare` with a difference)."""
-    differences = [row["difference"] for _, row in rows]
     ends = [0.0]  # of the axis: all seeds and intervals, except where the mean is far
-    for each in (each for each in differences if abs(each["mean"]) <= FAR):
+    for each in (row["difference"] for _, row in rows if abs(row["difference"]["mean"]) <= FAR):
         # The interval of three seeds can be far longer than everything else; it is cut off then.
         interval = [max(-20.0, min(20.0, each[end])) for end in ("low", "high") if each[end] is not None]
         ends += each["by_seed"] + interval
     margin = 0.06 * (max(ends) - min(ends)) or 1.0
     low, high = min(ends) - margin, max(ends) + margin
-    for place, (each, (_, row)) in enumerate(zip(differences, rows, strict=True)):
-        mean, color = each["mean"], COLORS.get(judgement(row), "black")
+    for place, (_, row) in enumerate(rows):
+        each, color = row["difference"], COLORS.get(judgement(row), "black")
+        mean = each["mean"]
         if not low <= mean <= high:
             edge, side, text = (high, "right", f"{mean:+.1f} →") if mean > high else (low, "left", f"{mean:+.1f} ←")
             axes.annotate(text, (edge, place), ha=side, va="center", color=color)

@@ -1,10 +1,7 @@
-"""Section 3.3 on CIFAR-10: a four-layer network with and without response normalization.
+"""Section 3.3 on CIFAR-10: networks of the authors' code with and without response normalization, seed by seed.
 
-    python -m keras_alexnet.paper.cifar10_lrn --dataset=folder --data_dir=CIFAR [--networks=13pct,11pct --crop_border=4]
-
-Pairs of the networks that came with the authors' code, without and with normalization: 19pct and 18pct, which has it
-within maps and also another decay of its last layer, as their files say; 13pct and 11pct, which has it across maps as
-the paper describes it, and whose names are the paper's two errors. Both of a pair see the same images in one order.
+18pct is 19pct with normalization within maps and, as their files say, another decay of its last layer. 11pct is 13pct
+with normalization across maps, as the paper describes it; these names are the paper's two errors.
 """
 
 import dataclasses

@@ -1,9 +1,8 @@
 """Figure 1: how much sooner ReLU reaches 25 % training error on CIFAR-10 than tanh.
 
-The four-layer network of the release (19pct) is trained without regularization, with the best learning rate of each
-nonlinearity. The search is successive halving: all learning rates train for --first_round epochs, the better half for
-twice as many, and so on until one is left. A training stops at the target, and none is longer than the shortest that
-reached it. An error is the mean over the last epoch's worth of images as they were trained on.
+The release's four-layer network (19pct) is trained without regularization, with the best learning rate of each
+nonlinearity, by successive halving: all learning rates train for --first_round epochs, the better half for twice as
+many, and so on until one is left. A training stops at the target, and none is longer than the shortest that reached it.
 """
 
 import dataclasses
@@ -90,8 +89,8 @@ def run(settings):
     protocol = (
         f"{images.description}; the release's 19pct network without decay, crops and dropout, batches of "
         f"{settings.batch_size}, {settings.precision}; training error over the last epoch's worth of images; learning "
-        f"rates tried: ReLU {relu}; tanh {tanh}, the better half continues after {settings.first_round}, {2 * settings.first_round}, "
-        f"... epochs; seeds of the best: {settings.repeats}"
+        f"rates tried: ReLU {relu}; tanh {tanh}, the better half continues after {settings.first_round}, "
+        f"{2 * settings.first_round}, ... epochs; seeds of the best: {settings.repeats}"
     )
     caption = "Training error by epoch, each nonlinearity at its best learning rate; other learning rates in gray."
     return Result(values, protocol, (("figure1.svg", caption),))
@@ -157,7 +156,7 @@ def _standing(curve, target):
 
 
 def epochs_to(curve, target):
-    """When the mean training error over an epoch's worth of images is first at most `target`: float, or None."""
+    """When the error over an epoch's worth of images is first at most `target`: float, or None."""
     return next((epoch for epoch, error in smoothed(curve) if error <= target), None)
 
 

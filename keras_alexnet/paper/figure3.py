@@ -1,10 +1,7 @@
 """Figure 3: the filters of the first layer, and how sensitive to color each tower's are.
 
-    python -m keras_alexnet.paper.figure3 --model_dir=RUN [--normalize=each]
-
 A filter's color share is how much of its energy, the sum of its squared weights, lies outside the gray axis R = G = B:
-0 for a filter that sees brightness only, 1 for one that sees color only. Random weights have 2/3 on average, two of
-three directions. A permutation test tells whether the towers differ by more than chance.
+0 for a filter that sees brightness only, 1 for one that sees color only; 2/3 on average for random weights.
 """
 
 import dataclasses
@@ -58,7 +55,7 @@ def run(settings):
     pixels = monitoring.grid(trained, SCALE, settings.normalize)
     plots.write_pixels(pixels, os.path.join(settings.results_dir, "figure3.png"))
     figure, axes = plots.panel(6.4, 2.4)
-    draw_shares(axes, values)
+    draw_shares(axes, values["shares"])
     plots.write(figure, os.path.join(settings.results_dir, "figure3_color.svg"))
     protocol = (
         f"{sum(kernel.shape[-1] for kernel in trained)} filters of one run, {network.variant}, width "
@@ -116,9 +113,9 @@ def permutation_test(shares, permutations=PERMUTATIONS):
     return float(test.statistic), float(test.pvalue)
 
 
-def draw_shares(axes, values):
+def draw_shares(axes, towers):
     """Draws the color shares, a line of dots for each tower."""
-    for tower, shares in enumerate(values["shares"]):
+    for tower, shares in enumerate(towers):
         # Spread in height, always the same way, so that dots of similar filters can be told apart.
         heights = tower + 0.5 * (np.arange(len(shares)) * 0.618 % 1 - 0.5)
         axes.plot(shares, heights, "o", color=f"C{tower}", markersize=4, alpha=0.7, markeredgewidth=0)
