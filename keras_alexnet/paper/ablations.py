@@ -53,13 +53,10 @@ class Settings(experiment.Settings):
 # What is left out (name of the flagfile, title), and what that changes on ImageNet, in points of top-1 / top-5 error:
 # in the paper, with its section, and in the release, as the difference of two of the authors' notes by ten views.
 ABLATIONS = {
-    # 42.03 - 40.66 and 19.36 - 18.21; the normalization within maps is gone too.
+    # 148 is without the normalization within maps too.
     "no_normalization": ("no normalization", "+1.4 / +1.2 (section 3.3)", "+1.37 / +1.15 (148 - 145)"),
-    # 41.06 - 40.66 and 18.51 - 18.21
     "no_overlapping_pooling": ("no overlap of pools", "+0.4 / +0.3 (section 3.4)", "+0.40 / +0.30 (147 - 145)"),
-    # 39.17 - 37.47 and 18.23 - 17.00
     "half_tower": ("one half-width tower", "+1.7 / +1.2 (section 3.2)", "+1.70 / +1.23 (145-half - 145-2010)"),
-    # 41.83 - 40.66 and 19.33 - 18.21
     "separate_towers": ("towers apart to fc8", "-", "+1.17 / +1.12 (150 - 145)"),
     "no_color_noise": ("no color noise", "over +1 / - (section 4.1)", "-"),
     "fixed_crops": ("no random crops", '"substantial overfitting" (section 4.1)', "-"),
@@ -67,45 +64,49 @@ ABLATIONS = {
     "tanh": ("tanh for ReLU", "slower, no error given (section 3.1)", "-"),
     **{f"no_{name}": (f"no {name}", "about +2 / - (section 7)", "-") for name in ("conv2", "conv3", "conv4", "conv5")},
     "no_fc7": ("no fc7", "about +2 / - (section 7)", "-"),
-    # No run of its own: the baseline by its center view against the same by ten views. 39.0 - 37.5 and 18.3 - 17.0;
-    # 39.02 - 37.47 and 18.30 - 17.00.
+    # No run of its own: the baseline by its center view against the same by ten views.
     CENTER: ("center for ten views", "+1.5 / +1.3 (section 6)", "+1.55 / +1.30 (145-2010)"),
 }
 
 
 class FinishedRun(typing.NamedTuple):
-    """A run that reached its end, as its folder has it."""
+    """A run that reached its end, as its folder has it; errors in percent after the last epoch, by center views."""
 
     folder: str
-    history: list  # dict of float, one an epoch
+    epochs: int
+    error: float  # on the validation set
+    training_error: float
     training_images: int
     label_counts: list  # of the validation set
     fingerprints: tuple[str, str]  # of the training and the validation set
 
-    @property
-    def error(self):
-        """Top-1 error on the validation set after the last epoch, in percent, by center views."""
-        return self.history[-1]["val_top1_error"]
-
-    @property
-    def learned(self):
-        """Whether the error is below that of the majority-class baseline, bool."""
-        return self.error < 100 * (1 - max(self.label_counts) / sum(self.label_counts))
-
 
 def run(settings):
+    paths = sorted(glob.glob(os.path.join(glob.escape(settings.flags_dir), "*.cfg")))
+    found = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+    if BASELINE not in found:
+        raise ArgumentError("flags_dir", settings.flags_dir, f"must be a folder with a {BASELINE}.cfg")
+    names = [name for name in (BASELINE, *_every(found)) if name in found]
+    folder, seeds = flags.required(settings, "grid"), settings.seeds
+    further = [f"--data_dir={settings.data_dir}"] if settings.data_dir else []
+    if settings.quick:
+        if settings.data_dir:
+            print("--quick trains on a few drawn shapes: --data_dir and --grid are ignored", flush=True)
+        folder, names, seeds = os.path.join(settings.results_dir, "ablations"), QUICK, seeds[:2]
+        further = ["--dataset=shapes", f"--data_dir={folder}/shapes", "--precision=float32", *QUICK_FLAGS]
+    cells = grid.cells_of([found[name] for name in names], seeds, folder, further)
+    trains = settings.quick or (settings.data_dir and settings.train)
+    if not trains and not os.path.isdir(folder):
+        raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
     with cli.quiet_start():
         # What needs TensorFlow or the extra `figures` is missing before the training, and not after it. The GPUs are
         # free until TensorFlow is started, which is done when the trainers have ended.
         from keras_alexnet import evaluation
         from keras_alexnet.paper import plots
-    cells, folder = _cells_of(settings)
-    if settings.quick or (settings.data_dir and settings.train):
+    if trains:
         failed, elsewhere = grid.run(cells, grid.train_here if settings.quick else grid.train_in_process)
         for cell, why in {**elsewhere, **failed}.items():
             print(f"{cell.name}: {why}", file=sys.stderr)
-    elif not os.path.isdir(folder):
-        raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
     cli.start_tensorflow()
     values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir)
     rows = {row["name"]: row for row in values["rows"] if row["difference"]}
@@ -125,23 +126,6 @@ def run(settings):
         "is worse and green better with a corrected p below 0.05; black cannot be told."
     )
     return Result(values, protocol, (("ablations.svg", caption),))
-
-
-def _cells_of(settings):
-    """The cells of the grid, the baseline's first, and its folder."""
-    paths = sorted(glob.glob(os.path.join(glob.escape(settings.flags_dir), "*.cfg")))
-    found = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
-    if BASELINE not in found:
-        raise ArgumentError("flags_dir", settings.flags_dir, f"must be a folder with a {BASELINE}.cfg")
-    names = [name for name in (BASELINE, *_every(found)) if name in found]
-    folder, seeds = flags.required(settings, "grid"), settings.seeds
-    further = [f"--data_dir={settings.data_dir}"] if settings.data_dir else []
-    if settings.quick:
-        if settings.data_dir:
-            print("--quick trains on a few drawn shapes: --data_dir and --grid are ignored", flush=True)
-        folder, names, seeds = os.path.join(settings.results_dir, "ablations"), QUICK, seeds[:2]
-        further = ["--dataset=shapes", f"--data_dir={folder}/shapes", "--precision=float32", *QUICK_FLAGS]
-    return grid.cells_of([found[name] for name in names], seeds, folder, further), folder
 
 
 def compare(cells, evaluate, data_dir=None):
@@ -165,8 +149,19 @@ def compare(cells, evaluate, data_dir=None):
     if not runs[BASELINE]:
         why = "; ".join(f"{name} {reason}" for name, reason in missing if name.startswith(f"{BASELINE}/"))
         raise RunError(f"--grid: no run of the baseline is done ({why}); give --data_dir to train it")
-    rows = [_row(name, each, {} if name == BASELINE else runs[BASELINE]) for name, each in runs.items()]
-    views = {}
+    rows, views, majority = [], {}, 100 * (1 - max(first.label_counts) / sum(first.label_counts))
+    for name, own in runs.items():
+        pairs = [(run.error, runs[BASELINE][seed].error) for seed, run in own.items() if seed in runs[BASELINE]]
+        rows.append(
+            {
+                "name": name,
+                "seeds": list(own),
+                "errors": [run.error for run in own.values()],
+                "training_errors": [run.training_error for run in own.values()],
+                "unlearned": [seed for seed, run in own.items() if run.error >= majority],
+                "difference": stats.paired(pairs) if pairs and name != BASELINE else None,
+            }
+        )
     for seed, run in runs[BASELINE].items():
         try:
             views[seed] = [error_by_views(run, count, evaluate, data_dir) for count in (1, 10)]
@@ -174,13 +169,13 @@ def compare(cells, evaluate, data_dir=None):
             missing.append((f"ten views of {BASELINE}/seed{seed}", str(error)))
     center, ten = ([errors[place] for errors in views.values()] for place in (0, 1))
     row = {"name": CENTER, "seeds": list(views), "errors": center, "ten_views": ten, "unlearned": []}
-    rows.append({**row, "difference": stats.paired(center, ten) if views else None})
+    rows.append({**row, "difference": stats.paired(views.values()) if views else None})
     corrected = stats.holm([row["difference"] and row["difference"]["p"] for row in rows])
     shown = ("batch_size", "learning_rate", "lr_schedule", "precision", "variant", "width")
     return {
         "rows": [{**row, "corrected": p} for row, p in zip(rows, corrected, strict=True)],
         "missing": missing,
-        "epochs": len(first.history),
+        "epochs": first.epochs,
         "images": sum(first.label_counts),
         "training_images": first.training_images,
         "classes": len(first.label_counts),
@@ -204,8 +199,9 @@ def read(cell):
     ):
         validation = json.load(file)
         fingerprints = str(trained_on["fingerprint"]), validation["fingerprint"]
-        images, history = int(trained_on["count"]), cell.history
-        return FinishedRun(cell.folder, history, images, validation["label_counts"], fingerprints)
+        errors = (cell.history[-1][name] for name in ("val_top1_error", "top1_error"))
+        counts = int(trained_on["count"]), validation["label_counts"]
+        return FinishedRun(cell.folder, cell.epochs, *errors, *counts, fingerprints)
 
 
 def error_by_views(run, views, evaluate, data_dir=None):
@@ -215,20 +211,6 @@ def error_by_views(run, views, evaluate, data_dir=None):
     if found["images"] != images:
         raise UsageError(f"--data_dir={found['data_dir']}: holds {found['images']} images and not {images}")
     return report["result"]["top1_error"]
-
-
-def _row(name, runs, baseline):
-    """A row of `compare`. Args: runs, baseline: dict of seed -> FinishedRun."""
-    both = [seed for seed in runs if seed in baseline]
-    errors, others = [runs[seed].error for seed in both], [baseline[seed].error for seed in both]
-    return {
-        "name": name,
-        "seeds": list(runs),
-        "errors": [run.error for run in runs.values()],
-        "training_errors": [run.history[-1]["top1_error"] for run in runs.values()],
-        "unlearned": [seed for seed, run in runs.items() if not run.learned],
-        "difference": stats.paired(errors, others) if both else None,
-    }
 
 
 def draw(axes, rows):
@@ -276,7 +258,16 @@ def tables(values):
     rows = {row["name"]: row for row in values["rows"]}
     every = _every(rows)
     costs = [("baseline", "-", "-", stats.mean_and_spread(rows[BASELINE]["errors"]), "-", "-", "-", "-")]
-    costs += [(title, paper, release, *_cost(rows.get(name))) for name, (title, paper, release) in every.items()]
+    for name, (title, paper, release) in every.items():
+        row, cells = rows.get(name), (NOT_RUN,) * 5
+        if row and row["errors"]:
+            error, difference, shown = stats.mean_and_spread(row["errors"]), row["difference"], ("-", "-", "-")
+            if name == CENTER:
+                error += f" (ten views {stats.mean_and_spread(row['ten_views'])})"
+            if difference:
+                shown = (stats.as_text(difference), _p(difference["p"]), _p(row["corrected"]))
+            cells = (error, *shown, judgement(row))
+        costs.append((title, paper, release, *cells))
     overfitting = []
     for name, title in {
         BASELINE: "baseline",
@@ -322,18 +313,6 @@ def _every(names):
     return {**ABLATIONS, **{name: (name, "-", "-") for name in names if name not in (*ABLATIONS, BASELINE)}}
 
 
-def _cost(row):
-    """The cells of a row that were measured here."""
-    if not row or not row["errors"]:
-        return (NOT_RUN,) * 5
-    error, difference = stats.mean_and_spread(row["errors"]), row["difference"]
-    if row["name"] == CENTER:
-        error += f" (ten views {stats.mean_and_spread(row['ten_views'])})"
-    if difference is None:
-        return error, "-", "-", "-", judgement(row)
-    return error, stats.as_text(difference), _p(difference["p"]), _p(row["corrected"]), judgement(row)
-
-
 def _p(p):
     return "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
@@ -347,7 +326,8 @@ def _note(values):
     tested = [row["difference"] for row in values["rows"] if row["difference"] and row["difference"]["low"] is not None]
     if tested:
         reach, seeds = sorted((each["high"] - each["mean"], each["seeds"]) for each in tested)[len(tested) // 2]
-        least = stats.reach_at(reach, seeds, LEVEL / len(tested))
+        t = stats.scipy_stats().t(seeds - 1)
+        least = reach * float(t.ppf(1 - LEVEL / len(tested) / 2) / t.ppf(0.975))
         note += f"; with these seeds and so many rows a difference is certain from about {least:.1f} points on"
     unlearned = [f"{row['name']}/seed{seed}" for row in values["rows"] for seed in row["unlearned"]]
     return note + f"; no better than the majority-class baseline: {', '.join(unlearned)}" * bool(unlearned)

@@ -65,9 +65,17 @@ def run(settings):
             tested = training.test()
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
             found[name].append({"seed": seed, **tested, "diverged": progress.finished, "curve": progress.history})
-    values = {"networks": found, "epochs": settings.epochs}
     figure, axes = plots.panel(6.4, 4.2)
-    draw(axes, values)
+    for index, (name, trainings) in enumerate(found.items()):
+        for each in trainings:
+            labels = (f"{name}, training", f"{name}, test") if each is trainings[0] else (None, None)
+            epochs, errors = ([row[column] for row in each["curve"]] for column in ("epoch", "top1_error"))
+            axes.plot(epochs, errors, color=f"C{index}", linewidth=0.8, label=labels[0])
+            axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{index}", label=labels[1])
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("error, %")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
     plots.write(figure, f"{folder}.svg")
     drops = " and ".join(map(str, settings.rate_drops)) or "none"
     size = cifar_network.SIZE - 2 * settings.crop_border
@@ -79,21 +87,8 @@ def run(settings):
         f"{settings.seeds} seeds"
     )
     caption = "Training error by epoch of every network and seed; test errors as dots at the end."
+    values = {"networks": found, "epochs": settings.epochs}
     return Result(values, protocol, (("cifar10_lrn.svg", caption),))
-
-
-def draw(axes, values):
-    """Draws the training curves and test errors."""
-    for index, (name, trainings) in enumerate(values["networks"].items()):
-        for each in trainings:
-            labels = (f"{name}, training", f"{name}, test") if each is trainings[0] else (None, None)
-            epochs, errors = ([row[column] for row in each["curve"]] for column in ("epoch", "top1_error"))
-            axes.plot(epochs, errors, color=f"C{index}", linewidth=0.8, label=labels[0])
-            axes.plot([values["epochs"]], [each["top1_error"]], "o", color=f"C{index}", label=labels[1])
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("error, %")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
 
 
 def tables(values):
@@ -150,7 +145,7 @@ def _errors(values, name):
 def _difference(values, pair):
     """The paired difference of a pair; None where it was not run."""
     errors = [_errors(values, name) for name in pair]
-    return stats.paired(*errors) if all(errors) else None
+    return stats.paired(zip(*errors, strict=True)) if all(errors) else None
 
 
 EXPERIMENT = experiment.Experiment(

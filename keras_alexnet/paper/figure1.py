@@ -83,7 +83,18 @@ def run(settings):
 
     values = compare(settings, start)
     figure, axes = plots.panel(6.4, 4.2)
-    draw(axes, values)
+    for activation, style in zip(NAMES, ("-", "--"), strict=True):
+        for trial in values[activation]["trials"]:
+            look = {"color": "0.75", "linewidth": 0.8, "zorder": 1}
+            if trial["learning_rate"] == values[activation]["best_rate"]:
+                label = f"{NAMES[activation]}, learning rate {trial['learning_rate']:g}"
+                look = {"color": "black", "linewidth": 1.8, "zorder": 2, "label": label}
+            points = smoothed(trial["curve"])
+            axes.plot([epoch for epoch, _ in points], [error for _, error in points], style, **look)
+    axes.axhline(values["target_error"], color="tab:red", linewidth=0.8)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("training error, %")
+    axes.legend(frameon=False)
     plots.write(figure, f"{folder}.svg")
     relu, tanh = (", ".join(f"{rate:g}" for rate in rates) for rates in (settings.relu_rates, settings.tanh_rates))
     protocol = (
@@ -164,22 +175,6 @@ def smoothed(curve):
     """Pairs of (epoch, mean error over the epoch that ends there), from the end of the first epoch on."""
     rows = [curve[end - POINTS : end] for end in range(POINTS, len(curve) + 1)]
     return [(window[-1]["epoch"], sum(row["top1_error"] for row in window) / POINTS) for window in rows]
-
-
-def draw(axes, values):
-    """Draws the figure: ReLU solid and tanh dashed, as in the paper; other learning rates thin."""
-    for activation, style in zip(NAMES, ("-", "--"), strict=True):
-        for trial in values[activation]["trials"]:
-            look = {"color": "0.75", "linewidth": 0.8, "zorder": 1}
-            if trial["learning_rate"] == values[activation]["best_rate"]:
-                label = f"{NAMES[activation]}, learning rate {trial['learning_rate']:g}"
-                look = {"color": "black", "linewidth": 1.8, "zorder": 2, "label": label}
-            points = smoothed(trial["curve"])
-            axes.plot([epoch for epoch, _ in points], [error for _, error in points], style, **look)
-    axes.axhline(values["target_error"], color="tab:red", linewidth=0.8)
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("training error, %")
-    axes.legend(frameon=False)
 
 
 def tables(values):

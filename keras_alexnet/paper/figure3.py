@@ -55,7 +55,16 @@ def run(settings):
     pixels = monitoring.grid(trained, SCALE, settings.normalize)
     plots.write_pixels(pixels, os.path.join(settings.results_dir, "figure3.png"))
     figure, axes = plots.panel(6.4, 2.4)
-    draw_shares(axes, values["shares"])
+    for tower, shares in enumerate(values["shares"]):
+        # Spread in height, always the same way, so that dots of similar filters can be told apart.
+        heights = tower + 0.5 * (np.arange(len(shares)) * 0.618 % 1 - 0.5)
+        axes.plot(shares, heights, "o", color=f"C{tower}", markersize=4, alpha=0.7, markeredgewidth=0)
+        axes.plot([np.mean(shares)] * 2, [tower - 0.35, tower + 0.35], color="black", linewidth=1.8)
+    axes.axvline(RANDOM, color="0.5", linestyle="--", linewidth=0.8)
+    axes.set_yticks([0, 1], ["tower 0", "tower 1"])
+    axes.set_ylim(1.5, -0.5)  # as in the image of the filters: tower 0 above
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("color share (0: gray, 1: color only)")
     plots.write(figure, os.path.join(settings.results_dir, "figure3_color.svg"))
     protocol = (
         f"{sum(kernel.shape[-1] for kernel in trained)} filters of one run, {network.variant}, width "
@@ -111,20 +120,6 @@ def permutation_test(shares, permutations=PERMUTATIONS):
         rng=np.random.default_rng(SEED),
     )
     return float(test.statistic), float(test.pvalue)
-
-
-def draw_shares(axes, towers):
-    """Draws the color shares, a line of dots for each tower."""
-    for tower, shares in enumerate(towers):
-        # Spread in height, always the same way, so that dots of similar filters can be told apart.
-        heights = tower + 0.5 * (np.arange(len(shares)) * 0.618 % 1 - 0.5)
-        axes.plot(shares, heights, "o", color=f"C{tower}", markersize=4, alpha=0.7, markeredgewidth=0)
-        axes.plot([np.mean(shares)] * 2, [tower - 0.35, tower + 0.35], color="black", linewidth=1.8)
-    axes.axvline(RANDOM, color="0.5", linestyle="--", linewidth=0.8)
-    axes.set_yticks([0, 1], ["tower 0", "tower 1"])
-    axes.set_ylim(1.5, -0.5)  # as in the image of the filters: tower 0 above
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("color share (0: gray, 1: color only)")
 
 
 def tables(values):

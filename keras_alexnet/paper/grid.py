@@ -189,7 +189,13 @@ def run(cells, trainer=train_in_process):
         cell, lock = taken
         started = time.perf_counter()
         with lock:
-            failure = _failure(cell, trainer(cell.argv, cell.log, lock))
+            code, failure = trainer(cell.argv, cell.log, lock), ""
+        if code:
+            with open(cell.log, encoding="utf-8", errors="replace") as file:
+                lines = [line.strip() for line in file if line.strip()]
+            failure = printable(lines[-1])[:300] if lines else f"exit code {code}"
+        elif not cell.done:
+            failure = f"ended after {cell.epochs} of {cell.config.training.epochs} epochs"
         seconds.append(time.perf_counter() - started)
         if failure:
             failed[cell], result = failure, f"FAILED: {failure}"
@@ -213,15 +219,6 @@ def _next(cells):
                 return cell, lock
             lock.close()
     return None
-
-
-def _failure(cell, code):
-    """Why a trainer that ended with an exit code has failed, or an empty str."""
-    if code:
-        with open(cell.log, encoding="utf-8", errors="replace") as file:
-            lines = [line.strip() for line in file if line.strip()]
-        return printable(lines[-1])[:300] if lines else f"exit code {code}"
-    return "" if cell.done else f"ended after {cell.epochs} of {cell.config.training.epochs} epochs"
 
 
 def write_hparams(cell):

@@ -7,14 +7,14 @@ from keras_alexnet.errors import UsageError
 LEAST_SEEDS = 3  # fewer say nothing about a spread
 
 
-def paired(values, others):
-    """How much `values` are above `others`, both in the same order of seeds.
+def paired(pairs):
+    """How much the first of each pair of values is above the second; a pair for each seed.
 
     Returns:
         dict: mean; low and high, the mean's 95 % confidence interval (Student's t), and the two-sided p of the paired
         t-test, all None with fewer than LEAST_SEEDS; seeds, their number; by_seed, list of float.
     """
-    by_seed = [value - other for value, other in zip(values, others, strict=True)]
+    by_seed = [value - other for value, other in pairs]
     mean, low, high, p = statistics.fmean(by_seed), None, None, None
     if len(by_seed) >= LEAST_SEEDS and min(by_seed) == max(by_seed):  # the test would divide by zero
         low, high, p = mean, mean, float(mean == 0)
@@ -35,12 +35,6 @@ def as_text(difference):
 def is_certain(difference):
     """Whether the interval of a difference as of `paired` excludes 0, bool."""
     return difference["low"] is not None and (difference["low"] > 0 or difference["high"] < 0)
-
-
-def reach_at(reach, seeds, level):
-    """Half the width of an interval at a level such as 0.01 for 99 %, from half that of 95 %, of so many seeds."""
-    t = scipy_stats().t(seeds - 1)
-    return reach * float(t.ppf(1 - level / 2) / t.ppf(0.975))
 
 
 def holm(ps):
