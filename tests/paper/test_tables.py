@@ -92,34 +92,21 @@ def test_nothing_run(capsys, tmp_path):
 
 
 def test_costs_are_images_by_speed():
-    def days(images):
-        return f"{images / 45 / 86400:.0f}"
+    def days(millions):
+        return f"{1e6 * millions / 45 / 86400:.0f}"
 
-    one, star = 90 * 1_281_167, 8 * 15_000_000 + 54 * 1_281_167
-    assert f"{days(90 * 1.2e6)} days on two CPU cores" in ONE.cost and f"{days(one)} days a network" in TWO.cost
+    one, star = 90 * 1.281167, 8 * 15 + 54 * 1.281167
+    assert f"{days(90 * 1.2)} days on two CPU cores" in ONE.cost and f"{days(one)} days a network" in TWO.cost
     assert f"a CNN* at least {days(star)}, all seven at least {days(5 * one + 2 * star)};" in TWO.cost
 
 
-def whole(*results, table=ILSVRC_2012):
+def whole(*results):
     """Values as of the paper's set. Args: (CNNs, pre-trained CNNs, top-1, top-5 error)."""
-    about = {
-        "dataset": "imagenet2012",
-        "data_dir": None,
-        "split": "validation",
-        "images": table.images,
-        "classes": 1000,
-    }
-    return {
-        "set": {**about, "model_classes": 1000},
-        "test_set": None,
-        "is_papers": True,
-        "views": 10,
-        "results": [
-            {"cnns": cnns, "pretrained": stars, "network": "paper" if cnns + stars == 1 else None, "test": None}
-            | {"top1_error": top1, "top5_error": top5}
-            for cnns, stars, top1, top5 in results
-        ],
-    }
+    names = ("cnns", "pretrained", "top1_error", "top5_error")
+    found = [{**dict(zip(names, each, strict=True)), "network": None, "test": None} for each in results]
+    about = {"dataset": "imagenet2012", "data_dir": None, "split": "validation", "images": 50_000, "classes": 1000}
+    about["model_classes"] = 1000
+    return {"set": about, "test_set": None, "is_papers": True, "views": 10, "results": found}
 
 
 def test_verdicts_on_the_papers_set():
@@ -133,7 +120,7 @@ def test_verdicts_on_the_papers_set():
     three = whole(*[(1, 0, 40.8, 18.3)] * 3, (3, 0, 39.0, 17.0))
     assert rows_of(TWO, three)["3 CNNs, ours"] == ("-", "-", "39.0 / 17.0", "-", "not run")
     assert str(TWO.verdict(three)).endswith("; not run: 5 CNNs, 1 CNN*, 7 CNNs*.")
-    one = whole((1, 0, 37.9, 17.2), table=ILSVRC_2010)
+    one = whole((1, 0, 37.9, 17.2))
     assert str(ONE.verdict(one)).startswith("Holds: CNN 37.9 / 17.2 (paper 37.5 / 17.0)")
     assert ONE.verdict(whole((1, 0, 37.9, 17.6))).outcome == "does not hold"
     assert str(ONE.verdict({**one, "views": 1})) == "Cannot be told: the center view only (the paper: ten)."
