@@ -13,11 +13,11 @@ from keras_alexnet.errors import ArgumentError, RequeueError, RunError, UsageErr
 REQUEUE = 75
 
 
-def run_command(name, main, argv):
-    """Runs `main(argv)` as the command `python -m keras_alexnet.NAME` and returns its exit code.
+def run_command(command, main, argv):
+    """Runs `main(argv)` as the command `python -m keras_alexnet.COMMAND` and returns its exit code.
 
     Args:
-        name: str, the command, as it is written in front of an error.
+        command: str, as it is written in front of an error.
         main: function of a list of str (without the program's name); returns nothing.
         argv: list of str.
 
@@ -27,33 +27,35 @@ def run_command(name, main, argv):
     """
     # The package uses TensorFlow's graphs, whichever backend Keras is configured with.
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open as long as the process)
         # A file's name may not be text in the terminal's encoding; it is shown with escapes.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(getattr(sys, name), io.TextIOWrapper):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         main(argv)
     except UsageError as error:
-        return _fail(name, error, 2)
+        return _fail(command, error, 2)
     except ArgumentError as error:
-        return _fail(name, f"--{error.name}={error.value}: {error.problem}", 2)
+        return _fail(command, f"--{error.name}={error.value}: {error.problem}", 2)
     except BrokenPipeError:
         # The reader of the output has closed it (`| head`); what is left in the buffer is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except RequeueError as error:
-        return _fail(name, error, REQUEUE)
+        return _fail(command, error, REQUEUE)
     except (RunError, OSError) as error:
         # A full disk, a folder without permission: the operating system's message names the file.
-        return _fail(name, error, 1)
+        return _fail(command, error, 1)
     except Exception as error:
         # TensorFlow writes logs and exports itself, and has its own errors for a full disk or a missing folder.
         tensorflow = sys.modules.get("tensorflow")
         if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
             raise
-        return _fail(name, error.message, 1)
+        return _fail(command, error.message, 1)
     except KeyboardInterrupt:
-        return _fail(name, "interrupted", 130)
+        return _fail(command, "interrupted", 130)
     return 0
 
 
@@ -100,7 +102,11 @@ def hidden_library_messages():
 def _stderr_to(file):
     """Redirects the standard error of the process, that of C libraries too, into an open file."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed by the shell: there is nothing to redirect
+        yield
+        return
     os.dup2(file.fileno(), 2)
     try:
         yield
@@ -109,7 +115,7 @@ def _stderr_to(file):
         os.close(kept)
 
 
-def _fail(name, message, code):
+def _fail(command, message, code):
     text = " ".join(str(message).split()) or type(message).__name__
-    print(f"{name}: {text}", file=sys.stderr)
+    print(f"{command}: {text}", file=sys.stderr)
     return code

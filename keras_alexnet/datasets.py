@@ -2,9 +2,11 @@
 
 import atexit
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 
 import numpy as np
@@ -108,7 +110,7 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
     model_dir, threads = config.run.model_dir, config.data.input_threads
     statistics = _statistics(config, given, train_source, is_chief)
     summary_path = os.path.join(model_dir, rundir.VALIDATION)
-    summary = _read_summary(summary_path)
+    summary = read_summary(summary_path)
     if summary and summary.fingerprint != val_source.fingerprint() and rundir.has_checkpoint(model_dir):
         raise UsageError(
             f"{summary_path}: is of another validation set than there is now; restore it, or name another --model_dir"
@@ -121,6 +123,11 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
         if is_chief:
             with atomic_write(summary_path) as file:
                 json.dump(dataclasses.asdict(summary), file)
+    if is_chief and not rundir.has_checkpoint(model_dir):
+        shared = shared_files(train_source, val_source)
+        if shared:
+            found = f"{shared} of {val_source.count} validation images are training images too, byte for byte"
+            print(f"warning: {found}: the validation error will be too low", file=sys.stderr, flush=True)
     bad = [f"train/{name}" for name in (*train_source.other_files, *statistics.skipped)]
     bad += [f"val/{name}" for name in (*val_source.other_files, *summary.skipped)]
     _report_bad_files(bad, config.data.bad_images, os.path.join(model_dir, "skipped.txt"), is_chief)
@@ -133,10 +140,29 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
     return statistics, train_source.without(statistics.skipped), summary, val_source.without(summary.skipped)
 
 
+def shared_files(train_source, val_source):
+    """How many files of a validation folder are in the training folder too, by content, int; 0 for other sources."""
+    if not all(isinstance(source, sources.FolderSource) for source in (train_source, val_source)):
+        return 0
+    # Only files of equal size can be equal.
+    sizes = set(train_source.sizes) & set(val_source.sizes)
+    train, val = (
+        [
+            _digest(os.path.join(each.root, file))
+            for file, size in zip(each.files, each.sizes, strict=True)
+            if size in sizes
+        ]
+        for each in (train_source, val_source)
+    )
+    known = set(train) - {None}
+    return sum(digest in known for digest in val)
+
+
 def describe_bad_files(names):
-    """The first of several files for a message, str; control characters escaped."""
+    """Files that are not images in a message, str: their number and the first of them, control characters escaped."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(map(printable, names[:NAMED])) + more
+    count = "1 file is not an image" if len(names) == 1 else f"{len(names)} files are not images"
+    return f"{count}: {', '.join(map(printable, names[:NAMED]))}{more}"
 
 
 def _statistics(config, given, source, is_chief):
@@ -161,7 +187,16 @@ def _statistics(config, given, source, is_chief):
     return statistics
 
 
-def _read_summary(path):
+def _digest(path):
+    """A hash of the first 64 kB of a file, bytes; None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read(65536)).digest()
+    except OSError:
+        return None
+
+
+def read_summary(path):
     """The summary of a validation set in a run's folder; None where it is missing or damaged."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -182,5 +217,5 @@ def _report_bad_files(names, policy, path, is_chief):
         return
     listed = f"{describe_bad_files(names)}; all are in {path}"
     if policy == "fail":
-        raise RunError(f"{len(names)} files are not images: {listed}. --bad_images=skip leaves them out")
-    print(f"{len(names)} files are not images and are left out: {listed}", flush=True)
+        raise RunError(f"{listed}. --bad_images=skip leaves them out")
+    print(f"{listed}; left out", flush=True)

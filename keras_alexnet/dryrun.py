@@ -5,27 +5,34 @@ import os
 import shutil
 import time
 
+from keras_alexnet.data.statistics import summarize
+from keras_alexnet.datasets import describe_bad_files
 from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.files import progress_bar
 from keras_alexnet.training.monitoring import memory
-from keras_alexnet.training.trainer import read
+from keras_alexnet.training.trainer import ReadError, read
 
 _GIGABYTE = 1e9
 _COPIES = 2  # a checkpoint holds the weights and a velocity for each; the exported model the weights alone
 
 
-def report(loop, described):
+def report(loop, describe):
     """Trains two steps, and prints what the run would take.
 
     Args:
         loop: training.loop.Loop, made with placeholder statistics.
-        described: str, what is known of data and network.
+        describe: function of the loop -> str, what is known of data and network.
 
     Raises:
         UsageError: the disk is too small, or the folder is not writable.
         RunError: an image cannot be read, or the loss is not finite.
     """
     training, run = loop.config.training, loop.config.run
-    seconds, validation = _step_seconds(loop)
+    try:
+        seconds, validation = _step_seconds(loop)
+    except ReadError:
+        _leave_out_bad_files(loop)
+        seconds, validation = _step_seconds(loop)
     left = max(0, training.epochs - loop.progress.epochs)
     epoch = loop.steps * seconds + math.ceil(loop.val_source.count / training.batch_size) * validation
     weights = 4 * loop.model.count_params()
@@ -36,7 +43,7 @@ def report(loop, described):
     used = ", ".join(f"{name} {size / _GIGABYTE:.1f} GB" for name, size in memory().items())
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     print(
-        f"{described}"
+        f"{describe(loop)}"
         f"steps:      {loop.steps:,} an epoch, {left * loop.steps:,} in {left} epochs to go\n"
         f"time:       {seconds:.2f} s a step, about {_duration(epoch)} an epoch with its validation, up to "
         f"{_duration(left * epoch)} in all\n"
@@ -72,6 +79,19 @@ def _step_seconds(loop):
             raise RunError(f"the loss is {float(loss)} after two steps; give a lower --learning_rate")
         found.append(seconds)
     return found
+
+
+def _leave_out_bad_files(loop):
+    """Names the files that training would leave out, and leaves them out."""
+    train, val = (
+        summarize(source, loop.config.data.input_threads, progress_bar(f"reading {source.name}")).skipped
+        for source in (loop.train_source, loop.val_source)
+    )
+    bad = [*(f"train/{name}" for name in train), *(f"val/{name}" for name in val)]
+    print(describe_bad_files(bad), flush=True)
+    if loop.config.data.bad_images == "fail":
+        raise RunError("--bad_images=fail: training would stop at them; --bad_images=skip leaves them out")
+    loop.train_source, loop.val_source = loop.train_source.without(train), loop.val_source.without(val)
 
 
 def _existing(path):

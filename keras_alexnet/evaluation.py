@@ -1,7 +1,6 @@
 """Models answer to every image of a set: errors, errors by class, confusions, calibration, and weights for averages."""
 
 import dataclasses
-import json
 import os
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_alexnet import __version__, export, flags, rundir
+from keras_alexnet import __version__, datasets, export, flags, rundir
 from keras_alexnet import config as configs
 from keras_alexnet.data import pipeline, shapes, sources, statistics
 from keras_alexnet.data.decoding import STORED_SIZE
@@ -188,7 +187,7 @@ def _chosen_weights(config, models, source, described):
 
 
 def _open(config, models, split):
-    """The source to evaluate, without what is no image, and what the report says of it."""
+    """The source to evaluate, without the files that are not images, and what the report says of it."""
     data = models[0].config.data
     if config.dataset:
         data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
@@ -218,9 +217,11 @@ def _open(config, models, split):
         )
     left_out = source.other_files
     if not source.label_counts:  # of prepared records it is known that they are images
-        skipped = _skipped(models, source)
-        if skipped is None:
-            skipped = statistics.summarize(source, config.input_threads, progress_bar(f"looking at {split}")).skipped
+        # A run knows which files of its own validation set are not images.
+        known = (datasets.read_summary(os.path.join(model.name, rundir.VALIDATION)) for model in models)
+        known = next((each for each in known if each and each.fingerprint == source.fingerprint()), None)
+        bar = progress_bar(f"reading {split}")
+        skipped = (known or statistics.summarize(source, config.input_threads, bar)).skipped
         source, left_out = source.without(skipped), (*left_out, *skipped)
     return source, {
         "dataset": data.dataset,
@@ -233,24 +234,13 @@ def _open(config, models, split):
     }
 
 
-def _skipped(models, source):
-    """What a run has found to be no image in this very set, or None."""
-    for model in models:
-        try:
-            with open(os.path.join(model.name, rundir.VALIDATION), encoding="utf-8") as file:
-                summary = json.load(file)
-            if summary["fingerprint"] == source.fingerprint():
-                return summary["skipped"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # an exported model has no such file
-    return None
-
-
 def _check_shapes(data):
-    """Evaluation looks at the pictures that there are; it draws none."""
+    """Evaluation draws no images."""
     folder = data.data_dir or os.path.join("data", "shapes")
     if not os.path.isfile(os.path.join(folder, shapes.INFO)):
-        raise UsageError(f"--data_dir={folder}: holds no built-in shapes; name the folder that training drew them into")
+        raise UsageError(
+            f"--data_dir={folder}: is not a folder of built-in shapes; name the one that training drew them into"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from keras_alexnet import __version__, flags, rundir
 from keras_alexnet import config as configs
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.files import atomic_directory
+from keras_alexnet.files import atomic_directory, remove_temp_files
 from keras_alexnet.flags import flag
 
 METADATA = os.path.join("assets.extra", "metadata.json")
@@ -90,6 +90,7 @@ def save(served, export_dir, metadata):
     from keras_alexnet.serving import warmup
 
     os.makedirs(export_dir, exist_ok=True)
+    remove_temp_files(export_dir)
     # TF Serving looks at numbers only; the folder that is written first begins with a dot and is nothing to it.
     with atomic_directory(export_dir, lambda: _next_version(export_dir)) as (aside, written):
         tf.saved_model.save(served, aside, signatures=served.signatures())

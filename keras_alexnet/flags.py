@@ -159,9 +159,9 @@ def help_text(kind, usage, positional=None):
     groups = {}
     for name, (field, group) in _fields(kind).items():
         if name != positional:
-            title = "most used" if field.metadata["first"] else inspect.getdoc(group).partition("\n")[0].rstrip(".")
+            title = "most used" if field.metadata["first"] else _title(group)
             groups.setdefault(title, []).append(field)
-    lines = [usage.strip()]
+    lines = [(usage or "").strip()]
     for title, fields in sorted(groups.items(), key=lambda group: group[0] != "most used"):
         lines += ["", f"{title[0].upper()}{title[1:]}:"]
         for field in fields:
@@ -172,6 +172,11 @@ def help_text(kind, usage, positional=None):
             lines += textwrap.wrap(field.metadata["help"], 110, initial_indent="      ", subsequent_indent="      ")
     lines += ["", "  --flagfile=FILE", "      Flags from a file, one a line; flags behind it win."]
     return "\n".join(lines)
+
+
+def _title(group):
+    """The first line of a dataclass's docstring; its name where python -OO has removed it."""
+    return (inspect.getdoc(group) or group.__name__).partition("\n")[0].rstrip(".")
 
 
 def _fields(kind):
@@ -234,6 +239,8 @@ def _converted(field, hint, value):
         return next(choice for choice in options["choices"] if str(choice) == value)
     if typing.get_origin(hint) is tuple:
         return tuple(_items(name, value, typing.get_args(hint)[0]))
+    if value is None:
+        return None
     if isinstance(value, float) and not math.isfinite(value):
         raise ArgumentError(name, value, "must be a finite number")
     if options["above"] is not None and value <= options["above"]:
@@ -260,7 +267,9 @@ def _items(name, text, kind):
 
 def _base_type(kind, field):
     hint = typing.get_type_hints(kind)[field.name]
-    return tuple if typing.get_origin(hint) is tuple else hint
+    if typing.get_origin(hint) is tuple:
+        return tuple
+    return next((each for each in typing.get_args(hint) if each is not type(None)), hint)  # of X | None, X
 
 
 def _value(config, name):

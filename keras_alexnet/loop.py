@@ -337,10 +337,7 @@ class Loop:
                 return f"{error}. Put {where} back as it was, and the same command resumes"
         if not bad:
             return "Every file can be read now; the same command resumes after the last checkpoint"
-        named = datasets.describe_bad_files(bad)
-        return (
-            f"Since the run started, {len(bad)} became unreadable: {named}. Restore them, and the same command resumes"
-        )
+        return f"{datasets.describe_bad_files(bad)}. Restore what was there, and the same command resumes"
 
 
 def _describe(epochs, steps):

@@ -65,12 +65,10 @@ def check_run(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is not a run (its {FLAGS} is missing)")
 
 
-def check_path(model_dir):
+def check_path(path, name="model_dir"):
     """Raises ArgumentError of a path that TensorFlow would read as a pattern of file names."""
-    if set(os.path.abspath(model_dir)) & set("[]*?\\"):
-        raise ArgumentError(
-            "model_dir", model_dir, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)"
-        )
+    if set(os.path.abspath(path)) & set("[]*?\\"):
+        raise ArgumentError(name, path, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
 
 
 def has_checkpoint(model_dir):
@@ -107,11 +105,13 @@ def write_class_names(model_dir, class_names):
 
 
 def write_flags(config):
-    """Writes every flag of a run as a flagfile, by which training can be repeated."""
-    path = os.path.join(config.run.model_dir, FLAGS)
+    """Writes every flag of a run as a flagfile, by which training can be repeated, from any folder."""
+    path, texts = os.path.join(config.run.model_dir, FLAGS), flags.as_text(config)
+    if texts["data_dir"]:
+        texts["data_dir"] = os.path.abspath(texts["data_dir"])
     with atomic_write(path) as file:
         file.write(f"# python -m keras_alexnet.train --flagfile={path}\n")
-        file.write("".join(f"--{name}={value}\n" for name, value in flags.as_text(config).items()))
+        file.write("".join(f"--{name}={value}\n" for name, value in texts.items()))
 
 
 def write_provenance(model_dir, statistics, val_summary):

@@ -51,11 +51,10 @@ def train(config):
         with distribution.strategy.scope():
             model = rundir.build_model(config.network, len(train_source.class_names), config.run.seed, devices)
             load_initial_weights(config, model)
-        described = describe(config, model, train_source, val_source, placed, distribution)
         parts = config, model, devices, distribution
         if config.run.dry_run:
             known = datasets.placeholder_statistics(config, given, train_source, val_source)
-            dryrun.report(loop.Loop(*parts, *known, train_source, val_source), described)
+            dryrun.report(loop.Loop(*parts, *known, train_source, val_source), lambda each: describe(each, placed))
             return []
         os.makedirs(config.run.model_dir, exist_ok=True)
         with lock(config.run.model_dir) if distribution.is_chief else contextlib.nullcontext():
@@ -67,7 +66,7 @@ def train(config):
             running = loop.Loop(*parts, statistics, val_summary, train_source, val_source)
             if distribution.is_chief:
                 write_description(config, train_source.class_names, statistics, val_summary)
-            print(described, end="", flush=True)
+            print(describe(running, placed), end="", flush=True)
             trained = running.fit(started, stop)
             last = running.progress.history[-1]
             print(
@@ -86,6 +85,10 @@ def check_model_dir(config):
     rundir.check_path(model_dir)
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
+    if config.data.dataset == "folder":
+        inside = os.path.relpath(os.path.realpath(model_dir), os.path.realpath(config.data.data_dir)).split(os.sep)
+        if len(inside) > 1 and inside[0] in ("train", "val", "validation", "test"):
+            raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
     if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return
     changed = flags.changes(rundir.read_config(model_dir), config)
@@ -137,21 +140,21 @@ def write_description(config, class_names, statistics, val_summary):
         print(f"note: the run was started with {'; '.join(changed)}: it may not repeat to the bit", flush=True)
 
 
-def describe(config, model, train_source, val_source, devices, distribution):
-    """What is trained on what, in lines."""
-    network, training = config.network, config.training
-    steps = math.ceil(train_source.count / training.batch_size)
+def describe(loop, devices):
+    """What is trained on what, in lines: of a loop.Loop, and the names of the devices."""
+    network, training, distribution = loop.config.network, loop.config.training, loop.distribution
+    steps = math.ceil(loop.train_source.count / training.batch_size)
     where = " and ".join(devices) if devices else "wherever TensorFlow places it"
     if distribution.replicas > 1:
         where += (
             f", {distribution.replicas} replicas in {distribution.workers} process{'es' * (distribution.workers > 1)}"
         )
     return (
-        f"training:   {train_source.count} images of {len(train_source.class_names)} classes, {steps} steps an epoch, "
-        f"up to {training.epochs} epochs\n"
-        f"validation: {val_source.count} images, center view\n"
+        f"training:   {loop.train_source.count} images of {len(loop.train_source.class_names)} classes, "
+        f"{steps} steps an epoch, up to {training.epochs} epochs\n"
+        f"validation: {loop.val_source.count} images, center view\n"
         f"network:    {network.variant}, {network.towers} tower{'s' * (network.towers > 1)}, "
-        f"{model.count_params():,} parameters, {network.precision}, on {where}\n"
+        f"{loop.model.count_params():,} parameters, {network.precision}, on {where}\n"
     )
 
 

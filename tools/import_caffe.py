@@ -25,9 +25,8 @@ def main(argv):
     start_tensorflow()
     import numpy as np
 
-    from keras_alexnet import caffe
+    from keras_alexnet import caffe, rundir
     from keras_alexnet import config as configs
-    from keras_alexnet import rundir
     from keras_alexnet.data.statistics import Statistics
     from keras_alexnet.model import weights as named_weights
 

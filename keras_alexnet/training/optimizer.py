@@ -3,22 +3,24 @@
 import keras
 import tensorflow as tf
 
+from keras_alexnet.errors import ArgumentError
+
 
 @keras.saving.register_keras_serializable("keras_alexnet")
 class MomentumSGD(keras.optimizers.Optimizer):
     """v <- momentum v - weight_decay rate w - rate g;  w <- w + v.  Biases are not decayed.
 
     Section 5 of the paper and `src/weights.cu` of the release. The decay enters the velocity, times the rate, unlike
-    Keras' own `weight_decay`, which shrinks the weights beside it. What has a multiplier of 0 is not touched at all, as
-    in the release: its velocity does not carry it on.
+    Keras' own `weight_decay`, which shrinks the weights separately. A multiplier of 0 freezes a variable, as in the
+    release: its velocity no longer moves it.
 
     A variable is a bias when its name contains "bias", as Keras' layers name theirs.
 
     Args:
-        learning_rate: float >= 0, rate of the kernels.
+        learning_rate: float >= 0, learning rate of the kernels.
         momentum: float, 0 <= momentum < 1.
         weight_decay: float >= 0, for kernels.
-        bias_learning_rate_multiplier: float >= 0, rate of the biases over that of the kernels.
+        bias_learning_rate_multiplier: float >= 0, learning rate of the biases over that of the kernels.
         layer_learning_rate_multipliers: optional dict, start of a layer's name -> float >= 0, a further factor for
             the kernels and biases of the layers whose name starts so; the longest start counts. Factors can be
             changed while training by `set_multiplier`; their names are fixed here.
@@ -45,12 +47,12 @@ class MomentumSGD(keras.optimizers.Optimizer):
         kwargs.pop("weight_decay", None)
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1. Received: momentum={momentum}")
+            raise ArgumentError("momentum", momentum, "must be at least 0 and below 1")
         multipliers = {"bias": bias_learning_rate_multiplier, **(layer_learning_rate_multipliers or {})}
         decays = {"weight_decay": weight_decay, **(layer_weight_decays or {})}
         for label, value in [*decays.items(), *multipliers.items()]:
             if not value >= 0:
-                raise ValueError(f"{label} must not be negative. Received: {value}")
+                raise ArgumentError(label, value, "must not be negative")
         self.momentum, self.kernel_decay = momentum, weight_decay
         self.layer_decays = dict(layer_weight_decays or {})
         self._multipliers = {
@@ -108,7 +110,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
             self.assign_add(variable, tf.where(rate > 0, after, 0.0))
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        # One replica has nothing to sum, and what Keras makes of it anyway gathers all gradients on one device.
+        # With one replica there is nothing to sum; Keras would gather all gradients on one device for it.
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return grads_and_vars
         return super()._all_reduce_sum_gradients(grads_and_vars)
@@ -128,9 +130,9 @@ class MomentumSGD(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable("keras_alexnet")
 class LossScale(keras.optimizers.LossScaleOptimizer):
-    """Keras' dynamic loss scaling for float16, with each gradient looked at and divided on its own device.
+    """Keras' dynamic loss scaling for float16, with each gradient checked and divided on its own device.
 
-    Keras does both where TensorFlow likes, and a tower's weight gradients would cross to the other's device and back.
+    Keras leaves the device to TensorFlow, and a tower's weight gradients would cross to the other device and back.
     """
 
     def __init__(self, inner_optimizer, name="loss_scale", **kwargs):
