@@ -7,6 +7,7 @@ random order and cut into shards. All bytes depend on the source and the setting
 interruptions or on Apache Beam.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -27,6 +28,8 @@ from keras_alexnet.files import acquire, atomic_write
 __all__ = ["Settings", "beam_writer", "claim", "prepare"]
 _NAMED = 3  # files that an error names
 
+Report = collections.namedtuple("Report", "manifest handled seconds")
+
 
 def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=shards.write):
     """Prepares both splits, or resumes where it was interrupted.
@@ -40,7 +43,7 @@ def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=sh
         write: function as `shards.write`, or as of `beam_writer`.
 
     Returns:
-        (manifest: dict; files that this call has read: int; seconds: float).
+        Report: manifest, dict; handled, files that this call has read, int; seconds, float.
 
     Raises:
         UsageError: the folder holds something else or another preparation, or another process is preparing into it.
@@ -67,7 +70,7 @@ def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=sh
             manifest = _finish(splits, out_dir, settings, plan)
     # Here, since a process may have ended between the manifest and this.
     shutil.rmtree(os.path.join(out_dir, WORK), ignore_errors=True)
-    return manifest, handled, time.perf_counter() - started
+    return Report(manifest, handled, time.perf_counter() - started)
 
 
 def claim(out_dir):
