@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_alexnet.data import imagenet_labels
+from keras_alexnet.data import imagenet
 
 # Mean of the training images of ILSVRC2012, red, green, blue, in 0..255, as Caffe's `ilsvrc_2012_mean.npy` has it (its
 # example 00-classification prints it). A run's own is in its statistics.npz.
@@ -66,7 +66,7 @@ def decode_predictions(predictions, top=5, class_names=None):
         ValueError: another number of classes.
     """
     predictions = np.asarray(predictions)
-    names = imagenet_labels.classes() if class_names is None else [(name, name) for name in class_names]
+    names = imagenet.classes() if class_names is None else [(name, name) for name in class_names]
     if predictions.ndim != 2 or predictions.shape[1] != len(names):
         raise ValueError(
             f"predictions must be (images, {len(names)}); give the class_names of other classes. Received: "

@@ -236,7 +236,7 @@ def _open(config, models, split):
 
 def _check_shapes(data):
     """Evaluation draws no images."""
-    folder = data.data_dir or os.path.join("data", "shapes")
+    folder = sources.shapes_folder(data)
     if not os.path.isfile(os.path.join(folder, shapes.INFO)):
         raise UsageError(
             f"--data_dir={folder}: is not a folder of built-in shapes; name the one that training drew them into"
