@@ -193,6 +193,7 @@ def _open(config, models, split):
         data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
     elif config.data_dir:
         data = dataclasses.replace(data, data_dir=config.data_dir)
+    data = datasets.find_imagenet(data)
     if data.dataset == "folder":
         split = split or "val"
         source = sources.list_split(Path(data.data_dir), split)
