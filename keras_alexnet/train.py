@@ -46,6 +46,7 @@ def train(config):
             from keras_alexnet.training import distribution as distributions
 
             distribution, devices, placed = distributions.choose(config.run, config.network, config.training.batch_size)
+            stop.listen()
         train_source, val_source = datasets.open_sources(config)
         given = datasets.given_statistics(config.data)
         with distribution.strategy.scope():

@@ -11,8 +11,9 @@ import pytest
 from keras_alexnet import datasets, files, loop, rundir, train
 from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
-from keras_alexnet.training import checkpoints, trainer
+from keras_alexnet.training import checkpoints, distribution, trainer
 from tests.runs import TINY_RUN, assert_same, finish, history, newest, start, state, until
+from tests.training.test_signals import replace_handler
 
 
 @pytest.fixture
@@ -60,7 +61,15 @@ def default_ctrl_c():
 def test_a_signal_keeps_the_step_and_the_run_resumes_to_the_bit(
     tiny_run, command, stop_after, default_ctrl_c, tmp_path, monkeypatch, capsys
 ):
-    folder = tmp_path / "run"
+    folder, choose = tmp_path / "run", distribution.choose
+
+    def choose_and_replace(*arguments):
+        """As with the multi-worker strategy, which takes SIGTERM for itself."""
+        found = choose(*arguments)
+        replace_handler(signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(distribution, "choose", choose_and_replace)
     for step, number, where in (
         (2, signal.SIGTERM, "epoch 0 and 2 steps"),
         (3, signal.SIGHUP, "epoch 1 and 2 steps"),

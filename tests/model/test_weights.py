@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import AlexNet
-from keras_alexnet import rundir
+from keras_alexnet import AlexNet, rundir
 from keras_alexnet.model import weights
 
 TINY = 1 / 16

@@ -10,8 +10,8 @@ from keras_alexnet import AlexNet
 from keras_alexnet.model import weights
 from keras_alexnet.model.towers import choose_devices
 from keras_alexnet.training import metrics
-from keras_alexnet.training.trainer import Trainer
 from keras_alexnet.training.optimizer import MomentumSGD
+from keras_alexnet.training.trainer import Trainer
 
 BATCH, CLASSES, WIDTH, STEPS = 4, 5, 1 / 16, 4
 

@@ -6,8 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from keras_alexnet import evaluate
-from keras_alexnet import rundir
+from keras_alexnet import evaluate, rundir
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.paper import features

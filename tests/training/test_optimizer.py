@@ -28,7 +28,7 @@ def graph_of(optimizer, weights):
 
 
 def check(optimizer, weights, rates, decays, steps=5, momentum=0.9):
-    """Steps with random gradients, next to the rule: `rates` and `decays` of each variable, or functions of the step."""
+    """Steps with random gradients, next to the rule: rates (or a function of the step) and decays of each variable."""
     optimizer.build(weights)
     apply, rng = graph_of(optimizer, weights), np.random.default_rng(1)
     expected = [(weight.numpy().astype(np.float64), 0.0) for weight in weights]

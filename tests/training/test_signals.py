@@ -1,3 +1,4 @@
+import ctypes
 import os
 import signal
 import threading
@@ -6,6 +7,11 @@ import pytest
 
 from keras_alexnet.errors import RequeueError
 from keras_alexnet.training import signals
+
+
+def replace_handler(number):
+    """What TensorFlow's multi-worker strategy does: Python does not know of it."""
+    ctypes.CDLL(None).signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +37,15 @@ def test_a_signal_is_noted_or_ends_what_has_nothing_to_save(number):
     assert signal.getsignal(number) is before
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else RequeueError), signals.catch_signals():
         os.kill(os.getpid(), number)
+
+
+def test_a_handler_that_a_library_has_replaced_is_set_again():
+    with signals.catch_signals() as stop:
+        stop.at_once = False
+        replace_handler(signal.SIGTERM)
+        stop.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
 
 
 def test_the_first_signal_counts_and_a_second_ctrl_c_interrupts():
