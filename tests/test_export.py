@@ -68,19 +68,16 @@ def test_ten_views_are_exported_by_a_flag(tiny_run, small_images, capsys):
     assert abs(one["probabilities"] - ten["probabilities"]).numpy().max() > 0
 
 
-@pytest.mark.parametrize("content", [None, "no JSON", '{"class_names": 5, "flags": {}}'])
-def test_an_export_of_another_program(tmp_path, content):
+def test_an_export_of_another_program_and_what_is_not_a_run(tmp_path, capsys):
     with pytest.raises(UsageError, match="exported model"):
         export.read_metadata(str(tmp_path))
     (tmp_path / "saved_model.pb").touch()
     (tmp_path / "assets.extra").mkdir()
-    if content is not None:
-        (tmp_path / "assets.extra" / "metadata.json").write_text(content)
-    with pytest.raises(UsageError, match="was not exported by"):
-        export.read_metadata(str(tmp_path))
-
-
-def test_what_is_not_a_run(tmp_path, capsys):
+    for content in (None, "no JSON", '{"class_names": 5, "flags": {}}'):
+        if content is not None:
+            (tmp_path / "assets.extra" / "metadata.json").write_text(content)
+        with pytest.raises(UsageError, match="was not exported by"):
+            export.read_metadata(str(tmp_path))
     for argv, words in (([], "--model_dir is missing"), ([f"--model_dir={tmp_path}"], "is not a run")):
         assert run_command("export", export.main, argv) == 2
         error = capsys.readouterr().err

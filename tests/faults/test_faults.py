@@ -5,7 +5,6 @@
 Every fault ends in one clear line, and the same command then ends as an uninterrupted run does, to the bit.
 """
 
-import os
 import random
 import resource
 import shutil
@@ -13,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,14 +71,11 @@ def test_kills_at_random_moments(run, uninterrupted, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP])
 def test_signals_at_random_moments(number, run, uninterrupted, tmp_path):
-    """The first one before TensorFlow is imported, or while it is."""
+    """The first one while TensorFlow is imported."""
     rng = random.Random(number)
-
-    def heed():
-        signal.signal(number, signal.SIG_DFL)  # a shell's background jobs, which these tests may be, ignore some
-
     for attempt in range(4):
-        process = run(preexec_fn=heed, start_new_session=True)
+        # A shell's background jobs, which these tests may be, ignore some signals.
+        process = run(preexec_fn=lambda: signal.signal(number, signal.SIG_DFL), start_new_session=True)
         if attempt:
             until(process, "first step")
         time.sleep(rng.uniform(0, 0.5) if attempt else 1.5)
@@ -91,70 +86,24 @@ def test_signals_at_random_moments(number, run, uninterrupted, tmp_path):
     resumes(run(), tmp_path / "run", uninterrupted)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A function of options that mounts a disk in memory, or changes it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(options, remount=False):
-        how = f"remount,{options}" if remount else options
-        command = ["mount", "-t", "tmpfs", "-o", how, "tmpfs", str(folder)]
-        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("no disk can be mounted here")
-        return folder
-
-    yield mount
-    subprocess.run(["umount", "-l", str(folder)], capture_output=True)
-
-
-def test_a_full_disk(run, uninterrupted, small_disk):
-    disk = small_disk("size=2500k")  # statistics take 0.8 MB, each checkpoint 0.5
-    process = run(folder=disk / "run")
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 1 and "Traceback" not in error
-    assert "GB are left on the disk" in error  # the warning before it
-    last = error.strip().splitlines()[-1]
-    assert "could not be written (" in last and "is kept" in last, last
-    assert newest(disk / "run")
-    small_disk("size=60m", remount=True)
-    resumes(run(folder=disk / "run"), disk / "run", uninterrupted)
-
-
-def test_a_disk_that_becomes_read_only(run, uninterrupted, small_disk):
-    disk = small_disk("size=60m")
-    process = run(folder=disk / "run")
-    until(process, "Epoch 5/")
-    # Files are open for writing, which keeps a disk from being mounted anew: the folder of checkpoints is covered.
-    folder = disk / "run" / "checkpoints"
-    covered = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(folder)]
-    subprocess.run(covered, check=True)
-    code, _, error = finish(process)
-    subprocess.run(["umount", str(folder)], check=True)
-    assert code == 1 and "could not be written (" in error and "ead-only file system" in error, error
-    resumes(run(folder=disk / "run"), disk / "run", uninterrupted)
-
-
-def test_a_read_only_folder_at_the_start(run, small_disk):
-    disk = small_disk("size=1m,ro")
-    code, _, error = finish(run(folder=disk / "run"))
-    assert code == 1 and "Read-only file system" in error and str(disk / "run") in error
-
-
-def test_flipped_bytes_of_the_newest_checkpoint(run, uninterrupted, tmp_path):
-    process = run()
-    until(process, "Epoch 6/")
-    process.kill()
-    process.communicate()
-    path = newest(tmp_path / "run")
-    data = Path(f"{path}.data-00000-of-00001")
-    whole = bytearray(data.read_bytes())
-    for place in np.random.default_rng(0).integers(0, len(whole), 20):
-        whole[place] ^= 0x55
-    data.write_bytes(whole)
-    code, shown, error = finish(run())
-    assert code == 0 and "resuming after epoch" in shown and path not in shown, error
-    assert_same(tmp_path / "run", uninterrupted)
+def test_a_full_disk(run, uninterrupted, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(disk), "-o"]
+    # Statistics take 0.8 MB, each checkpoint 0.5.
+    if shutil.which("mount") is None or subprocess.run([*mount, "size=2500k"], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        process = run(folder=disk / "run")
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 1 and "Traceback" not in error
+        assert "GB are left on the disk" in error  # the warning before it
+        last = error.strip().splitlines()[-1]
+        assert "could not be written (" in last and "is kept" in last, last
+        subprocess.run([*mount, "remount,size=60m"], check=True)
+        resumes(run(folder=disk / "run"), disk / "run", uninterrupted)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)])
 
 
 def test_flipped_bytes_of_a_record(small_images, tmp_path):
@@ -172,42 +121,6 @@ def test_flipped_bytes_of_a_record(small_images, tmp_path):
     resumes(start(*flags, f"--model_dir={tmp_path / 'run'}"), tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_clock_that_jumps(flags, uninterrupted, tmp_path):
-    """The time of day jumps back and forth by days, each time it is asked for."""
-    program = (
-        "import itertools, sys, time\n"
-        "real, jumps = time.time, itertools.cycle([0, -200_000, 300_000])\n"
-        "time.time = lambda: real() + next(jumps)\n"
-        "from keras_alexnet import train\nfrom keras_alexnet.cli import run_command\n"
-        "sys.exit(run_command('train', train.main, sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", program, *flags, f"--model_dir={tmp_path / 'run'}", "--checkpoint_minutes=0.001"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert_same(tmp_path / "run", uninterrupted)
-
-
-def test_two_runs_into_one_folder(run, uninterrupted, tmp_path):
-    first = run()
-    until(first, "first step")
-    first.send_signal(signal.SIGSTOP)
-    code, _, error = finish(run())
-    assert code == 2 and f"is being trained by {os.uname().nodename}, process {first.pid}, since" in error
-    first.send_signal(signal.SIGCONT)
-    resumes(first, tmp_path / "run", uninterrupted)
-
-
-def test_images_that_are_gone_and_come_back(run, uninterrupted, small_images, tmp_path):
-    images = shutil.copytree(small_images, tmp_path / "images")
-    process = run(f"--data_dir={images}")
-    until(process, "Epoch 4/")
-    images.rename(tmp_path / "elsewhere")
-    code, _, error = finish(process)
-    assert code == 1 and "an image could not be read: " in error and f"Put {images} back as it was" in error, error
-    (tmp_path / "elsewhere").rename(images)
-    resumes(run(f"--data_dir={images}"), tmp_path / "run", uninterrupted)
-
-
 @pytest.mark.parametrize("limit", [24, 32, 48])
 def test_too_few_descriptors(limit, run, uninterrupted, tmp_path):
     """However few there are: it ends in one line, or not at all."""
@@ -223,11 +136,9 @@ def test_a_worker_that_is_killed_and_started_again(flags, uninterrupted, tmp_pat
     shared = [*flags, f"--model_dir={tmp_path}", "--checkpoint_steps=2"]
     workers = start_workers(shared)
     until(workers[0], "Epoch 4/")
-    began = time.perf_counter()
     workers[1].kill()
     code, _, error = finish(workers[0])
     assert code == 75 and "the other workers cannot be reached" in error and "start all of them again" in error
-    print(f"the other worker ended {time.perf_counter() - began:.0f} s after the kill")
     workers[1].communicate()
     # A signal to one of them ends both, at the same step.
     workers = start_workers(shared)
