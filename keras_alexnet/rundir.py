@@ -170,7 +170,7 @@ def open_run(model_dir, which="newest"):
     if not paths:
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
     if which == "best":
-        best = checkpoints.read_progress(paths[0]).best
+        best = _best_epoch(paths, checkpoints.read_progress)
         paths = [path for path in paths if os.path.basename(path) == progresses.checkpoint_name(best or 0, 0)]
         if not paths:
             raise RunError(f"{folder}: the checkpoint of the best epoch is missing; take the newest")
@@ -187,6 +187,16 @@ def open_run(model_dir, which="newest"):
             if path == paths[-1]:
                 raise
             print(f"warning: {error}; trying the one before", file=sys.stderr, flush=True)
+
+
+def _best_epoch(paths, read_progress):
+    """The epoch with the lowest validation error, int or None, as the newest checkpoint that can be read knows it."""
+    for path in paths:
+        try:
+            return read_progress(path).best
+        except RunError:
+            if path == paths[-1]:
+                raise
 
 
 def build(run):

@@ -49,6 +49,7 @@ def train(config):
             from keras_alexnet.training import distribution as distributions
 
             distribution, devices, placed = distributions.choose(config.run, config.network, config.training.batch_size)
+            stop.listen()
         data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run)
         train_source, val_source = listed or datasets.open_sources(data, config.run.dry_run)
         given = datasets.given_statistics(data)

@@ -16,8 +16,8 @@ SMALL_CLASSES = ("blue_disk", "red_square", "striped_red_disk")
 # Two towers and all layers, a sixteenth of the width.
 FULL_RUN = ["--dataset=folder", "--width=0.0625", "--batch_size=8", "--variant=release2012", "--summary_steps=1"]
 # Tracing graphs takes most of a tiny run's time: one tower, and the first layer of each kind only.
-REMOVED = "--removed_layers=conv2,conv3,conv4,conv5,fc7"
-TINY_RUN = [*FULL_RUN, "--towers=1", "--groups=1", REMOVED, "--learning_rate=0.001"]
+REMOVED = ("conv2", "conv3", "conv4", "conv5", "fc7")
+TINY_RUN = [*FULL_RUN, "--towers=1", "--groups=1", f"--removed_layers={','.join(REMOVED)}", "--learning_rate=0.001"]
 
 
 def history(folder):
