@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from keras_alexnet.applications import IMAGENET_MEAN
 from keras_alexnet.data.decoding import STORED_SIZE
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.model.alexnet import check_width
+from keras_alexnet.model.variants import Network
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 MAX_BYTES = 2**31 - 1  # of a file: what a protocol buffer may have; the real one has 244 million
@@ -69,7 +69,7 @@ def read(path):
     # Width and classes are what the file has; all other shapes follow.
     units, classes = layers["conv1"][1].size, layers["fc8"][1].size
     try:
-        check_width(units / 96)
+        Network(width=units / 96)
     except ValueError as error:
         raise RunError(f"{path}: conv1 has {units} outputs and AlexNet 96; {error}") from None
     weights = {}

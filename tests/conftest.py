@@ -24,6 +24,10 @@ from keras_alexnet.serving.signatures import ServedModel
 
 CLASSES = ["blue_disk", "red_disk", "red_square", "red_star", "striped_red_disk", "blue_square"]
 
+# Two devices, before anything runs: this process can place towers and replicas. TensorFlow takes the first by default.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
 
 SMALL_CLASSES = ("blue_disk", "red_square", "striped_red_disk")
 TINY_RUN = ["--dataset=folder", "--width=0.0625", "--batch_size=8", "--variant=release2012", "--summary_steps=1"]
