@@ -3,10 +3,7 @@
 import numpy as np
 
 from keras_alexnet.data import imagenet_labels
-
-# Mean of the training images of ILSVRC2012, red, green, blue, in 0..255, as Caffe's `ilsvrc_2012_mean.npy` has it (its
-# example 00-classification prints it). A run's own is in its statistics.npz.
-IMAGENET_MEAN = (122.67891434, 116.66876762, 104.00698793)
+from keras_alexnet.model.caffe import IMAGENET_MEAN
 
 
 def preprocess_input(images, mean=IMAGENET_MEAN):

@@ -25,10 +25,10 @@ def main(argv):
     start_tensorflow()
     import numpy as np
 
-    from keras_alexnet import caffe
     from keras_alexnet import config as configs
     from keras_alexnet import rundir
     from keras_alexnet.data.statistics import Statistics
+    from keras_alexnet.model import caffe
     from keras_alexnet.model import weights as named_weights
 
     mean_image = caffe.read_mean(options.mean and os.path.expanduser(options.mean))

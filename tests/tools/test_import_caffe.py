@@ -1,4 +1,4 @@
-"""The program: from a file of Caffe's to a run like any other. What it reads is tested in tests/test_caffe.py."""
+"""The program: from a file of Caffe's to a run like any other. What it reads is tested in tests/model/test_caffe.py."""
 
 import os
 import re
@@ -12,8 +12,8 @@ import pytest
 from keras_alexnet import AlexNet, export
 from keras_alexnet import rundir
 from keras_alexnet.cli import run_command
+from tests.model.test_caffe import CLASSES, Evil, blob_2014, blob_2015, blobs_of, caffemodel, converted, npy
 from tests.reference import caffe_network
-from tests.test_caffe import CLASSES, Evil, blob_2014, blob_2015, blobs_of, caffemodel, converted, npy
 from tests.tools.conftest import load_tool
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ BAD = {
     "few_names": (["IN/good.caffemodel", "--out=OUT", "--class_names=IN/few.txt"], 2, "few.txt: 2 names; .* has 7"),
     "same_names": (["IN/good.caffemodel", "--out=OUT", "--class_names=IN/same.txt"], 2, "two classes have the same"),
     "no_text": (["IN/good.caffemodel", "--out=OUT", "--class_names=IN/good.caffemodel"], 2, "good.caffemodel: is no t"),
-    "cut": (["IN/cut.caffemodel", "--out=OUT"], 1, "cut.caffemodel: holds no weights, .caffemodel or .npy, or is cut"),
+    "cut": (["IN/cut.caffemodel", "--out=OUT"], 1, "cut.caffemodel: holds no weights, .caffemodel or .npy, or is trunc"),
     "text": (["IN/names.txt", "--out=OUT"], 1, "names.txt: holds no weights, .caffemodel or .npy"),
     "mean": (["IN/good.caffemodel", "--out=OUT", "--mean=IN/names.txt"], 1, "names.txt: holds no mean image"),
     "evil": (["IN/evil.npy", "--out=OUT"], 1, "evil.npy: .*its pickle asks for (posix|nt).system"),
