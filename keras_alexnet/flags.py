@@ -239,6 +239,8 @@ def _converted(field, hint, value):
         return next(choice for choice in options["choices"] if str(choice) == value)
     if typing.get_origin(hint) is tuple:
         return tuple(_items(name, value, typing.get_args(hint)[0]))
+    if value is None:
+        return None
     if isinstance(value, float) and not math.isfinite(value):
         raise ArgumentError(name, value, "must be a finite number")
     if options["above"] is not None and value <= options["above"]:
@@ -265,7 +267,9 @@ def _items(name, text, kind):
 
 def _base_type(kind, field):
     hint = typing.get_type_hints(kind)[field.name]
-    return tuple if typing.get_origin(hint) is tuple else hint
+    if typing.get_origin(hint) is tuple:
+        return tuple
+    return next((each for each in typing.get_args(hint) if each is not type(None)), hint)  # of X | None, X
 
 
 def _value(config, name):

@@ -65,12 +65,10 @@ def check_run(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is not a run (its {FLAGS} is missing)")
 
 
-def check_path(model_dir):
+def check_path(path, name="model_dir"):
     """Raises ArgumentError of a path that TensorFlow would read as a pattern of file names."""
-    if set(os.path.abspath(model_dir)) & set("[]*?\\"):
-        raise ArgumentError(
-            "model_dir", model_dir, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)"
-        )
+    if set(os.path.abspath(path)) & set("[]*?\\"):
+        raise ArgumentError(name, path, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
 
 
 def has_checkpoint(model_dir):

@@ -7,8 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import config as configs
-from keras_alexnet import evaluate, export
-from keras_alexnet import rundir
+from keras_alexnet import evaluate, export, rundir
 from keras_alexnet.cli import run_command
 from keras_alexnet.data import preparation, sources, statistics
 from keras_alexnet.data.decoding import decode_center

@@ -2,10 +2,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+from keras_alexnet.paper.cifar_data import Images
 
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.paper import cifar_network, cifar_run
-from keras_alexnet.paper.cifar_data import Images
 from tests.reference.update import momentum_sgd
 
 TRIAL = cifar_run.Trial("19pct", batch_size=8, seed=3)

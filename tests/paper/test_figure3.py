@@ -3,11 +3,11 @@ import shutil
 
 import numpy as np
 import pytest
+from keras_alexnet.training.filters import grid
 
 from keras_alexnet import AlexNet
 from keras_alexnet.cli import run_command
 from keras_alexnet.paper import figure3
-from keras_alexnet.training.filters import grid
 
 
 def test_color_share_of_known_filters():

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_alexnet import AlexNet, export
-from keras_alexnet import rundir
+from keras_alexnet import AlexNet, export, rundir
 from keras_alexnet.cli import run_command
 from tests.model.test_caffe import CLASSES, Evil, blob_2014, blob_2015, blobs_of, caffemodel, converted, npy
 from tests.reference import caffe_network

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, whatever happens while they are written or lie on the disk."""
+"""Checkpoints: whole or not there, whatever happens while they are written or on the disk."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_alexnet.errors import RunError
 from keras_alexnet.training import checkpoints
-from keras_alexnet.training.progress import Progress, of_json
+from keras_alexnet.training.progress import Progress, checkpoint_paths, epoch_checkpoints, of_json
 
 
 def variables(value, size=40_000):
@@ -22,42 +22,36 @@ def variables(value, size=40_000):
     }
 
 
+def opened(folder, value=0, keep=3):
+    return checkpoints.Checkpoints(str(folder), variables(value), keep)
+
+
 def write(folder, value, epochs, batches=0, keep=3, history=()):
-    written = checkpoints.Checkpoints(str(folder), variables(value), keep)
+    written = opened(folder, value, keep)
     written.write(Progress(epochs=epochs, batches=batches, history=[*history]))
     written.wait()
     return written
 
 
 def names(folder):
-    return [os.path.basename(path) for path in checkpoints.paths(str(folder))]
+    return [os.path.basename(path) for path in checkpoint_paths(str(folder))]
 
 
 def test_what_was_written_is_read(tmp_path):
+    assert opened(tmp_path / "none").resume() == (None, Progress())
     write(tmp_path, 3, 1, 5)
-    own = checkpoints.Checkpoints(str(tmp_path), variables(0), 3)
+    own = opened(tmp_path)
     path, progress = own.resume()
     assert path == str(tmp_path / "epoch-1-step-5") and (progress.epochs, progress.batches) == (1, 5)
     for name, wanted in variables(3).items():
         np.testing.assert_array_equal(own.variables[name].numpy(), wanted.numpy())
-    assert not list(tmp_path.glob(".writing*"))
+    # TensorFlow finds and reads it.
+    assert tf.train.latest_checkpoint(str(tmp_path)) == path
+    np.testing.assert_array_equal(tf.train.load_checkpoint(path).get_tensor("conv1/kernel"), np.full(40_000, 3.0))
+    assert checkpoints.read_progress(path) == progress
 
 
-def test_tensorflow_finds_and_reads_it(tmp_path):
-    write(tmp_path, 3, 2)
-    path = tf.train.latest_checkpoint(str(tmp_path))
-    assert path == str(tmp_path / "epoch-2")
-    reader = tf.train.load_checkpoint(path)
-    np.testing.assert_array_equal(reader.get_tensor("conv1/kernel"), np.full(40_000, 3.0))
-    assert of_json(reader.get_tensor("progress").decode()).epochs == 2
-
-
-def test_nothing_there_is_the_beginning(tmp_path):
-    path, progress = checkpoints.Checkpoints(str(tmp_path / "none"), variables(0), 3).resume()
-    assert path is None and progress == Progress() and checkpoints.newest(str(tmp_path / "none")) is None
-
-
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_the_newest_the_best_and_the_last_whole_epoch_are_kept(tmp_path):
     history = [{"epoch": epoch, "val_top1_error": error} for epoch, error in enumerate((50, 30, 40, 30, 35, 36), 1)]
     for epochs in range(1, 7):
         write(tmp_path, epochs, epochs, keep=2, history=history[:epochs])
@@ -66,32 +60,25 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     state = tf.train.get_checkpoint_state(str(tmp_path))
     assert state.model_checkpoint_path == str(tmp_path / "epoch-6-step-7")
     assert state.all_model_checkpoint_paths == [str(tmp_path / name) for name in names(tmp_path)]
+    for batches in (9, 12):
+        write(tmp_path, 6, 6, batches, keep=2, history=history)
+    assert names(tmp_path) == ["epoch-2", "epoch-6", "epoch-6-step-9", "epoch-6-step-12"]
 
 
-def test_the_last_whole_epoch_is_kept_and_stands_for_its_run(tmp_path):
-    history = [{"epoch": epoch, "val_top1_error": error} for epoch, error in enumerate((30, 40, 50), 1)]
-    for epochs, batches in ((1, 0), (2, 0), (3, 0), (3, 5), (3, 9), (3, 12)):
-        write(tmp_path, epochs, epochs, batches, keep=2, history=history[:epochs])
-    assert names(tmp_path) == ["epoch-1", "epoch-3", "epoch-3-step-9", "epoch-3-step-12"]
-    assert checkpoints.of_epochs(str(tmp_path)) == str(tmp_path / "epoch-3")
-    assert checkpoints.of_epochs(str(tmp_path), checkpoints.BEST) == str(tmp_path / "epoch-1")
-
-
-def test_within_the_first_epoch_that_is_all_there_is(tmp_path):
-    write(tmp_path, 1, 0, 5)
-    assert checkpoints.of_epochs(str(tmp_path)) == str(tmp_path / "epoch-0-step-5")
-    assert checkpoints.of_epochs(str(tmp_path), checkpoints.BEST) is None
-    assert checkpoints.of_epochs(str(tmp_path / "none"), checkpoints.BEST) is None
-
-
-def test_epochs_are_ordered_as_numbers(tmp_path):
-    for name in ("epoch-9", "epoch-10", "epoch-9-step-100", "epoch-9-step-20", "other-1", "epoch-x"):
+def test_epochs_are_ordered_as_numbers_and_whole_ones_stand_for_a_run(tmp_path):
+    for name in ("epoch-9-step-100", "epoch-9-step-20", "other-1", "epoch-x"):
+        (tmp_path / f"{name}.index").touch()
+    assert names(tmp_path) == ["epoch-9-step-20", "epoch-9-step-100"]
+    # Within the first epoch there are no others.
+    assert epoch_checkpoints(str(tmp_path)) == [f"{tmp_path}/epoch-9-step-100", f"{tmp_path}/epoch-9-step-20"]
+    for name in ("epoch-9", "epoch-10"):
         (tmp_path / f"{name}.index").touch()
     assert names(tmp_path) == ["epoch-9", "epoch-9-step-20", "epoch-9-step-100", "epoch-10"]
+    assert epoch_checkpoints(str(tmp_path)) == [f"{tmp_path}/epoch-10", f"{tmp_path}/epoch-9"]
 
 
 def test_what_is_written_is_the_moment_of_the_call(tmp_path, monkeypatch):
-    """The numbers go on changing while the thread writes: held up here until they have."""
+    """The numbers change while the thread writes: it waits here until they have."""
     changed, save = threading.Event(), tf.raw_ops.SaveV2
 
     def late(**arguments):
@@ -99,7 +86,7 @@ def test_what_is_written_is_the_moment_of_the_call(tmp_path, monkeypatch):
         return save(**arguments)
 
     monkeypatch.setattr(tf.raw_ops, "SaveV2", late)
-    own = checkpoints.Checkpoints(str(tmp_path), variables(1), 3)
+    own = opened(tmp_path, 1)
     own.write(Progress(epochs=1))
     kernel, velocity = own.variables["conv1/kernel"], own.variables["velocity/conv1/kernel"]
     tf.raw_ops.ResourceApplyKerasMomentum(
@@ -109,13 +96,13 @@ def test_what_is_written_is_the_moment_of_the_call(tmp_path, monkeypatch):
     changed.set()
     own.wait()
     assert not np.any(kernel.numpy() == 1.0)
-    again = checkpoints.Checkpoints(str(tmp_path), variables(0), 3)
+    again = opened(tmp_path)
     again.resume()
     for name, wanted in variables(1).items():
         np.testing.assert_array_equal(again.variables[name].numpy(), wanted.numpy(), err_msg=name)
 
 
-def test_any_flipped_byte_is_found_or_does_no_harm(tmp_path, capfd):
+def test_any_flipped_byte_or_shortened_file_is_found_or_does_no_harm(tmp_path, capfd):
     """Of both files: either the checksums find it and the one before is taken, or all numbers are as they were."""
     write(tmp_path, 1, 1)
     write(tmp_path, 2, 2)
@@ -123,62 +110,62 @@ def test_any_flipped_byte_is_found_or_does_no_harm(tmp_path, capfd):
     for suffix in (".index", ".data-00000-of-00001"):
         path = Path(f"{tmp_path / 'epoch-2'}{suffix}")
         whole = path.read_bytes()
-        for place in rng.integers(0, len(whole), 30):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-            own = checkpoints.Checkpoints(str(tmp_path), variables(0), 3)
+        flipped = [whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :] for at in rng.integers(0, len(whole), 30)]
+        for content in (*flipped, b"", whole[:20], whole[: len(whole) // 2]):
+            path.write_bytes(content)
+            own = opened(tmp_path)
             taken, progress = own.resume()
             value = progress.epochs
             assert os.path.basename(taken) == f"epoch-{value}"
             np.testing.assert_array_equal(own.variables["conv1/kernel"].numpy(), np.full(40_000, value, np.float32))
             found += value == 1
         path.write_bytes(whole)
-    assert found > 40
-    said = capfd.readouterr().err
-    assert said.count("trying the one before") == found and "epoch-2: cannot be read" in said
-
-
-@pytest.mark.parametrize("left", [0, 20, 1000])
-def test_a_shortened_file_gives_way_to_the_one_before(tmp_path, left):
-    write(tmp_path, 1, 1)
-    write(tmp_path, 2, 2)
-    data = tmp_path / "epoch-2.data-00000-of-00001"
-    data.write_bytes(data.read_bytes()[:left])
-    own = checkpoints.Checkpoints(str(tmp_path), variables(0), 3)
-    assert own.resume()[1].epochs == 1 and own.variables["conv1/kernel"][0] == 1.0
-    # What is written next is the newest, and what could not be read is gone.
+    assert found > 45
+    shown = capfd.readouterr().err
+    assert shown.count("trying the one before") == found and "epoch-2: cannot be read" in shown
+    (tmp_path / "epoch-2.index").write_bytes(b"")
+    own = opened(tmp_path)
+    own.resume()
+    # What is written next is the newest, and what could not be read is removed.
     own.write(Progress(epochs=1, batches=4))
     own.wait()
     assert names(tmp_path) == ["epoch-1", "epoch-1-step-4"]
-
-
-def test_none_that_can_be_read_is_an_error(tmp_path):
-    write(tmp_path, 1, 1)
-    (tmp_path / "epoch-1.index").write_bytes(b"nothing")
+    for name in names(tmp_path):
+        (tmp_path / f"{name}.index").write_bytes(b"nothing")
     with pytest.raises(RunError, match="no checkpoint can be read"):
-        checkpoints.Checkpoints(str(tmp_path), variables(0), 3).resume()
+        own.resume()
 
 
 def test_another_network_is_named_and_nothing_changed(tmp_path):
     write(tmp_path, 1, 1)
-    other = {**variables(0, size=7), "fc8/kernel": tf.Variable([1.0])}
+    other = {**variables(0, size=7), **{f"fc{index}": tf.Variable([1.0]) for index in range(5)}}
     with pytest.raises(checkpoints.ChangedError) as error:
         checkpoints.Checkpoints(str(tmp_path), other, 3).resume()
     words = str(error.value)
-    assert "conv1/kernel is [40000] and not [7]" in words and "fc8/kernel is missing and not [1]" in words
-    assert np.all(other["conv1/kernel"].numpy() == 0.0)
+    assert "conv1/kernel is [40000] instead of [7]" in words and "fc0 is missing instead of [1]" in words
+    assert "and 2 more" in words and np.all(other["conv1/kernel"].numpy() == 0.0)
+    tf.train.Checkpoint(value=tf.Variable(1.0)).write(str(tmp_path / "epoch-2"))
+    with pytest.raises(checkpoints.ChangedError, match="was not written by this version's training"):
+        opened(tmp_path).resume()
 
 
-def test_a_full_disk_is_said_and_leaves_what_was_there(tmp_path, monkeypatch):
+@pytest.mark.parametrize("failure", ["replace", "save", "bug"])
+def test_a_failure_to_write_is_named_and_leaves_what_was_there(failure, tmp_path, monkeypatch):
     own = write(tmp_path, 1, 1)
+    errors = {
+        "replace": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        "save": tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
+        "bug": ValueError("No space left on device"),
+    }
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(*_, **__):
+        raise errors[failure]
 
-    monkeypatch.setattr(os, "replace", full)
-    own.write(Progress(epochs=2))
-    with pytest.raises(RunError, match=r"could not be written \(No space left on device\); the checkpoint epoch-1 is"):
-        own.wait()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "replace") if failure == "replace" else (tf.raw_ops, "SaveV2")), fail)
+        own.write(Progress(epochs=2))
+        with pytest.raises(RunError, match=r"could not be written \(.*No space.*\); the checkpoint epoch-1 is kept"):
+            own.wait()
     assert sorted(os.listdir(tmp_path)) == ["checkpoint", "epoch-1.data-00000-of-00001", "epoch-1.index"]
     own.write(Progress(epochs=2))
     own.wait()
@@ -198,5 +185,5 @@ def test_progress_is_read_as_it_was_written_and_of_other_versions():
     progress = Progress(3, 45, 2, 1.5, [{"epoch": 1, "val_top1_error": 50.0}], {"rate": 0.1}, files={"train/x": 9})
     assert of_json(progress.to_json()) == progress
     assert of_json('{"epochs": 2, "variable": 1}') == Progress(epochs=2)
-    with pytest.raises(ValueError, match="no progress"):
+    with pytest.raises(ValueError, match="is not the progress of a run"):
         of_json("[]")
