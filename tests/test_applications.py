@@ -56,19 +56,19 @@ def test_in_new_processes(tmp_path):
         assert lines[-1].startswith(expected)
 
 
-def test_an_image_file_is_seen_as_it_is_served(run_of_three_epochs, tmp_path):
+def test_an_image_file_is_seen_as_it_is_served(tiny_run, tmp_path):
     """The snippet of the README: the same numbers as the exported model's, whatever the file's proportions."""
-    served = tf.saved_model.load(str(run_of_three_epochs / "export" / "1")).signatures["serving_default"]
-    model = keras_alexnet.AlexNet(weights=run_of_three_epochs)
+    served = tf.saved_model.load(str(tiny_run / "export" / "1")).signatures["serving_default"]
+    model = keras_alexnet.AlexNet(weights=tiny_run)
     for number, size in enumerate([(256, 256), (310, 248), (640, 1100)]):
         path = tmp_path / f"{number}.jpg"
         shapes.draw("red_star", number).resize(size).save(path, quality=90)
         image = keras_alexnet.load_image(path)
         assert image.shape == (224, 224, 3) and image.dtype == np.uint8
-        scores = model(keras_alexnet.preprocess_input(image[None], mean=run_of_three_epochs))
+        scores = model(keras_alexnet.preprocess_input(image[None], mean=tiny_run))
         answer = served(image_bytes=tf.constant([path.read_bytes()]))
         np.testing.assert_allclose(scores, answer["probabilities"], rtol=1e-5)
-        (best,) = keras_alexnet.decode_predictions(scores, class_names=run_of_three_epochs)
+        (best,) = keras_alexnet.decode_predictions(scores, class_names=tiny_run)
         assert [name for name, _, _ in best] == [name.decode() for name in answer["classes"].numpy()[0]]
 
 
