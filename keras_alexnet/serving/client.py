@@ -156,7 +156,7 @@ class RestClient:
         if response.status_code != 200:
             said = answer.get("error") if isinstance(answer, dict) else None
             said = said or f"HTTP status {response.status_code} {response.reason}"
-            raise self._server.error(response.status_code, said, signature, response.headers.get("Retry-After"))
+            raise self._server.error(response.status_code, said, signature, response.headers.get("Retry-After", ""))
         if answer is None:
             raise RunError(f"{self._server}: the answer is not TensorFlow Serving's (no JSON)")
         return answer
@@ -269,16 +269,13 @@ class _Server:
                     raise RunError(f"{self}: {reason} ({error}); {hint}") from None
                 time.sleep(pause)
 
-    def error(self, status, said, signature, retry_after=None):
-        """The exception for a status of HTTP or gRPC and the server's words."""
+    def error(self, status, said, signature, retry_after=""):
+        """The exception for a status of HTTP or gRPC, the server's words, and the seconds of a header Retry-After."""
         said = _short(brief_message(str(said)))
         if status == 413 or "larger than max" in said:
             return RefusedError(f"the request is too large ({said})")
         if status in _TEMPORARY:
-            try:
-                return _TemporaryError(said, urllib3.Retry().parse_retry_after(retry_after) if retry_after else None)
-            except urllib3.exceptions.InvalidHeader:
-                return _TemporaryError(said)
+            return _TemporaryError(said, float(retry_after) if retry_after.isdecimal() else None)
         if status in _REFUSED and re.search(r"\b[Ss]ignature\b", said):
             return UsageError(f"--signature={signature}: {said}")
         return RefusedError(said) if status in _REFUSED else RunError(f"{self}: {said}")

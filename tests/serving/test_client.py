@@ -10,7 +10,6 @@ import socket
 import subprocess
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +49,6 @@ def test_the_folder_and_a_server_agree(client, local, files):
     np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-3)
     features, expected = (each.predict(files[:2], "features")["features"] for each in (client, local))
     np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-5)
-
-
-def test_many_requests_at_a_time(client, files):
-    alone = [client.predict([file])["classes"][0].tolist() for file in files[:16]]
-    with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda file: client.predict([file])["classes"][0].tolist(), files[:16]))
-    assert together == alone
 
 
 def test_a_version_can_be_asked_for(server, files):
@@ -170,9 +162,13 @@ def answering():
 GOOD = json.dumps({"outputs": {"classes": [["a", "b"]], "scores": [[0.9, 0.1]]}}).encode()
 
 
-def test_what_is_over_soon_is_repeated(answering):
+def test_what_may_be_over_soon_is_repeated_a_few_times(answering):
     address, handler = answering((503, b'{"error": "loading"}', 0), (429, b"{}", 0), (200, GOOD, 0))
-    assert clients.open_client(address, deadline=2).predict([b"x"])["classes"].tolist() == [["a", "b"]]
+    assert clients.open_client(address, deadline=1).predict([b"x"])["classes"].tolist() == [["a", "b"]]
+    assert handler.seen == 3
+    address, handler = answering((503, b'{"error": "still loading"}', 0))
+    with pytest.raises(RunError, match=r"failed 3 times \(still loading\)"):
+        clients.open_client(address, deadline=1, retries=2).predict([b"x"])
     assert handler.seen == 3
 
 
@@ -180,13 +176,6 @@ def test_a_server_may_restart_meanwhile(answering):
     port = free_port()
     threading.Timer(1.5, answering, args=[(200, GOOD, 0)], kwargs={"port": port}).start()
     assert clients.open_client(f"http://127.0.0.1:{port}", deadline=10).predict([b"x"])
-
-
-def test_repetitions_have_a_limit(answering):
-    address, handler = answering((503, b'{"error": "still loading"}', 0))
-    with pytest.raises(RunError, match=r"failed 3 times \(still loading\)"):
-        clients.open_client(address, deadline=1, retries=2).predict([b"x"])
-    assert handler.seen == 3
 
 
 def test_the_server_says_when_to_ask_again(answering):
@@ -198,7 +187,7 @@ def test_the_server_says_when_to_ask_again(answering):
     with pytest.raises(RunError, match="no answer within 30 s .HTTP status 429"):
         clients.open_client(address).predict([b"x"])
     address, handler = answering((429, b"{}", 0, {"Retry-After": "soon"}), (200, GOOD, 0))
-    assert clients.open_client(address, deadline=2).predict([b"x"])
+    assert clients.open_client(address, deadline=1).predict([b"x"])
 
 
 def test_what_is_wrong_is_not_repeated(answering):
@@ -235,23 +224,18 @@ def test_a_grpc_client_that_is_closed_waits_no_longer():
     ("content", "words"),
     [
         (b"<html>hello</html>", r"is not TensorFlow Serving's \(no JSON\)"),
-        (b"\xff\xfe\x00", r"\(no JSON\)"),
         (b"[" * 200_000, r"\(no JSON\)"),
         (b"[1, 2]", r"\(no outputs\)"),
-        (b'{"predictions": []}', r"\(no outputs\)"),
         (b'{"outputs": {}}', "the answer has no outputs"),
         (b'{"outputs": {"classes": [["a"], ["b"]], "scores": [[1], [0]]}}', r"to 1 files are of the shape \(2, 1\)"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[1, 2]]}}', "different shapes"),
         (b'{"outputs": {"scores": [[1, 2], [3]]}}', "scores in the answer are not a table"),
-        (b'{"outputs": 7}', "of the shape"),
         (b'{"outputs": {"classes": [[]], "scores": [[]]}}', "of the shape"),
         (b'{"outputs": {"classes": [["a"]], "scores": [["x"]]}}', "scores in the answer are <U1"),
-        (b'{"outputs": {"classes": [["a"]], "scores": [[null]]}}', "scores in the answer are not a table"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[true]]}}', "scores in the answer are bool"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[NaN]]}}', "scores in the answer have non-finite numbers"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[1' + b"0" * 400 + b"]]}}", "scores in the answer are not a"),
         (b'{"outputs": {"classes": [[null]], "scores": [[1]]}}', "classes in the answer are not a table"),
-        (b'{"outputs": {"classes": [[7]], "scores": [[1]]}}', "classes in the answer are int64"),
         (b'{"outputs": {"classes": [[["a"]]], "scores": [[[1]]]}}', "of the shape"),
     ],
 )
@@ -287,38 +271,22 @@ def test_a_proxy_is_named_and_none_is_used_for_loopback(kind, server, files, mon
     assert "secret" not in str(failed.value)
 
 
-@pytest.mark.parametrize(
-    ("target", "parts"),
-    [
-        ("http://host", ("http", "host", None, "alexnet", None, False)),
-        ("http://localhost:80/v1/models/flowers/versions/3", ("http", "localhost", 80, "flowers", "3", True)),
-        ("https://host/v1/models/flowers/", ("https", "host", None, "flowers", None, False)),
-        ("grpc://[::1]:8500/flowers/versions/2", ("grpc", "[::1]", 8500, "flowers", "2", True)),
-    ],
-)
-def test_addresses(target, parts):
-    found = clients._Server(target, 1, 1)
-    assert (found.scheme, found.host, found.port, found.model, found.version, found.is_loopback) == parts
+def test_addresses():
+    for target, parts in {
+        "http://host": ("http", "host", None, "alexnet", None, False),
+        "http://localhost:80/v1/models/flowers/versions/3": ("http", "localhost", 80, "flowers", "3", True),
+        "https://host/v1/models/flowers/": ("https", "host", None, "flowers", None, False),
+        "grpc://[::1]:8500/flowers/versions/2": ("grpc", "[::1]", 8500, "flowers", "2", True),
+    }.items():
+        found = clients._Server(target, 1, 1)
+        assert (found.scheme, found.host, found.port, found.model, found.version, found.is_loopback) == parts
+    others = ("ftp://h", "http://", "http://h:http", "http://h/v1/models/a:predict", "grpc://h/a/b", "http://h?a=1")
+    for target in (*others, "http://user:secret@h"):
+        with pytest.raises(UsageError, match="^--model="):
+            clients.open_client(target)
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "ftp://host",
-        "http://",
-        "http://host:http",
-        "http://host/v1/models/a:predict",
-        "grpc://host/a/b",
-        "http://host?a=1",
-        "http://user:secret@host",
-    ],
-)
-def test_what_is_no_address(target):
-    with pytest.raises(UsageError, match="^--model="):
-        clients.open_client(target)
-
-
-def test_what_is_no_folder_of_a_model(tmp_path, folder):
+def test_folders_without_a_whole_model(tmp_path, folder):
     with pytest.raises(UsageError, match=r"is not an exported model \(there is no saved_model.pb in it\)$"):
         clients.open_client(str(tmp_path))
     for version in ("9", "10", "temp"):
@@ -327,22 +295,18 @@ def test_what_is_no_folder_of_a_model(tmp_path, folder):
     for above in (tmp_path, tmp_path / "export"):
         with pytest.raises(UsageError, match=r"did you mean .*export/10\?$"):
             clients.open_client(str(above))
-    with pytest.raises(RunError, match="cannot be read"):
-        clients.open_client(str(tmp_path / "export" / "10"))
     with pytest.raises(UsageError, match="for a server, write http://localhost:8501 or grpc://localhost:8501$"):
         clients.open_client("localhost:8501")
     shutil.copytree(folder, tmp_path / "a[1]")
+    shutil.copytree(folder, tmp_path / "half")
+    weights = tmp_path / "half" / "variables" / "variables.data-00000-of-00001"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    for damaged in ("export/10", "half"):
+        with pytest.raises(RunError, match="cannot be read") as failed:
+            clients.open_client(str(tmp_path / damaged))
+        assert "\n" not in str(failed.value)
     with pytest.raises(UsageError, match=r"must not contain \[ \]"):
         clients.open_client(str(tmp_path / "a[1]"))
-
-
-def test_a_folder_that_was_half_copied(folder, tmp_path):
-    shutil.copytree(folder, tmp_path / "1")
-    weights = tmp_path / "1" / "variables" / "variables.data-00000-of-00001"
-    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    with pytest.raises(RunError, match="cannot be read") as failed:
-        clients.open_client(str(tmp_path / "1"))
-    assert "\n" not in str(failed.value)
 
 
 def test_a_folder_knows_its_signatures(local, files):
