@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_alexnet.data import imagenet_labels, statistics
+from keras_alexnet.data import imagenet, statistics
 from keras_alexnet.data.decoding import STORED_SIZE, decode_center
 from keras_alexnet.errors import ArgumentError, brief
 from keras_alexnet.model.caffe import IMAGENET_MEAN
@@ -102,7 +102,7 @@ def decode_predictions(predictions, top=5, class_names=None):
     if isinstance(class_names, (str, os.PathLike)):
         with open(_file_of(class_names, "class_names.txt"), encoding="utf-8", newline="\n") as file:
             class_names = file.read().removesuffix("\n").split("\n")
-    names = imagenet_labels.classes() if class_names is None else [(name, name) for name in class_names]
+    names = imagenet.classes() if class_names is None else [(name, name) for name in class_names]
     predictions = np.asarray(predictions).astype(np.float64)  # unsigned numbers have no negative, by which to sort
     if predictions.ndim != 2 or predictions.shape[1] != len(names):
         problem = f"must be of the shape (images, {len(names)}); give the class_names of other classes"

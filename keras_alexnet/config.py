@@ -32,8 +32,10 @@ class DataConfig:
     )
     data_dir: str | None = flag(
         None,
-        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. TensorFlow Datasets: its "
-        "data folder (default: ~/tensorflow_datasets). shapes: where the images are kept (default: data/shapes).",
+        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. imagenet2012: has records, "
+        "a TensorFlow Datasets folder, or the two official archives, which are then prepared (default: data). Other "
+        "TensorFlow Datasets: their folder (default: ~/tensorflow_datasets). shapes: where the images are kept "
+        "(default: below data).",
         path=True,
         first=True,
         free=True,

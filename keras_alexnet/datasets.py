@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 
 from keras_alexnet import rundir
-from keras_alexnet.data import sources
+from keras_alexnet.data import imagenet, prepare, record_sets, sources
 from keras_alexnet.data import statistics as stats
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.errors import RunError, UsageError, printable
@@ -20,13 +20,18 @@ from keras_alexnet.files import atomic_write, progress_bar
 from keras_alexnet.model.variants import VARIANTS
 
 NAMED = 10  # bad files that are named on the screen; all of them are in the run's skipped.txt
+IMAGENET = "imagenet2012"
+IMAGENET_RECORDS = "imagenet256"  # below the data folder
+IMAGENET_HELP = """\
+ImageNet's images are fetched by hand, from https://image-net.org/download-images (free for research, after a login):
+    ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, not unpacked, into {root}
+Then give the same command again: it prepares them once, into {records}, and trains."""
 _GRAY = 118.0  # of 255, about the mean of natural images
 
 
-def open_sources(config):
-    """The sources of a run: (training, validation). Raises UsageError, see `data.sources.open_training`."""
-    data = config.data
-    if config.run.dry_run and not sources.is_there(data):
+def open_sources(data, dry_run=False):
+    """The sources of settings: (training, validation). Raises UsageError, see `data.sources.open_training`."""
+    if dry_run and not sources.is_there(data):
         if data.dataset != "shapes":
             raise UsageError(
                 f"--dataset={data.dataset}: is not prepared yet, and --dry_run writes nothing; prepare it first: tfds "
@@ -36,6 +41,58 @@ def open_sources(config):
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         data = dataclasses.replace(data, data_dir=os.path.join(folder, "shapes"))
     return sources.open_training(data, progress_bar)
+
+
+def find_imagenet(data, may_prepare=False):
+    """Where the images of --dataset=imagenet2012 are: records, a TensorFlow Datasets folder, or the official archives.
+
+    Looked for in this order below --data_dir (default: data/); archives are prepared as records first, resumably.
+
+    Args:
+        data: config.DataConfig.
+        may_prepare: bool, whether archives may be prepared.
+
+    Returns:
+        config.DataConfig by which the images are read; `data` itself for every other dataset.
+
+    Raises:
+        UsageError: none of them is there, or archives are there and may not be prepared.
+    """
+    if data.dataset != IMAGENET:
+        return data
+    root = data.data_dir or "data"
+    records = os.path.join(root, IMAGENET_RECORDS)
+    if not data.train_split and not data.val_split:
+        for folder in (root, records):
+            if os.path.isfile(os.path.join(folder, record_sets.MANIFEST)):
+                return dataclasses.replace(data, dataset="records", data_dir=folder)
+    for folder in [data.data_dir] if data.data_dir else ["data", None]:
+        if record_sets.is_prepared(IMAGENET, folder):
+            return dataclasses.replace(data, data_dir=folder)
+    try:
+        archives = imagenet.find_archives(root)
+    except UsageError:
+        print(IMAGENET_HELP.format(root=root, records=records), file=sys.stderr)
+        raise UsageError(f"--dataset={IMAGENET}: is missing in {root}: records, prepared set or archives") from None
+    if not may_prepare:
+        raise UsageError(
+            f"--dataset={IMAGENET}: the archives in {archives} are not prepared yet; train to prepare them"
+        )
+    work = prepare.claim(records)
+    bar = progress_bar("finding the images in the archives", "bytes")
+    train, val = imagenet.open_ilsvrc2012(root, work and os.path.join(work, "index.json"), bar)
+    note = imagenet.unofficial(train, val)
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+    prepare.prepare(
+        train,
+        val,
+        records,
+        prepare.Settings(),
+        threads=data.input_threads,
+        progress=progress_bar(f"preparing {records}"),
+    )
+    return dataclasses.replace(data, dataset="records", data_dir=records)
 
 
 def augmentation(data, variant):
@@ -62,7 +119,7 @@ def given_statistics(data):
     """Statistics of the training set that --statistics or prepared records give, or None.
 
     Args:
-        data: config.DataConfig.
+        data: config.DataConfig, as of `find_imagenet`.
 
     Raises:
         UsageError: the file does not hold statistics.

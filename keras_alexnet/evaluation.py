@@ -193,6 +193,7 @@ def _open(config, models, split):
         data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
     elif config.data_dir:
         data = dataclasses.replace(data, data_dir=config.data_dir)
+    data = datasets.find_imagenet(data)
     if data.dataset == "folder":
         split = split or "val"
         source = sources.list_split(Path(data.data_dir), split)
@@ -236,7 +237,7 @@ def _open(config, models, split):
 
 def _check_shapes(data):
     """Evaluation draws no images."""
-    folder = data.data_dir or os.path.join("data", "shapes")
+    folder = sources.shapes_folder(data)
     if not os.path.isfile(os.path.join(folder, shapes.INFO)):
         raise UsageError(
             f"--data_dir={folder}: is not a folder of built-in shapes; name the one that training drew them into"

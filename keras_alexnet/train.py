@@ -14,6 +14,7 @@ import time
 from keras_alexnet import config as configs
 from keras_alexnet import files, flags, rundir
 from keras_alexnet.cli import quiet_start, run_command
+from keras_alexnet.data import sources
 from keras_alexnet.errors import UsageError
 from keras_alexnet.training import signals
 
@@ -39,6 +40,8 @@ def train(config):
     """
     started = time.perf_counter()
     check_model_dir(config)
+    # A folder is listed without TensorFlow: a wrong path is answered at once.
+    listed = sources.open_training(config.data) if config.data.dataset == "folder" else None
     with signals.catch_signals() as stop:
         with quiet_start():
             # TensorFlow takes seconds to import: `--help` and a wrong flag are answered before.
@@ -46,8 +49,9 @@ def train(config):
             from keras_alexnet.training import distribution as distributions
 
             distribution, devices, placed = distributions.choose(config.run, config.network, config.training.batch_size)
-        train_source, val_source = datasets.open_sources(config)
-        given = datasets.given_statistics(config.data)
+        data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run)
+        train_source, val_source = listed or datasets.open_sources(data, config.run.dry_run)
+        given = datasets.given_statistics(data)
         with distribution.strategy.scope():
             model = rundir.build_model(config.network, len(train_source.class_names), config.run.seed, devices)
             load_initial_weights(config, model)
@@ -87,7 +91,7 @@ def check_model_dir(config):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
     if config.data.dataset == "folder":
         inside = os.path.relpath(os.path.realpath(model_dir), os.path.realpath(config.data.data_dir)).split(os.sep)
-        if len(inside) > 1 and inside[0] in ("train", "val", "validation", "test"):
+        if len(inside) > 1 and inside[0] in ("train", *sources.VALIDATION_FOLDERS):
             raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
     if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return

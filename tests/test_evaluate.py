@@ -9,9 +9,9 @@ import tensorflow as tf
 from keras_alexnet import config as configs
 from keras_alexnet import evaluate, export, rundir
 from keras_alexnet.cli import run_command
-from keras_alexnet.data import preparation, sources, statistics
+from keras_alexnet.data import prepare, sources, statistics
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.data.shards import Settings
+from keras_alexnet.data.prepare import Settings
 from keras_alexnet.serving.signatures import ServedModel
 from tests.conftest import history
 from tests.data import test_sources
@@ -337,7 +337,7 @@ def test_a_set_of_tensorflow_datasets(run_of_three_epochs, tmp_path):
 def test_prepared_records(run_of_three_epochs, small_pictures, encoding, tmp_path):
     train, val = sources.open_folder(str(small_pictures))
     settings = Settings(encoding=encoding, quality=100, shard_images=4)
-    preparation.prepare(train, val, str(tmp_path / "records"), settings)
+    prepare.prepare(train, val, str(tmp_path / "records"), settings)
     argv = [f"--model_dir={run_of_three_epochs}", "--dataset=records", f"--data_dir={tmp_path / 'records'}"]
     report = evaluated(tmp_path, *argv)
     assert report["set"]["images"] == 9

@@ -81,12 +81,12 @@ def refuse(message):
 
 def class_names(options, count):
     """A name for each output, tuple of str."""
-    from keras_alexnet.data import imagenet_labels
+    from keras_alexnet.data import imagenet
 
     if not options.class_names:
         if count != 1000:
             raise UsageError(f"--class_names is missing: {options.weights} has {count} classes, and ImageNet 1000")
-        return imagenet_labels.class_names([wordnet_id for wordnet_id, _ in imagenet_labels.classes()], {})
+        return imagenet.class_names([wordnet_id for wordnet_id, _ in imagenet.classes()], {})
     try:
         with open(os.path.expanduser(options.class_names), encoding="utf-8") as file:
             names = tuple(line.strip() for line in file if line.strip())

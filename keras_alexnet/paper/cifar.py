@@ -46,19 +46,12 @@ class CifarSettings(experiment.Settings):
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """A training and a test set.
-
-    Attributes:
-        description: str.
-        class_names: tuple of str.
-        images: dict of "train" and "test" -> uint8 (count, 32, 32, 3), RGB.
-        labels: dict of "train" and "test" -> int32 (count,).
-    """
+    """A training and a test set; the dicts have the keys "train" and "test"."""
 
     description: str
     class_names: tuple[str, ...]
-    images: dict
-    labels: dict
+    images: dict  # uint8 (count, 32, 32, 3), RGB
+    labels: dict  # int32 (count,)
 
 
 def load(settings):

@@ -186,13 +186,15 @@ def build(name, classes=10, size=32, activation="relu", dtype="float32", seed=No
     def normal(stddev):
         return keras.initializers.RandomNormal(stddev=stddev, seed=next(seeds))
 
-    def convolution(layer_name, filters, kernel_size, stddev, x):
-        settings = {"kernel_initializer": normal(stddev), "dtype": dtype, "name": layer_name}
-        if layer_name.startswith("local"):
-            x = LocallyConnected2D(filters, kernel_size, **settings)(x)
-        else:
-            x = keras.layers.Conv2D(filters, kernel_size, padding="same", **settings)(x)
-        return keras.layers.Activation(activation, dtype=dtype, name=f"{layer_name}_{activation}")(x)
+    def convolution(layer_name, filters, stddev, x):
+        settings = {"activation": activation, "kernel_initializer": normal(stddev), "dtype": dtype, "name": layer_name}
+        return keras.layers.Conv2D(filters, 5, padding="same", **settings)(x)
+
+    def local(layer_name, x):
+        """Filters of 3x3 that positions do not share (type `local` of the layer files), 32 at each."""
+        settings = {"activation": activation, "kernel_initializer": normal(0.04), "dtype": dtype, "name": layer_name}
+        patches = Patches(dtype=dtype, name=f"{layer_name}_patches")(x)
+        return keras.layers.EinsumDense("bhwp,hwpf->bhwf", (*x.shape[1:3], 32), bias_axes="hwf", **settings)(patches)
 
     # The release's pools reach over the edge, 32 -> 16 -> 8 -> 4, and average over what is inside; so does "same".
     def maximum(layer_name, x):
@@ -212,16 +214,15 @@ def build(name, classes=10, size=32, activation="relu", dtype="float32", seed=No
     image = keras.Input((size, size, 3), dtype="float32", name="images")
     if name in ("19pct", "18pct"):
         # Where the file pools before its ReLU, the maximum is the same; with tanh too, which rises as well.
-        x = maximum("pool1", convolution("conv1", 32, 5, 0.0001, image))  # 16x16x32
-        x = average("pool2", convolution("conv2", 32, 5, 0.01, normalized("norm1", x)))  # 8x8x32
-        x = average("pool3", convolution("conv3", 64, 5, 0.01, normalized("norm2", x)))  # 4x4x64
+        x = maximum("pool1", convolution("conv1", 32, 0.0001, image))  # 16x16x32
+        x = average("pool2", convolution("conv2", 32, 0.01, normalized("norm1", x)))  # 8x8x32
+        x = average("pool3", convolution("conv3", 64, 0.01, normalized("norm2", x)))  # 4x4x64
     else:
-        x = convolution("conv1", 64, 5, 0.0001, image)
+        x = convolution("conv1", 64, 0.0001, image)
         x = maximum("pool1", normalized("norm1", x))  # 16x16x64
-        x = convolution("conv2", 64, 5, 0.01, x)
+        x = convolution("conv2", 64, 0.01, x)
         x = maximum("pool2", normalized("norm2", x))  # 8x8x64
-        x = convolution("local3", 32, 3, 0.04, x)  # 8x8x32
-        x = convolution("local4", 32, 3, 0.04, x)  # 8x8x32
+        x = local("local4", local("local3", x))  # 8x8x32
     x = keras.layers.Flatten(dtype=dtype, name="flatten")(x)
     x = keras.layers.Dense(classes, kernel_initializer=normal(0.01), dtype=dtype, name="fc10")(x)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
@@ -229,40 +230,8 @@ def build(name, classes=10, size=32, activation="relu", dtype="float32", seed=No
 
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class LocallyConnected2D(keras.layers.Layer):
-    """A convolution whose filters are not shared between positions (type `local` of the layer files); Keras 3 has none.
-
-    Zeros around the map keep its size. Bias: one for each filter and position.
-
-    Args:
-        filters: int >= 1.
-        kernel_size: odd int >= 1, rows and columns of a filter.
-        kernel_initializer: of the kernels; biases start at 0.
-
-    Call arguments:
-        inputs: float (B, height, width, channels); all but B known.
-
-    Returns:
-        float (B, height, width, filters), same dtype.
-    """
-
-    def __init__(self, filters, kernel_size, kernel_initializer="glorot_uniform", **kwargs):
-        super().__init__(**kwargs)
-        self.filters, self.kernel_size = filters, kernel_size
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-
-    def build(self, input_shape):
-        _, height, width, channels = input_shape
-        shape = (height, width, self.kernel_size**2 * channels, self.filters)
-        self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, name="kernel")
-        self.bias = self.add_weight(shape=(height, width, self.filters), initializer="zeros", name="bias")
+class Patches(keras.layers.Layer):
+    """What a 3x3 filter sees at each position, zeros outside: (B, rows, columns, C) -> (B, rows, columns, 9 C)."""
 
     def call(self, inputs):
-        size = (1, self.kernel_size, self.kernel_size, 1)
-        patches = tf.image.extract_patches(inputs, size, (1, 1, 1, 1), (1, 1, 1, 1), "SAME")
-        return tf.einsum("bhwp,hwpf->bhwf", patches, self.kernel) + self.bias
-
-    def get_config(self):
-        initializer = keras.initializers.serialize(self.kernel_initializer)
-        own = {"filters": self.filters, "kernel_size": self.kernel_size, "kernel_initializer": initializer}
-        return {**super().get_config(), **own}
+        return tf.image.extract_patches(inputs, (1, 3, 3, 1), (1, 1, 1, 1), (1, 1, 1, 1), "SAME")

@@ -27,7 +27,7 @@ class Settings(cifar.CifarSettings):
 
     relu_rates: tuple[float, ...] = flag(
         (0.001, 0.002, 0.004, 0.008),
-        "Learning rates that are tried for ReLU; the best should not be the last or first.",
+        "Learning rates that are tried for ReLU; some should be below and above the best.",
     )
     tanh_rates: tuple[float, ...] = flag((0.004, 0.008, 0.016, 0.032), "Likewise for tanh.")
     target_error: float = flag(25.0, "Training error to reach, in percent.", low=0.0, high=100.0)
@@ -99,12 +99,11 @@ def compare(settings, start):
             again = start(activation, best, seed)
             _train(again, settings.max_epochs, target, f"{activation}, learning rate {best:g}, seed {seed}")
             curves.append(again.progress.history)
-        trials = [
-            {"learning_rate": rate, "diverged": each.finished, "epochs": epochs_to(each.history, target)}
-            | {"curve": each.history}
-            for rate, each in ((rate, training.progress) for rate, training in trainings.items())
-        ]
-        epochs = [epochs_to(curve, target) for curve in curves]
+        epochs, trials = [epochs_to(curve, target) for curve in curves], []
+        for rate, training in trainings.items():
+            curve, diverged = training.progress.history, training.progress.finished
+            reached = epochs_to(curve, target)
+            trials.append({"learning_rate": rate, "diverged": diverged, "epochs": reached, "curve": curve})
         found[activation] = {"best_rate": best, "epochs": epochs, "trials": trials}
     relu, tanh = (found[activation]["epochs"] for activation in NAMES)
     factor = None if None in relu + tanh else (sum(tanh) / len(tanh)) / (sum(relu) / len(relu))

@@ -89,8 +89,10 @@ def compare(trained, start, permutations):
         of the cosine with it. What needs the start is None where it is unknown.
     """
     shares = [color_shares(kernel) for kernel in trained]
-    difference, p = permutation_test(*shares, permutations)
-    start_difference, start_p = permutation_test(*map(color_shares, start), permutations) if start else (None, None)
+    difference, p = permutation_test(shares, permutations)
+    start_difference = start_p = None
+    if start:
+        start_difference, start_p = permutation_test([color_shares(kernel) for kernel in start], permutations)
     moved, cosine = [], []
     for kernels in zip(trained, start or (), strict=start is not None):
         now, was = (np.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1).astype(np.float64) for kernel in kernels)
@@ -124,28 +126,26 @@ def color_shares(kernel):
     return outside[energy > 0] / energy[energy > 0]
 
 
-def permutation_test(values, others, permutations=PERMUTATIONS, seed=SEED):
+def permutation_test(shares, permutations=PERMUTATIONS):
     """Whether two groups differ in their means by more than random groups of the same values do.
 
     Args:
-        values, others: float (N,) and (M,); groups of fewer than two tell nothing.
+        shares: two float (N,) and (M,); fewer than two in a group tell nothing.
         permutations: int >= 1; where there are fewer ways to form the groups, all of them.
-        seed: int.
 
     Returns:
-        (mean of others minus mean of values, two-sided p), floats.
+        (mean of the second minus mean of the first, two-sided p), floats.
     """
     from scipy import stats  # of the extra `figures`, which a report of what was measured does not need
 
-    if min(len(values), len(others)) < 2:
+    def difference(second, first, axis):
+        return np.mean(second, axis=axis) - np.mean(first, axis=axis)
+
+    if min(map(len, shares)) < 2:
         return 0.0, 1.0
-
-    def distance(first, second, axis):
-        return np.abs(np.mean(second, axis=axis) - np.mean(first, axis=axis))
-
-    options = {"vectorized": True, "n_resamples": permutations, "alternative": "greater"}
-    test = stats.permutation_test((values, others), distance, **options, rng=np.random.default_rng(seed))
-    return float(np.mean(others) - np.mean(values)), float(test.pvalue)
+    generator = np.random.default_rng(SEED)
+    test = stats.permutation_test(shares[::-1], difference, vectorized=True, n_resamples=permutations, rng=generator)
+    return float(test.statistic), float(test.pvalue)
 
 
 def draw_shares(axes, values):

@@ -10,7 +10,7 @@ import os
 import typing
 
 from keras_alexnet import cli, export, rundir
-from keras_alexnet.data import imagenet_labels
+from keras_alexnet.data import imagenet
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.evaluate import parse_evaluate
 from keras_alexnet.flags import flag
@@ -207,8 +207,8 @@ def is_papers_set(table, about, class_names):
     counts = (about["images"] + len(about["left_out"]), about["classes"], about["model_classes"])
     if counts != (table.images, 1000, 1000):
         return False
-    ids = [wordnet_id for wordnet_id, _ in imagenet_labels.classes()]  # of 2012; other years have other classes
-    return table.year != 2012 or set(class_names) in (set(ids), set(imagenet_labels.class_names(ids, {})))
+    ids = [wordnet_id for wordnet_id, _ in imagenet.classes()]  # of 2012; other years have other classes
+    return table.year != 2012 or set(class_names) in (set(ids), set(imagenet.class_names(ids, {})))
 
 
 def _evaluation_of(settings):

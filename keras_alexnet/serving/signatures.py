@@ -7,7 +7,7 @@ evaluation saw.
 import keras
 import tensorflow as tf
 
-from keras_alexnet.data import views as test_views
+from keras_alexnet.data import augmentation
 from keras_alexnet.data.decoding import MAX_PIXELS, STORED_SIZE, decode_center
 from keras_alexnet.model import weights
 
@@ -35,7 +35,7 @@ class ServedModel(tf.Module):
 
     def __init__(self, model, class_names, mean_image, aligned_mean=False, views=1):
         super().__init__(name="alexnet")
-        if views not in test_views.VIEWS:
+        if views not in augmentation.VIEWS:
             raise ValueError(f"views must be 1 or 10. Received: views={views}")
         hidden = next(layer for layer in model.layers if layer.name == "fc8").input
         network = keras.Model(model.input, [model.output, hidden])
@@ -47,9 +47,9 @@ class ServedModel(tf.Module):
         self.size = int(model.input_shape[1])
         self.views = views
         # The release subtracts the center of the mean from every view, whichever it is of, and does not reflect it.
-        center = tf.constant(test_views.center(mean_image, self.size), tf.float32)
+        center = tf.constant(augmentation.center_crop(mean_image, self.size), tf.float32)
         self.mean = center
-        self.means = test_views.ten(tf.constant(mean_image, tf.float32), self.size) if aligned_mean else center
+        self.means = augmentation.ten_crops(tf.constant(mean_image, tf.float32), self.size) if aligned_mean else center
         self.names = tf.function(lambda: self.class_names, [])
         self.center_view = tf.function(self._of_center, [_images(self.size, tf.uint8)])
         self.ten_views = tf.function(self._of_ten, [_images(STORED_SIZE, tf.uint8)])
@@ -97,7 +97,7 @@ class ServedModel(tf.Module):
         return tf.nn.softmax(self._outputs(tf.cast(images, tf.float32) - self.mean)[0])
 
     def _of_ten(self, images):
-        views = tf.cast(test_views.ten(images, self.size), tf.float32) - self.means
+        views = tf.cast(augmentation.ten_crops(images, self.size), tf.float32) - self.means
         logits = self._outputs(tf.reshape(views, (-1, self.size, self.size, 3)))[0]
         probabilities = tf.reshape(tf.nn.softmax(logits), (-1, 10, logits.shape[-1]))
         return tf.reduce_mean(probabilities, axis=1)

@@ -1,9 +1,18 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_alexnet.paper import cifar_network
+from keras_alexnet.errors import ArgumentError, RunError
+from keras_alexnet.paper import cifar, cifar_network
+from tests.reference.convolution import convolve
 from tests.reference.normalization import in_map_normalization, local_response_normalization
+from tests.reference.update import momentum_sgd
+
+TRIAL = cifar_network.Trial("19pct", batch_size=8, seed=3)
+AROUND = ((2, 2), (2, 2))  # zeros around a map, for filters of 5x5
 
 
 def pooled(x, kind):
@@ -15,17 +24,6 @@ def pooled(x, kind):
             window = x[:, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3]
             y[:, row, column] = window.max((1, 2)) if kind == "max" else window.mean((1, 2))
     return y
-
-
-def convolved(x, kernel, bias):
-    """A convolution with zeros around, by its definition."""
-    reach, height, width = kernel.shape[0] // 2, *x.shape[1:3]
-    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
-    y = np.zeros((*x.shape[:3], kernel.shape[-1]))
-    for row in range(kernel.shape[0]):
-        for column in range(kernel.shape[1]):
-            y += padded[:, row : row + height, column : column + width] @ kernel[row, column]
-    return y + bias
 
 
 def local(x, kernel, bias):
@@ -41,11 +39,7 @@ def local(x, kernel, bias):
 
 def computed(model, name, images, activation):
     """The logits by NumPy in float64."""
-    w = {
-        layer.name: [each.numpy().astype(np.float64) for each in layer.weights]
-        for layer in model.layers
-        if layer.weights
-    }
+    w = {layer.name: [each.astype(np.float64) for each in layer.get_weights()] for layer in model.layers}
 
     def norm(x):
         if name == "18pct":
@@ -56,103 +50,177 @@ def computed(model, name, images, activation):
 
     x = images.astype(np.float64)
     if name in ("19pct", "18pct"):
-        x = norm(pooled(activation(convolved(x, *w["conv1"])), "max"))
-        x = norm(pooled(activation(convolved(x, *w["conv2"])), "mean"))
-        x = pooled(activation(convolved(x, *w["conv3"])), "mean")
+        x = norm(pooled(activation(convolve(x, *w["conv1"], 1, AROUND)), "max"))
+        x = norm(pooled(activation(convolve(x, *w["conv2"], 1, AROUND)), "mean"))
+        x = pooled(activation(convolve(x, *w["conv3"], 1, AROUND)), "mean")
     else:
-        x = pooled(norm(activation(convolved(x, *w["conv1"]))), "max")
-        x = pooled(norm(activation(convolved(x, *w["conv2"]))), "max")
+        x = pooled(norm(activation(convolve(x, *w["conv1"], 1, AROUND))), "max")
+        x = pooled(norm(activation(convolve(x, *w["conv2"], 1, AROUND))), "max")
         x = activation(local(x, *w["local3"]))
         x = activation(local(x, *w["local4"]))
     kernel, bias = w["fc10"]
     return x.reshape(len(x), -1) @ kernel + bias
 
 
-def relu(x):
-    return np.maximum(x, 0)
-
-
-@pytest.mark.parametrize("size", [32, 24])
-@pytest.mark.parametrize("name", cifar_network.NETWORKS)
-def test_each_network_is_what_the_layer_file_says(name, size):
-    model = cifar_network.build(name, size=size, seed=1)
+@pytest.mark.parametrize(("activation", "size"), [("relu", 32), ("tanh", 24)])
+@pytest.mark.parametrize("name", cifar_network.DECAYS)
+def test_each_network_is_what_the_layer_file_says(name, activation, size, tmp_path):
+    model = cifar_network.build(name, size=size, activation=activation, seed=1)
+    assert model.output.dtype == "float32"
     rng = np.random.default_rng(0)
     for weight in model.trainable_variables:  # wide enough that every layer matters, and biases that are not 0
         weight.assign(rng.normal(0, 1 / np.sqrt(np.prod(weight.shape[-3:-1]) + 1), weight.shape))
     images = rng.normal(0, 60, (2, size, size, 3)).astype(np.float32)
-    expected = computed(model, name, images, relu)
+    function = np.tanh if activation == "tanh" else lambda x: np.maximum(x, 0)
+    expected = computed(model, name, images, function)
     np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    if (name, size) == ("13pct", 24):
+        model.save(tmp_path / "model.keras")
+        np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(images), model(images))
 
 
-def test_tanh_instead_of_relu():
-    model = cifar_network.build("18pct", activation="tanh", seed=1)
-    model.get_layer("conv1").kernel.assign(model.get_layer("conv1").kernel * 100)
-    images = np.random.default_rng(0).normal(0, 60, (2, 32, 32, 3)).astype(np.float32)
-    expected = computed(model, "18pct", images, np.tanh)
-    np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+# 5*5*3*32+32, 5*5*32*32+32, 5*5*32*64+64, 4*4*64*10+10
+PCT19 = {"conv1": (2432, 1e-4), "conv2": (25632, 0.01), "conv3": (51264, 0.01), "fc10": (10250, 0.01)}
+# 5*5*3*64+64, 5*5*64*64+64, 8*8*(3*3*64*32+32), 8*8*(3*3*32*32+32), 8*8*32*10+10
+PCT13 = {
+    "conv1": (4864, 1e-4), "conv2": (102464, 0.01), "local3": (1181696, 0.04), "local4": (591872, 0.04),
+    "fc10": (20490, 0.01),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        # 5*5*3*32+32, 5*5*32*32+32, 5*5*32*64+64, 4*4*64*10+10
-        ("19pct", 2432 + 25632 + 51264 + 10250),
-        ("18pct", 2432 + 25632 + 51264 + 10250),
-        # 5*5*3*64+64, 5*5*64*64+64, 8*8*(3*3*64*32+32), 8*8*(3*3*32*32+32), 8*8*32*10+10
-        ("13pct", 4864 + 102464 + 1181696 + 591872 + 20490),
-        ("11pct", 4864 + 102464 + 1181696 + 591872 + 20490),
-    ],
-)
-def test_parameters_and_maps(name, count):
-    model = cifar_network.build(name)
-    assert model.count_params() == count
-    sizes = [layer.output.shape[1] for layer in model.layers if layer.name.startswith("pool")]
-    assert sizes == ([16, 8, 4] if name in ("19pct", "18pct") else [16, 8])
-    assert model.output_shape == (None, 10) and model.output.dtype == "float32"
-
-
-@pytest.mark.parametrize(
-    ("name", "deviations"),
-    [
-        ("19pct", {"conv1": 1e-4, "conv2": 0.01, "conv3": 0.01, "fc10": 0.01}),
-        ("13pct", {"conv1": 1e-4, "conv2": 0.01, "local3": 0.04, "local4": 0.04, "fc10": 0.01}),
-    ],
-)
-def test_the_start(name, deviations):
-    model = cifar_network.build(name, seed=5)
-    for layer, deviation in deviations.items():
+@pytest.mark.parametrize(("name", "layers"), [("19pct", PCT19), ("18pct", PCT19), ("13pct", PCT13), ("11pct", PCT13)])
+def test_parameters_and_initialization(name, layers):
+    model, again, other = (cifar_network.build(name, seed=seed) for seed in (5, 5, 6))
+    assert model.count_params() == sum(count for count, _ in layers.values())
+    for layer, (_, deviation) in layers.items():
         kernel, bias = (each.numpy() for each in model.get_layer(layer).weights)
-        # The spread of an estimated deviation is about 1 / sqrt(2 n): 1 % for the 4,800 weights of conv1.
+        # The spread of an estimated deviation is about 1 / sqrt(2 n): 1 % for the 2,400 weights of conv1.
         assert kernel.std() == pytest.approx(deviation, rel=0.05) and abs(kernel.mean()) < 0.05 * deviation
         assert not bias.any()
+        np.testing.assert_array_equal(kernel, again.get_layer(layer).kernel)
+        assert not np.array_equal(kernel, other.get_layer(layer).kernel)
+    if name == "13pct":  # of the same deviation: layers do not share their random numbers
+        local3, local4 = (model.get_layer(layer).kernel.numpy().ravel()[:1000] for layer in ("local3", "local4"))
+        assert not np.array_equal(local3, local4)
 
 
-def test_the_seed_decides_the_weights_of_every_layer():
-    first, again, other = (cifar_network.build("13pct", seed=seed).get_weights() for seed in (1, 1, 2))
-    kernels = [place for place, weight in enumerate(first) if weight.any()]
-    assert len(kernels) == 5
-    for place in kernels:
-        np.testing.assert_array_equal(first[place], again[place])
-        assert not np.array_equal(first[place], other[place])
-    local3, local4 = (first[place].ravel()[:1000] for place in kernels[2:4])
-    assert not np.array_equal(local3, local4)  # of the same deviation: layers do not share their numbers
-
-
-def test_a_locally_connected_layer_is_saved_and_read_back(tmp_path):
-    layer = cifar_network.LocallyConnected2D(4, 3, kernel_initializer=keras.initializers.RandomNormal(stddev=0.1))
-    model = keras.Sequential([keras.Input((5, 6, 2)), layer])
-    layer.bias.assign(np.random.default_rng(1).normal(size=layer.bias.shape))
-    path = tmp_path / "model.keras"
-    model.save(path)
-    x = np.random.default_rng(0).normal(size=(2, 5, 6, 2)).astype(np.float32)
-    again = keras.saving.load_model(path)
-    np.testing.assert_array_equal(again(x), model(x))
-    expected = local(x.astype(np.float64), layer.kernel.numpy(), layer.bias.numpy())
-    np.testing.assert_allclose(model(x), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_wrong_arguments_are_named():
+def test_unknown_networks_are_named():
     with pytest.raises(ValueError, match="name must be one of 19pct, 18pct, 13pct, 11pct.*'12pct'"):
         cifar_network.build("12pct")
-    with pytest.raises(ValueError, match="padding must be same.*'valid'"):
-        cifar_network.LocallyConnected2D(4, 3, padding="valid")
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    counts = {"train": 45, "test": 11}
+    return cifar.Images(
+        "random images",
+        ("a", "b", "c"),
+        {split: rng.integers(0, 256, (count, 32, 32, 3), np.uint8) for split, count in counts.items()},
+        {split: rng.integers(0, 3, count).astype(np.int32) for split, count in counts.items()},
+    )
+
+
+def test_an_interrupted_trial_is_an_uninterrupted_one_to_the_bit(images, tmp_path):
+    trial = dataclasses.replace(TRIAL, crop_border=4, rate_drops=(1, 2), learning_rate=0.01)
+    whole, learning_rates = cifar_network.Training(str(tmp_path / "whole"), trial, images), []
+    whole.train(4, show=lambda done, total: learning_rates.append(float(whole.optimizer.learning_rate.numpy())))
+    assert learning_rates == pytest.approx([0.01, 0.001, 0.0001, 0.0001])
+    cifar_network.Training(str(tmp_path / "parts"), trial, images).train(1)
+    parts = cifar_network.Training(str(tmp_path / "parts"), trial, images)
+    assert parts.progress.epochs == 1 and len(parts.progress.history) == 5
+    parts.train(4)
+    assert parts.progress.history == whole.progress.history and len(whole.progress.history) == 20
+    for one, other in zip(whole.model.get_weights(), parts.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    tested = parts.test()
+    assert tested == whole.test()
+    # The test is of the centers.
+    views = (images.images["test"] - images.images["train"].mean(0))[:, 4:28, 4:28].astype(np.float32)
+    logits, labels = parts.model(views).numpy().astype(np.float64), images.labels["test"]
+    loss = np.log(np.exp(logits).sum(1)) - logits[np.arange(11), labels]
+    assert tested["loss"] == pytest.approx(loss.mean(), rel=1e-4)
+    assert tested["top1_error"] == pytest.approx(100 * (logits.argmax(1) != labels).mean(), rel=1e-5)
+
+
+def test_an_epoch_sees_every_image_once_and_has_five_points(images, tmp_path):
+    seen, training = [], cifar_network.Training(str(tmp_path), TRIAL, images)
+    step = training.trainer.train_step
+    training.trainer.train_step = lambda views, labels: (seen.append((views, labels)), step(views, labels))[1]
+    training.train(5, enough=lambda curve: len(curve) >= 3)
+    assert training.progress.epochs == 1  # whole epochs, so that another end can resume from here
+    assert [len(labels) for _, labels in seen] == [8, 8, 8, 8, 8, 5]
+    # 6 steps: the points are after 1, 2, 4, 5 and 6 (1.2, 2.4, 3.6, 4.8 and 6 rounded).
+    curve = training.progress.history
+    assert [row["epoch"] for row in curve] == pytest.approx([1 / 6, 2 / 6, 4 / 6, 5 / 6, 1])
+    views, labels = (np.concatenate(each) for each in zip(*seen, strict=True))
+    centered = images.images["train"] - images.images["train"].mean(0)
+    places = [int(np.abs(centered - view).max((1, 2, 3)).argmin()) for view in views]
+    assert sorted(places) == list(range(45)) and places != list(range(45))
+    np.testing.assert_allclose(views, centered[places], atol=1e-3)
+    np.testing.assert_array_equal(labels, images.labels["train"][places])
+
+
+def test_the_first_step_is_the_published_rule_with_the_layer_files_decays(images, tmp_path):
+    training = cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, learning_rate=0.05), images)
+    model, paths = training.model, [variable.path for variable in training.model.trainable_variables]
+    decays = dict(zip(paths, training.optimizer._decays, strict=True))
+    expected = {"bias": 0.0, "conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc10": 3.0}
+    assert decays == {path: expected["bias" if path.endswith("bias") else path.split("/")[0]] for path in paths}
+    # Gradients by NumPy, of the last layer, whose input is known.
+    flat = keras.Model(model.input, model.get_layer("flatten").output)
+    before = model.get_layer("fc10").kernel.numpy().astype(np.float64)
+    views, labels = training._views(images.images["train"][:8], None), images.labels["train"][:8]
+    a = flat(views).numpy().astype(np.float64)
+    p = np.exp(a @ before - (a @ before).max(1, keepdims=True))
+    p = p / p.sum(1, keepdims=True) - np.eye(3)[labels]
+    training.trainer.train_step(tf.constant(views), tf.constant(labels))
+    kernel, _ = momentum_sgd(before, 0.0, a.T @ p / 8, 0.05, 0.9, 3.0)
+    bias, _ = momentum_sgd(np.zeros(3), 0.0, p.mean(0), 0.1, 0.9, 0.0)
+    np.testing.assert_allclose(model.get_layer("fc10").kernel, kernel, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(model.get_layer("fc10").bias, bias, rtol=1e-4, atol=1e-6)
+    without = cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, weight_decay=False), images)
+    assert not any(without.optimizer._decays)
+
+
+def test_crops_lose_the_mean_of_their_own_place(images, tmp_path):
+    training = cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, crop_border=4), images)
+    assert training.model.input_shape == (None, 24, 24, 3)
+    centered = images.images["train"][:20].astype(np.float32) - images.images["train"].mean(0).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(centered, (24, 24), (1, 2)).transpose(0, 1, 2, 4, 5, 3)
+    found = []
+    for epoch in range(12):
+        views = training._views(images.images["train"][:20], np.random.default_rng(epoch))
+        for view, own in zip(views, windows, strict=True):
+            for reflected, each in enumerate((view, view[:, ::-1])):
+                places = np.argwhere((np.abs(own - each) < 1e-3).all((2, 3, 4)))
+                found += [(row, column, reflected) for row, column in places]
+    assert len(found) == 240  # one place for every view
+    assert {row for row, _, _ in found} == {column for _, column, _ in found} == set(range(9))
+    assert 90 < sum(reflected for _, _, reflected in found) < 150  # 120 is expected, with a deviation of 8
+
+
+def test_a_trial_that_diverges_stops_and_stays_stopped(images, tmp_path):
+    trial = dataclasses.replace(TRIAL, learning_rate=1e30)
+    training = cifar_network.Training(str(tmp_path), trial, images)
+    training.train(3)
+    assert training.progress.finished and training.progress.epochs == 0 and len(training.progress.history) < 5
+    again = cifar_network.Training(str(tmp_path), trial, images)
+    again.train(3)
+    assert again.progress.finished and again.progress.history == training.progress.history
+
+
+def test_other_settings_and_images_have_a_folder_of_their_own(images, tmp_path):
+    cifar_network.Training(str(tmp_path), TRIAL, images).train(1)
+    labels = {**images.labels, "train": 2 - images.labels["train"]}
+    for trial, own in (
+        (TRIAL, dataclasses.replace(images, labels=labels)),
+        (dataclasses.replace(TRIAL, batch_size=9), images),
+    ):
+        assert cifar_network.Training(str(tmp_path), trial, own).progress.epochs == 0
+    with pytest.raises(ArgumentError, match="batch_size 45 training images are fewer than 5 batches"):
+        cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, batch_size=10), images)
+    for path in tmp_path.glob("*/checkpoints/*.data*"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match="no checkpoint can be read"):
+        cifar_network.Training(str(tmp_path), TRIAL, images)

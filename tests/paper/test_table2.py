@@ -7,7 +7,7 @@ import pytest
 
 from keras_alexnet import evaluate, train
 from keras_alexnet.cli import run_command
-from keras_alexnet.data import imagenet_labels
+from keras_alexnet.data import imagenet
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.paper import contest, results, table2
 from tests.conftest import TINY_RUN
@@ -176,8 +176,8 @@ def test_fewer_than_five_are_a_row_of_their_own():
 
 
 def test_the_classes_of_2012():
-    ids = [wordnet_id for wordnet_id, _ in imagenet_labels.classes()]
-    assert contest.is_ilsvrc2012(ids) and contest.is_ilsvrc2012(sorted(imagenet_labels.class_names(ids, {})))
+    ids = [wordnet_id for wordnet_id, _ in imagenet.classes()]
+    assert contest.is_ilsvrc2012(ids) and contest.is_ilsvrc2012(sorted(imagenet.class_names(ids, {})))
     assert not contest.is_ilsvrc2012([*ids[1:], "n00000001"]) and not contest.is_ilsvrc2012(ids[1:])
 
 
