@@ -1,14 +1,7 @@
-"""A run, its checkpoints and its export by an earlier version (commit f694f70) are read, resumed and answered the same.
+"""A run, its checkpoints and its export by an earlier version (commit f694f70): read, resumed and answered the same.
 
-data_before/before.tar.xz was made by that commit, once. It holds 16 training and 6 validation images, and
-- run: two epochs of
-      python -m keras_alexnet.train --dataset=folder --data_dir=images --model_dir=run --variant=release2012
-      --width=0.022 --removed_layers=conv2,conv3,conv4,conv5,fc7 --batch_size=4 --checkpoint_steps=3
-      --checkpoints_to_keep=2 --summary_steps=1 --input_threads=1 --learning_rate=0.004 --lr_policy=schedule
-      --lr_schedule=1:0.002,1:bias=0.004 --epochs=2
-  without its logs, with the checkpoint of its end and one from within the second epoch;
-- history_of_three_epochs.csv: what the same command with --epochs=3 then wrote;
-- evaluation.json, predictions.jsonl: ten views of the validation images, and what run/export/1 answered to them.
+That commit made data_before/before.tar.xz, once: 22 images, two epochs on them (run/flags.cfg, a checkpoint from within
+the second one too), the history after --epochs=3, its evaluation by ten views, its predictions.
 """
 
 import json
@@ -46,7 +39,6 @@ def test_a_run_is_resumed(checkpoint, before, capsys):
         for path in (before / "run" / "checkpoints").glob("epoch-2*"):
             path.unlink()
     assert newest(before / "run").endswith(checkpoint)
-    # As the earlier version's user resumes it: by its flags, from within its folder.
     assert run_command("train", train.main, ["--flagfile=run/flags.cfg", "--epochs=3", "--noexport"]) == 0
     assert "resuming after epoch" in capsys.readouterr().out
     (before / "history.csv").write_bytes((before / "history_of_three_epochs.csv").read_bytes())
