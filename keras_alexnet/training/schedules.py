@@ -56,8 +56,8 @@ class Plateau:
 def parse(text):
     """The text of --lr_schedule -> tuple of (after_epoch, label, learning rate), in the order of the epochs.
 
-    The label is "" for all kernels, "bias" for all biases, or the start of layer names. Raises ArgumentError of an entry
-    that is malformed or freezes everything.
+    The label is "" for all kernels, "bias" for all biases, or the start of layer names. Raises ArgumentError where an
+    entry is malformed or freezes everything.
     """
     entries = []
     for part in filter(None, (part.strip() for part in text.split(","))):
