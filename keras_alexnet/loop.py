@@ -13,8 +13,10 @@ import tensorflow as tf
 from keras_alexnet import datasets, rundir
 from keras_alexnet.data import pipeline
 from keras_alexnet.data.statistics import summarize
-from keras_alexnet.errors import RequeueError, RunError, brief
+from keras_alexnet.errors import RequeueError, RunError, UsageError, brief
+from keras_alexnet.export import config_of
 from keras_alexnet.files import progress_bar
+from keras_alexnet.model import weights
 from keras_alexnet.model.layers import Dropout
 from keras_alexnet.training import monitoring, schedules
 from keras_alexnet.training.checkpoints import Checkpoints
@@ -324,3 +326,20 @@ class Loop:
 
 def _describe(epochs, steps):
     return f"epoch {epochs}" + (f" and {steps} steps" if steps else "")
+
+
+def load_initial_weights(config, model):
+    """Assigns the weights of --initial_weights; a run that resumes has its own already."""
+    path = config.training.initial_weights
+    if not path or rundir.has_checkpoint(config.run.model_dir):
+        return
+    before = config_of(path)
+    for name in ("variant", "width"):
+        own, other = getattr(config.network, name), before and getattr(before.network, name)
+        if before and own != other:
+            raise UsageError(f"--initial_weights={path}: its network has --{name}={other}, and this one {own}")
+    try:
+        weights.assign(weights.read(path), model, without=config.training.new_layers)
+    except ValueError as error:
+        raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
+    print(f"weights:    of {path}; new: {', '.join(config.training.new_layers) or 'none'}", flush=True)
