@@ -106,7 +106,10 @@ def read(kind, texts):
         if name not in values or not isinstance(text, str):
             raise UsageError(f"{name!r} is not a flag of a run")
     try:
-        values(["keras_alexnet", *(f"--{name}={text}" for name, text in texts.items())])
+        # No value of a flag that may be given several times is an empty text.
+        many = {name for name, (field, _) in _fields(kind).items() if field.metadata["many"]}
+        given = (f"--{name}={text}" for name, text in texts.items() if text or name not in many)
+        values(["keras_alexnet", *given])
         return _built(kind, values, {})
     except (absl_flags.Error, ArgumentError) as error:
         raise UsageError(str(error)) from None
