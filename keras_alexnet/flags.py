@@ -107,7 +107,7 @@ def read(kind, texts):
             raise UsageError(f"{name!r} is not a flag of a run")
     try:
         # No value of a flag that may be given several times is an empty text.
-        many = {name for name, (field, _) in _fields(kind).items() if field.metadata["many"]}
+        many = {name for name, field in _fields(kind).items() if field.metadata["many"]}
         given = (f"--{name}={text}" for name, text in texts.items() if text or name not in many)
         values(["keras_alexnet", *given])
         return _built(kind, values, {})
