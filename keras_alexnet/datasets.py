@@ -1,4 +1,4 @@
-"""The training and the validation set of a run: opened, and what must be known of them before the first step."""
+"""The training and the validation set of a run: opened, measured and checked before the first step."""
 
 import atexit
 import dataclasses
@@ -46,17 +46,13 @@ def open_sources(data, dry_run=False):
 def find_imagenet(data, may_prepare=False):
     """Where the images of --dataset=imagenet2012 are: records, a TensorFlow Datasets folder, or the official archives.
 
-    Looked for in this order below --data_dir (default: data/); archives are prepared as records first, resumably.
-
-    Args:
-        data: config.DataConfig.
-        may_prepare: bool, whether archives may be prepared.
+    Looked for in this order below --data_dir (default: data/). Archives are first prepared as records, resumably.
 
     Returns:
         config.DataConfig by which the images are read; `data` itself for every other dataset.
 
     Raises:
-        UsageError: none of them is there, or archives are there and may not be prepared.
+        UsageError: all of them are missing, or there are archives only and `may_prepare` is False.
     """
     if data.dataset != IMAGENET:
         return data
@@ -96,15 +92,7 @@ def find_imagenet(data, may_prepare=False):
 
 
 def augmentation(data, variant):
-    """What is done to the training images of a run at random.
-
-    Args:
-        data: config.DataConfig.
-        variant: str, of the network; its authors' crop positions and scale of the color noise are the defaults.
-
-    Returns:
-        data.augmentation.Augmentation.
-    """
+    """The Augmentation of a run's settings; its variant's authors' numbers are the defaults."""
     return Augmentation(
         crop_positions=data.crop_positions or VARIANTS[variant].crop_positions,
         reflections=data.reflections,
@@ -116,14 +104,7 @@ def augmentation(data, variant):
 
 
 def given_statistics(data):
-    """Statistics of the training set that --statistics or prepared records give, or None.
-
-    Args:
-        data: config.DataConfig, as of `find_imagenet`.
-
-    Raises:
-        UsageError: the file does not hold statistics.
-    """
+    """Statistics of the training set that --statistics or prepared records give, or None. Raises UsageError."""
     path = data.statistics
     if not path and data.dataset == "records":
         path = os.path.join(data.data_dir, rundir.STATISTICS)
@@ -138,7 +119,7 @@ def given_statistics(data):
 
 
 def placeholder_statistics(config, given, train_source, val_source):
-    """What a dry run takes for (statistics, summary of the validation set): what is known, or gray images."""
+    """(statistics, summary of the validation set) for a dry run: those that are known, or those of gray images."""
     path = os.path.join(config.run.model_dir, rundir.STATISTICS)
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:
@@ -153,9 +134,9 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
 
     Args:
         config: config.Config.
-        given: data.statistics.Statistics, as of `given_statistics`, or None.
+        given: Statistics of `given_statistics`, or None.
         train_source, val_source: see `data.sources`.
-        is_chief: bool, whether this process writes; of several machines one does.
+        is_chief: bool, whether this process writes.
 
     Returns:
         (statistics, training source, summary, validation source); the sources without the files that are not images.
@@ -164,22 +145,9 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
         UsageError: the run or the statistics are of other images, or a class has none.
         RunError: files are not images, and `--bad_images=fail`.
     """
-    model_dir, threads = config.run.model_dir, config.data.input_threads
+    model_dir = config.run.model_dir
     statistics = _statistics(config, given, train_source, is_chief)
-    summary_path = os.path.join(model_dir, rundir.VALIDATION)
-    summary = read_summary(summary_path)
-    if summary and summary.fingerprint != val_source.fingerprint() and rundir.has_checkpoint(model_dir):
-        raise UsageError(
-            f"{summary_path}: is of another validation set than there is now; restore it, or name another --model_dir"
-        )
-    if summary is None or summary.fingerprint != val_source.fingerprint():
-        if val_source.label_counts:
-            summary = stats.DatasetSummary(val_source.label_counts, (), val_source.fingerprint())
-        else:
-            summary = stats.summarize(val_source, threads, progress_bar("reading the validation set"))
-        if is_chief:
-            with atomic_write(summary_path) as file:
-                json.dump(dataclasses.asdict(summary), file)
+    summary = _summary(config, val_source, is_chief)
     if is_chief and not rundir.has_checkpoint(model_dir):
         shared = shared_files(train_source, val_source)
         if shared:
@@ -187,7 +155,7 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
             print(f"warning: {found}: the validation error will be too low", file=sys.stderr, flush=True)
     bad = [f"train/{name}" for name in (*train_source.other_files, *statistics.skipped)]
     bad += [f"val/{name}" for name in (*val_source.other_files, *summary.skipped)]
-    _report_bad_files(bad, config.data.bad_images, os.path.join(model_dir, "skipped.txt"), is_chief)
+    _report_bad_files(bad, config, is_chief)
     for source, counts in ((train_source, statistics.label_counts), (val_source, summary.label_counts)):
         # A class may be missing from a part of a set; a class folder without one image in it is a mistake.
         empty = [name for name, count in zip(source.class_names, counts, strict=False) if not count]
@@ -223,17 +191,17 @@ def describe_bad_files(names):
 
 
 def _statistics(config, given, source, is_chief):
-    """Statistics of the training set, from the run's folder if they are there; written there otherwise."""
+    """Statistics of the training set: those in the run's folder, the given ones, or computed and written there."""
     path = os.path.join(config.run.model_dir, rundir.STATISTICS)
     kept = stats.load(path) if os.path.isfile(path) else None
-    resuming = rundir.has_checkpoint(config.run.model_dir)
-    if kept and not resuming and kept.fingerprint not in ("", source.fingerprint()):
+    same = ("", source.fingerprint())
+    if kept and kept.fingerprint not in same and not rundir.has_checkpoint(config.run.model_dir):
         kept = None  # nothing has been trained on them: the set was changed before the run started
     statistics = kept or given
     if statistics is None:
         bar = progress_bar("mean and covariance of the training set")
         statistics = stats.compute(source, config.data.input_threads, bar)
-    elif statistics.fingerprint not in ("", source.fingerprint()):
+    elif statistics.fingerprint not in same:
         raise UsageError(
             f"{path}: is of another training set than there is now; restore it, or name another --model_dir"
             if kept
@@ -242,6 +210,26 @@ def _statistics(config, given, source, is_chief):
     if is_chief and statistics is not kept:
         stats.save(statistics, path)
     return statistics
+
+
+def _summary(config, source, is_chief):
+    """The summary of the validation set: that in the run's folder, or made and written there."""
+    path = os.path.join(config.run.model_dir, rundir.VALIDATION)
+    kept = read_summary(path)
+    if kept and kept.fingerprint == source.fingerprint():
+        return kept
+    if kept and rundir.has_checkpoint(config.run.model_dir):
+        raise UsageError(
+            f"{path}: is of another validation set than there is now; restore it, or name another --model_dir"
+        )
+    if source.label_counts:
+        summary = stats.DatasetSummary(source.label_counts, (), source.fingerprint())
+    else:
+        summary = stats.summarize(source, config.data.input_threads, progress_bar("reading the validation set"))
+    if is_chief:
+        with atomic_write(path) as file:
+            json.dump(dataclasses.asdict(summary), file)
+    return summary
 
 
 def _digest(path):
@@ -264,15 +252,16 @@ def read_summary(path):
         return None
 
 
-def _report_bad_files(names, policy, path, is_chief):
+def _report_bad_files(names, config, is_chief):
+    """Lists the files that are not images in the run's skipped.txt, and names some. Raises RunError."""
+    path = os.path.join(config.run.model_dir, "skipped.txt")
     if is_chief and names:
         with atomic_write(path) as file:
             file.write("".join(f"{printable(name)}\n" for name in names))
     elif is_chief and os.path.exists(path):
         os.unlink(path)
-    if not names:
-        return
-    listed = f"{describe_bad_files(names)}; all are in {path}"
-    if policy == "fail":
-        raise RunError(f"{listed}. --bad_images=skip leaves them out")
-    print(f"{listed}; left out", flush=True)
+    if names:
+        listed = f"{describe_bad_files(names)}; all are in {path}"
+        if config.data.bad_images == "fail":
+            raise RunError(f"{listed}. --bad_images=skip leaves them out")
+        print(f"{listed}; left out", flush=True)

@@ -12,7 +12,7 @@ import sys
 import time
 
 from keras_alexnet import config as configs
-from keras_alexnet import files, flags, rundir
+from keras_alexnet import export, files, flags, rundir
 from keras_alexnet.cli import quiet_start, run_command
 from keras_alexnet.data import sources
 from keras_alexnet.errors import UsageError
@@ -26,16 +26,13 @@ def main(argv):
 
 
 def train(config):
-    """Trains the run that a config describes, or resumes it, and exports it at the end.
-
-    Args:
-        config: config.Config.
+    """Trains the run of a config.Config, or resumes it, and exports it at the end.
 
     Returns:
-        list of dict, the history, one an epoch.
+        list of dict, the history, one for each epoch.
 
     Raises:
-        UsageError: something that was asked for is missing or does not go together; nothing was written.
+        UsageError: a setting is wrong, or something that it names is missing; nothing was written.
         RunError: the run failed; what it has written is kept.
     """
     started = time.perf_counter()
@@ -45,7 +42,7 @@ def train(config):
     with signals.catch_signals() as stop:
         with quiet_start():
             # TensorFlow takes seconds to import: `--help` and a wrong flag are answered before.
-            from keras_alexnet import datasets, dryrun, export, loop
+            from keras_alexnet import datasets, dryrun, loop
             from keras_alexnet.training import distribution as distributions
 
             distribution, devices, placed = distributions.choose(config.run, config.network, config.training.batch_size)
@@ -55,7 +52,7 @@ def train(config):
         given = datasets.given_statistics(data)
         with distribution.strategy.scope():
             model = rundir.build_model(config.network, len(train_source.class_names), config.run.seed, devices)
-            load_initial_weights(config, model)
+            loop.load_initial_weights(config, model)
         parts = config, model, devices, distribution
         if config.run.dry_run:
             known = datasets.placeholder_statistics(config, given, train_source, val_source)
@@ -115,26 +112,6 @@ def lock(model_dir):
         yield
 
 
-def load_initial_weights(config, model):
-    """Assigns the weights of --initial_weights; a run that resumes has its own already."""
-    path = config.training.initial_weights
-    if not path or rundir.has_checkpoint(config.run.model_dir):
-        return
-    from keras_alexnet.export import config_of  # TensorFlow, which `train` has imported
-    from keras_alexnet.model import weights
-
-    before = config_of(path)
-    for name in ("variant", "width"):
-        own, other = getattr(config.network, name), before and getattr(before.network, name)
-        if before and own != other:
-            raise UsageError(f"--initial_weights={path}: its network has --{name}={other}, and this one {own}")
-    try:
-        weights.assign(weights.read(path), model, without=config.training.new_layers)
-    except ValueError as error:
-        raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
-    print(f"weights:    of {path}; new: {', '.join(config.training.new_layers) or 'none'}", flush=True)
-
-
 def write_description(config, class_names, statistics, val_summary):
     """Writes what makes a folder a run, and says where this process differs from the one that started it."""
     model_dir = config.run.model_dir
@@ -146,14 +123,13 @@ def write_description(config, class_names, statistics, val_summary):
 
 
 def describe(loop, devices):
-    """What is trained on what, in lines: of a loop.Loop, and the names of the devices."""
+    """What a loop.Loop trains on what, in lines; the devices are names."""
     network, training, distribution = loop.config.network, loop.config.training, loop.distribution
     steps = math.ceil(loop.train_source.count / training.batch_size)
     where = " and ".join(devices) if devices else "wherever TensorFlow places it"
     if distribution.replicas > 1:
-        where += (
-            f", {distribution.replicas} replicas in {distribution.workers} process{'es' * (distribution.workers > 1)}"
-        )
+        processes = f"{distribution.workers} process{'es' * (distribution.workers > 1)}"
+        where += f", {distribution.replicas} replicas in {processes}"
     return (
         f"training:   {loop.train_source.count} images of {len(loop.train_source.class_names)} classes, "
         f"{steps} steps an epoch, up to {training.epochs} epochs\n"
