@@ -26,13 +26,6 @@ def answers():
     )
 
 
-def test_the_summary_is_over_images_whatever_the_batches(answers):
-    probabilities, labels = some(50)
-    found = evaluation.summary(answers)
-    assert found["top1_error"] == pytest.approx(100 - 100 * top_k_credit(probabilities, labels, 1).mean(), rel=1e-5)
-    assert found["loss"] == pytest.approx(-np.log(probabilities[np.arange(50), labels]).mean(), rel=1e-5)
-
-
 def test_errors_by_class_and_confusions(answers):
     rows = evaluation.by_class(answers, [*NAMES, "never"])
     assert [row["class_name"] for row in rows] == [*NAMES, "never"]

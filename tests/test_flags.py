@@ -89,9 +89,12 @@ def test_a_field_is_a_flag(monkeypatch, capsys):
         ("--flagfile=nowhere.cfg", "--flagfile=nowhere.cfg: cannot be read (No such file or directory)"),
     ],
 )
-def test_a_wrong_flag_is_named(flag, words):
+def test_a_wrong_flag_is_named_and_where_it_stands(flag, words, tmp_path):
     assert words in refused(flag)
-    assert "unexpected argument 'a.jpg'" in refused("a.jpg", kind=Group, positional=None)
+    path = tmp_path / "a.cfg"
+    path.write_text(f"# why\n--views=10\n{flag}\n")
+    error = refused("--number=2", f"--flagfile={path}")
+    assert error.endswith(f"({path}, line 3)") and (words in error or flag == "--number")
 
 
 def test_flagfiles(tmp_path):
@@ -101,36 +104,19 @@ def test_flagfiles(tmp_path):
     other.write_text(f"--flagfile={path}\n--quick\n")
     found = parse("--number=3", f"--flagfile={other}", "--sizes=9")
     assert (found.group.number, found.name, found.quick, found.sizes) == (7, "a b#c", True, (9,))
+    assert "unexpected argument 'a.jpg'" in refused("a.jpg", kind=Group, positional=None)
     assert parse("-flagfile", str(other), "--number=1").group.number == 1
     path.write_text(f"--flagfile={path}\n")
     assert "nested too deeply, or name each other" in refused(f"--flagfile={path}")
+    for line, problem in (
+        ("--name='a b'", "a value has no quotes in a flagfile"),
+        ('--name="a b"', "a value has no quotes in a flagfile"),
+        ("--number=7 # seven", "a comment needs a line of its own"),
+    ):
+        path.write_text(f"{line}\n")
+        assert refused(f"--flagfile={path}") == f"{line}: {problem} ({path}, line 1)"
     path.write_bytes(b"--name=\xff\n")
     assert f"--flagfile={path}: is not a text file of flags" in refused(f"--flagfile={path}")
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("--number=0", "--number=0"),
-        ("--noquickly", "noquickly"),
-        ("--share=7", "--share=7.0: must be below 1"),
-        ("--name='a b'", "--name='a b': a value has no quotes in a flagfile"),
-        ('--name="a b"', "a value has no quotes in a flagfile"),
-        ("--number=7 # seven", "--number=7 # seven: a comment needs a line of its own"),
-        ("--flagfile=nowhere.cfg", "--flagfile=nowhere.cfg: cannot be read"),
-    ],
-)
-def test_an_error_names_the_file_and_the_line(line, words, tmp_path):
-    path = tmp_path / "a.cfg"
-    path.write_text(f"# why\n--views=10\n{line}\n")
-    error = refused("--number=2", f"--flagfile={path}")
-    assert words in error and error.endswith(f"({path}, line 3)")
-
-
-@pytest.mark.parametrize("texts", [{"flagfile": "x"}, {"no such": "1"}, {"number": 3}, {"number": "0"}, {"views": "2"}])
-def test_texts_that_are_not_of_a_run(texts):
-    with pytest.raises(UsageError):
-        flags.read(Settings, texts)
 
 
 # All commands.

@@ -5,20 +5,21 @@
 Every fault ends in one clear line, and the same command then ends as an uninterrupted run does, to the bit.
 """
 
+import contextlib
+import json
 import random
 import resource
 import shutil
 import signal
+import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from keras_alexnet.training.progress import checkpoint_place
-from tests.runs import ROOT, TINY_RUN, assert_same, finish, newest, start, until
-from tests.training.test_distribution import losses, start_workers
+from tests.runs import TINY_RUN, assert_same, finish, newest, points, start, until
 
 pytestmark = pytest.mark.slow
 EPOCHS = 30  # of three steps
@@ -106,33 +107,27 @@ def test_a_full_disk(run, uninterrupted, tmp_path):
         subprocess.run(["umount", "-l", str(disk)])
 
 
-def test_flipped_bytes_of_a_record(small_images, tmp_path):
-    records = tmp_path / "records"
-    prepare = [sys.executable, "tools/prepare_dataset.py", "--source=folder", f"--data_dir={small_images}"]
-    subprocess.run([*prepare, f"--out={records}"], check=True, capture_output=True, cwd=ROOT)
-    flags = [*TINY_RUN, "--dataset=records", f"--data_dir={records}", "--epochs=2", "--noexport"]
-    assert finish(start(*flags, f"--model_dir={tmp_path / 'whole'}"))[0] == 0
-    (shard,) = records.rglob("*-train.tfrecord*")
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
-    code, _, error = finish(start(*flags, f"--model_dir={tmp_path / 'run'}"))
-    assert code == 1 and error.startswith("train: ") and "corrupted record" in error, error
-    shard.write_bytes(whole)
-    resumes(start(*flags, f"--model_dir={tmp_path / 'run'}"), tmp_path / "run", tmp_path / "whole")
-
-
 @pytest.mark.parametrize("limit", [24, 32, 48])
 def test_too_few_descriptors(limit, run, uninterrupted, tmp_path):
     """However few there are: it ends in one line, or not at all."""
     process = run(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit,) * 2))
     _, error = process.communicate(timeout=300)
-    if process.returncode:
-        # TensorFlow and Python may need more already where they begin, before anything of ours.
-        assert process.returncode in (1, 2) and "oo many open files" in error, error
+    # TensorFlow and Python may need more already where they begin, before anything of ours.
+    assert process.returncode in (0, 1, 2) and ("oo many open files" in error or process.returncode == 0), error
     resumes(run(), tmp_path / "run", uninterrupted)
 
 
-def test_a_worker_that_is_killed_and_started_again(flags, uninterrupted, tmp_path):
+def start_workers(flags):
+    """Two training processes, on ports that nobody has: list of subprocess.Popen."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in "ab"]
+        workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    tasks = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}} for index in (0, 1)]
+    return [start(*flags, "--strategy=multi_worker", env={"TF_CONFIG": json.dumps(task)}) for task in tasks]
+
+
+def test_two_workers_make_the_steps_of_one_process(flags, uninterrupted, tmp_path):
+    """One is killed and started again; a signal to one of them ends both, at the same step."""
     shared = [*flags, f"--model_dir={tmp_path}", "--checkpoint_steps=2"]
     workers = start_workers(shared)
     until(workers[0], "Epoch 4/")
@@ -140,16 +135,17 @@ def test_a_worker_that_is_killed_and_started_again(flags, uninterrupted, tmp_pat
     code, _, error = finish(workers[0])
     assert code == 75 and "the other workers cannot be reached" in error and "start all of them again" in error
     workers[1].communicate()
-    # A signal to one of them ends both, at the same step.
     workers = start_workers(shared)
     until(workers[0], "first step")
     workers[1].send_signal(signal.SIGTERM)
     ended = [finish(worker) for worker in workers]
     assert [code for code, _, _ in ended] == [75, 75]
     assert "stopped by a signal to another worker" in ended[0][2] and "stopped by SIGTERM" in ended[1][2]
-    workers = start_workers(shared)
-    assert [finish(worker)[0] for worker in workers] == [0, 0]
+    for code, shown, error in map(finish, start_workers(shared)):
+        assert code == 0 and "2 replicas in 2 processes" in shown, error
     # A sum in another order: float32's rounding at first, and it grows over 90 steps.
-    ours, theirs = losses(tmp_path), losses(uninterrupted)
+    ours, theirs = (
+        np.array([value for _, value in points(each, "train")["loss"]]) for each in (tmp_path, uninterrupted)
+    )
     np.testing.assert_allclose(ours[:9], theirs[:9], rtol=1e-5)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ def test_what_was_written_is_read(tmp_path):
     assert names(tmp_path) == ["epoch-1-step-5"] and not list(tmp_path.glob(".writing*"))
     own = opened(tmp_path)
     path, progress = own.resume()
+    assert epoch_checkpoints(str(tmp_path)) == [path]  # within the first epoch there are no others
     assert path == str(tmp_path / "epoch-1-step-5") and (progress.epochs, progress.batches) == (1, 5)
     check(own, 3)
     # TensorFlow finds and reads it.
@@ -60,29 +62,19 @@ def test_what_was_written_is_read(tmp_path):
 
 
 def test_the_newest_the_best_and_the_last_whole_epoch_are_kept(tmp_path):
-    history = [{"epoch": epoch, "val_top1_error": error} for epoch, error in enumerate((50, 30, 40, 30, 35, 36), 1)]
-    for epochs in range(1, 7):
-        write(tmp_path, epochs, epochs, keep=2, history=history[:epochs])
-        write(tmp_path, epochs, epochs, 7, keep=2, history=history[:epochs])
-    assert names(tmp_path) == ["epoch-2", "epoch-6", "epoch-6-step-7"]  # the first of two that are as good
+    history = [{"epoch": epoch, "val_top1_error": error} for epoch, error in enumerate((50, 30, 40, 30, 35, 36), 5)]
+    for epochs in range(5, 11):
+        write(tmp_path, epochs, epochs, keep=2, history=history[: epochs - 4])
+        write(tmp_path, epochs, epochs, 7, keep=2, history=history[: epochs - 4])
+    assert names(tmp_path) == ["epoch-6", "epoch-10", "epoch-10-step-7"]  # the first of two that are as good
     state = tf.train.get_checkpoint_state(str(tmp_path))
-    assert state.model_checkpoint_path == str(tmp_path / "epoch-6-step-7")
+    assert state.model_checkpoint_path == str(tmp_path / "epoch-10-step-7")
     assert state.all_model_checkpoint_paths == [str(tmp_path / name) for name in names(tmp_path)]
     for batches in (9, 12):
-        write(tmp_path, 6, 6, batches, keep=2, history=history)
-    assert names(tmp_path) == ["epoch-2", "epoch-6", "epoch-6-step-9", "epoch-6-step-12"]
-
-
-def test_epochs_are_ordered_as_numbers_and_whole_ones_stand_for_a_run(tmp_path):
-    def touch(*added):
-        for name in added:
-            (tmp_path / f"{name}.index").touch()
-        return [os.path.basename(path) for path in epoch_checkpoints(str(tmp_path))]
-
-    # Within the first epoch there are no others.
-    assert touch("epoch-9-step-100", "epoch-9-step-20", "epoch-x") == ["epoch-9-step-100", "epoch-9-step-20"]
-    assert touch("epoch-9", "epoch-10") == ["epoch-10", "epoch-9"]
-    assert names(tmp_path) == ["epoch-9", "epoch-9-step-20", "epoch-9-step-100", "epoch-10"]
+        write(tmp_path, 10, 10, batches, keep=2, history=history)
+    assert names(tmp_path) == ["epoch-6", "epoch-10", "epoch-10-step-9", "epoch-10-step-12"]
+    # Whole epochs stand for a run, the newest first.
+    assert epoch_checkpoints(str(tmp_path)) == [str(tmp_path / "epoch-10"), str(tmp_path / "epoch-6")]
 
 
 def test_what_is_written_is_the_moment_of_the_call(tmp_path, monkeypatch):
@@ -147,25 +139,16 @@ def test_another_network_is_named_and_nothing_changed(tmp_path):
         opened(tmp_path).resume()
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "error"),
-    [
-        (os, "replace", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))),
-        (tf.raw_ops, "SaveV2", tf.errors.ResourceExhaustedError(None, None, "No space left on device")),
-        (tf.raw_ops, "SaveV2", ValueError("No space left on device")),
-    ],
-)
-def test_a_failure_to_write_is_named_and_leaves_what_was_there(module, name, error, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise error
-
-    own = write(tmp_path, 1, 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, fail)
-        own.write(Progress(epochs=2))
-        with pytest.raises(RunError, match=r"could not be written \(.*No space.*\); the checkpoint epoch-1 is kept"):
-            own.wait()
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "epoch-1.data-00000-of-00001", "epoch-1.index"]
+def test_a_failure_to_write_is_named_and_leaves_what_was_there(tmp_path, monkeypatch):
+    own, words = write(tmp_path, 1, 1), "No space left on device"
+    errors = [OSError(errno.ENOSPC, words), tf.errors.ResourceExhaustedError(None, None, words), ValueError(words)]
+    for module, name, error in zip((os, tf.raw_ops, tf.raw_ops), ("replace", "SaveV2", "SaveV2"), errors, strict=True):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, unittest.mock.Mock(side_effect=error))
+            own.write(Progress(epochs=2))
+            with pytest.raises(RunError, match=r"not be written \(.*No space.*\); the checkpoint epoch-1 is kept"):
+                own.wait()
+        assert sorted(os.listdir(tmp_path)) == ["checkpoint", "epoch-1.data-00000-of-00001", "epoch-1.index"]
     own.write(Progress(epochs=2))
     own.wait()
     assert names(tmp_path) == ["epoch-1", "epoch-2"]

@@ -1,47 +1,11 @@
-"""Two processes make the steps of one; clusters that are not. Two replicas of one process: tests/test_resume.py."""
+"""Clusters that are and are not. Replicas of one process: tests/test_resume.py; two processes: tests/faults."""
 
-import contextlib
-import json
-import socket
-
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_alexnet.config import NetworkConfig, RunConfig
 from keras_alexnet.errors import UsageError
 from keras_alexnet.training import distribution
-from tests.runs import TINY_RUN, finish, history, points, start, state
-
-
-def start_workers(flags, count=2):
-    """A training process for each of so many workers, on ports that nobody has: list of subprocess.Popen."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    tasks = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}} for index in range(count)]
-    return [start(*flags, "--strategy=multi_worker", env={"TF_CONFIG": json.dumps(task)}) for task in tasks]
-
-
-def losses(folder):
-    return np.array([value for _, value in points(folder, "train")["loss"]])
-
-
-def test_two_workers_make_the_steps_of_one_process(tiny_run, small_images, tmp_path):
-    workers = start_workers([*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={tmp_path}", "--epochs=3"])
-    for worker in workers:
-        code, shown, error = finish(worker)
-        assert code == 0, error
-        assert "2 replicas in 2 processes" in shown
-    np.testing.assert_allclose(losses(tmp_path), losses(tiny_run), rtol=0, atol=1e-5)
-    for ours, theirs in zip(history(tmp_path), history(tiny_run), strict=True):
-        assert float(ours["val_loss"]) == pytest.approx(float(theirs["val_loss"]), abs=1e-5)
-    own, other = state(tmp_path), state(tiny_run)
-    assert own.keys() == other.keys()
-    for name, value in own.items():
-        if name.endswith(("kernel", "bias")) and "velocity" not in name:
-            # Biases that have hardly moved from 0 are rounding themselves.
-            np.testing.assert_allclose(value, other[name], rtol=0, atol=1e-5 * np.abs(value).max() + 1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize(
