@@ -32,8 +32,10 @@ class DataConfig:
     )
     data_dir: str | None = flag(
         None,
-        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. TensorFlow Datasets: its "
-        "data folder (default: ~/tensorflow_datasets). shapes: where the images are kept (default: data/shapes).",
+        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. imagenet2012: has records, "
+        "a TensorFlow Datasets folder, or the two official archives, which are then prepared (default: data). Other "
+        "TensorFlow Datasets: their folder (default: ~/tensorflow_datasets). shapes: where the images are kept "
+        "(default: below data).",
         path=True,
         first=True,
         free=True,
@@ -308,8 +310,7 @@ def check(config):
     if (training.lr_policy == "schedule") != bool(rates):
         problem = "goes with --lr_policy=schedule, and needs entries such as 25:0.001,51:0.0001"
         raise ArgumentError("lr_schedule", training.lr_schedule, problem)
-    labels = {label for _, label, _ in rates} - {"", "bias"}
-    for flag_name, names in (("lr_schedule", labels), ("new_layers", training.new_layers)):
+    for flag_name, names in (("lr_schedule", schedules.layer_labels(rates)), ("new_layers", training.new_layers)):
         for name in names:
             if not any(layer.startswith(name) for layer in variants.LAYERS):
                 problem = f"must name layers of {', '.join(variants.LAYERS)}, and {name!r} is none"

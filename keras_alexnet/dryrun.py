@@ -17,15 +17,9 @@ _COPIES = 2  # a checkpoint holds the weights and a velocity for each; the expor
 
 
 def report(loop, describe):
-    """Trains two steps, and prints what the run would take.
+    """Trains two steps, and prints what the run would take, after `description`.
 
-    Args:
-        loop: training.loop.Loop, made with placeholder statistics.
-        describe: function of the loop -> str, what is known of data and network.
-
-    Raises:
-        UsageError: the disk is too small, or the folder is not writable.
-        RunError: an image cannot be read, or the loss is not finite.
+    Raises UsageError where the disk is too small or the folder not writable, and RunError where a step fails.
     """
     training, run = loop.config.training, loop.config.run
     try:

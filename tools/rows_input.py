@@ -26,7 +26,7 @@ with quiet_start():
     import keras
     import tensorflow as tf
 
-    from keras_alexnet.data import pipeline, preparation, sources
+    from keras_alexnet.data import pipeline, prepare, sources
     from keras_alexnet.data.augmentation import Augmentation
     from keras_alexnet.data.statistics import load
 
@@ -61,8 +61,8 @@ def lay_out(row, settings):
         os.symlink(path, os.path.join(work, "originals", name, f"{place:06d}.jpg"))
     source = sources.list_split(Path(work), "originals")
     for encoding in ("jpeg", "raw"):
-        options = preparation.Settings(encoding=encoding)
-        preparation.prepare(source, few(source), os.path.join(work, encoding), options, threads=settings.threads)
+        options = prepare.Settings(encoding=encoding)
+        prepare.prepare(source, few(source), os.path.join(work, encoding), options, threads=settings.threads)
     records, _ = sources.open_records(os.path.join(work, "jpeg"), 1)
     sizes = []
     for place, (_, content, label) in enumerate(records.items().map(records.loader()).as_numpy_iterator()):
@@ -173,7 +173,7 @@ def preparing(row, settings):
 
     def read():
         out = tempfile.mkdtemp(dir=settings.work_dir, prefix="out-")
-        report = preparation.prepare(source, validation, out, preparation.Settings(), threads=settings.threads)
+        report = prepare.prepare(source, validation, out, prepare.Settings(), threads=settings.threads)
         shutil.rmtree(out)
         return report.handled
 

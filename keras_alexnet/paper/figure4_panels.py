@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from keras_alexnet import evaluation
-from keras_alexnet.data import imagenet_labels
+from keras_alexnet.data import imagenet
 from keras_alexnet.errors import ArgumentError, printable
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.paper import features, plots, search
@@ -173,7 +173,7 @@ def _write_panels(settings, values):
 
 def in_words(rows):
     """Rows with the words of ImageNet's classes for their ids, and nothing that a figure cannot show."""
-    words = dict(imagenet_labels.classes())
+    words = dict(imagenet.classes())
 
     def named(row):
         copy = {**row, "class_name": words.get(row["class_name"], printable(row["class_name"]))}

@@ -51,13 +51,9 @@ class Checkpoints:
         self.writer, self.failure = None, None
 
     def write(self, progress):
-        """Copies all variables and writes them while training continues; the best checkpoint is kept, however old.
+        """Copies all variables and writes them, with a progress.Progress, while training continues.
 
-        Args:
-            progress: progress.Progress, stored with them.
-
-        Raises:
-            RunError: the checkpoint before could not be written.
+        The best checkpoint is kept, however old. Raises RunError where the checkpoint before could not be written.
         """
         self.wait()
         # On a CPU the tensor shares the memory of the variable until the next update, which copies what it changes.
@@ -87,8 +83,7 @@ class Checkpoints:
             (path, progress.Progress); (None, a new one) where there is no checkpoint.
 
         Raises:
-            ChangedError: the newest that can be read is of another network.
-            RunError: there are checkpoints, and none can be read.
+            RunError: the newest that can be read is of another network, or none of several can be read.
         """
         paths = checkpoint_paths(self.folder)
         for path in reversed(paths):
@@ -104,17 +99,9 @@ class Checkpoints:
         return None, Progress()
 
     def read(self, path):
-        """Assigns a checkpoint to the variables.
+        """Assigns a checkpoint to the variables; returns the progress stored with them, str.
 
-        Args:
-            path: str, without suffix.
-
-        Returns:
-            str, the progress stored with them.
-
-        Raises:
-            ChangedError: it has other variables, or of other shapes; nothing was changed.
-            RunError: it is damaged or missing; nothing was changed.
+        Nothing is changed where this raises ChangedError (other variables, or of other shapes) or RunError (damaged).
         """
         try:
             reader = tf.train.load_checkpoint(path)

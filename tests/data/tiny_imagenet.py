@@ -3,7 +3,7 @@
 import io
 import tarfile
 
-from keras_alexnet.data import archives
+from keras_alexnet.data import imagenet as archives
 from tests.data.conftest import encoded, photo
 
 # The classes of the official validation images 1, 2 and 3, so that the list in TensorFlow Datasets fits; by their ids
