@@ -22,6 +22,7 @@ from keras_alexnet import __version__, cli, flags, rundir
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
+from keras_alexnet.tables import Table
 
 # In the order of the report.
 NAMES = (
@@ -37,32 +38,6 @@ NAMES = (
 )
 NOT_RUN = "not run"
 OUTCOMES = ("holds", "does not hold", "cannot be told")
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of the report.
-
-    Attributes:
-        title: str.
-        columns: tuple of str; the first is of the rows' names.
-        rows: tuple of tuple of str, as long as the columns.
-        note: str, printed below it.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-    def as_text(self):
-        """The table for a terminal, str."""
-        rows = [self.columns, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
-        return "\n".join([self.title, "", *lines, *([f"({self.note})"] if self.note else [])])
 
 
 @dataclasses.dataclass(frozen=True)
