@@ -285,11 +285,9 @@ def check(config):
     if not data.dataset:
         raise UsageError("--dataset is empty: give a TensorFlow Datasets name, records, folder or shapes")
     if data.dataset in ("folder", "records") and not data.data_dir:
-        wanted = {
-            "folder": "DATA_DIR/train/CLASS/*.jpg and DATA_DIR/val",
-            "records": "what tools/prepare_dataset.py wrote",
-        }
-        raise UsageError(f"--data_dir is missing: --dataset={data.dataset} reads {wanted[data.dataset]}")
+        is_folder = data.dataset == "folder"
+        wanted = "DATA_DIR/train/CLASS/*.jpg and DATA_DIR/val" if is_folder else "what tools/prepare_dataset.py wrote"
+        raise UsageError(f"--data_dir is missing: --dataset={data.dataset} reads {wanted}")
     for name in ("train_split", "val_split"):
         if getattr(data, name) and data.dataset in DATASETS:
             raise ArgumentError(name, getattr(data, name), f"must be left out: --dataset={data.dataset} has two splits")
@@ -316,9 +314,8 @@ def check(config):
                 problem = f"must name layers of {', '.join(variants.LAYERS)}, and {name!r} is none"
                 raise ArgumentError(flag_name, flags.as_text(config)[flag_name], problem)
     if run.profile and (len(run.profile) != 2 or not 1 <= run.profile[0] <= run.profile[1]):
-        raise ArgumentError(
-            "profile", flags.as_text(config)["profile"], "must be the first and the last step, such as 10,15"
-        )
+        problem = "must be the first and the last step, such as 10,15"
+        raise ArgumentError("profile", flags.as_text(config)["profile"], problem)
 
 
 def check_devices(network, strategy):
@@ -331,12 +328,10 @@ def check_devices(network, strategy):
     if len(set(names)) < len(names):
         raise ArgumentError("devices", text, "must be different; give one for both towers")
     if names and strategy == "multi_worker":
-        raise ArgumentError(
-            "devices", text, "must be left out: with --strategy=multi_worker a process takes all its GPUs"
-        )
+        problem = "must be left out: with --strategy=multi_worker a process takes all its GPUs"
+        raise ArgumentError("devices", text, problem)
     if len(names) > network.towers and strategy == "one":
         raise ArgumentError("devices", text, f"must not be more than the towers (--towers={network.towers})")
     if network.precision == "mixed_float16" and strategy != "one":
-        raise ArgumentError(
-            "precision", network.precision, f"must be mixed_bfloat16 or float32 with --strategy={strategy}"
-        )
+        problem = f"must be mixed_bfloat16 or float32 with --strategy={strategy}"
+        raise ArgumentError("precision", network.precision, problem)
