@@ -26,9 +26,7 @@ class DataConfig:
     """Data (sections 2 and 4.1)."""
 
     dataset: str = flag(
-        "imagenet2012",
-        "A TensorFlow Datasets name, records (prepared by tools/prepare_dataset.py), folder or shapes.",
-        first=True,
+        "imagenet2012", "A TensorFlow Datasets name, records (tools/prepare_dataset.py), folder or shapes.", first=True
     )
     data_dir: str | None = flag(
         None,
@@ -53,10 +51,7 @@ class DataConfig:
         path=True,
     )
     bad_images: str = flag(
-        "skip",
-        "What to do with a file that is not an image: name it and leave it out, or name it and stop.",
-        choices=("skip", "fail"),
-        free=True,
+        "skip", "A file that is not an image is named and left out, or fails.", choices=("skip", "fail"), free=True
     )
     shapes_train: int = flag(200, "shapes: training images per class.", low=1, high=100_000)
     shapes_val: int = flag(50, "shapes: validation images per class.", low=1, high=100_000)
@@ -132,10 +127,7 @@ class NetworkConfig:
         free=True,
     )
     precision: str = flag(
-        "float32",
-        "Arithmetic of convolutions and products; normalization, loss and update stay float32.",
-        choices=PRECISIONS,
-        first=True,
+        "float32", "Arithmetic of convolutions and products; all else is float32.", choices=PRECISIONS, first=True
     )
     width: float = flag(1.0, "Factor on the number of units of every hidden layer.", above=0.0, high=4.0)
     activation: str = flag("relu", "Nonlinearity of section 3.1.", choices=("relu", "tanh"))
@@ -213,17 +205,10 @@ class RunConfig:
     seed: int = flag(2012, "Seed of weights, order, crops, color noise and dropout.", low=0)
     export: bool = flag(True, "Write a SavedModel to MODEL_DIR/export/1 at the end.", free=True)
     checkpoints_to_keep: int = flag(
-        3,
-        "Newest checkpoints that are kept, beside the one with the lowest validation error.",
-        low=1,
-        high=100_000,
-        free=True,
+        3, "Newest checkpoints to keep, beside that with the lowest validation error.", low=1, high=100_000, free=True
     )
     checkpoint_minutes: float = flag(
-        15.0,
-        "A checkpoint after so many minutes within an epoch, beside the one after every epoch; 0: none.",
-        low=0.0,
-        free=True,
+        15.0, "Minutes between checkpoints within an epoch, beside the one after it; 0: none.", low=0.0, free=True
     )
     checkpoint_steps: int = flag(0, "A checkpoint after every so many steps too; 0: none.", low=0, free=True)
     strategy: str = flag(
