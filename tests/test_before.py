@@ -1,14 +1,7 @@
-"""A run, its checkpoints and its export by an earlier version (commit f694f70) are read, resumed and answered the same.
+"""A run, its checkpoints and its export by an earlier version (commit f694f70): read, resumed and answered the same.
 
-data_before/before.tar.xz was made by that commit, once. It holds 16 training and 6 validation images, and
-- run: two epochs of
-      python -m keras_alexnet.train --dataset=folder --data_dir=images --model_dir=run --variant=release2012
-      --width=0.022 --removed_layers=conv2,conv3,conv4,conv5,fc7 --batch_size=4 --checkpoint_steps=3
-      --checkpoints_to_keep=2 --summary_steps=1 --input_threads=1 --learning_rate=0.004 --lr_policy=schedule
-      --lr_schedule=1:0.002,1:bias=0.004 --epochs=2
-  without its logs, with the checkpoint of its end and one from within the second epoch;
-- history_of_three_epochs.csv: what the same command with --epochs=3 then wrote;
-- evaluation.json, predictions.jsonl: ten views of the validation images, and what run/export/1 answered to them.
+That commit made data_before/before.tar.xz, once: 22 images, two epochs on them (run/flags.cfg, a checkpoint from within
+the second one too), the history after --epochs=3, its evaluation by ten views, its predictions.
 """
 
 import json
@@ -18,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from keras_alexnet import evaluate, flags, predict, rundir, train
-from keras_alexnet.cli import run_command
-from tests.runs import history, newest
+from tests.runs import call, history, newest
 
 ARCHIVE = Path(__file__).parent / "data_before" / "before.tar.xz"
 
@@ -41,14 +33,12 @@ def test_the_settings_of_a_run(before):
 
 
 @pytest.mark.parametrize("checkpoint", ["epoch-2", "epoch-1-step-2"])
-def test_a_run_is_resumed(checkpoint, before, capsys):
+def test_a_run_is_resumed(checkpoint, before):
     if checkpoint != "epoch-2":
         for path in (before / "run" / "checkpoints").glob("epoch-2*"):
             path.unlink()
     assert newest(before / "run").endswith(checkpoint)
-    # As the earlier version's user resumes it: by its flags, from within its folder.
-    assert run_command("train", train.main, ["--flagfile=run/flags.cfg", "--epochs=3", "--noexport"]) == 0
-    assert "resuming after epoch" in capsys.readouterr().out
+    assert "resuming after epoch" in call(train, "--flagfile=run/flags.cfg", "--epochs=3", "--noexport")[1]
     (before / "history.csv").write_bytes((before / "history_of_three_epochs.csv").read_bytes())
     for ours, theirs in zip(history(before / "run"), history(before), strict=True):
         for name in set(theirs) - {"images_per_second"}:
@@ -58,18 +48,14 @@ def test_a_run_is_resumed(checkpoint, before, capsys):
 
 @pytest.mark.parametrize("model", ["run", "run/export/1"])
 def test_a_model_is_evaluated(model, before):
-    argv = [f"--model_dir={model}", "--views=10", "--json=now.json"]
-    assert run_command("evaluate", evaluate.main, argv) == 0
+    assert call(evaluate, f"--model_dir={model}", "--views=10", "--json=now.json")[0] == 0
     now, then = (json.loads((before / name).read_text()) for name in ("now.json", "evaluation.json"))
     assert now["result"] == pytest.approx(then["result"], rel=1e-6)
     assert now["set"] == then["set"]
 
 
-def test_an_export_answers(before, capsys):
+def test_an_export_answers(before):
     expected = [json.loads(line) for line in (before / "predictions.jsonl").read_text().splitlines()]
-    argv = ["--model=run/export/1", "--format=jsonl", *(answer["file"] for answer in expected)]
-    assert run_command("predict", predict.main, argv) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [answer["classes"] for answer in answers] == [answer["classes"] for answer in expected]
-    for answer, wanted in zip(answers, expected, strict=True):
-        assert answer["scores"] == pytest.approx(wanted["scores"], abs=1e-6)
+    _, shown, _ = call(predict, "--model=run/export/1", "--format=jsonl", *(answer["file"] for answer in expected))
+    for answer, wanted in zip(map(json.loads, shown.splitlines()), expected, strict=True):
+        assert answer == {**wanted, "scores": pytest.approx(wanted["scores"], abs=1e-6)}

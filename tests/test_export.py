@@ -1,24 +1,24 @@
 import json
 import math
 import os
+import shutil
 
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import __version__, export, rundir
-from keras_alexnet.cli import run_command
+from keras_alexnet import __version__, export
 from keras_alexnet.errors import UsageError
 from tests.conftest import CLASSES
-from tests.runs import history
+from tests.runs import call, history, refusal
 
 METADATA = {"class_names": CLASSES, "flags": {}}
 
 
-def test_versions_count_up_and_nothing_half_written_stays(tiny_run, tmp_path, monkeypatch):
-    served, target = export.served_model(rundir.open_run(str(tiny_run))), tmp_path / "export"
+def test_versions_count_up_and_nothing_half_written_stays(tiny_run, small_images, tmp_path, monkeypatch):
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
     # Left by a killed export.
-    (target / ".writing-1-ab" / "variables").mkdir(parents=True)
-    (target / ".writing-1-ab" / "variables" / "variables.index").touch()
+    (run / "export" / ".writing-1-ab" / "variables").mkdir(parents=True)
+    (run / "export" / ".writing-1-ab" / "variables" / "variables.index").touch()
 
     def fail(*args, **kwargs):
         raise OSError("no space left on device")
@@ -26,12 +26,19 @@ def test_versions_count_up_and_nothing_half_written_stays(tiny_run, tmp_path, mo
     for module, name in ((tf.saved_model, "save"), (json, "dump")):  # before and after most of it is written
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fail)
-            with pytest.raises(OSError, match="no space"):
-                export.save(served, str(target), METADATA)
-        assert list(target.iterdir()) == []
-    (target / "9").mkdir()
-    (target / "10").mkdir()
-    assert export.save(served, str(target), METADATA) == str(target / "11")
+            assert "no space left on device" in refusal(export, f"--model_dir={run}", code=1)
+        assert list((run / "export").iterdir()) == []
+    for version in ("9", "10"):
+        (run / "export" / version).mkdir()
+    folder = run / "export" / "11"
+    assert call(export, f"--model_dir={run}", "--views=10") == (0, f"exported to {folder}\n", "")
+    assert export.read_metadata(str(folder))["views"] == 10
+    image = tf.constant([(small_images / "val" / "blue_disk" / "0.jpg").read_bytes()])
+    one, ten = (
+        tf.saved_model.load(str(each)).signatures["serving_default"](image_bytes=image)["probabilities"]
+        for each in (tiny_run / "export" / "1", folder)
+    )
+    assert abs(one - ten).numpy().max() > 0
 
 
 def test_a_version_holds_what_tf_serving_looks_for(folder, tiny_model):
@@ -56,19 +63,7 @@ def test_the_metadata_of_a_run(tiny_run):
     assert (metadata["views"], metadata["input_size"], metadata["epochs"]) == (1, 224, 3)
 
 
-def test_ten_views_are_exported_by_a_flag(tiny_run, small_images, capsys):
-    assert run_command("export", export.main, [f"--model_dir={tiny_run}", "--views=10"]) == 0
-    folder = capsys.readouterr().out.split()[-1]
-    assert export.read_metadata(folder)["views"] == 10
-    image = (small_images / "val" / "blue_disk" / "0.jpg").read_bytes()
-    one, ten = (
-        tf.saved_model.load(each).signatures["serving_default"](image_bytes=tf.constant([image]))
-        for each in (str(tiny_run / "export" / "1"), folder)
-    )
-    assert abs(one["probabilities"] - ten["probabilities"]).numpy().max() > 0
-
-
-def test_an_export_of_another_program_and_what_is_not_a_run(tmp_path, capsys):
+def test_an_export_of_another_program_and_what_is_not_a_run(tmp_path):
     with pytest.raises(UsageError, match="exported model"):
         export.read_metadata(str(tmp_path))
     (tmp_path / "saved_model.pb").touch()
@@ -78,7 +73,5 @@ def test_an_export_of_another_program_and_what_is_not_a_run(tmp_path, capsys):
             (tmp_path / "assets.extra" / "metadata.json").write_text(content)
         with pytest.raises(UsageError, match="was not exported by"):
             export.read_metadata(str(tmp_path))
-    for argv, words in (([], "--model_dir is missing"), ([f"--model_dir={tmp_path}"], "is not a run")):
-        assert run_command("export", export.main, argv) == 2
-        error = capsys.readouterr().err
-        assert words in error and error.count("\n") == 1
+    assert "--model_dir is missing" in refusal(export)
+    assert "is not a run" in refusal(export, f"--model_dir={tmp_path}")

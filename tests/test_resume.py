@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from keras_alexnet import datasets, files, loop, rundir, train
-from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
 from keras_alexnet.training import checkpoints, distribution, trainer
-from tests.runs import TINY_RUN, assert_same, finish, history, newest, start, state, until
+from tests.runs import TINY_RUN, assert_same, call, finish, history, newest, refusal, start, state, until
 from tests.training.test_signals import replace_handler
 
 
@@ -25,7 +24,7 @@ def flags(small_images, tmp_path):
 
 @pytest.fixture
 def command(flags):
-    return lambda *more: run_command("train", train.main, [*flags, *more])
+    return lambda *more: call(train, *flags, *more)
 
 
 class Killed(BaseException):
@@ -54,9 +53,7 @@ def stop_after(monkeypatch):
 
 
 @pytest.mark.usefixtures("default_handlers")
-def test_a_signal_keeps_the_step_and_the_run_resumes_to_the_bit(
-    tiny_run, command, stop_after, tmp_path, monkeypatch, capsys
-):
+def test_a_signal_keeps_the_step_and_the_run_resumes_to_the_bit(tiny_run, command, stop_after, tmp_path, monkeypatch):
     choose, evaluate = distribution.choose, trainer.Trainer.evaluate
 
     def choose_and_replace(*arguments):
@@ -81,21 +78,21 @@ def test_a_signal_keeps_the_step_and_the_run_resumes_to_the_bit(
         with monkeypatch.context() as patch:
             if step == 0:
                 patch.setattr(trainer.Trainer, "evaluate", stopped_evaluate)
-            assert command() == (130 if number == signal.SIGINT else 75)
-        error = capsys.readouterr().err
+            code, _, error = command()
         kept = f"the checkpoint after {where} is kept; the same command resumes from there\n"
-        assert kept in error and ("Traceback" not in error)
-        assert number == signal.SIGINT or error.endswith(f"train: stopped by {number.name}; {kept}")
+        if number == signal.SIGINT:
+            assert (code, error) == (130, f"{kept}command: interrupted\n")
+        else:
+            assert (code, error) == (75, f"command: stopped by {number.name}; {kept}")
     monkeypatch.undo()
-    assert command() == 0
-    assert "resuming after epoch 2 and 1 steps" in capsys.readouterr().out
+    assert "resuming after epoch 2 and 1 steps" in command()[1]
     assert_same(tmp_path / "run", tiny_run)
 
 
-def test_a_signal_before_the_first_step_is_one_line(command, monkeypatch, capsys):
+def test_a_signal_before_the_first_step_is_one_line(flags, monkeypatch):
     monkeypatch.setattr(datasets, "prepare_datasets", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
-    assert command() == 75
-    assert capsys.readouterr().err == "train: stopped by SIGTERM before the first step; the same command starts again\n"
+    line = refusal(train, *flags, code=75)
+    assert line == "stopped by SIGTERM before the first step; the same command starts again"
 
 
 def test_what_came_after_the_last_checkpoint_is_repeated_and_shown_once(tiny_run, command, stop_after, tmp_path):
@@ -115,7 +112,7 @@ def test_what_came_after_the_last_checkpoint_is_repeated_and_shown_once(tiny_run
         path.unlink()
     assert len(history(folder)) == 1
     stop_after(0, signal.SIGKILL)
-    assert command("--checkpoint_steps=2") == 0
+    assert command("--checkpoint_steps=2")[0] == 0
     assert_same(folder, tiny_run)
     assert not list(folder.rglob(".writing*"))
 
@@ -126,40 +123,36 @@ def test_a_killed_process_resumes_to_the_bit(tiny_run, flags, command, tmp_path)
     process.kill()
     assert finish(process)[::2] == (-signal.SIGKILL, "")  # TensorFlow's log is not shown
     assert newest(tmp_path / "run")
-    assert command() == 0
+    assert command()[0] == 0
     assert_same(tmp_path / "run", tiny_run)
 
 
-def test_a_finished_run_and_damaged_files_of_it(tiny_run, command, tmp_path, capsys):
+def test_a_finished_run_and_damaged_files_of_it(tiny_run, flags, command, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
     for content in ("", "junk", "{}", "[1]", '{"label_counts": ["x"], "skipped": [], "fingerprint": ""}'):
         (run / rundir.VALIDATION).write_text(content)
-        assert command() == 0
+        assert "is done: 3 epochs" in command()[1]
         assert (run / rundir.VALIDATION).read_bytes() == (tiny_run / rundir.VALIDATION).read_bytes()
-    assert "is done: 3 epochs" in capsys.readouterr().out
     # Started by another version; the newest checkpoint is damaged: the epoch after the one before is repeated.
     record = json.loads((run / rundir.PROVENANCE).read_text())[0]
     (run / rundir.PROVENANCE).write_text(json.dumps([{**record, "keras_alexnet": "0.0.9"}]))
     index = run / "checkpoints" / "epoch-3.index"
     index.write_bytes(index.read_bytes()[:20])
-    assert command() == 0
-    shown = capsys.readouterr()
-    assert "note: the run was started with keras_alexnet 0.0.9 and now" in shown.out
-    assert "resuming after epoch 2" in shown.out and "epoch-3: cannot be read" in shown.err
+    code, shown, error = command()
+    assert code == 0 and "note: the run was started with keras_alexnet 0.0.9 and now" in shown
+    assert "resuming after epoch 2" in shown and "epoch-3: cannot be read" in error
     assert len(json.loads((run / rundir.PROVENANCE).read_text())) == 2
     assert_same(run, tiny_run)
     (run / rundir.FLAGS).write_bytes(b"--model_dir=\xff\n")
-    assert command() == 1
-    error = capsys.readouterr().err
-    assert f"{run / rundir.FLAGS}: is not the flags of a run" in error and error.count("\n") == 1
+    assert f"{run / rundir.FLAGS}: is not the flags of a run" in refusal(train, *flags, code=1)
 
 
 @pytest.mark.parametrize(("split", "kind"), [("train", "training"), ("val", "validation")])
-def test_a_changed_set_is_refused(split, kind, tiny_run, command, small_images, tmp_path, capsys):
+def test_a_changed_set_is_refused(split, kind, tiny_run, flags, small_images, tmp_path):
     run, data = shutil.copytree(tiny_run, tmp_path / "run"), shutil.copytree(small_images, tmp_path / "data")
     shapes.draw("blue_disk", 999).save(data / split / "blue_disk" / "0.jpg")
-    assert command(f"--data_dir={data}", "--epochs=4") == 2
-    assert f"is of another {kind} set than there is now; restore it" in capsys.readouterr().err
+    line = refusal(train, *flags, f"--data_dir={data}", "--epochs=4")
+    assert f"is of another {kind} set than there is now; restore it" in line
     assert newest(run).endswith("epoch-3")
 
 
@@ -173,7 +166,7 @@ def test_devices_are_changed_and_replicas_make_the_steps_of_one(command, tmp_pat
         ("two",),
         ("mirrored", *on_two, "--strategy=mirrored"),
     ):
-        assert command(f"--model_dir={tmp_path / name}", *flags, *more) == 0
+        assert command(f"--model_dir={tmp_path / name}", *flags, *more)[0] == 0
     wanted = state(tmp_path / "one")
     for other in ("two", "mirrored"):
         for ours, theirs in zip(history(tmp_path / other), history(tmp_path / "one"), strict=True):
@@ -198,18 +191,19 @@ def test_checkpoints_by_time_and_the_learning_rate(command, tmp_path, monkeypatc
 
     monkeypatch.setattr(checkpoints.Checkpoints, "write", note)
     rates = ["--lr_policy=schedule", "--lr_schedule=0:0.02,1:0.01", "--rate_scaling=sqrt"]
-    assert command(*rates, "--checkpoint_minutes=1", "--epochs=1") == 0
+    assert command(*rates, "--checkpoint_minutes=1", "--epochs=1")[0] == 0
     assert written == [(0, 2), (1, 0)]  # 40 seconds after the first step, 80 after the second
-    assert command(*rates, "--checkpoint_minutes=0", "--epochs=2") == 0
+    assert command(*rates, "--checkpoint_minutes=0", "--epochs=2")[0] == 0
     assert written == [(0, 2), (1, 0), (2, 0)]
     found = [float(row["learning_rate"]) for row in history(tmp_path / "run")]
     assert found == pytest.approx([0.02 / 4, 0.01 / 4], rel=1e-5)  # the batch is a sixteenth of the paper's
 
 
-def test_a_folder_that_is_being_trained_is_refused(command, tmp_path, capsys):
+def test_a_folder_that_is_being_trained_is_refused(flags, tmp_path):
     (tmp_path / "run").mkdir()
     with files.acquire(str(tmp_path / "run" / train.LOCK)):
-        assert command() == 2
-    error = capsys.readouterr().err
-    assert f"--model_dir={tmp_path / 'run'}: is being trained by " in error and f"process {os.getpid()}, since" in error
+        line = refusal(train, *flags)
+    assert (
+        line.startswith(f"--model_dir={tmp_path / 'run'}: is being trained by ") and f"process {os.getpid()}, " in line
+    )
     assert os.listdir(tmp_path / "run") == ["lock"]
