@@ -1,18 +1,101 @@
+"""CIFAR-10's images to the bit, the networks against NumPy, and trials that resume."""
+
 import dataclasses
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from keras_alexnet.errors import ArgumentError, RunError
-from keras_alexnet.paper import cifar, cifar_network
+from keras_alexnet.data import sources
+from keras_alexnet.errors import ArgumentError, RunError, UsageError
+from keras_alexnet.paper import cifar_network
+from keras_alexnet.paper.figure1 import CifarSettings
 from tests.reference.convolution import convolve
 from tests.reference.normalization import in_map_normalization, local_response_normalization
 from tests.reference.update import momentum_sgd
 
 TRIAL = cifar_network.Trial("19pct", batch_size=8, seed=3)
 AROUND = ((2, 2), (2, 2))  # zeros around a map, for filters of 5x5
+
+
+def write_images(root, classes=("cat", "dog"), test="test", kind="png"):
+    """Three random images of 32x32 of each class below root; returns those of each split."""
+    rng, made = np.random.default_rng(0), {}
+    for split in ("train", test):
+        made[split] = rng.integers(0, 256, (3 * len(classes), 32, 32, 3), np.uint8)
+        for place, pixels in enumerate(made[split]):
+            folder = root / split / classes[place // 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{place}.{kind}")
+    return made
+
+
+def load(root, **settings):
+    return cifar_network.load(CifarSettings(dataset="folder", data_dir=str(root), **settings))
+
+
+@pytest.mark.parametrize("test", ["test", "val", "validation"])
+def test_a_folder_is_read_to_the_bit(tmp_path, test):
+    made = write_images(tmp_path, test=test)
+    made["train"][0] = made["train"][0, ..., :1]
+    Image.fromarray(made["train"][0, ..., 0]).save(tmp_path / "train" / "cat" / "0.png")  # gray
+    images = load(tmp_path)
+    assert images.class_names == ("cat", "dog") and images.description == "6 / 6 images of class folders (files)"
+    for split, (pixels, labels) in (("train", images.train), (test, images.test)):
+        assert labels.tolist() == [0, 0, 0, 1, 1, 1] and (labels.dtype, pixels.dtype) == (np.int32, np.uint8)
+        np.testing.assert_array_equal(pixels, made[split])
+
+
+def test_quick_takes_the_first_of_each_class(tmp_path, monkeypatch):
+    write_images(tmp_path, kind="jpg")
+    whole = load(tmp_path)
+    assert whole.description.endswith("class folders (JPEG files, which lose a little against the original pixels)")
+    monkeypatch.setattr(cifar_network, "_QUICK", 2)
+    few = load(tmp_path, quick=True)
+    assert "4 / 4 images" in few.description and few.description.endswith("the first 2 of each class")
+    np.testing.assert_array_equal(few.test[0], whole.test[0][[0, 1, 3, 4]])
+    monkeypatch.setattr(cifar_network, "_SHAPES", (30, 30))
+    shapes = cifar_network.load(CifarSettings(dataset="shapes"))
+    assert set(shapes.train[1]) == set(shapes.test[1]) == set(range(len(shapes.class_names)))
+    assert not (shapes.train[0] == shapes.test[0]).all((1, 2, 3)).any()
+
+
+def test_tensorflow_datasets_are_decoded(monkeypatch, tmp_path):
+    made, names = write_images(tmp_path, test="val"), {"train": "train", "test": "val"}
+    monkeypatch.setattr(sources, "open_tfds_split", lambda *each: sources.list_split(tmp_path, names[each[2]]))
+    images = cifar_network.load(CifarSettings())
+    assert images.description == "6 / 6 images of cifar10 (TensorFlow Datasets)"
+    np.testing.assert_array_equal(images.test[0], made["val"])
+
+    def fail(*arguments):
+        raise UsageError("--dataset=cifar10: could not be downloaded")
+
+    monkeypatch.setattr(sources, "open_tfds_split", fail)
+    with pytest.raises(UsageError, match="could not be downloaded; or give images of your own: --dataset=folder"):
+        cifar_network.load(CifarSettings())
+
+
+def test_what_is_not_a_set_of_small_images(tmp_path):
+    with pytest.raises(UsageError, match="--data_dir is missing"):
+        CifarSettings(dataset="folder")
+    with pytest.raises(ArgumentError, match="results_dir must not contain"):
+        CifarSettings(results_dir="results[1]")
+    write_images(tmp_path, ("cat",))
+    with pytest.raises(UsageError, match="holds one class"):
+        load(tmp_path)
+    for split, size, error, message in (
+        ("train", (40, 32), UsageError, "train and test hold different classes"),
+        ("test", (32, 32), RunError, "train/dog/0.png: is 40x32; these networks take 32x32"),
+    ):
+        (tmp_path / split / "dog").mkdir()
+        Image.new("RGB", size).save(tmp_path / split / "dog" / "0.png")
+        with pytest.raises(error, match=message):
+            load(tmp_path)
+    (tmp_path / "train" / "dog" / "0.png").write_bytes(b"not an image")
+    with pytest.raises(RunError, match="train/dog/0.png: cannot be read"):
+        load(tmp_path)
 
 
 def pooled(x, kind):
@@ -71,54 +154,43 @@ def test_each_network_is_what_the_layer_file_says(name, activation, size, tmp_pa
     for weight in model.trainable_variables:  # wide enough that every layer matters, and biases that are not 0
         weight.assign(rng.normal(0, 1 / np.sqrt(np.prod(weight.shape[-3:-1]) + 1), weight.shape))
     images = rng.normal(0, 60, (2, size, size, 3)).astype(np.float32)
-    function = np.tanh if activation == "tanh" else lambda x: np.maximum(x, 0)
-    expected = computed(model, name, images, function)
+    expected = computed(model, name, images, np.tanh if activation == "tanh" else lambda x: np.maximum(x, 0))
     np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-    if (name, size) == ("13pct", 24):
+    if name == "13pct":
         model.save(tmp_path / "model.keras")
         np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(images), model(images))
 
 
-# 5*5*3*32+32, 5*5*32*32+32, 5*5*32*64+64, 4*4*64*10+10
-PCT19 = {"conv1": (2432, 1e-4), "conv2": (25632, 0.01), "conv3": (51264, 0.01), "fc10": (10250, 0.01)}
-# 5*5*3*64+64, 5*5*64*64+64, 8*8*(3*3*64*32+32), 8*8*(3*3*32*32+32), 8*8*32*10+10
-PCT13 = {
-    "conv1": (4864, 1e-4), "conv2": (102464, 0.01), "local3": (1181696, 0.04), "local4": (591872, 0.04),
-    "fc10": (20490, 0.01),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "layers"), [("19pct", PCT19), ("18pct", PCT19), ("13pct", PCT13), ("11pct", PCT13)])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        # 5*5*3*32+32, 5*5*32*32+32, 5*5*32*64+64, 4*4*64*10+10
+        ("19pct", {"conv1": (2432, 1e-4), "conv2": (25632, 0.01), "conv3": (51264, 0.01), "fc10": (10250, 0.01)}),
+        # 8*8*(3*3*64*32+32), 8*8*(3*3*32*32+32)
+        ("13pct", {"local3": (1181696, 0.04), "local4": (591872, 0.04)}),
+    ],
+)
 def test_parameters_and_initialization(name, layers):
-    model, again, other = (cifar_network.build(name, seed=seed) for seed in (5, 5, 6))
-    assert model.count_params() == sum(count for count, _ in layers.values())
-    for layer, (_, deviation) in layers.items():
+    model, again = (cifar_network.build(name, seed=5) for _ in range(2))
+    for layer, (count, deviation) in layers.items():
         kernel, bias = (each.numpy() for each in model.get_layer(layer).weights)
         # The spread of an estimated deviation is about 1 / sqrt(2 n): 1 % for the 2,400 weights of conv1.
         assert kernel.std() == pytest.approx(deviation, rel=0.05) and abs(kernel.mean()) < 0.05 * deviation
-        assert not bias.any()
+        assert not bias.any() and kernel.size + bias.size == count
         np.testing.assert_array_equal(kernel, again.get_layer(layer).kernel)
-        assert not np.array_equal(kernel, other.get_layer(layer).kernel)
-    if name == "13pct":  # of the same deviation: layers do not share their random numbers
-        local3, local4 = (model.get_layer(layer).kernel.numpy().ravel()[:1000] for layer in ("local3", "local4"))
-        assert not np.array_equal(local3, local4)
-
-
-def test_unknown_networks_are_named():
-    with pytest.raises(ValueError, match="name must be one of 19pct, 18pct, 13pct, 11pct.*'12pct'"):
-        cifar_network.build("12pct")
+    # Layers of the same deviation do not share their random numbers.
+    one, two = (model.get_layer(layer).kernel.numpy().ravel()[:1000] for layer in list(layers)[-2:])
+    assert not np.array_equal(one, two)
 
 
 @pytest.fixture(scope="module")
 def images():
     rng = np.random.default_rng(0)
-    counts = {"train": 45, "test": 11}
-    return cifar.Images(
-        "random images",
-        ("a", "b", "c"),
-        {split: rng.integers(0, 256, (count, 32, 32, 3), np.uint8) for split, count in counts.items()},
-        {split: rng.integers(0, 3, count).astype(np.int32) for split, count in counts.items()},
+    train, test = (
+        (rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 3, count).astype(np.int32))
+        for count in (45, 11)
     )
+    return cifar_network.Images("random images", ("a", "b", "c"), train, test)
 
 
 def test_an_interrupted_trial_is_an_uninterrupted_one_to_the_bit(images, tmp_path):
@@ -136,8 +208,8 @@ def test_an_interrupted_trial_is_an_uninterrupted_one_to_the_bit(images, tmp_pat
     tested = parts.test()
     assert tested == whole.test()
     # The test is of the centers.
-    views = (images.images["test"] - images.images["train"].mean(0))[:, 4:28, 4:28].astype(np.float32)
-    logits, labels = parts.model(views).numpy().astype(np.float64), images.labels["test"]
+    views = (images.test[0] - images.train[0].mean(0))[:, 4:28, 4:28].astype(np.float32)
+    logits, labels = parts.model(views).numpy().astype(np.float64), images.test[1]
     loss = np.log(np.exp(logits).sum(1)) - logits[np.arange(11), labels]
     assert tested["loss"] == pytest.approx(loss.mean(), rel=1e-4)
     assert tested["top1_error"] == pytest.approx(100 * (logits.argmax(1) != labels).mean(), rel=1e-5)
@@ -154,25 +226,24 @@ def test_an_epoch_sees_every_image_once_and_has_five_points(images, tmp_path):
     curve = training.progress.history
     assert [row["epoch"] for row in curve] == pytest.approx([1 / 6, 2 / 6, 4 / 6, 5 / 6, 1])
     views, labels = (np.concatenate(each) for each in zip(*seen, strict=True))
-    centered = images.images["train"] - images.images["train"].mean(0)
+    centered = images.train[0] - images.train[0].mean(0)
     places = [int(np.abs(centered - view).max((1, 2, 3)).argmin()) for view in views]
     assert sorted(places) == list(range(45)) and places != list(range(45))
     np.testing.assert_allclose(views, centered[places], atol=1e-3)
-    np.testing.assert_array_equal(labels, images.labels["train"][places])
+    np.testing.assert_array_equal(labels, images.train[1][places])
 
 
-def test_the_first_step_is_the_published_rule_with_the_layer_files_decays(images, tmp_path):
+def test_decays_of_the_layer_file_and_learning_rates(images, tmp_path):
     training = cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, learning_rate=0.05), images)
     model, paths = training.model, [variable.path for variable in training.model.trainable_variables]
-    decays = dict(zip(paths, training.optimizer._decays, strict=True))
     expected = {"bias": 0.0, "conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc10": 3.0}
-    assert decays == {path: expected["bias" if path.endswith("bias") else path.split("/")[0]] for path in paths}
-    # Gradients by NumPy, of the last layer, whose input is known.
-    flat = keras.Model(model.input, model.get_layer("flatten").output)
+    kinds = ["bias" if path.endswith("bias") else path.split("/")[0] for path in paths]
+    assert training.optimizer._decays == [expected[kind] for kind in kinds]
+    # The first step of the last layer, whose input is known, by NumPy.
     before = model.get_layer("fc10").kernel.numpy().astype(np.float64)
-    views, labels = training._views(images.images["train"][:8], None), images.labels["train"][:8]
-    a = flat(views).numpy().astype(np.float64)
-    p = np.exp(a @ before - (a @ before).max(1, keepdims=True))
+    views, labels = training._views(images.train[0][:8], None), images.train[1][:8]
+    a = keras.Model(model.input, model.get_layer("flatten").output)(views).numpy().astype(np.float64)
+    p = np.exp(a @ before)
     p = p / p.sum(1, keepdims=True) - np.eye(3)[labels]
     training.trainer.train_step(tf.constant(views), tf.constant(labels))
     kernel, _ = momentum_sgd(before, 0.0, a.T @ p / 8, 0.05, 0.9, 3.0)
@@ -185,19 +256,17 @@ def test_the_first_step_is_the_published_rule_with_the_layer_files_decays(images
 
 def test_crops_lose_the_mean_of_their_own_place(images, tmp_path):
     training = cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, crop_border=4), images)
-    assert training.model.input_shape == (None, 24, 24, 3)
-    centered = images.images["train"][:20].astype(np.float32) - images.images["train"].mean(0).astype(np.float32)
+    centered = images.train[0][:20].astype(np.float32) - images.train[0].mean(0).astype(np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(centered, (24, 24), (1, 2)).transpose(0, 1, 2, 4, 5, 3)
     found = []
     for epoch in range(12):
-        views = training._views(images.images["train"][:20], np.random.default_rng(epoch))
+        views = training._views(images.train[0][:20], np.random.default_rng(epoch))
         for view, own in zip(views, windows, strict=True):
             for reflected, each in enumerate((view, view[:, ::-1])):
-                places = np.argwhere((np.abs(own - each) < 1e-3).all((2, 3, 4)))
-                found += [(row, column, reflected) for row, column in places]
-    assert len(found) == 240  # one place for every view
-    assert {row for row, _, _ in found} == {column for _, column, _ in found} == set(range(9))
-    assert 90 < sum(reflected for _, _, reflected in found) < 150  # 120 is expected, with a deviation of 8
+                found += [(*place, reflected) for place in np.argwhere((np.abs(own - each) < 1e-3).all((2, 3, 4)))]
+    rows, columns, reflected = zip(*found, strict=True)
+    assert len(found) == 240 and set(rows) == set(columns) == set(range(9))  # one place for every view
+    assert 90 < sum(reflected) < 150  # 120 is expected, with a deviation of 8
 
 
 def test_a_trial_that_diverges_stops_and_stays_stopped(images, tmp_path):
@@ -212,9 +281,9 @@ def test_a_trial_that_diverges_stops_and_stays_stopped(images, tmp_path):
 
 def test_other_settings_and_images_have_a_folder_of_their_own(images, tmp_path):
     cifar_network.Training(str(tmp_path), TRIAL, images).train(1)
-    labels = {**images.labels, "train": 2 - images.labels["train"]}
+    labels = 2 - images.train[1]
     for trial, own in (
-        (TRIAL, dataclasses.replace(images, labels=labels)),
+        (TRIAL, images._replace(train=(images.train[0], labels))),
         (dataclasses.replace(TRIAL, batch_size=9), images),
     ):
         assert cifar_network.Training(str(tmp_path), trial, own).progress.epochs == 0
