@@ -80,14 +80,8 @@ def find_imagenet(data, may_prepare=False):
     note = imagenet.unofficial(train, val)
     if note:
         print(f"note: {note}", file=sys.stderr)
-    prepare.prepare(
-        train,
-        val,
-        records,
-        prepare.Settings(),
-        threads=data.input_threads,
-        progress=progress_bar(f"preparing {records}"),
-    )
+    bar = progress_bar(f"preparing {records}")
+    prepare.prepare(train, val, records, prepare.Settings(), threads=data.input_threads, progress=bar)
     return dataclasses.replace(data, dataset="records", data_dir=records)
 
 
@@ -105,17 +99,13 @@ def augmentation(data, variant):
 
 def given_statistics(data):
     """Statistics of the training set that --statistics or prepared records give, or None. Raises UsageError."""
-    path = data.statistics
-    if not path and data.dataset == "records":
-        path = os.path.join(data.data_dir, rundir.STATISTICS)
-    if not path:
-        return None
+    of_records = os.path.join(data.data_dir, rundir.STATISTICS) if data.dataset == "records" else None
+    path = data.statistics or of_records
     try:
-        return stats.load(path)
+        return stats.load(path) if path else None
     except (OSError, RunError) as error:
-        raise UsageError(
-            f"--statistics={path}: {error}; give a statistics.npz of another run, or leave it out"
-        ) from None
+        hint = "give a statistics.npz of another run, or leave it out"
+        raise UsageError(f"--statistics={path}: {error}; {hint}") from None
 
 
 def placeholder_statistics(config, given, train_source, val_source):
@@ -153,8 +143,7 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
         if shared:
             found = f"{shared} of {val_source.count} validation images are training images too, byte for byte"
             print(f"warning: {found}: the validation error will be too low", file=sys.stderr, flush=True)
-    bad = [f"train/{name}" for name in (*train_source.other_files, *statistics.skipped)]
-    bad += [f"val/{name}" for name in (*val_source.other_files, *summary.skipped)]
+    bad = (*train_source.other_files, *statistics.skipped), (*val_source.other_files, *summary.skipped)
     _report_bad_files(bad, config, is_chief)
     for source, counts in ((train_source, statistics.label_counts), (val_source, summary.label_counts)):
         # A class may be missing from a part of a set; a class folder without one image in it is a mistake.
@@ -183,8 +172,17 @@ def shared_files(train_source, val_source):
     return sum(digest in known for digest in val)
 
 
-def describe_bad_files(names):
+def find_bad_files(train_source, val_source, threads=0):
+    """The names of files that are not images, of each set: two tuples of str. Reads all; raises RunError."""
+    return [
+        stats.summarize(source, threads, progress_bar(f"reading {source.name}")).skipped
+        for source in (train_source, val_source)
+    ]
+
+
+def describe_bad_files(train, val):
     """Files that are not images in a message, str: their number and the first of them, control characters escaped."""
+    names = _with_split(train, val)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     count = "1 file is not an image" if len(names) == 1 else f"{len(names)} files are not images"
     return f"{count}: {', '.join(map(printable, names[:NAMED]))}{more}"
@@ -252,16 +250,20 @@ def read_summary(path):
         return None
 
 
-def _report_bad_files(names, config, is_chief):
+def _with_split(train, val):
+    return [f"{split}/{name}" for split, names in (("train", train), ("val", val)) for name in names]
+
+
+def _report_bad_files(bad, config, is_chief):
     """Lists the files that are not images in the run's skipped.txt, and names some. Raises RunError."""
-    path = os.path.join(config.run.model_dir, "skipped.txt")
+    path, names = os.path.join(config.run.model_dir, "skipped.txt"), _with_split(*bad)
     if is_chief and names:
         with atomic_write(path) as file:
             file.write("".join(f"{printable(name)}\n" for name in names))
     elif is_chief and os.path.exists(path):
         os.unlink(path)
     if names:
-        listed = f"{describe_bad_files(names)}; all are in {path}"
+        listed = f"{describe_bad_files(*bad)}; all are in {path}"
         if config.data.bad_images == "fail":
             raise RunError(f"{listed}. --bad_images=skip leaves them out")
         print(f"{listed}; left out", flush=True)

@@ -45,8 +45,8 @@ def evaluate(config):
         dict, as it is written to the JSON: set, views, models, weights, result, seconds, and what else was asked for.
 
     Raises:
-        UsageError: a model or a set is not there, or they do not go together.
-        RunError: an image could not be read, or a checkpoint.
+        UsageError: a model or a set is missing, or they do not go together.
+        RunError: an image or a checkpoint cannot be read.
     """
     models = [open_model(folder, config.checkpoint) for folder in config.model_dir]
     class_names = models[0].class_names
@@ -89,9 +89,7 @@ def evaluate(config):
 def open_model(folder, checkpoint="newest"):
     """The Model of a run's folder (see `rundir.open_run` for which checkpoint) or of an exported model's.
 
-    Raises:
-        UsageError: it is neither, or was exported by another program.
-        RunError: it cannot be read.
+    Raises UsageError where it is neither, and RunError where it cannot be read.
     """
     if rundir.is_run(folder):
         run = rundir.open_run(folder, checkpoint)
@@ -102,7 +100,7 @@ def open_model(folder, checkpoint="newest"):
         with reading(folder):
             config = flags.read(configs.Config, metadata["flags"])
             epochs = int(metadata["epochs"])
-            # What decides is the model itself.
+            # Whatever the metadata say, input and classes are those of the model itself.
             served = tf.saved_model.load(folder)
             size = served.signatures["images"].structured_input_signature[1]["images"].shape[1]
             names = tuple(name.decode() for name in served.names().numpy())
@@ -182,18 +180,16 @@ def _open(config, models, split):
         split = source.name.removeprefix(f"{data.dataset} ")
     unknown = sorted(set(source.class_names) - set(models[0].class_names))
     if unknown:
-        raise UsageError(
-            f"--split={split}: the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}; it knows "
-            + ", ".join(models[0].class_names[:NAMED])
-            + " ..." * (len(models[0].class_names) > NAMED)
-        )
+        known = ", ".join(models[0].class_names[:NAMED]) + " ..." * (len(models[0].class_names) > NAMED)
+        problem = f"the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}; it knows {known}"
+        raise UsageError(f"--split={split}: {problem}")
     left_out = source.other_files
-    if not source.label_counts:  # of prepared records it is known that they are images
+    if not source.label_counts:  # prepared records have them, and hold nothing but images
         # A run knows which files of its own validation set are not images.
-        known = (datasets.read_summary(os.path.join(model.name, rundir.VALIDATION)) for model in models)
-        known = next((each for each in known if each and each.fingerprint == source.fingerprint()), None)
+        summaries = (datasets.read_summary(os.path.join(model.name, rundir.VALIDATION)) for model in models)
+        summary = next((each for each in summaries if each and each.fingerprint == source.fingerprint()), None)
         bar = progress_bar(f"reading {split}")
-        skipped = (known or statistics.summarize(source, config.input_threads, bar)).skipped
+        skipped = (summary or statistics.summarize(source, config.input_threads, bar)).skipped
         source, left_out = source.without(skipped), (*left_out, *skipped)
     return source, {
         "dataset": data.dataset,

@@ -44,13 +44,10 @@ def export_run(model_dir, views=1, checkpoint="newest"):
     Args:
         model_dir: str, a run's folder.
         views: 1 or 10, see `keras_alexnet.serving.signatures.ServedModel`.
-        checkpoint: which, see `keras_alexnet.rundir.open_run`.
+        checkpoint: "newest" or "best", see `keras_alexnet.rundir.open_run`, which says what is raised.
 
     Returns:
         str, the new folder, MODEL_DIR/export/VERSION.
-
-    Raises:
-        RunError: the run has no checkpoint or lacks one of its files.
     """
     run = rundir.open_run(model_dir, checkpoint)
     served = served_model(run, views)

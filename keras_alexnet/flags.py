@@ -127,11 +127,11 @@ def changes(before, now):
     Returns:
         list of str, such as "--batch_size=64 (the run has 128)".
     """
-    fields, old, new = _fields(type(now)), _values(before), _values(now)
+    fields, old = _fields(type(now)), as_text(before)
     return [
-        f"--{name}={_text(new[name])} (the run has {_text(old[name]) or 'none'})"
-        for name in sorted(fields)
-        if new[name] != old[name] and fields[name].metadata["saved"] and not fields[name].metadata["free"]
+        f"--{name}={text} (the run has {old[name] or 'none'})"
+        for name, text in as_text(now).items()
+        if text != old[name] and not fields[name].metadata["free"]
     ]
 
 
@@ -172,16 +172,15 @@ def help_text(kind, usage, positional=None):
     return "\n".join(lines)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Field:
-    """A field that is a flag."""
+class _Field(typing.NamedTuple):
+    """A field that is a flag; metadata are the arguments of `flag`, the type is X for tuple[X, ...] and X | None."""
 
     name: str
     default: object
-    metadata: dict  # the arguments of `flag`
-    group: str  # the title of its dataclass
+    metadata: dict
+    group: str
     is_tuple: bool
-    type: type  # of a tuple that of an item, of X | None X
+    type: type
 
 
 def _fields(kind):
@@ -204,9 +203,9 @@ def _defined(kind, positional=None):
     """absl's flags of a dataclass, at their defaults."""
     values = absl_flags.FlagValues()
     for name, field in _fields(kind).items():
-        options = field.metadata
         if name == positional:
             continue
+        options = field.metadata
         shared = {"name": name, "help": options["help"], "flag_values": values}
         if options["many"]:
             absl_flags.DEFINE_multi_string(default=list(field.default), **shared)

@@ -12,10 +12,8 @@ import tensorflow as tf
 
 from keras_alexnet import datasets, rundir
 from keras_alexnet.data import pipeline
-from keras_alexnet.data.statistics import summarize
 from keras_alexnet.errors import RequeueError, RunError, UsageError, brief
 from keras_alexnet.export import config_of
-from keras_alexnet.files import progress_bar
 from keras_alexnet.model import weights
 from keras_alexnet.model.layers import Dropout
 from keras_alexnet.training import monitoring, schedules
@@ -54,19 +52,20 @@ class Loop:
             for layer in model.layers:
                 if isinstance(layer, Dropout):
                     layer.replica_shard = distribution.worker, distribution.workers, replica_batch
+        constant_error = 100.0 * (1 - max(self.val_counts) / sum(self.val_counts))
         self.plateau = schedules.Plateau(
-            rate=training.learning_rate,
-            constant_error=100.0 * (1 - max(self.val_counts) / sum(self.val_counts)),
-            patience=training.plateau_patience,
-            cuts_left=training.plateau_cuts,
+            training.learning_rate, constant_error, training.plateau_patience, training.plateau_cuts
         )
         self.progress = Progress(workers=distribution.workers)
         self.batch_size = training.batch_size // distribution.workers  # of this process
-        self.checkpoints = Checkpoints(
-            os.path.join(config.run.model_dir, rundir.CHECKPOINTS),
-            self.trainer.variables(),
-            config.run.checkpoints_to_keep,
-        )
+        self.reading = {
+            "size": model.input_shape[1],
+            "batch_size": self.batch_size,
+            "threads": config.data.input_threads,
+            "part": distribution.part,
+        }
+        folder = os.path.join(config.run.model_dir, rundir.CHECKPOINTS)
+        self.checkpoints = Checkpoints(folder, self.trainer.variables(), config.run.checkpoints_to_keep)
         # When a checkpoint was last started, by a clock that nobody sets.
         self.saved = time.monotonic()
 
@@ -123,45 +122,28 @@ class Loop:
         epoch, data, augmentation = self.progress.epochs, self.config.data, self.augmentation
         if data.pca_color_until_epoch and epoch >= data.pca_color_until_epoch:
             augmentation = dataclasses.replace(augmentation, pca_color="none")
+        seed = self.config.run.seed
         return pipeline.training(
-            self.train_source,
-            self.statistics,
-            augmentation,
-            seed=self.config.run.seed,
-            epoch=epoch,
-            start=start,
-            size=self.model.input_shape[1],
-            batch_size=self.batch_size,
-            threads=data.input_threads,
-            part=self.distribution.part,
+            self.train_source, self.statistics, augmentation, seed=seed, epoch=epoch, start=start, **self.reading
         )
 
     def validation_batches(self):
         """This process's part of the validation set: a tf.data.Dataset."""
-        return pipeline.center_view(
-            self.val_source,
-            self.statistics,
-            size=self.model.input_shape[1],
-            batch_size=self.batch_size,
-            threads=self.config.data.input_threads,
-            part=self.distribution.part,
-        )
+        return pipeline.center_view(self.val_source, self.statistics, **self.reading)
 
     def _resume(self):
         path, self.progress = self.checkpoints.resume()
         if not self.trainer.is_same_for_all(self.progress.steps):
-            raise RunError(
-                f"{self.checkpoints.folder}: the workers find different checkpoints there; --model_dir must be on a "
-                "file system that all of them share"
+            problem = (
+                "the workers find different checkpoints there; --model_dir must be on a file system that they share"
             )
-        if self.progress.batches and self.progress.workers != self.distribution.workers:
+            raise RunError(f"{self.checkpoints.folder}: {problem}")
+        workers, self.progress.workers = self.progress.workers, self.distribution.workers
+        if self.progress.batches and workers != self.distribution.workers:
             raise RunError(
-                f"{path}: is from within an epoch that {self.progress.workers} workers share; resume with as many "
-                "until it is over"
+                f"{path}: is from within an epoch that {workers} workers share; resume with as many until it is over"
             )
-        self.progress.workers = self.distribution.workers
-        if self.progress.plateau:
-            self.plateau = dataclasses.replace(self.plateau, **self.progress.plateau)
+        self.plateau = dataclasses.replace(self.plateau, **self.progress.plateau)
         if path:
             print(f"resuming after {_describe(self.progress.epochs, self.progress.batches)} ({path})", flush=True)
 
@@ -169,19 +151,13 @@ class Loop:
         """The callbacks of the process that writes: curves and warnings."""
         self.curves = monitoring.Curves(self.config.run, self.trainer, self.progress)
         for name in monitoring.idle_gpus(self.model):
-            print(
-                f"warning: {name} has nothing to do: two towers take two GPUs, --strategy=mirrored takes all",
-                file=sys.stderr,
-            )
+            idle = f"{name} has nothing to do: two towers take two GPUs, --strategy=mirrored takes all"
+            print(f"warning: {idle}", file=sys.stderr)
         shares = [count / sum(self.val_counts) for count in self.val_counts if count]
+        constant_loss, needed = -sum(share * math.log(share) for share in shares), 2 * 4 * self.model.count_params()
+        folder, variant = self.config.run.model_dir, self.config.network.variant
         self.warnings = monitoring.Warnings(
-            self.curves,
-            self.config.run.model_dir,
-            needed=2 * 4 * self.model.count_params(),
-            constant_loss=-sum(share * math.log(share) for share in shares),
-            classes=len(self.val_counts),
-            epoch_steps=self.steps,
-            variant=self.config.network.variant,
+            self.curves, folder, needed, constant_loss, len(self.val_counts), self.steps, variant
         )
         self.warnings.check_disk()
         return [self.curves, self.warnings]
@@ -233,13 +209,9 @@ class Loop:
         )
         if validated is None:
             self._stop(stop)
-        row = {
-            "epoch": progress.epochs + 1,
-            **trained,
-            **{f"val_{name}": value for name, value in validated.items()},
-            "learning_rate": rate,
-            "images_per_second": images / progress.seconds,
-        }
+        row = {"epoch": progress.epochs + 1, **trained}
+        row |= {f"val_{name}": value for name, value in validated.items()}
+        row |= {"learning_rate": rate, "images_per_second": images / progress.seconds}
         if not math.isfinite(row["val_loss"]):
             raise NonFiniteError(f"the validation loss is {row['val_loss']} after epoch {row['epoch']}")
         return row
@@ -311,17 +283,14 @@ class Loop:
 
     def _describe_unreadable(self):
         """Which files became unreadable since the run started, in words."""
-        bad = []
-        for source in (self.train_source, self.val_source):
-            try:
-                found = summarize(source, progress=progress_bar(f"looking for it in {source.name}"))
-            except RunError as error:
-                where = self.config.data.data_dir or self.config.data.dataset
-                return f"{error}. Put {where} back as it was, and the same command resumes"
-            bad += [f"{source.name}/{name}" for name in found.skipped]
-        if not bad:
+        try:
+            bad = datasets.find_bad_files(self.train_source, self.val_source)
+        except RunError as error:
+            where = self.config.data.data_dir or self.config.data.dataset
+            return f"{error}. Put {where} back as it was, and the same command resumes"
+        if not any(bad):
             return "Every file can be read now; the same command resumes after the last checkpoint"
-        return f"{datasets.describe_bad_files(bad)}. Restore what was there, and the same command resumes"
+        return f"{datasets.describe_bad_files(*bad)}. Restore what was there, and the same command resumes"
 
 
 def _describe(epochs, steps):

@@ -90,7 +90,18 @@ def read_class_names(model_dir):
     return names
 
 
-def write_class_names(model_dir, class_names):
+def write(config, class_names, statistics, val_summary):
+    """Writes what makes a folder a run, and adds to its record what this process uses: versions, machine, images.
+
+    Returns:
+        list of str, what differs from the process that started the run; empty for that one.
+    """
+    _write_class_names(config.run.model_dir, class_names)
+    write_flags(config)
+    return _write_provenance(config.run.model_dir, statistics, val_summary)
+
+
+def _write_class_names(model_dir, class_names):
     with atomic_write(os.path.join(model_dir, CLASS_NAMES)) as file:
         file.write("".join(f"{name}\n" for name in class_names))
 
@@ -105,12 +116,7 @@ def write_flags(config):
         file.write("".join(f"--{name}={value}\n" for name, value in texts.items()))
 
 
-def write_provenance(model_dir, statistics, val_summary):
-    """Adds to a run's record what this process uses: versions, machine, and the images that it trains on.
-
-    Returns:
-        list of str, what differs from the process that started the run; empty for that one.
-    """
+def _write_provenance(model_dir, statistics, val_summary):
     path, before = os.path.join(model_dir, PROVENANCE), None
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
         before = json.load(file)
@@ -221,7 +227,7 @@ def create(config, model, class_names, statistics):
         raise UsageError(f"--model_dir={model_dir}: is not empty; name a new folder")
     os.makedirs(model_dir, exist_ok=True)
     needed.statistics.save(statistics, os.path.join(model_dir, STATISTICS))
-    write_class_names(model_dir, class_names)
+    _write_class_names(model_dir, class_names)
     variables = {variable.path: variable.value for variable in model.trainable_variables}
     written = needed.checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
     written.write(progresses.Progress())

@@ -67,7 +67,10 @@ def train(config):
             )
             running = loop.Loop(*parts, statistics, val_summary, train_source, val_source)
             if distribution.is_chief:
-                write_description(config, train_source.class_names, statistics, val_summary)
+                changed = rundir.write(config, train_source.class_names, statistics, val_summary)
+                if changed:
+                    words = "; ".join(changed)
+                    print(f"note: the run was started with {words}: it may not repeat to the bit", flush=True)
             print(describe(running, placed), end="", flush=True)
             trained = running.fit(started, stop)
             last = running.progress.history[-1]
@@ -110,16 +113,6 @@ def lock(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is being trained by {files.owner(path)}; name another folder")
     with held:
         yield
-
-
-def write_description(config, class_names, statistics, val_summary):
-    """Writes what makes a folder a run, and says where this process differs from the one that started it."""
-    model_dir = config.run.model_dir
-    rundir.write_class_names(model_dir, class_names)
-    rundir.write_flags(config)
-    changed = rundir.write_provenance(model_dir, statistics, val_summary)
-    if changed:
-        print(f"note: the run was started with {'; '.join(changed)}: it may not repeat to the bit", flush=True)
 
 
 def describe(loop, devices):

@@ -56,11 +56,6 @@ def sums(values, counted):
     return tf.stack([*(tf.reduce_sum(counted * values[name]) for name in NAMES), tf.reduce_sum(counted)])
 
 
-def loss_of(sums):
-    """The mean loss of `sums`, float32."""
-    return sums[NAMES.index("loss")] / sums[-1]
-
-
 class Averages:
     """Running means of `per_image` over a set, so that every image counts the same.
 

@@ -16,18 +16,10 @@ import tensorflow as tf
 from keras_alexnet.files import atomic_write
 from keras_alexnet.training import metrics
 
+_ERRORS = ("loss", "top1_error", "top5_error")
 HISTORY_COLUMNS = (
-    "epoch",
-    "loss",
-    "top1_error",
-    "top5_error",
-    "val_loss",
-    "val_top1_error",
-    "val_top5_error",
-    "learning_rate",
-    "images_per_second",
-    "mean_squared_error",
-    "val_mean_squared_error",
+    *("epoch", *_ERRORS, *(f"val_{name}" for name in _ERRORS), "learning_rate", "images_per_second"),
+    *("mean_squared_error", "val_mean_squared_error"),
 )
 _SPLITS = ("train", "val")
 
@@ -87,7 +79,7 @@ class Curves(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.profiling and self.step >= self.profile[1]:
+        if self.profile and self.step >= self.profile[1]:
             self._stop_profiling()
         if self.step % self.every == 0:
             self._write_point()
@@ -110,8 +102,7 @@ class Curves(keras.callbacks.Callback):
         self.val_writer.flush()
 
     def on_train_end(self, logs=None):
-        if self.profiling:
-            self._stop_profiling()
+        self._stop_profiling()
         self.train_writer.close()
         self.val_writer.close()
 
@@ -125,8 +116,9 @@ class Curves(keras.callbacks.Callback):
         self.before = now
 
     def _stop_profiling(self):
-        tf.profiler.experimental.stop()
-        self.profiling = False
+        if self.profiling:
+            tf.profiler.experimental.stop()
+            self.profiling = False
 
 
 def write_history(path, rows):
@@ -212,11 +204,10 @@ class Warnings(keras.callbacks.Callback):
             )
 
     def _warn(self, kind, message):
-        if kind in self.warned:
-            return
-        self.warned.add(kind)
-        print(f"warning: {message}", file=sys.stderr, flush=True)
-        self.note(message)
+        if kind not in self.warned:
+            self.warned.add(kind)
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+            self.note(message)
 
     def note(self, message):
         """Writes a warning to TensorBoard alone."""

@@ -1,7 +1,6 @@
-"""The compiled training and test steps, and how a dataset runs through them.
+"""The compiled training and test steps, and the loops over a dataset.
 
-Keras' `fit` does not run under the multi-worker strategy (its issue 20585), and cannot start within an epoch; these
-steps do both, and are the same everywhere.
+Keras' `fit` does not run under the multi-worker strategy (its issue 20585), and cannot start within an epoch.
 """
 
 import contextlib
@@ -55,7 +54,7 @@ class Trainer:
         sums = self._sum_of_replicas(self._update, images, labels)
         with tf.device(self.device):
             self.averages.add(sums)
-            return metrics.loss_of(sums)
+            return sums[metrics.NAMES.index("loss")] / sums[-1]
 
     def _test_step(self, images, labels):
         sums = self._sum_of_replicas(self._test, images, labels)
@@ -128,12 +127,9 @@ class Trainer:
             RunError: the dataset holds another number of batches.
         """
         batches = self._filled(dataset, last - progress.batches)
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
+        asked = time.perf_counter()
+        for batch in batches:
             self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
             callbacks.on_train_batch_begin(progress.batches)
             loss = float(self.train_step(*batch))
             progress.steps, progress.batches = progress.steps + 1, progress.batches + 1
@@ -141,6 +137,7 @@ class Trainer:
                 raise NonFiniteError(f"the loss is {loss} at step {progress.steps}")
             callbacks.on_train_batch_end(progress.batches - 1, self.averages.result())
             yield loss
+            asked = time.perf_counter()
 
     def evaluate(self, dataset, count, last, stop=lambda: False):
         """Averages over a dataset: dict of name -> float, see `metrics.NAMES`; None where it was stopped.
@@ -166,8 +163,7 @@ class Trainer:
     def _filled(self, dataset, count):
         """`count` batches: those of a dataset and, where processes train together, empty ones after them."""
         found = 0
-        for batch in read(dataset):
-            found += 1
+        for found, batch in enumerate(read(dataset), 1):
             if found > count:
                 break
             yield batch
