@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import __version__, evaluate, export, loop, predict, train
+from keras_alexnet import __version__, datasets, evaluate, export, predict, train
 from keras_alexnet.model import weights
 from tests.runs import SMALL_CLASSES, TINY_RUN, assert_same, call, history, newest, points, refusal, state
 
@@ -171,18 +171,22 @@ def test_bad_files_are_named_counted_and_left_out(data, tmp_path):
     ],
 )
 def test_images_that_cannot_be_read_any_more_are_named(what, words, tiny_run, data, tmp_path, monkeypatch):
-    run, path, summarize = shutil.copytree(tiny_run, tmp_path / "run"), data / "train/blue_disk/3.jpg", loop.summarize
+    run, path, find = (
+        shutil.copytree(tiny_run, tmp_path / "run"),
+        data / "train/blue_disk/3.jpg",
+        datasets.find_bad_files,
+    )
     whole = path.read_bytes()
     path.write_bytes(bytes(len(whole)))  # a fault of the disk: the name and the size are as before
 
-    def change_and_summarize(*arguments, **options):
+    def change_and_find(*arguments):
         if what == "mended":
             path.write_bytes(whole)
         elif what == "gone":
             data.rename(tmp_path / "elsewhere")
-        return summarize(*arguments, **options)
+        return find(*arguments)
 
-    monkeypatch.setattr(loop, "summarize", change_and_summarize)
+    monkeypatch.setattr(datasets, "find_bad_files", change_and_find)
     line = refusal(train, *TINY_RUN, f"--data_dir={data}", f"--model_dir={run}", "--epochs=4", code=1)
     assert line.startswith("an image could not be read: ") and words in line
     assert len(history(run)) == 3

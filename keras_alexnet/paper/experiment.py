@@ -1,6 +1,6 @@
 """What every command of this folder is: a claim of the paper, a run that measures it, and how the result is told.
 
-    EXPERIMENT = Experiment(name="figure1", title="...", ..., settings=Settings, run=run, tables=tables, verdict=verdict)
+    EXPERIMENT = Experiment(name="figure1", title="...", ..., run=run, tables=tables, verdict=verdict)
 
     if __name__ == "__main__":
         sys.exit(experiment.main(EXPERIMENT))
@@ -10,6 +10,7 @@ A command leaves RESULTS/NAME.json (protocol, command, commit, date, device, val
 
 import dataclasses
 import datetime
+import importlib
 import json
 import os
 import shlex
@@ -17,11 +18,23 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from keras_alexnet import __version__, cli, flags, provenance
+from keras_alexnet import __version__, cli, flags, rundir
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 
+# In the order of the report.
+NAMES = (
+    "figure1",
+    "cifar10_lrn",
+    "figure3",
+    "figure4",
+    "retrieval",
+    "table1",
+    "table2",
+    "ablations",
+    "initialization",
+)
 NOT_RUN = "not run"
 OUTCOMES = ("holds", "does not hold", "cannot be told")
 
@@ -97,6 +110,7 @@ class Experiment:
         run: function of settings -> Result, or None where it only printed something.
         tables: function of the values -> list of Table.
         verdict: function of the values -> Verdict.
+        reference: tuple of Table, numbers of others; the report shows them where nothing was measured.
     """
 
     name: str
@@ -108,6 +122,7 @@ class Experiment:
     run: Callable
     tables: Callable
     verdict: Callable
+    reference: tuple[Table, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +135,11 @@ class Settings:
     quick: bool = flag(
         False, "A trial of the command in a minute or two: a few images, a short training. Its numbers mean nothing."
     )
+
+
+def load(name):
+    """The experiment of one of NAMES."""
+    return importlib.import_module(f"keras_alexnet.paper.{name}").EXPERIMENT
 
 
 def main(experiment, argv=None):
@@ -142,14 +162,15 @@ def _main(experiment, argv):
         raise UsageError(f"--results_dir={folder}: cannot be created ({error.strerror}); name another folder") from None
     if not os.access(folder, os.W_OK):
         raise UsageError(f"--results_dir={folder}: is not writable; name another folder")
-    provenance.commit()  # of the code that runs now, whatever is checked out when the command ends
+    rundir.commit()  # of the code that runs now, whatever is checked out when the command ends
     result = experiment.run(settings)
     if result is None:
         return
     path = write(experiment.name, result, folder, argv, settings.quick)
     for table in experiment.tables(result.values):
         print(f"{table.as_text()}\n")
-    print(f"{experiment.verdict(result.values)}\nall figures: {path}")
+    print(f"{experiment.verdict(result.values)}\nall numbers: {path}")
+    print("".join(f"figure: {os.path.join(folder, file)}\n" for file, _ in result.figures), end="")
 
 
 def write(name, result, folder, argv, quick):
@@ -161,9 +182,9 @@ def write(name, result, folder, argv, quick):
         "command": shlex.join(["python", "-m", f"keras_alexnet.paper.{name}", *argv]),
         "quick": quick,
         "keras_alexnet": __version__,
-        "commit": provenance.commit(),
+        "commit": rundir.commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "device": provenance.device(),
+        "device": rundir.device(),
         "pictures": [{"file": file, "shows": caption} for file, caption in result.figures],
         "values": result.values,
     }

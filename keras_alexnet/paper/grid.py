@@ -1,35 +1,40 @@
-"""A grid of runs, flagfiles x seeds: every cell trained once, by one runner or by several on several machines.
+"""A grid of runs, flagfiles times seeds: each trained once, by one runner or by several that share the folder.
 
-OUT/STEM/seedN is the run of the flagfile STEM.cfg with the seed N, OUT/STEM/seedN.log what its training said, and
-OUT/STEM/seedN.lock who is or was at it, see `locks`. Seed by seed, so that a grid that is cut short has whole seeds.
+OUT/STEM/seedN is the run of the flagfile STEM.cfg with the seed N, OUT/STEM/seedN.log the output of its training, and
+OUT/STEM/seedN.lock is locked while it is trained. All flagfiles are trained with the first seed before any with the
+second, so that an unfinished grid has whole seeds. TensorBoard shows the runs under HParams.
 """
 
 import contextlib
 import csv
 import dataclasses
-import glob
+import logging
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from keras_alexnet import cli, files, flags, rundir, train
 from keras_alexnet import config as configs
-from keras_alexnet import files
-from keras_alexnet import rundir
-from keras_alexnet.errors import RunError, UsageError, printable
-from keras_alexnet.paper import hparams, trainer
-from keras_alexnet.training import checkpoints
+from keras_alexnet.errors import ArgumentError, UsageError, printable, reading
+from keras_alexnet.training import progress
+
+TRAINER = (sys.executable, "-m", "keras_alexnet.train")
+PATIENCE = 30.0  # seconds that a trainer has to end after Ctrl-C
+METRICS = ("val_top1_error", "val_loss")  # that HParams show, of the last epoch
+HPARAMS_FILE = "events.out.tfevents.0.hparams"  # TensorBoard reads files with tfevents in their names
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A run of a grid.
-
-    Attributes:
-        stem: str, the flagfile's name without its ending.
-        seed: int.
-        folder: str, the run's.
-        argv: tuple of str, the trainer's arguments.
-        config: keras_alexnet.config.Config that they are.
-    """
+    """A run of a grid: the flagfile's name without suffix, seed, folder, and the trainer's arguments, parsed too."""
 
     stem: str
     seed: int
@@ -37,234 +42,196 @@ class Cell:
     argv: tuple[str, ...]
     config: configs.Config
 
-    @property
-    def name(self):
-        return f"{self.stem}/seed{self.seed}"
+    name = property(lambda self: f"{self.stem}/seed{self.seed}")
+    log = property(lambda self: f"{self.folder}.log")
+    lock = property(lambda self: f"{self.folder}.lock")
 
     @property
-    def log(self):
-        return f"{self.folder}.log"
+    def history(self):
+        """The rows of history.csv, list of dict of str -> float, one an epoch; empty where it is missing."""
+        path = os.path.join(self.folder, "history.csv")
+        if not os.path.isfile(path):
+            return []
+        with reading(path), open(path, newline="", encoding="utf-8") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
     @property
-    def lock(self):
-        return f"{self.folder}.lock"
+    def epochs(self):
+        """Epochs that are in the history and not after the newest checkpoint, int."""
+        paths = progress.checkpoint_paths(os.path.join(self.folder, rundir.CHECKPOINTS))
+        return min(progress.checkpoint_place(paths[-1])[0], len(self.history)) if paths else 0
+
+    @property
+    def done(self):
+        """Whether the run has reached the end that its settings name, bool."""
+        epochs, training = self.epochs, self.config.training
+        if not epochs or epochs >= training.epochs or training.lr_policy != "plateau":
+            return epochs >= training.epochs
+        # TensorFlow, which a grid of other schedules does without.
+        from keras_alexnet.training import checkpoints
+
+        return checkpoints.read_progress(os.path.join(self.folder, rundir.CHECKPOINTS, f"epoch-{epochs}")).finished
+
+    @property
+    def changes(self):
+        """The flags in which the run in the folder differs from the cell: list of str; empty where there is no run."""
+        if not rundir.is_run(self.folder) or not rundir.has_checkpoint(self.folder):
+            return []
+        return flags.changes(rundir.read_config(self.folder), self.config)
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a grid ended.
-
-    Attributes:
-        done: int, cells that are done, whoever trained them.
-        failed: dict of Cell -> str, the last line of its log.
-        elsewhere: dict of Cell -> str, who has it.
-    """
-
-    done: int
-    failed: dict
-    elsewhere: dict
-
-
-def folder_of(out, stem, seed):
-    """The folder of a run, str."""
-    return os.path.join(out, stem, f"seed{seed}")
+def check_seeds(seeds):
+    """Raises ArgumentError unless there are seeds and they differ."""
+    if not seeds or len(set(seeds)) < len(seeds):
+        problem = "must be different whole numbers such as 2012,2013,2014"
+        raise ArgumentError("seeds", ",".join(map(str, seeds)), problem)
 
 
 def cells_of(flagfiles, seeds, out, further=()):
-    """The cells of a grid in the order in which they are trained.
+    """The cells of a grid below the folder `out` in the order in which they are trained, tuple of Cell.
 
-    Args:
-        flagfiles: sequence of str, paths.
-        seeds: sequence of int.
-        out: str, the grid's folder.
-        further: sequence of str, flags of training that come after each flagfile.
-
-    Returns:
-        tuple of Cell.
-
-    Raises:
-        UsageError: a flagfile is not there, twice there, or no training's; a run that is there has other flags.
+    `further` are flags of training that come after each flagfile.
     """
-    stems = {}
+    stems, cells = {}, []
     for path in flagfiles:
         stem = os.path.splitext(os.path.basename(path))[0]
         if not os.path.isfile(path):
-            raise UsageError(f"{path}: there is no such flagfile; further flags are written --NAME=VALUE")
+            raise UsageError(f"{path}: is not a flagfile; further flags are written --NAME=VALUE")
         if stem in stems:
             raise UsageError(f"{path}: {stems[stem]} has the same name, and both runs would be {stem}; rename one")
         stems[stem] = path
-    found = []
     for seed in seeds:
         for stem, path in stems.items():
-            folder = folder_of(out, stem, seed)
+            folder = os.path.join(out, stem, f"seed{seed}")
             argv = (f"--flagfile={path}", *further, f"--seed={seed}", f"--model_dir={folder}")
             try:
-                config = configs.parse_train(argv, "")
+                cells.append(Cell(stem, seed, folder, argv, configs.parse_train(argv, "")))
             except UsageError as error:
                 raise UsageError(f"{path}: {error}") from None
-            found.append(Cell(stem, seed, folder, argv, config))
-    for cell in found:
-        _check_same(cell)
-    return tuple(found)
+    return tuple(cells)
 
 
-def history(folder):
-    """The history.csv of a run: list of dict of str -> float, one an epoch; empty where there is none.
-
-    Raises:
-        RunError: it holds something else.
-    """
-    path = os.path.join(folder, "history.csv")
-    if not os.path.isfile(path):
-        return []
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-        for row in rows:
-            row["epoch"], row["top1_error"], row["val_top1_error"], row["val_loss"]  # noqa: B018 (must be there)
-    except (ValueError, TypeError, KeyError):
-        raise RunError(f"{path}: is no history of a run; the trainer writes it again") from None
-    return rows
-
-
-def epochs_done(folder):
-    """Epochs that both the newest checkpoint and the history of a run know of, int; found without TensorFlow."""
-    newest = checkpoints.newest(os.path.join(folder, rundir.CHECKPOINTS))
-    with contextlib.suppress(RunError):
-        return min(checkpoints.place_of(newest)[0], len(history(folder))) if newest else 0
-    return 0
-
-
-def is_done(folder, config):
-    """Whether a run has got to its end, bool.
-
-    Args:
-        folder: str, the run's, there or not.
-        config: keras_alexnet.config.Config that says how far that is.
-    """
-    epochs = epochs_done(folder)
-    if not epochs or epochs >= config.training.epochs or config.training.lr_policy != "plateau":
-        return epochs >= config.training.epochs
-    with contextlib.suppress(RunError, UsageError):
-        return rundir.progress_of(os.path.join(folder, rundir.CHECKPOINTS, f"epoch-{epochs}")).get("finished", False)
-    return False
-
-
-def run(cells, train=trainer.in_a_process, say=print):
-    """Trains what is not done and nobody else is at, each cell once; a cell that fails does not keep the others.
-
-    Args:
-        cells: sequence of Cell.
-        train: function of (arguments, log, lock) -> exit code, see `trainer`.
-        say: function of a line, about what happens.
-
-    Returns:
-        Outcome.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C or a signal to end; the trainer has ended and its run can be taken up again.
-    """
-    out = os.path.dirname(os.path.dirname(cells[0].folder)) or "."
-    for cell in cells:
-        os.makedirs(os.path.dirname(cell.folder), exist_ok=True)
-    done = [cell for cell in cells if is_done(cell.folder, cell.config)]
-    say(f"{out}: {len(cells)} runs, {len(done)} done")
-    hparams.write_experiment(out, [*(cell.config for cell in cells), *_others(out, cells)])
-    for cell in done:
-        _write_hparams(cell)
-    failed, seconds, left = {}, [], [cell for cell in cells if cell not in done]
-    with trainer.ended_by_signals():
-        while (taken := _next(left)) is not None:
-            cell, lock = taken
-            started = time.perf_counter()
-            with lock:
-                failure = _train(cell, lock, train)
-            seconds.append(time.perf_counter() - started)
-            if failure:
-                failed[cell] = failure
-            left = [each for each in left if each != cell and not is_done(each.folder, each.config)]
-            say(_line(cell, failure, len(cells), len(left), seconds))
-    done = [cell for cell in cells if cell not in failed and is_done(cell.folder, cell.config)]
-    for cell in done:  # another runner's too
-        _write_hparams(cell)
-    elsewhere = {cell: files.owner(cell.lock) for cell in cells if cell not in done and cell not in failed}
-    return Outcome(len(done), failed, elsewhere)
-
-
-def _next(cells):
-    """The first cell that is free and not done, and its lock; None where there is none."""
-    for cell in cells:
-        lock = files.acquire(cell.lock)
-        if lock is None:
-            continue
-        # It may have been done by another since one last looked.
-        if not is_done(cell.folder, cell.config):
-            return cell, lock
-        lock.close()
-    return None
-
-
-def _train(cell, lock, train):
-    """Trains a cell; returns why it failed, or an empty str."""
-    code = train(cell.argv, cell.log, lock)
-    if code:
-        return _last_line(cell.log) or f"exit code {code}"
-    if not is_done(cell.folder, cell.config):
-        return f"ended after {epochs_done(cell.folder)} of {cell.config.training.epochs} epochs"
-    _write_hparams(cell)
-    return ""
-
-
-def _write_hparams(cell):
-    """Writes a done cell's HParams, unless they are there and as new as its history."""
-    path = hparams.path_of(cell.folder)
-    if os.path.isfile(path) and os.path.getmtime(path) >= os.path.getmtime(os.path.join(cell.folder, "history.csv")):
-        return
-    hparams.write_run(cell.folder, cell.name, cell.config, history(cell.folder)[-1])
-
-
-def _others(out, cells):
-    """The configs of further runs in a grid's folder: other seeds, or another runner's flagfiles."""
-    own, found = {cell.folder for cell in cells}, []
-    for path in sorted(glob.glob(os.path.join(glob.escape(out), "*", "seed*", rundir.FLAGS))):
-        if os.path.dirname(path) not in own:
-            with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
-                found.append(configs.read_run(file.read()))
+def settings_of(config):
+    """The flags of a run that change what is learned, as HParams take them; the seed is text, since it is a name."""
+    texts, found = flags.as_text(config), {}
+    for group in vars(config).values():
+        for field in dataclasses.fields(group):
+            if field.metadata["saved"] and (field.name == "epochs" or not field.metadata["free"]):
+                value, text = getattr(group, field.name), texts[field.name] or "-"
+                found[field.name] = value if isinstance(value, int | float) and field.name != "seed" else text
     return found
 
 
-def _check_same(cell):
-    """A run that is there has to be the one that is asked for, were it only to be passed over."""
-    if not rundir.is_run(cell.folder) or not rundir.has_checkpoint(cell.folder):
-        return
-    path = os.path.join(cell.folder, rundir.FLAGS)
-    try:
-        with open(path, encoding="utf-8") as file:
-            changed = configs.changed_flags(cell.config, file.read())
-    except ValueError as error:
-        raise UsageError(f"{path}: is not what a run was trained with ({error}); name another folder") from None
-    if changed:
-        raise UsageError(f"{cell.folder}: holds a run with other flags: {', '.join(changed)}; name another folder")
+def train_in_process(argv, log, lock):
+    """Trains in a process of its own, which outlives this one only where this one is killed; returns its exit code.
+
+    Its output is added to the file `log`. It keeps the open file `lock` open too, so that the run stays locked as long
+    as it is trained.
+    """
+    # SIGTERM and SIGHUP do what Ctrl-C does. They can be caught in the main thread only; nohup ignores SIGHUP.
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(each) == signal.SIG_DFL:
+                signal.signal(each, signal.default_int_handler)
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            [*TRAINER, *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
+            pass_fds=(lock.fileno(),),
+        )
+        try:
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE)
+                process.kill()
+                process.wait()
 
 
-def _line(cell, failure, total, left, seconds):
-    """What is said after a cell, str."""
-    place = f"{total - left}/{total} {cell.name}"
-    if failure:
-        how = f"FAILED: {failure}"
-    else:
-        last = history(cell.folder)[-1]
-        how = f"validation top-1 error {last['val_top1_error']:.2f} %, {seconds[-1] / 60:.1f} min"
-    minutes = left * sum(seconds) / len(seconds) / 60
-    return f"{place}: {how}" + (f"; {left} left, about {minutes:.0f} min if none is another's" if left else "")
+def train_here(argv, log, lock):
+    """As `train_in_process`, in this process: for trainings that are shorter than the start of TensorFlow."""
+    cli.start_tensorflow()
+    logging.getLogger("tensorflow").setLevel("ERROR")  # it warns that the step of every run is compiled anew
+    with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        code = cli.run_command("train", train.main, list(argv))
+    if code == 130:
+        raise KeyboardInterrupt
+    return code
 
 
-def _last_line(path):
-    """The last line of a log with something in it, str."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.path.getsize(path) - 4096))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((printable(line.strip())[:300] for line in reversed(lines) if line.strip()), "")
+def run(cells, trainer=train_in_process):
+    """Trains each cell that is neither done nor being trained by another runner, and prints how far it is.
+
+    Returns (dict of Cell -> why it failed, dict of Cell -> who trains it); all others are done. Ctrl-C, SIGTERM and
+    SIGHUP are a KeyboardInterrupt, after which the trainer has ended and its run can be resumed.
+    """
+    out = os.path.dirname(os.path.dirname(cells[0].folder)) or "."
+    for cell in cells:
+        if cell.changes:  # also of a run that would only be passed over
+            changed = ", ".join(cell.changes)
+            raise UsageError(f"{cell.folder}: holds a run with other flags: {changed}; name another folder")
+        os.makedirs(os.path.dirname(cell.folder), exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        # Version 0.1 listed the columns of HParams there. Without a list TensorBoard takes the columns from the runs,
+        # and those of several grids below one folder are all shown.
+        os.remove(os.path.join(out, HPARAMS_FILE))
+    done, failed, seconds = [cell for cell in cells if cell.done], {}, []
+    left = [cell for cell in cells if cell not in done]
+    print(f"{out}: {len(cells)} runs, {len(done)} done", flush=True)
+    for cell in done:
+        write_hparams(cell)
+    while (taken := _next(left)) is not None:
+        cell, lock = taken
+        started = time.perf_counter()
+        with lock:
+            code, failure = trainer(cell.argv, cell.log, lock), ""
+        if code:
+            with open(cell.log, encoding="utf-8", errors="replace") as file:
+                lines = [line.strip() for line in file if line.strip()]
+            failure = printable(lines[-1])[:300] if lines else f"exit code {code}"
+        elif not cell.done:
+            failure = f"ended after {cell.epochs} of {cell.config.training.epochs} epochs"
+        seconds.append(time.perf_counter() - started)
+        if failure:
+            failed[cell], result = failure, f"FAILED: {failure}"
+        else:
+            write_hparams(cell)
+            error = cell.history[-1]["val_top1_error"]
+            result = f"validation top-1 error {error:.2f} %, {seconds[-1] / 60:.1f} min"
+        left = [each for each in left if each != cell and not each.done]
+        minutes = len(left) * sum(seconds) / len(seconds) / 60
+        remaining = f"; {len(left)} left, about {minutes:.0f} min with this runner alone" * bool(left)
+        print(f"{len(cells) - len(left)}/{len(cells)} {cell.name}: {result}{remaining}", flush=True)
+    return failed, {cell: files.owner(cell.lock) for cell in cells if cell not in failed and not cell.done}
+
+
+def _next(cells):
+    """The first cell that is neither done nor locked, and its lock; None where there is none."""
+    for cell in cells:
+        lock = files.acquire(cell.lock)
+        if lock is not None:
+            if not cell.done:  # another runner may have finished it meanwhile
+                return cell, lock
+            lock.close()
+    return None
+
+
+def write_hparams(cell):
+    """Writes what TensorBoard shows of a finished run under HParams; doing so again replaces the file."""
+    last, folder = cell.history[-1], os.path.join(cell.folder, "logs", "hparams")
+    ended = os.path.getmtime(os.path.join(cell.folder, "history.csv"))
+    # Runs of one name are one row of the table: the grid's folder keeps apart what grids have in common.
+    name = "/".join(os.path.abspath(cell.folder).split(os.sep)[-3:])
+    summaries = [(0, hparams_pb(settings_of(cell.config), trial_id=name, start_time_secs=ended))]
+    summaries += [(int(last["epoch"]), scalar_pb(metric, last[metric])) for metric in METRICS]
+    os.makedirs(folder, exist_ok=True)
+    with files.atomic_write(os.path.join(folder, HPARAMS_FILE), "wb") as file:
+        writer = RecordWriter(file)
+        writer.write(Event(wall_time=ended, file_version="brain.Event:2").SerializeToString())
+        for step, summary in summaries:
+            writer.write(Event(wall_time=ended, step=step, summary=summary).SerializeToString())

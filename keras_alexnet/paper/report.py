@@ -1,57 +1,218 @@
-"""All figures and tables on one page: what the paper says, what the release says, and what was found here.
+"""All figures and tables on one page: what the paper says, what the release says, and what was measured here.
 
     python -m keras_alexnet.paper.report [--results_dir=results] [--out=RESULTS/report.html] [--markdown=FILE.md]
 
-Reads what the other commands of this folder left below RESULTS and runs nothing itself; with --quick, what their trials
-left below RESULTS/quick. The page holds its pictures and needs neither network nor script. What was not run is on it
-too, with the command that would run it. With --markdown the same is written for where HTML is not shown; it links to
-the pictures.
+Reads what the other commands left below RESULTS and runs none of them; with --quick, what their trials left below
+RESULTS/quick. The page contains its figures and needs neither network nor script. Experiments that were not run are on
+it too, with their commands. With --markdown the same text is written for GitHub, with links to the figures.
 """
 
+import base64
+import dataclasses
+import html
+import io
+import mimetypes
 import os
+import re
+import string
 import sys
+import urllib.parse
+from pathlib import Path
 
+import markdown
+from PIL import Image
+
+from keras_alexnet import flags
 from keras_alexnet.cli import run_command
-from keras_alexnet.errors import UsageError
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
-from keras_alexnet.paper import config, markdown, page, results
-from keras_alexnet.paper.sections import collect
+from keras_alexnet.flags import flag
+from keras_alexnet.paper import experiment
+from keras_alexnet.paper.experiment import NOT_RUN, Table
 
-# Modules of this folder in the order of the report; what each is to have stands at the head of `results`.
-NAMES = (
-    "figure1", "cifar10_lrn", "figure3", "figure4", "retrieval", "table1", "table2", "ablations", "start",
-)  # fmt: skip
+UNREADABLE = "cannot be read"
+TRIAL = "Quick trial. It shows that the command works. Its numbers say nothing about the paper."
+TEMPLATE = Path(__file__).with_name("report.html")
+TITLE = "The paper's figures and tables"
+LEAD = f"""\
+# {TITLE}
+
+A. Krizhevsky, I. Sutskever and G. Hinton, “ImageNet Classification with Deep Convolutional Neural Networks”, 2012, \
+built again in Keras. Each figure and table comes from one command; this page is what they left.
+
+**paper**: what the paper says; **release**: what the notes and files of the authors' own code of 2012 say; **ours**: \
+what was measured here, with protocol, command, commit, date and device below it; **{NOT_RUN}**: not measured; the \
+command that would is given; **–**: no such number."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(experiment.Settings):
+    """Report."""
+
+    out: str | None = flag(None, "The page, .html (default: RESULTS/report.html).", path=True)
+    markdown: str | None = flag(
+        None, "The same as Markdown, .md, with links to the figures instead of the figures themselves.", path=True
+    )
+
+    def __post_init__(self):
+        for name, suffix in (("out", ".html"), ("markdown", ".md")):
+            path = getattr(self, name)
+            if path and not path.endswith(suffix):  # a typing error must not overwrite a result
+                raise ArgumentError(name, path, f"must be a file that ends in {suffix}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """What the report says of an experiment.
+
+    Attributes:
+        about: experiment.Experiment.
+        verdict: str.
+        tables: sequence of Table.
+        result: dict, the JSON of the experiment; empty where it was not run.
+        problems: tuple of str, what is missing or cannot be read.
+    """
+
+    about: experiment.Experiment
+    verdict: str
+    tables: tuple[Table, ...]
+    result: dict = dataclasses.field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
 
 def main(argv):
-    settings = config.parse_report(argv, __doc__)
-    if os.path.exists(settings.results_dir) and not os.path.isdir(settings.results_dir):
-        raise UsageError(f"--results_dir={settings.results_dir}: is no folder; name the one that the commands wrote to")
-    sections = collect(settings.results_dir, NAMES)
-    _write("out", settings.out, page.page(sections))
+    settings = flags.parse(Settings, argv, __doc__)
+    folder = os.path.join(settings.results_dir, "quick") if settings.quick else settings.results_dir
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise UsageError(f"--results_dir={folder}: is not a folder; name the one that the commands wrote to")
+    sections = [section_of(experiment.load(name), folder) for name in experiment.NAMES]
+    out = settings.out or os.path.join(folder, "report.html")
+    _write("out", out, page(sections, folder))
     if settings.markdown:
-        _write("markdown", settings.markdown, markdown.document(sections, settings.markdown, settings.results_dir))
-    print(summary(sections).as_text())
-    for section in sections:
-        for problem in section.problems:
-            print(f"{section.name}: {problem}", file=sys.stderr)
-    print(f"\nreport: {settings.out}" + (f"\nMarkdown: {settings.markdown}" if settings.markdown else ""))
+        links = os.path.relpath(folder, os.path.dirname(settings.markdown) or ".")
+        _write("markdown", settings.markdown, document(sections, links))
+    print(Table(TITLE, ("", "verdict"), tuple((each.about.name, each.verdict) for each in sections)).as_text())
+    for each in sections:
+        for problem in each.problems:
+            print(f"{each.about.name}: {problem}", file=sys.stderr)
+    print(f"\nreport: {out}" + f"\nMarkdown: {settings.markdown}" * bool(settings.markdown))
 
 
-def summary(sections):
-    """The table for the terminal, results.Table."""
-    rows = tuple((section.name, section.state, page.verdict(section)) for section in sections)
-    return results.Table("The paper's figures and tables", ("", "state", "verdict"), rows)
-
-
-def _write(flag, path, text):
-    folder = os.path.dirname(path) or "."
+def section_of(about, folder):
+    """Reads the results of an experiment, Section; what cannot be read is one of its problems."""
     try:
-        os.makedirs(folder, exist_ok=True)
+        result = experiment.read(about.name, folder)
+        if result is None:
+            return Section(about, NOT_RUN, about.reference)
+        with reading(os.path.join(folder, f"{about.name}.json")):  # another version may have written other values
+            verdict, tables = str(about.verdict(result["values"])), about.tables(result["values"])
+            files = [figure["file"] for figure in result["pictures"]]
+    except RunError as error:
+        return Section(about, UNREADABLE, about.reference, problems=(str(error),))
+    if result["quick"]:
+        verdict = f"Nothing can be told of a quick trial. ({verdict})"
+    missing = [file for file in files if not os.path.isfile(os.path.join(folder, file))]
+    return Section(
+        about, verdict, tables, result, tuple(f"{file}: is missing; run the command again" for file in missing)
+    )
+
+
+def document(sections, links):
+    """The report as GitHub's Markdown, str; the same sections always give the same text.
+
+    Args:
+        sections: list of Section.
+        links: str, the folder of the figures as seen from the file.
+    """
+    summary = [
+        (
+            f"[{_escaped(each.about.title)}](#{each.about.name})",
+            _escaped(_short(each.about.claim)),
+            _escaped(each.verdict),
+        )
+        for each in sections
+    ]
+    parts = [LEAD, _rows(("figure or table", "the paper says", "verdict"), summary)]
+    for section in sections:
+        parts += _section(section, links)
+    return "\n\n".join(parts) + "\n"
+
+
+def page(sections, folder):
+    """The report as one HTML page, which contains the figures that are in `folder`, str."""
+    converter = markdown.Markdown(extensions=["tables", "fenced_code"], output_format="html")
+    converter.ESCAPED_CHARS = [*converter.ESCAPED_CHARS, "~", "$", "|"]
+    body = converter.convert(document(sections, ".")).replace(" %", "&nbsp;%")
+    # Wide tables are scrolled in their own box, by the keyboard too.
+    body = body.replace("<table>", '<div class="scroll" role="region" aria-label="table" tabindex="0"><table>')
+    body = body.replace("</table>", "</table></div>")
+    body = re.sub('src="([^"]+)"', lambda link: _source(os.path.join(folder, urllib.parse.unquote(link[1]))), body)
+    return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(body=body)
+
+
+def _section(section, links):
+    """The parts of a section, list of str."""
+    about, result = section.about, section.result
+    # GitHub makes a heading's anchor of its words; this one stays when they change.
+    yield f'<a id="{about.name}"></a>'
+    yield f"## {_escaped(about.title)}"
+    yield f"**The paper:** {_escaped(about.claim)}"
+    if result.get("quick"):
+        yield f"> **{TRIAL}**"
+    yield from (f"> **{_escaped(problem)}**" for problem in section.problems)
+    yield f"**Verdict:** {_escaped(section.verdict)}"
+    for table in section.tables:
+        yield f"**{_escaped(table.title)}**"
+        yield _rows(map(_escaped, table.columns), [map(_cell, row) for row in table.rows])
+        if table.note:
+            yield _escaped(table.note)
+    for figure in result.get("pictures", ()):
+        link = urllib.parse.quote(os.path.normpath(os.path.join(links, figure["file"])).replace(os.sep, "/"))
+        yield f"![{_escaped(figure['shows'])}]({link})"
+        yield f"*{_escaped(figure['shows'])}*"
+    yield f"```sh\n{result.get('command', about.command)}\n```"
+    facts = [(name, result[name]) for name in ("protocol", "commit", "date", "device") if result]
+    facts += [("version", f"keras_alexnet {result['keras_alexnet']}")] if result else []
+    yield "\n".join(f"- {name}: {_escaped(text)}" for name, text in (*facts, ("cost", about.cost)))
+
+
+def _short(claim):
+    return re.split(r"; |\. | \(sections? ", claim)[0].rstrip(".")
+
+
+def _cell(text):
+    if text == "-":
+        return "–"
+    return f"*{_escaped(text)}*" if text.startswith(NOT_RUN) else _escaped(text)
+
+
+def _rows(columns, rows):
+    columns = [name or " " for name in columns]
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _escaped(text):
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _source(path):
+    """The attributes of an img element that contains a figure, str; on a phone it is not less than half as wide."""
+    if not os.path.isfile(path):
+        return 'src="data:,"'
+    data, kind = Path(path).read_bytes(), mimetypes.guess_type(path)[0]
+    points = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', data)
+    width = float(points[1]) * 4 / 3 if points else Image.open(io.BytesIO(data)).width
+    return f'src="data:{kind};base64,{base64.b64encode(data).decode()}" style="--least: {0.55 * width:.0f}px"'
+
+
+def _write(name, path, text):
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with atomic_write(path) as file:
             file.write(text)
     except OSError as error:
-        raise UsageError(f"--{flag}={path}: cannot be written ({error.strerror}); name another file") from None
+        raise UsageError(f"--{name}={path}: cannot be written ({error.strerror}); name another file") from None
 
 
 if __name__ == "__main__":

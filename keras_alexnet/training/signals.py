@@ -11,22 +11,18 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequest:
-    """Whether the process was asked to stop.
-
-    Attributes:
-        signal: int, the number of the first signal, or None.
-        at_once: bool, a signal raises RequeueError (Ctrl-C: KeyboardInterrupt) where it arrives, since there is nothing
-            to save yet.
-    """
+    """Whether the process was asked to stop."""
 
     def __init__(self):
-        self.signal, self.at_once = None, True
+        self.signal = None  # the number of the first one
+        # A signal raises RequeueError (Ctrl-C: KeyboardInterrupt) where it arrives, since there is nothing to save yet.
+        self.at_once = True
 
     def __bool__(self):
         return self.signal is not None
 
     def listen(self):
-        """Sets the handlers; to be called again after TensorFlow's multi-worker strategy, which replaces SIGTERM's."""
+        """Sets the handlers; again after TensorFlow's multi-worker strategy is made, which replaces that of SIGTERM."""
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may set handlers
         for number in STOPPING:
@@ -45,11 +41,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def catch_signals():
-    """A block in which the signals are noted; a second Ctrl-C interrupts as usual.
-
-    Yields:
-        StopRequest.
-    """
+    """A block in which signals are noted in the StopRequest that it yields; a second Ctrl-C interrupts as usual."""
     request, before = StopRequest(), {number: signal.getsignal(number) for number in STOPPING}
     request.listen()
     try:
