@@ -87,8 +87,8 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--data_dir={tmp}/nowhere", "there is no folder"),
-        ("--devices=GPU:7", "there is no GPU:7; present: CPU:0"),
+        ("--data_dir={tmp}/nowhere", "nowhere/train is missing"),
+        ("--devices=GPU:7", "GPU:7"),
         ("--model_dir={tmp}/file", "is a file; name a folder"),
         ("--model_dir={data}/train/run", "is inside the images of --data_dir"),
         *((f"--model_dir={{tmp}}/a{each}b", "must not contain [ ] * ? or \\") for each in "[]*?\\"),
