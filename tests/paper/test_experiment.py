@@ -101,4 +101,6 @@ def test_commands_are_listed(capsys):
     assert run_command("keras_alexnet", package_commands.main, ["--help"]) == 0
     assert re.search(r"^python -m keras_alexnet.train +\w", capsys.readouterr().out, re.M)
     assert run_command("keras_alexnet", package_commands.main, ["train"]) == 2
-    assert capsys.readouterr().err == "keras_alexnet: train: is unexpected; a command is python -m keras_alexnet.train\n"
+    assert (
+        capsys.readouterr().err == "keras_alexnet: train: is unexpected; a command is python -m keras_alexnet.train\n"
+    )
