@@ -1,4 +1,4 @@
-"""Installation; what each dependency is for stands in BUILD.md."""
+"""Installation; docs/development.md says what each dependency is for."""
 
 import re
 from pathlib import Path
@@ -12,14 +12,16 @@ setup(
     name="keras-alexnet",
     version=VERSION,
     description="AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in Keras: train it, look at it, serve it",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["keras_alexnet", "keras_alexnet.*"]),
     package_data={"keras_alexnet.data": ["imagenet_classes.csv"]},
     python_requires=">=3.10,<3.14",
-    # The lower bounds were tried together, and so was the newest below the upper ones: tools/check_dependencies.py, and
-    # BUILD.md. A lower bound has a wheel for each Python above. An upper bound is the next minor version where such a
-    # step changes interfaces (TensorFlow and what belongs to it, Keras) or style (ruff), elsewhere the next major one.
+    # The lower bounds were tried together, and so were the newest versions below the upper ones: see BUILD.md. A lower
+    # bound has a wheel for each Python above. An upper bound is the next minor version where such a step changes
+    # interfaces (TensorFlow and what belongs to it, Keras) or style (ruff), elsewhere the next major one.
     install_requires=[
         "tensorflow>=2.21,<2.22",
         # Keras 3.13 and later need Python 3.11; on 3.10 its last minor version is what TensorFlow 2.21 runs with.
@@ -32,6 +34,7 @@ setup(
         "tensorboard>=2.21,<2.22",
         "tqdm>=4.66.3,<5",
         "requests>=2.32.4,<3",
+        "wrapt>=1.17,<3",
         # Imported by tensorflow-datasets 4.9.10 to prepare a set, and missing from its own requirements.
         "importlib_resources>=6.4,<8",
     ],
@@ -41,7 +44,6 @@ setup(
         "benchmark": ["torch>=2.6,<3"],
         "beam": ["apache-beam>=2.73,<3"],
         "imagenet": ["scipy>=1.14.1,<2"],
-        "retrieval": ["faiss-cpu>=1.10,<2"],
         "serving": ["tensorflow-serving-api>=2.21,<2.22"],
         "test": [
             "pytest>=8.3,<10",
@@ -51,7 +53,6 @@ setup(
             "scipy>=1.14.1,<2",
             "apache-beam>=2.73,<3",
             "tensorflow-serving-api>=2.21,<2.22",
-            "faiss-cpu>=1.10,<2",
             "matplotlib>=3.9.2,<4",
         ],
     },

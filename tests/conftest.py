@@ -1,8 +1,8 @@
 """What all tests share: quiet TensorFlow, fixed seeds, and a tiny network, exported once, with a server of it."""
 
-import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -21,18 +21,21 @@ from keras_alexnet import AlexNet, export, train
 from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
 from keras_alexnet.serving.signatures import ServedModel
+from keras_alexnet.training import signals
+from tests.runs import FULL_RUN, SMALL_CLASSES, TINY_RUN
 
 CLASSES = ["blue_disk", "red_disk", "red_square", "red_star", "striped_red_disk", "blue_square"]
 
-
-SMALL_CLASSES = ("blue_disk", "red_square", "striped_red_disk")
-TINY_RUN = ["--dataset=folder", "--width=0.0625", "--batch_size=8", "--variant=release2012", "--summary_steps=1"]
+# Two devices, before anything runs: this process can place towers and replicas. TensorFlow takes the first by default.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
 
 
 @pytest.fixture(scope="session")
-def small_pictures(tmp_path_factory):
-    """6 training and 3 validation pictures of each of three classes."""
-    root = tmp_path_factory.mktemp("pictures")
+def small_images(tmp_path_factory):
+    """6 training and 3 validation images of each of three classes."""
+    root = tmp_path_factory.mktemp("images")
     for label, name in enumerate(SMALL_CLASSES):
         for split, count in (("train", 6), ("val", 3)):
             folder = root / split / name
@@ -43,18 +46,36 @@ def small_pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_of_three_epochs(small_pictures, tmp_path_factory):
-    """A run of three epochs, exported."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    argv = [*TINY_RUN, f"--data_dir={small_pictures}", f"--model_dir={folder}", "--epochs=3"]
-    assert run_command("train", train.main, argv) == 0
+def small_pictures(small_images):
+    return small_images
+
+
+@pytest.fixture(scope="session")
+def run_of_three_epochs(small_images, tmp_path_factory):
+    """A run of three epochs with two towers and all layers, exported."""
+    return trained(tmp_path_factory.mktemp("runs") / "whole", *FULL_RUN, f"--data_dir={small_images}", "--epochs=3")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(small_images, tmp_path_factory):
+    """The same of a network of few layers."""
+    return trained(tmp_path_factory.mktemp("runs") / "tiny", *TINY_RUN, f"--data_dir={small_images}", "--epochs=3")
+
+
+def trained(folder, *flags):
+    assert run_command("train", train.main, [*flags, f"--model_dir={folder}"]) == 0
     return folder
 
 
-def history(folder):
-    """The history.csv of a run's folder, a list of dict of str."""
-    with open(folder / "history.csv", newline="") as file:
-        return list(csv.DictReader(file))
+@pytest.fixture
+def default_handlers():
+    """A shell's background jobs, which these tests may be, ignore some of the signals that stop a run."""
+    before = {number: signal.getsignal(number) for number in signals.STOPPING}
+    for number in signals.STOPPING:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +110,7 @@ def folder(tiny_model, mean_image, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    """64 pictures whose shorter side is 256: their center view is there without resampling, as PNG to the bit."""
+    """64 images whose shorter side is 256: their center view is there without resampling, as PNG to the bit."""
     root, contents = tmp_path_factory.mktemp("files"), []
     for index in range(64):
         path = root / f"{index}.png"

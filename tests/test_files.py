@@ -1,50 +1,82 @@
+import errno
+import fcntl
 import os
+import socket
 import stat
+import subprocess
+import sys
 
 import pytest
 
-from keras_alexnet.files import atomic_directory, atomic_write
+from keras_alexnet import files
+from keras_alexnet.errors import RunError
+from tests.runs import ROOT
+
+# Takes a lock, says whether it got it, and waits for a line.
+TAKER = """import sys
+from keras_alexnet import files
+lock = files.acquire(sys.argv[1])
+print(bool(lock), flush=True)
+input()
+"""
 
 
-def test_a_file_is_whole_and_readable_as_open_would_make_it(tmp_path):
-    with atomic_write(str(tmp_path / "a.txt")) as file:
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    with files.atomic_write(str(tmp_path / "a")) as file:
         file.write("whole")
-        assert not (tmp_path / "a.txt").exists()
-    (tmp_path / "b.txt").write_text("as open makes it")
-    assert (tmp_path / "a.txt").read_text() == "whole"
-    assert stat.S_IMODE(os.stat(tmp_path / "a.txt").st_mode) == stat.S_IMODE(os.stat(tmp_path / "b.txt").st_mode)
-
-
-def test_after_an_exception_the_old_file_is_there_and_nothing_else(tmp_path):
-    (tmp_path / "a.bin").write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_write(str(tmp_path / "a.bin"), "wb") as file:
+        assert not (tmp_path / "a").exists()
+    (tmp_path / "b").touch()
+    assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == stat.S_IMODE(os.stat(tmp_path / "b").st_mode)
+    with pytest.raises(RuntimeError), files.atomic_write(str(tmp_path / "a"), "wb") as file:
         file.write(b"half")
         raise RuntimeError
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.bin", b"old")]
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"] and (tmp_path / "a").read_text() == "whole"
 
 
-def test_a_folder_takes_its_place_whole(tmp_path):
-    with atomic_directory(str(tmp_path), lambda: str(tmp_path / "1")) as (aside, taken):
-        (tmp_path / aside / "a.txt").write_text("whole")
-        assert not (tmp_path / "1").exists() and taken.path is None
-    assert taken.path == str(tmp_path / "1")
-    assert [path.name for path in tmp_path.rglob("*")] == ["1", "a.txt"]
-    os.mkdir(tmp_path / "2")
-    assert os.stat(tmp_path / "1").st_mode == os.stat(tmp_path / "2").st_mode
-
-
-def test_a_place_that_is_just_taken_is_left_to_who_took_it(tmp_path):
+def test_a_folder_takes_its_place_whole_or_the_next_one(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "other").touch()
     places = iter(["1", "2"])
-    with atomic_directory(str(tmp_path), lambda: str(tmp_path / next(places))) as (aside, taken):
-        (tmp_path / aside / "own").touch()
-    assert taken.path == str(tmp_path / "2")
+    with files.atomic_directory(str(tmp_path), lambda: str(tmp_path / next(places))) as (folder, written):
+        (tmp_path / folder / "own").touch()
+        assert not (tmp_path / "2").exists() and written.path is None
+        files.remove_temp_files(str(tmp_path))  # another process leaves it alone
+    assert written.path == str(tmp_path / "2")
+    with pytest.raises(FileNotFoundError), files.atomic_directory(str(tmp_path), lambda: str(tmp_path / "no" / "1")):
+        pass
+    # Left by killed processes.
+    (tmp_path / ".writing-1").touch()
+    (tmp_path / ".writing-2").mkdir()
+    files.remove_temp_files(str(tmp_path))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["1", "2", "other", "own"]
+    assert os.stat(tmp_path / "1").st_mode == os.stat(tmp_path / "2").st_mode
 
 
-def test_after_an_exception_no_folder_is_there(tmp_path):
-    with pytest.raises(RuntimeError), atomic_directory(str(tmp_path), lambda: str(tmp_path / "1")) as (aside, _):
-        (tmp_path / aside / "half").touch()
-        raise RuntimeError
-    assert not list(tmp_path.iterdir())
+def test_one_process_gets_a_lock_and_its_end_releases_it(tmp_path, monkeypatch):
+    path = str(tmp_path / "lock")
+    assert files.owner(path) == "somebody"
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    first, second = (subprocess.Popen([sys.executable, "-c", TAKER, path], **streams, cwd=ROOT) for _ in range(2))
+    took = {process.stdout.readline(): process for process in (first, second)}
+    assert files.acquire(path) is None
+    holder = took["True\n"]
+    assert files.owner(path).startswith(f"{socket.gethostname()}, process {holder.pid}, since 20")
+    holder.kill()  # no time to clean up
+    for process in (first, second):
+        process.communicate("\n")
+    lock = files.acquire(path)
+    assert f"process {os.getpid()}, " in files.owner(path)
+    assert files.acquire(path) is None  # not even this process a second time
+    # It lasts as long as a process that it was passed to.
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(lock.fileno(),))
+    lock.close()
+    assert files.acquire(path) is None
+    child.communicate(b"")
+    files.acquire(path).close()
+
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunError, match=r"lock: cannot be locked \(No locks available\); name a folder of another"):
+        files.acquire(path)

@@ -25,10 +25,10 @@ def main(argv):
     start_tensorflow()
     import numpy as np
 
-    from keras_alexnet import caffe
     from keras_alexnet import config as configs
     from keras_alexnet import rundir
     from keras_alexnet.data.statistics import Statistics
+    from keras_alexnet.model import caffe
     from keras_alexnet.model import weights as named_weights
 
     mean_image = caffe.read_mean(options.mean and os.path.expanduser(options.mean))
@@ -81,12 +81,12 @@ def refuse(message):
 
 def class_names(options, count):
     """A name for each output, tuple of str."""
-    from keras_alexnet.data import imagenet_labels
+    from keras_alexnet.data import imagenet
 
     if not options.class_names:
         if count != 1000:
             raise UsageError(f"--class_names is missing: {options.weights} has {count} classes, and ImageNet 1000")
-        return imagenet_labels.class_names([wordnet_id for wordnet_id, _ in imagenet_labels.classes()], {})
+        return imagenet.class_names([wordnet_id for wordnet_id, _ in imagenet.classes()], {})
     try:
         with open(os.path.expanduser(options.class_names), encoding="utf-8") as file:
             names = tuple(line.strip() for line in file if line.strip())
@@ -112,7 +112,7 @@ def as_text(options, out, weights, names, rgb_mean):
             f"mean:      {options.mean or 'one color'}, red {red:.2f}, green {green:.2f}, blue {blue:.2f}",
             f"measure:   python -m keras_alexnet.evaluate --model_dir={out}",
             f"export:    python -m keras_alexnet.export --model_dir={out}",
-            f"ask:       python -m keras_alexnet.predict --model={out}/export/1 PHOTO...",
+            f"ask:       python -m keras_alexnet.predict --model={out}/export/1 IMAGE...",
             f"train on:  python -m keras_alexnet.train --variant=caffe --initial_weights={out} ...",
         ]
     )

@@ -1,7 +1,8 @@
-"""Section 4.1: random crops and reflections, and noise along the principal components of RGB.
+"""Section 4.1: what the network sees of a 256x256 image.
 
-Every draw is a pure function of (seed, epoch, place in the epoch), so a run that goes on in the middle of an epoch
-sees what it would have seen. Draws are made in blocks, since one of a thousand costs little more than one of one.
+In training a random crop, perhaps reflected, with noise along the principal components of RGB; in tests the center, or
+ten views. Every draw is a pure function of (seed, epoch, place in the epoch), so that a run which resumes within an
+epoch sees what it would have seen. Draws are made in blocks: a thousand take little longer than one.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+VIEWS = (1, 10)  # how many views of an image a test can take
 _BLOCK = 1024  # places of an epoch whose draws are made together
 
 
@@ -17,8 +19,8 @@ class Augmentation:
     """What is done to a training image at random.
 
     Attributes:
-        crop_positions: int >= 1, a crop's first row and column are drawn from 0 .. crop_positions - 1, counted from
-            the middle of what is possible (32 of 33 begin at 0).
+        crop_positions: int >= 1, a crop's first row and column are drawn from so many places in the middle of what is
+            possible (32 of 33 begin at 0).
         reflections: bool, half of the images are reflected.
         pca_color: "dataset", "image" or "none": whose principal components the color noise follows.
         pca_scale: "eigenvalue" (of pixels in [0, 1], the paper) or "stddev" (the release).
@@ -34,20 +36,37 @@ class Augmentation:
     aligned_mean: bool = False
 
 
+def center_crop(images, size):
+    """The center `size` x `size` pixels of (..., 256, 256, 3), NumPy or TensorFlow; same dtype."""
+    margin = (images.shape[-2] - size) // 2
+    return images[..., margin : margin + size, margin : margin + size, :]
+
+
+def ten_crops(images, size):
+    """Four corners and the center of (..., 256, 256, 3), then their reflections: (..., 10, size, size, 3), same dtype.
+
+    In the order of the release (`convdata_jpeg.py`, __trim_borders): row and column (0, 0), (0, m), (m / 2, m / 2),
+    (m, 0), (m, m) with a margin m of 32 for crops of 224.
+    """
+    margin = images.shape[-2] - size
+    corners = [(0, 0), (0, margin), (margin // 2, margin // 2), (margin, 0), (margin, margin)]
+    crops = tf.stack([images[..., row : row + size, column : column + size, :] for row, column in corners], axis=-4)
+    return tf.concat([crops, tf.reverse(crops, axis=[-2])], axis=-4)
+
+
 def draws(seed, epoch, start, margin, positions, reflections=True):
     """Where the crops of an epoch begin, whether they are reflected, and the factors of their color noise.
 
     Args:
-        seed: int, of the run.
-        epoch: int.
-        start: int, the first place that is wanted.
+        seed, epoch: int.
+        start: int, the first place in the epoch that is wanted.
         margin: int, 256 minus the crop's size.
-        positions: int, see `Augmentation.crop_positions`; at most margin + 1.
-        reflections: bool; without them every reflection is 0, and all else as with them.
+        positions: int, at most margin + 1, see `Augmentation.crop_positions`.
+        reflections: bool; without them every reflection is 0, and all other draws are the same.
 
     Returns:
-        endless tf.data.Dataset of float32 (6,), an element a place from `start` on: row and column in 0..margin, each
-        value of the range equally likely; 1 for reflected or 0, fair; three factors, N(0, 1).
+        endless tf.data.Dataset of float32 (6,), one for each place from `start` on: row and column, each value of
+        their range equally likely; 1 for reflected or 0, equally likely; three factors, N(0, 1).
     """
     first = (margin + 1 - positions) // 2
 
@@ -65,7 +84,7 @@ def draws(seed, epoch, start, margin, positions, reflections=True):
 
 
 def noise_matrix(rgb_covariance, scale, stddev):
-    """The matrix A for which A g, with g ~ N(0, I), is the color noise in 0..255 units.
+    """The matrix A, float32 (3, 3), for which A g, with g ~ N(0, I), is the color noise in 0..255 units.
 
     Args:
         rgb_covariance: (3, 3), of the training set's pixels in 0..255 units squared.
@@ -73,9 +92,6 @@ def noise_matrix(rgb_covariance, scale, stddev):
             (section 4.1); in 0..255 units that is 255 (l / 255^2). "stddev": times its standard deviation instead
             (`convdata_jpeg.py` of the release, whose `color_pca` holds standard deviations).
         stddev: float, of the factors.
-
-    Returns:
-        float32 (3, 3).
     """
     values, vectors = np.linalg.eigh(np.asarray(rgb_covariance, np.float64))
     values = np.maximum(values, 0.0)  # rounding can leave a tiny negative one
@@ -84,28 +100,22 @@ def noise_matrix(rgb_covariance, scale, stddev):
 
 
 def dataset_noise(factors, matrix):
-    """Color noise along the training set's components.
+    """Color noise along the training set's components, float32 (B, 3), one color for all pixels of an image.
 
     Args:
         factors: float32 (B, 3), N(0, 1).
         matrix: float32 (3, 3), see `noise_matrix`.
-
-    Returns:
-        float32 (B, 3), in 0..255 units, one color for all pixels of an image.
     """
     return tf.matmul(factors, matrix, transpose_b=True)
 
 
 def image_noise(factors, images, scale, stddev):
-    """Color noise along the components of each image's own pixels, as the reading notes of the project have it.
+    """As `dataset_noise`, along the principal components of each image's own pixels.
 
     Args:
         factors: float32 (B, 3), N(0, 1).
         images: uint8 (B, height, width, 3), the crops that the network gets.
         scale, stddev: as in `noise_matrix`.
-
-    Returns:
-        float32 (B, 3), in 0..255 units.
     """
     values, vectors = tf.linalg.eigh(_covariances(images))
     values = tf.maximum(values, 0.0)
@@ -115,7 +125,7 @@ def image_noise(factors, images, scale, stddev):
 
 @tf.function(jit_compile=True)
 def _covariances(images):
-    """RGB covariance of each image, float32 (B, 3, 3); compiled, so that no pass over the pixels is written down."""
+    """RGB covariance of each image, float32 (B, 3, 3); compiled into one pass over the pixels."""
     pixels = tf.cast(tf.reshape(images, (tf.shape(images)[0], -1, 3)), tf.float32)
     pixels -= tf.reduce_mean(pixels, axis=1, keepdims=True)
     products = [tf.reduce_mean(pixels[..., a] * pixels[..., b], axis=1) for a in range(3) for b in range(3)]

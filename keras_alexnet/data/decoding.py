@@ -2,8 +2,8 @@
 
 One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (libjpeg's scaled inverse transform; the
 means of whole blocks for a PNG), the largest that leaves at least 256 pixels, and then
-`tf.image.resize(..., "bilinear")` by what remains, a factor below 2, rounded to uint8. The first step is quicker than
-decoding everything and keeps large photographs from aliasing. The release does not show how its images were resized.
+`tf.image.resize(..., "bilinear")` by what remains, a factor below 2, rounded to uint8. The first step is faster than
+decoding everything and keeps large images from aliasing. The release does not show how its images were resized.
 """
 
 import functools
@@ -13,23 +13,23 @@ import tensorflow as tf
 STORED_SIZE = 256  # rows and columns of an image as section 2 leaves it
 MAX_PIXELS = 2**27  # 134 million; a header that claims more is refused before anything is decoded
 REDUCTIONS = (1, 2, 4, 8)  # what libjpeg can divide by while it decodes
-_MARGIN = 2  # columns beyond what a window needs: JPEG colors are stored for pairs of columns
-_PNG = b"\x89PNG\r\n\x1a\n"
+_MARGIN = 2  # columns beside a window that its colors depend on: they are stored for pairs of columns
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x60\x82"  # how a PNG begins and ends
+_JPEG, _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"  # markers
 
 
 def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
-    """A window of the 256x256 image that a JPEG or PNG file holds, decoding only what the window needs.
+    """A window of the 256x256 image that a JPEG or PNG file holds; no more is decoded than the window needs.
 
     The 256x256 image is the central square of the file, resized. A window of it begins and ends at whole pixels of the
     file (after the decoder's reduction), so it is the same window of the resized square to within half of such a pixel
     where it begins and one where it ends; a file whose shorter side has 256 pixels or fewer gives exactly that window.
-    Greyscale files give three equal channels, CMYK ones are converted, an alpha channel is dropped, an orientation tag
-    is not heeded.
+    Greyscale files give three equal channels, CMYK ones are converted, an alpha channel is dropped, an EXIF orientation
+    is ignored.
 
     Args:
-        image_bytes: string scalar, a whole JPEG or PNG file.
-        row: int32 scalar, 0 <= row <= side - size, the window's first row in the resized image.
-        column: int32 scalar, likewise.
+        image_bytes: string scalar, a JPEG or PNG file.
+        row, column: int32 scalar, 0 <= row, column <= side - size, where the window begins in the resized image.
         size: int, rows and columns of the window.
         side: int, rows and columns of the resized image.
 
@@ -37,8 +37,8 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
         uint8 (size, size, 3), RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: (when the graph runs) the bytes are no JPEG or PNG, are cut short within or
-            before what the window needs, or their header claims more than MAX_PIXELS.
+        tf.errors.InvalidArgumentError: (when the graph runs) the bytes are not a JPEG or PNG, are damaged or cut
+            short within or before what the window needs, or their header claims more than MAX_PIXELS.
     """
     is_png = tf.equal(tf.strings.substr(image_bytes, 0, len(_PNG)), _PNG)
     shape = tf.cond(is_png, lambda: _png_shape(image_bytes), lambda: _jpeg_shape(image_bytes))
@@ -46,11 +46,11 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
         image_bytes = tf.identity(image_bytes)
     halvings = tf.reduce_sum(tf.cast(tf.reduce_min(shape) >= [side * factor for factor in REDUCTIONS[1:]], tf.int32))
     factor = tf.gather(REDUCTIONS, halvings)
-    # libjpeg counts a last block that is not whole, the means of a PNG leave it out.
+    # libjpeg counts an incomplete last block; the means of a PNG leave it out.
     reduced = (shape + tf.where(is_png, 0, factor - 1)) // factor
     short = tf.reduce_min(reduced)
-    # Of a file that is to be enlarged all is taken, and the window cut from the result: its pixels are too few to begin
-    # a window at.
+    # A file that is enlarged is decoded whole, and the window cut from the result: its pixels are too few to begin a
+    # window at.
     enlarged = short < side
     start = tf.stack([row, column])
     first = tf.where(enlarged, 0, (2 * start * short + side) // (2 * side))  # rounded
@@ -66,45 +66,64 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
     images = tf.cast(pixels, tf.float32)[None]
     image = tf.raw_ops.ResizeBilinear(images=images, size=tf.fill([2], resized), half_pixel_centers=True)[0]
     window = tf.slice(image, tf.concat([tf.where(enlarged, start, 0), [0]], 0), (size, size, 3))
-    return _rounded(window)
+    return tf.cast(window + 0.5, tf.uint8)  # rounded, halves up
 
 
 def decode_center(image_bytes, size=STORED_SIZE):
-    """The center `size` x `size` pixels of the 256x256 image. See `decode_window`."""
+    """The center `size` x `size` pixels of the 256x256 image of a whole file. See `decode_window`, `require_whole`."""
     margin = (STORED_SIZE - size) // 2
-    return decode_window(image_bytes, margin, margin, size)
+    return decode_window(require_whole(image_bytes), margin, margin, size)
 
 
-def decode_stored_window(image_bytes, row, column, size):
-    """As `decode_window`, of a JPEG that is known to be 256x256: nothing has to be looked at before it is decoded.
+def require_whole(image_bytes):
+    """The same bytes, string scalar, unless they are a JPEG file that is cut short.
 
-    Returns:
-        uint8 (size, size, 3), RGB; bit for bit what all of the image has there.
+    How much of a file a window needs depends on the window. With this check, all that decide whether a file is an image
+    (statistics, preparation, serving) decide alike.
+
+    Raises:
+        tf.errors.InvalidArgumentError: (when the graph runs) the end-of-image marker of a JPEG is missing.
     """
-    return tf.ensure_shape(_decode_jpeg(image_bytes, row, column, size, STORED_SIZE, 1), (size, size, 3))
+    last = tf.strings.substr(image_bytes, tf.maximum(tf.strings.length(image_bytes) - 2, 0), 2)
+    ends = tf.reduce_any(tf.equal(last, [_END_OF_IMAGE, _PNG_END]))
+    ends = tf.cond(ends, lambda: True, lambda: _ends_earlier(image_bytes))
+    with _checked(ends, "a JPEG file that is cut short: its end-of-image marker is missing"):
+        return tf.identity(image_bytes)
+
+
+# Not inlined, since what is inside of a branch costs time by the operation, taken or not.
+@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+def _ends_earlier(image_bytes):
+    """Whether a file is not a JPEG, or one with other bytes behind its end, as cameras write them."""
+    rest = tf.strings.split(image_bytes, _END_OF_IMAGE)[-1]
+    # Compressed data holds none of these markers by chance; a thumbnail's end is before the image's scan.
+    ends = tf.not_equal(rest, image_bytes) & tf.equal(tf.size(tf.strings.split(rest, _START_OF_SCAN)), 1)
+    return ends | tf.not_equal(tf.strings.substr(image_bytes, 0, 2), _JPEG)
 
 
 def window_of(stored, image, row, column, size):
     """A window of an image as its source has it.
 
     Args:
-        stored: "" or "jpeg", the image is a file's bytes; "raw", uint8 (256, 256, 3).
+        stored: "" for the bytes of any file, "jpeg" for those of a JPEG of 256x256, "raw" for uint8 (256, 256, 3).
         image, row, column, size: as of `decode_window`.
 
     Returns:
-        uint8 (size, size, 3), RGB.
+        uint8 (size, size, 3), RGB; of a stored image, bit for bit what all of it has there.
     """
     return _window_function(stored, size)(image, row, column)
 
 
 @functools.cache
 def _window_function(stored, size):
-    """Traced once, and not anew for the graph of every epoch."""
+    """Traced once, and not again for the graph of every epoch."""
 
     def window(image, row, column):
         if stored == "raw":
             return tf.slice(image, tf.stack([row, column, 0]), (size, size, 3))
-        return (decode_stored_window if stored == "jpeg" else decode_window)(image, row, column, size)
+        if stored == "jpeg":
+            return tf.ensure_shape(_decode_jpeg(image, row, column, size, STORED_SIZE, 1), (size, size, 3))
+        return decode_window(image, row, column, size)
 
     image = tf.TensorSpec((STORED_SIZE, STORED_SIZE, 3), tf.uint8) if stored == "raw" else tf.TensorSpec((), tf.string)
     place = tf.TensorSpec((), tf.int32)
@@ -119,7 +138,7 @@ def center_of(stored, image, size=STORED_SIZE):
 
 def _jpeg_shape(image_bytes):
     """Height and width, int32 (2,), checked."""
-    is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 2), b"\xff\xd8")
+    is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 2), _JPEG)
     with _checked(is_jpeg, "not a JPEG or PNG file"):
         return _checked_shape(tf.cast(tf.image.extract_jpeg_shape(image_bytes)[:2], tf.int64))
 
@@ -158,10 +177,11 @@ def _jpeg_pixels(image_bytes, corner, count, width, halvings):
 
 
 def _decode_jpeg(image_bytes, row, column, size, width, ratio):
-    """A square of a JPEG, to the bit as of all of it decoded, uint8."""
-    # The columns beside the square have a part in its colors.
-    first = tf.maximum(column - _MARGIN, 0)
-    count = tf.minimum(column + size + _MARGIN, width) - first
+    """A square of a JPEG, to the bit what a decoding of the whole file has there, uint8."""
+    # All columns of a reduced image: libjpeg cuts them wrongly where a color has a sampling factor of 4, and decoding
+    # all takes hardly longer.
+    first = tf.maximum(column - _MARGIN, 0) if ratio == 1 else 0
+    count = tf.minimum(column + size + _MARGIN, width) - first if ratio == 1 else width
     # The accurate transform is what other decoders (libjpeg-turbo's default, Pillow) give.
     wide = tf.io.decode_and_crop_jpeg(
         image_bytes, tf.stack([row, first, size, count]), channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
@@ -174,8 +194,3 @@ def _png_pixels(image_bytes, corner, count, factor):
     pixels = tf.io.decode_png(image_bytes, channels=3)
     square = tf.slice(pixels, tf.concat([corner * factor, [0]], 0), tf.concat([tf.fill([2], count * factor), [3]], 0))
     return tf.raw_ops.ResizeArea(images=square[None], size=tf.fill([2], count))[0]
-
-
-def _rounded(values):
-    """Floats of 0..255 -> uint8; halves go up."""
-    return tf.cast(values + 0.5, tf.uint8)

@@ -1,33 +1,33 @@
-"""Training and validation batches, side by side: what differs between them is the view and the noise.
+"""Training and validation batches, side by side: they differ in the view of an image and in the noise.
 
     JPEG bytes -> a view of the 256x256 image, uint8 -> batch -> float32 minus the mean, plus color noise
 
 Values: RGB, 0..255 minus the mean. Everything from the bytes of a file on is TensorFlow's graph, without Python.
 """
 
+import os
+
 import tensorflow as tf
 
 from keras_alexnet.data import augmentation as augment
-from keras_alexnet.data import orders, views
 from keras_alexnet.data.decoding import STORED_SIZE, center_of, window_of
-from keras_alexnet.data.threads import parallel_calls, with_options
+from keras_alexnet.data.sources import WHOLE
 
 
-def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=orders.WHOLE):
+def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=WHOLE):
     """One epoch of augmented batches, in an order of its own.
 
     Args:
-        source: see `keras_alexnet.data.sources`.
-        statistics: of the training set.
-        augmentation: Augmentation.
+        source: sources.Source.
+        statistics, augmentation: Statistics of the training set, Augmentation.
         size: int, rows and columns of a crop.
         batch_size: int; the last batch holds what is left.
         seed, epoch: int; the same two give the same batches.
-        start: int, images of this epoch to leave out at the beginning, when a run goes on inside it; after a whole
+        start: int, images of this epoch to leave out at the beginning, for a run that resumes within it; after a whole
             number of batches the rest is the same to the bit.
         threads: int, of the data graph; 0 for one per core.
-        part: (which, of how many) that share the epoch, as of the source's `items`; batch size and start are then the
-            part's own. Of images in files of their own, the batches of all parts are those of the whole.
+        part: (which, of how many) that share the epoch, as of the source's `items`; batch size and start are those of
+            the part. Where images are files, the batches of all parts are together those of the whole.
 
     Returns:
         tf.data.Dataset of (float32 (B, size, size, 3), int32 (B,)).
@@ -36,8 +36,6 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     scale, stddev = augmentation.pca_scale, augmentation.pca_stddev
     matrix = tf.constant(augment.noise_matrix(statistics.rgb_covariance, scale, stddev))
     mean_image = tf.constant(statistics.mean_image)
-    margin = STORED_SIZE - size
-
     load = source.loader()
 
     def view(item, draw):
@@ -51,7 +49,8 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         return images, tf.gather(source.labels, items[0]), draws
 
     def finish(images, labels, draws):
-        means = _aligned(mean_image, size, draws) if augmentation.aligned_mean else views.center(mean_image, size)
+        center = augment.center_crop(mean_image, size)
+        means = _aligned(mean_image, size, draws) if augmentation.aligned_mean else center
         if not noisy:
             return _centered(images, means), labels
         if augmentation.pca_color == "image":
@@ -64,7 +63,8 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     # uint8 until there is a batch, which is a quarter of the bytes to move.
     which, parts = part
     first = start * parts  # the places of an epoch are dealt out one by one
-    draws = augment.draws(seed, epoch, first, margin, augmentation.crop_positions, augmentation.reflections)
+    positions, reflections = augmentation.crop_positions, augmentation.reflections
+    draws = augment.draws(seed, epoch, first, STORED_SIZE - size, positions, reflections)
     items = source.items(order=(seed, epoch), start=start, part=part)
     dataset = tf.data.Dataset.zip(items, draws.shard(parts, which) if parts > 1 else draws)
     if source.stored == "raw":
@@ -74,12 +74,9 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     return with_options(dataset.map(finish, num_parallel_calls=2).prefetch(2), threads)
 
 
-def center_view(source, statistics, *, size, batch_size, threads=0, part=orders.WHOLE):
-    """Every image once, in the order of the source, its center view without noise: validation.
-
-    Args and returns as `training`.
-    """
-    mean, load = views.center(tf.constant(statistics.mean_image), size), source.loader()
+def center_view(source, statistics, *, size, batch_size, threads=0, part=WHOLE):
+    """Validation: every image once, in the order of the source, its center view without noise. See `training`."""
+    mean, load = augment.center_crop(tf.constant(statistics.mean_image), size), source.loader()
 
     def view(*item):
         _, image, label = load(*item)
@@ -91,13 +88,10 @@ def center_view(source, statistics, *, size, batch_size, threads=0, part=orders.
 
 
 def evaluation_batches(source, sizes, *, batch_size, threads=0):
-    """Every image once, in the order of the source, as it is: evaluation, which makes its views itself.
+    """Evaluation, which makes its views itself: every image once, in the order of the source. See `training`.
 
     Args:
-        source: see `keras_alexnet.data.sources`.
-        sizes: tuple of int, how much of the center of the 256x256 image is wanted; more than one where several
-            networks look at an image.
-        batch_size, threads: as of `training`.
+        sizes: tuple of int, how much of the center of the 256x256 image is wanted; several for several networks.
 
     Returns:
         tf.data.Dataset of (tuple of uint8 (B, size, size, 3), one a size; int32 (B,)).
@@ -112,6 +106,25 @@ def evaluation_batches(source, sizes, *, batch_size, threads=0):
     return with_options(dataset.prefetch(2), threads)
 
 
+def parallel_calls(threads):
+    """How many images are decoded at a time: `threads`, or one per core where that is 0."""
+    return threads or os.cpu_count() or 1
+
+
+def with_options(dataset, threads):
+    """A dataset in a fixed order, with threads of its own if a number is given, and without automatic tuning.
+
+    tf.data's tuning thread sleeps for up to a minute, and TensorFlow 2.21 waits for it before it deletes an iterator.
+    With one iterator an epoch that took up to half of a short epoch; fixed numbers take nothing.
+    """
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False
+    if threads:
+        options.threading.private_threadpool_size = threads
+    return dataset.with_options(options)
+
+
 def _aligned(mean_image, size, draws):
     """The parts of the mean image under the crops, float32 (B, size, size, 3), reflected with them."""
 
@@ -123,11 +136,11 @@ def _aligned(mean_image, size, draws):
 
 
 def _reflected(image, reflected):
-    """Turns columns around where `reflected` is 1: the axes to reverse are none or one, which needs no branch."""
+    """Reverses the columns where `reflected` is 1: the axes to reverse are none or one, which needs no branch."""
     return tf.ensure_shape(tf.reverse(image, tf.range(1, 1 + reflected)), image.shape)
 
 
-# Compiled, a whole batch goes from uint8 to what the network gets in one pass; TensorFlow's own operations write and
+# Compiled, a whole batch goes from uint8 to the network's input in one pass; TensorFlow's own operations write and
 # read all of it, half a megabyte an image, once for each of them.
 @tf.function(jit_compile=True)
 def _centered(images, means):
@@ -136,5 +149,5 @@ def _centered(images, means):
 
 @tf.function(jit_compile=True)
 def _noised(images, means, noise, divisor):
-    # The release adds its noise after the mean is gone, and divides the sum; the paper does not divide.
+    # The release adds its noise after the mean is subtracted, and divides the sum; the paper does not divide.
     return (tf.cast(images, tf.float32) - means + noise[:, None, None, :]) / divisor

@@ -1,44 +1,46 @@
 """Images in TFRecord files, as TensorFlow Datasets writes them and `tools/prepare_dataset.py` does.
 
-The files are read here and not by the library, for two things that it does not have: an order that is mixed by file
-and by buffer and can be entered at any place without reading all that lies before it, and a place that a run can go
-back to. An epoch's records are cut into stretches of a file, the stretches are permuted, and the result is cut into
-windows of `shuffle_buffer` records, each of which is mixed whole. A place in the epoch is a place in a window.
+The files are read here and not by the library, since its orders cannot be entered at any place: here an epoch's records
+are cut into chunks of a file, the chunks are permuted, and the result is cut into shuffle windows of `shuffle_buffer`
+records, each of which is shuffled as a whole. A place in the epoch is a place in a window, and to get there no more
+than that window is read. Raw images (pixels alone) are read one by one, each at its place in its file.
 """
 
+import contextlib
 import dataclasses
 import itertools
+import os
 
 import numpy as np
+import tensorflow as tf
 
-from keras_alexnet.data import orders
-from keras_alexnet.errors import UsageError
+from keras_alexnet.data.decoding import STORED_SIZE
+from keras_alexnet.data.sources import WHOLE, IndexedSource, Source, permutation
 
-# Records of one file that stay together until a window mixes them: a prepared shard, which is so read about once an
-# epoch. What a stretch of a longer file skips is passed over by reading it.
-_STRETCH = 2048
+# Records of one file that stay together until a window shuffles them: a prepared shard, which is so read about once an
+# epoch. The records of a longer file that lie before a chunk are skipped by reading them.
+_CHUNK = 2048
 _READERS = 4  # files of a window that are read at a time
 _READ_BYTES = 2**20  # of a file at a time
-_FILE = 2**32  # a place is so many times the file, and the number of a record in it
+_FILE = 2**32  # an item's place is the number of its file times this, plus the number of its record in the file
+_PIXEL = np.dtype("V3")  # three bytes in one: reversed by pixels, not by bytes
 
 
 @dataclasses.dataclass(frozen=True)
-class RecordSource:
-    """Images of TFRecord files, undecoded. Methods as `keras_alexnet.data.sources.FolderSource`.
+class RecordSource(Source):
+    """Images of TFRecord files; an item is (place: int64, record: string).
+
+    Parts get whole chunks, in the order in which they are read, so that no two read the same; they differ by the length
+    of a chunk at most.
 
     Attributes:
-        name: str, for messages.
         identity: str, what tells these records from others.
         paths: tuple of str, the files.
         first: tuple of int, of each file the first record that belongs to the source.
-        ends: tuple of int, of each file the first record that no longer does.
+        ends: tuple of int, of each file the first record after those.
         image_key, label_key: str, of the features.
-        class_names: tuple of str, in the order of the labels.
-        shuffle_buffer: int >= 1, records that are mixed as a whole; up to three times as many are in memory.
-        stored: as of FolderSource.
-        label_counts: tuple of int, images of each class; empty where that is not known.
+        shuffle_buffer: int >= 1, records of a shuffle window; up to three times as many are in memory.
         skipped: frozenset of (int, int), the files and records that are left out.
-        other_files: (), since nothing but records is expected in the files.
     """
 
     name: str
@@ -53,70 +55,45 @@ class RecordSource:
     stored: str = ""
     label_counts: tuple[int, ...] = ()
     skipped: frozenset = frozenset()
-    other_files: tuple[str, ...] = ()
+    labels = ()
 
     @property
     def count(self):
         return sum(self.ends) - sum(self.first) - len(self.skipped)
 
     def names(self):
-        """FILE__NUMBER of every record, as TensorFlow Datasets calls them, in order."""
+        """FILE__NUMBER of every record, as TensorFlow Datasets calls them."""
         return tuple(
-            f"{_base(path)}__{record}"
+            f"{os.path.basename(path)}__{record}"
             for file, (path, first, end) in enumerate(zip(self.paths, self.first, self.ends, strict=True))
             for record in range(first, end)
             if (file, record) not in self.skipped
         )
 
     def name_of(self, place, record):
-        """The name of an item of `items`, str."""
-        return f"{_base(self.paths[int(place) // _FILE])}__{int(place) % _FILE}"
+        return f"{os.path.basename(self.paths[int(place) // _FILE])}__{int(place) % _FILE}"
 
     def fingerprint(self):
-        """What tells this source from others, str."""
         return f"{self.identity} {self.count}"
 
-    def check_readable(self, name):
-        """Records are read by TensorFlow, which raises what it cannot read."""
-
     def without(self, names):
-        """The same source without these records."""
-        places = {}
+        files = {}
         for file, path in enumerate(self.paths):  # a file can be there twice, as in train[:5]+train[6:]
-            places.setdefault(_base(path), []).append(file)
-        pairs = (name.rpartition("__")[::2] for name in names)
+            files.setdefault(os.path.basename(path), []).append(file)
         skipped = frozenset(
             (file, int(record))
-            for base, record in pairs
-            for file in places.get(base, ())
+            for base, record in (name.rpartition("__")[::2] for name in names)
+            for file in files.get(base, ())
             if self.first[file] <= int(record) < self.ends[file]
         )
-        # What is known of the labels is not known of the rest.
         return dataclasses.replace(self, skipped=self.skipped | skipped, label_counts=())
 
-    def items(self, order=None, start=0, part=orders.WHOLE):
-        """What `loader()` makes images of: records as they are in their files.
-
-        Args:
-            order: None for the order of the files, or a sequence of int that seeds the mixing.
-            start: int, how many to leave out at the beginning; of them only those in one window, and what lies before
-                it in its files, are read.
-            part: (which, of how many) that share the set. Stretches of files are dealt out, in the order in which they
-                are read, so that no two read the same; parts differ by the length of a stretch at most.
-
-        Returns:
-            tf.data.Dataset of (file * 2^32 + number in the file: int64, record: string), scalars.
-        """
-        import tensorflow as tf
-
-        windows = _windows(self._stretches(order, part), self.shuffle_buffer)
-        kept = [self._kept_in(window) for window in windows]
-        before = list(itertools.accumulate(kept, initial=0))
-        # The window that the place is in: the last one that begins at or before it.
+    def items(self, order=None, start=0, part=WHOLE):
+        windows = _windows(self._chunks(order, part), self.shuffle_buffer)
+        before = list(itertools.accumulate((self._kept_in(window) for window in windows), initial=0))
+        # The window of the place: the last one that begins at or before it.
         entered = max((index for index in range(len(windows)) if before[index] <= start), default=0)
-        ahead = windows[entered:]
-        if not ahead:
-            ahead, before = [[]], [0]
+        ahead = windows[entered:] or [[]]
         columns = np.array([piece for window in ahead for piece in window], np.int64).reshape(-1, 3)
         bounds = np.cumsum([0, *(len(window) for window in ahead)])
         numbers = np.arange(entered, entered + len(ahead))
@@ -125,7 +102,7 @@ class RecordSource:
 
         def piece(file, first, end):
             records = tf.data.TFRecordDataset(tf.gather(paths, file), buffer_size=_READ_BYTES).skip(first)
-            # File and number in one: a function to put them together would cost more than the reading.
+            # File and number in one: a function to put them together would take longer than the reading.
             return tf.data.Dataset.zip(tf.data.Dataset.range(file * _FILE + first, file * _FILE + end), records)
 
         def window(number, begin, end):
@@ -136,18 +113,18 @@ class RecordSource:
             return mixed.shuffle(self.shuffle_buffer, seed=seed + number, reshuffle_each_iteration=False)
 
         windows = tf.data.Dataset.from_tensor_slices((numbers, bounds[:-1], bounds[1:]))
-        # One window after the other; the next one is read and mixed while this one is used up.
+        # One window after the other; the next one is read and shuffled while this one is used.
         records = windows.interleave(window, cycle_length=1, num_parallel_calls=1, deterministic=True)
         if self.skipped:
             skipped = tf.constant([file * _FILE + number for file, number in sorted(self.skipped)], tf.int64)
             records = records.filter(lambda place, _: tf.reduce_all(place != skipped))
         return records.skip(start - before[entered])
 
-    def loader(self):
-        """A function of the parts of an item -> (name, bytes, label), scalars: string, string, int32; of the graph."""
-        import tensorflow as tf
+    def part_count(self, order, part):
+        return self._kept_in(self._chunks(order, part))
 
-        bases = tf.constant([_base(path) for path in self.paths])
+    def loader(self):
+        bases = tf.constant([os.path.basename(path) for path in self.paths])
         features = {
             self.image_key: tf.io.FixedLenFeature((), tf.string),
             self.label_key: tf.io.FixedLenFeature((), tf.int64),
@@ -161,81 +138,136 @@ class RecordSource:
 
         return load
 
-    def part_count(self, order, part):
-        """How many images `items` has for a part, int."""
-        return self._kept_in(self._stretches(order, part))
-
-    def _stretches(self, order, part):
+    def _chunks(self, order, part):
         """[(file, first record, end)] in the order in which they are read."""
-        if order is None and part == orders.WHOLE:
+        if order is None and part == WHOLE:
             return list(zip(range(len(self.paths)), self.first, self.ends, strict=True))
-        # Shorter where there are many to share few files.
-        length = max(1, min(_STRETCH, -(-self.count // (4 * part[1])))) if part[1] > 1 else _STRETCH
-        stretches = [
+        # Shorter where many share few files.
+        length = max(1, min(_CHUNK, -(-self.count // (4 * part[1])))) if part[1] > 1 else _CHUNK
+        chunks = [
             (file, begin, min(begin + length, end))
             for file, (first, end) in enumerate(zip(self.first, self.ends, strict=True))
             for begin in range(first, end, length)
         ]
-        stretches = [stretches[place] for place in orders.indices(len(stretches), order, 0)]
-        if part == orders.WHOLE:
-            return stretches
-        # Each to the part that has the fewest: none has more than another by more than a stretch.
+        chunks = [chunks[place] for place in permutation(len(chunks), order)]
+        if part == WHOLE:
+            return chunks
+        # Each to the part that has the fewest records.
         counts, own = [0] * part[1], []
-        for stretch in stretches:
+        for chunk in chunks:
             least = counts.index(min(counts))
-            counts[least] += self._kept_in([stretch])
+            counts[least] += self._kept_in([chunk])
             if least == part[0]:
-                own.append(stretch)
+                own.append(chunk)
         return own
 
-    def _kept_in(self, stretches):
-        """Records of stretches that are not left out, int."""
+    def _kept_in(self, chunks):
+        """Records of chunks that are not left out, int."""
         return sum(
             end - first - sum(other == file and first <= record < end for other, record in self.skipped)
-            for file, first, end in stretches
+            for file, first, end in chunks
         )
 
 
-def of_builder(builder, name, split, image_key, label_key, shuffle_buffer):
-    """One split of a TensorFlow Datasets set.
+@dataclasses.dataclass(frozen=True, eq=False)
+class RawSource(IndexedSource):
+    """Raw images of 256x256 in TFRecord files.
 
-    Args:
-        builder: tfds.core.DatasetBuilder whose files are there.
-        name: str, of the set, for messages.
-        split: str in the library's notation.
-        image_key, label_key, shuffle_buffer: as of RecordSource.
+    The preparation has noted where in its files the pixels of every image begin. So an epoch is one permutation of all
+    images, and of an image only the rows of its crop are read, straight into the batch. The records' check sums are
+    not verified: `tools/prepare_dataset.py --check` does that.
 
-    Returns:
-        RecordSource.
-
-    Raises:
-        UsageError: the files are no TFRecords.
-        KeyError, ValueError: there is no such split.
+    Attributes:
+        identity: str, what tells these images from others.
+        paths: tuple of str, the files.
+        files: int32 (images,), which of the paths an image is in.
+        offsets: int64 (images,), bytes before its pixels there.
+        labels: int32 (images,).
     """
-    info = builder.info
-    parts = info.splits[split].file_instructions
-    if info.file_format.value != "tfrecord":
-        raise UsageError(
-            f"--dataset={name}: is stored as {info.file_format.value}, and only tfrecord is read; prepare it with "
-            "file_format=tfrecord"
-        )
-    return RecordSource(
-        name=f"{name} {split}",
-        identity=f"{info.full_name} {split}",
-        paths=tuple(part.filename for part in parts),
-        first=tuple(part.skip for part in parts),
-        ends=tuple(part.skip + part.take for part in parts),
-        image_key=image_key,
-        label_key=label_key,
-        class_names=tuple(info.features[label_key].names),
-        shuffle_buffer=shuffle_buffer,
-    )
+
+    name: str
+    identity: str
+    paths: tuple[str, ...]
+    files: np.ndarray
+    offsets: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    label_counts: tuple[int, ...] = ()
+    stored = "raw"
+
+    def names(self):
+        """FILE@OFFSET of every image."""
+        return tuple(self.name_of(index) for index in range(self.count))
+
+    def name_of(self, index):
+        return f"{os.path.basename(self.paths[self.files[int(index)]])}@{self.offsets[int(index)]}"
+
+    def check_readable(self, name):
+        base, _, offset = name.rpartition("@")
+        path = next(path for path in self.paths if os.path.basename(path) == base)
+        with open(path, "rb") as file:
+            file.seek(int(offset))
+            file.read(STORED_SIZE * STORED_SIZE * 3)
+
+    def fingerprint(self):
+        return f"{self.identity} {self.count}"
+
+    def without(self, names):
+        if not names:
+            return self
+        kept = self.kept(names)
+        columns = {column: getattr(self, column)[kept] for column in ("files", "offsets", "labels")}
+        return dataclasses.replace(self, **columns, label_counts=())
+
+    def loader(self):
+        bases = tf.constant([os.path.basename(path) for path in self.paths])
+        files, offsets, labels = (tf.constant(column) for column in (self.files, self.offsets, self.labels))
+        read = self.window_reader(STORED_SIZE)
+
+        def load(index):
+            zero = tf.zeros([1], tf.int32)
+            image = read(index[None], zero, zero, zero)[0]
+            file, offset = tf.gather(bases, tf.gather(files, index)), tf.strings.as_string(tf.gather(offsets, index))
+            return tf.strings.join([file, "@", offset]), image, tf.gather(labels, index)
+
+        return load
+
+    def window_reader(self, size):
+        """A function that reads crops of `size` rows and columns, reflected or not, of a batch of images; for a graph.
+
+        Returns:
+            function of (indices: int64 (B,), rows, columns, reflected: int32 (B,)) -> uint8 (B, size, size, 3), RGB.
+            In the graph it fails with tf.errors.OpError where a file cannot be read or is shorter than it was.
+        """
+
+        def read(indices, rows, columns, reflected):
+            images = tf.numpy_function(
+                lambda *arrays: self._crops(size, *arrays), (indices, rows, columns, reflected), tf.uint8
+            )
+            return tf.ensure_shape(images, (None, size, size, 3))
+
+        return read
+
+    def _crops(self, size, indices, rows, columns, reflected):
+        images = np.empty((len(indices), size, size), _PIXEL)
+        band = np.empty((size, STORED_SIZE), _PIXEL)
+        with contextlib.ExitStack() as stack:
+            opened = {}
+            for image, index, row, column, turned in zip(images, indices, rows, columns, reflected, strict=True):
+                file = self.files[index]
+                if file not in opened:
+                    opened[file] = stack.enter_context(open(self.paths[file], "rb", buffering=0)).fileno()
+                if os.preadv(opened[file], [band], self.offsets[index] + row * STORED_SIZE * 3) != band.nbytes:
+                    raise OSError(f"{self.paths[file]}: ends before the image at byte {self.offsets[index]} does")
+                crop = band[:, column : column + size]
+                image[...] = crop[:, ::-1] if turned else crop
+        return images.view(np.uint8).reshape(len(indices), size, size, 3)
 
 
-def _windows(stretches, size):
-    """Cuts stretches into windows of `size` records: a list of lists of (file, first record, end)."""
+def _windows(chunks, size):
+    """Cuts chunks into windows of `size` records: a list of lists of (file, first record, end)."""
     windows, room = [], 0
-    for file, first, end in stretches:
+    for file, first, end in chunks:
         while first < end:
             if not room:
                 windows.append([])
@@ -244,7 +276,3 @@ def _windows(stretches, size):
             windows[-1].append((file, first, first + taken))
             first, room = first + taken, room - taken
     return windows
-
-
-def _base(path):
-    return path.rpartition("/")[2]

@@ -1,36 +1,122 @@
-"""Where images come from: folders of class folders, TensorFlow Datasets, prepared records, the built-in shapes.
+"""Where images come from: class folders, TensorFlow Datasets, prepared records, the built-in shapes.
 
-A source gives undecoded files: (name, JPEG or PNG bytes, label). Folders are listed without TensorFlow, so that a
-wrong path is answered at once.
+    train, val = sources.open_training(config.data)
+
+A source gives undecoded images with labels. Folders are listed without TensorFlow: a wrong path is answered at once.
 """
 
 import dataclasses
 import hashlib
 import os
+import unicodedata
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from keras_alexnet.data import orders, records, shapes
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.data import shapes
+from keras_alexnet.errors import UsageError, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+VALIDATION_FOLDERS = ("val", "validation", "test")
+MAX_FILE_BYTES = 2**31  # a larger file is not read: an image of 134 million pixels takes less
+WHOLE = (0, 1)  # the part of a process that shares the images with no other
+# How image files begin that are neither JPEG nor PNG: (place, bytes, name).
+_FORMATS = (
+    *((0, b"GIF8", "GIF"), (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (8, b"WEBP", "WebP"), (6, bytes(4), "BMP")),
+    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
+)
+
+
+class Source(Protocol):
+    """Images with labels, which can be read in any order and from any place on.
+
+    Attributes:
+        name: str, for messages, such as "train".
+        class_names: tuple of str, in the order of the labels.
+        count: int, images.
+        labels: sequence of int, one an image; empty where labels are known only after reading.
+        label_counts: tuple of int, images of each class; empty where it is not known which images can be decoded.
+        other_files: tuple of str, files among the images that are not read.
+        stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
+    """
+
+    label_counts = other_files = ()
+    stored = ""
+
+    def names(self):
+        """The names of all images, tuple of str, in order."""
+
+    def name_of(self, *item):
+        """The name of an item of `items`, str."""
+
+    def fingerprint(self):
+        """What tells this source from others, str."""
+
+    def without(self, names):
+        """The same source without these images."""
+
+    def items(self, order=None, start=0, part=WHOLE):
+        """What `loader()` makes images of, tf.data.Dataset of tuples.
+
+        Args:
+            order: None for the order of the names, or a sequence of int that seeds an order of all images.
+            start: int, how many images to leave out at the beginning.
+            part: (which, of how many) that share the images.
+        """
+
+    def part_count(self, order, part):
+        """How many images `items` has for a part, int."""
+
+    def loader(self):
+        """A function of an item -> (name: string, image as `stored` says, label: int32), scalars, for a graph."""
+
+    def check_readable(self, name):
+        """Raises OSError where an image's bytes cannot be read; of records TensorFlow says so itself."""
+
+    def reason(self, name):
+        """Why an image or another file cannot be used, str, as far as its first bytes tell."""
+        return ""
+
+
+class IndexedSource(Source):
+    """A source whose images can be read one by one: an item is the index of an image, int64.
+
+    Parts are dealt out one by one: the next images of all parts are the next of the whole.
+    """
+
+    @property
+    def count(self):
+        return len(self.labels)
+
+    def items(self, order=None, start=0, part=WHOLE):
+        import tensorflow as tf  # a folder is listed without it
+
+        return tf.data.Dataset.from_tensor_slices((permutation(self.count, order)[part[0] :: part[1]][start:],))
+
+    def part_count(self, order, part):
+        return len(range(part[0], self.count, part[1]))
+
+    def kept(self, names):
+        """The indices of all images but those of these names, list of int."""
+        names = frozenset(names)
+        return [index for index, name in enumerate(self.names()) if name not in names]
+
+
+def permutation(count, order):
+    """int64 (count,): 0, 1, 2, ... where order is None, or else a permutation that the sequence of int seeds."""
+    return np.arange(count) if order is None else np.random.default_rng(order).permutation(count)
 
 
 @dataclasses.dataclass(frozen=True)
-class FolderSource:
+class FolderSource(IndexedSource):
     """Image files of class folders.
 
     Attributes:
-        name: str, for messages.
         root: str, the folder that holds the class folders.
-        class_names: tuple of str, in the order of the labels.
         files: tuple of str, paths below root, in the order of the labels and then of the names.
-        labels: tuple of int, one a file.
         sizes: tuple of int, bytes, one a file.
-        other_files: tuple of str, files whose names are not those of images; not read.
-        stored: "" for files of any kind and size; "jpeg" or "raw" (numbers alone) where all are known to be 256x256.
-        label_counts: tuple of int, images of each class; empty, since nobody has looked whether they are images.
     """
 
     name: str
@@ -40,341 +126,213 @@ class FolderSource:
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
     other_files: tuple[str, ...] = ()
-    stored: str = ""
-    label_counts: tuple[int, ...] = ()
-
-    @property
-    def count(self):
-        return len(self.files)
 
     def names(self):
-        """The names of all files, in order."""
         return self.files
 
     def name_of(self, index):
-        """The name of an item of `items`, str."""
         return self.files[int(index)]
 
     def fingerprint(self):
-        """A hash of the names of all classes and of the names and sizes of all files, str."""
+        """A hash of the names of all classes and of the names and sizes of all files."""
         files = [f"{file} {size}" for file, size in zip(self.files, self.sizes, strict=True)]
         return hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest()
 
-    def check_readable(self, name):
-        """Reads a file's bytes, whatever they are. Raises OSError when that fails."""
-        Path(self.root, name).read_bytes()
-
     def without(self, names):
-        """The same source without these files."""
-        names = frozenset(names)
-        kept = [index for index, file in enumerate(self.files) if file not in names]
+        kept = self.kept(names)
         columns = {name: tuple(getattr(self, name)[index] for index in kept) for name in ("files", "labels", "sizes")}
         return dataclasses.replace(self, **columns)
 
-    def items(self, order=None, start=0, part=orders.WHOLE):
-        """What `loader()` makes images of, so that a file is read by whoever decodes it.
-
-        Args:
-            order: None for the order of the names, or a sequence of int that seeds a permutation of all files.
-            start: int, how many to leave out at the beginning: nothing of them is read.
-            part: (which, of how many) that share the set; of what the others have nothing is read.
-
-        Returns:
-            tf.data.Dataset of (index,), an int64 scalar.
-        """
-        return orders.dataset(self.count, order, start, part)
-
-    def part_count(self, order, part):
-        """How many images `items` has for a part, int."""
-        return orders.part_count(self.count, part)
-
     def loader(self):
-        """A function of the parts of an item -> (name, bytes, label), scalars: string, string, int32; of the graph."""
-        import tensorflow as tf
+        import tensorflow as tf  # as in `items`
 
         files, labels = tf.constant(self.files), tf.constant(self.labels, tf.int32)
         paths = tf.constant([os.path.join(self.root, file) for file in self.files])
-        return lambda index: (
-            tf.gather(files, index),
-            tf.io.read_file(tf.gather(paths, index)),
-            tf.gather(labels, index),
-        )
+
+        def load(index):
+            return tf.gather(files, index), tf.io.read_file(tf.gather(paths, index)), tf.gather(labels, index)
+
+        return load
+
+    def check_readable(self, name):
+        Path(self.root, name).read_bytes()
+
+    def reason(self, name):
+        path = os.path.join(self.root, name)
+        if not os.path.isfile(path):
+            other = "a folder" if os.path.isdir(path) else "not a regular file"
+            return other if os.path.exists(path) else "a broken link"
+        if os.path.getsize(path) > MAX_FILE_BYTES:
+            return "too large"
+        if name in self.other_files and name.lower().endswith(SUFFIXES):
+            return "in a folder inside a class folder" if os.sep in name else "not in a class folder"
+        with open(path, "rb") as file:
+            return conversion(file.read(16), path)
 
 
 def open_training(data, progress_bar=None):
-    """The training and the validation set that a config names.
+    """The training and the validation set that settings name.
 
     Args:
         data: config.DataConfig.
-        bar: function of a label that makes a progress bar, or None.
+        progress_bar: optional function of a label that makes a progress bar.
 
     Returns:
-        (training, validation): sources.
+        (training, validation): Source.
 
     Raises:
-        UsageError: there is no such set, or it is not as it should be.
+        UsageError: the set is missing, or it is not as it should be.
     """
     if data.dataset == "folder":
         return open_folder(data.data_dir)
-    if data.dataset == "shapes":
-        data_dir = data.data_dir or os.path.join("data", "shapes")
-        progress = progress_bar and progress_bar(f"drawing shapes into {data_dir}")
-        return open_shapes(data_dir, data.shapes_train, data.shapes_val, data.shapes_seed, progress)
     if data.dataset == "records":
         return open_records(data.data_dir, data.shuffle_buffer)
-    return open_tfds(data.dataset, data.data_dir, data.train_split, data.val_split, data.shuffle_buffer)
-
-
-def open_folder(data_dir):
-    """The splits of `DATA_DIR/train/CLASS/*.jpg` and `DATA_DIR/val/CLASS/*.jpg`.
-
-    Returns:
-        (training, validation): FolderSource; labels in the alphabetical order of the class names.
-
-    Raises:
-        UsageError: a folder is missing or empty, a class has no image, the two splits have other classes.
-    """
-    train, val = (list_split(Path(data_dir), split) for split in ("train", "val"))
-    if train.class_names != val.class_names:
-        only = [
-            f"only in {split.name}: {', '.join(sorted(names))}"
-            for split, names in (
-                (train, set(train.class_names) - set(val.class_names)),
-                (val, set(val.class_names) - set(train.class_names)),
-            )
-            if names
-        ]
-        raise UsageError(f"--data_dir={data_dir}: train and val hold different classes ({'; '.join(only)})")
-    return train, val
-
-
-def open_shapes(data_dir, train_per_class, val_per_class, seed, progress=None):
-    """The built-in shapes, drawn into `data_dir` if they are not there yet. Returns and raises as `open_folder`."""
+    if data.dataset != "shapes":
+        splits = data.train_split, data.val_split
+        return _record_sets().open_tfds(data.dataset, data.data_dir, *splits, data.shuffle_buffer)
+    folder = shapes_folder(data)
+    progress = progress_bar and progress_bar(f"drawing shapes into {folder}")
     try:
-        shapes.make(data_dir, train_per_class, val_per_class, seed, progress)
+        shapes.make(folder, data.shapes_train, data.shapes_val, data.shapes_seed, progress)
     except FileExistsError as error:
-        raise UsageError(f"--data_dir={data_dir}: {error}") from None
-    return open_folder(data_dir)
-
-
-def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
-    """Two splits of any image classification set of TensorFlow Datasets, downloaded and prepared where needed.
-
-    Args:
-        name: str, such as "imagenet2012" or "tf_flowers".
-        data_dir: str or None for the library's own folder.
-        train_split, val_split: str in its notation, such as "train[:80%]", or None (see `--val_split`).
-        shuffle_buffer: int, undecoded images that are mixed as a whole.
-
-    Returns:
-        (training, validation): RecordSource.
-
-    Raises:
-        UsageError: no such set or split, or it is not one of labeled images.
-    """
-    builder, keys = _open_builder(name, data_dir)
-    if not {"validation", "test"} & set(builder.info.splits):
-        if (train_split is None) != (val_split is None):
-            raise UsageError(
-                f"--dataset={name}: has one split only; give both --train_split and --val_split, or neither"
-            )
-        train_split, val_split = train_split or "train[:80%]", val_split or "train[80%:]"
-    train_split = train_split or "train"
-    val_split = val_split or ("validation" if "validation" in builder.info.splits else "test")
-    sources = tuple(
-        _split_of(builder, name, keys, flag, split, shuffle_buffer)
-        for flag, split in (("train_split", train_split), ("val_split", val_split))
-    )
-    if _overlap(*sources):
-        raise UsageError(f"--val_split={val_split}: has images of --train_split={train_split} in it; keep them apart")
-    return sources
-
-
-def open_tfds_split(name, data_dir, split, shuffle_buffer):
-    """One split of a set of TensorFlow Datasets: RecordSource. Args, returns and raises as `open_tfds`."""
-    builder, keys = _open_builder(name, data_dir)
-    return _split_of(builder, name, keys, "split", split, shuffle_buffer)
+        raise UsageError(f"--data_dir={folder}: {error}") from None
+    return open_folder(folder)
 
 
 def is_there(data):
-    """Whether the set that a config names can be read without anything being drawn, fetched or prepared first.
+    """Whether the set that settings name can be read without anything being drawn, fetched or prepared first, bool.
 
-    Args:
-        data: config.DataConfig.
-
-    Returns:
-        bool.
-
-    Raises:
-        UsageError: TensorFlow Datasets has no such set.
+    Raises UsageError where TensorFlow Datasets does not know the set.
     """
     if data.dataset == "shapes":
-        return os.path.isdir(data.data_dir or os.path.join("data", "shapes"))
-    if data.dataset in ("folder", "records"):
-        return True
-    return bool(_builder(data.dataset, data.data_dir).info.splits)
+        return os.path.isdir(shapes_folder(data))
+    return data.dataset in ("folder", "records") or _record_sets().is_prepared(data.dataset, data.data_dir)
 
 
-def _open_builder(name, data_dir):
-    """A set whose files are there: (builder, (key of the image, key of the label))."""
-    builder = _builder(name, data_dir)
-    keys = _labeled_image(builder, name)
-    _prepare(builder, name)
-    return builder, keys
-
-
-def _builder(name, data_dir):
-    import tensorflow_datasets as tfds
-
-    try:
-        return tfds.builder(name, data_dir=os.path.expanduser(data_dir) if data_dir else None)
-    except (tfds.core.DatasetNotFoundError, ValueError, ImportError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unknown"
-        raise UsageError(
-            f"--dataset={name}: {reason} Give the name of a TensorFlow Datasets set, folder, records or shapes."
-        ) from None
-
-
-def _split_of(builder, name, keys, flag, split, shuffle_buffer):
-    try:
-        source = records.of_builder(builder, name, split, *keys, shuffle_buffer)
-    except UsageError:
-        raise
-    except (KeyError, ValueError) as error:
-        there = ", ".join(builder.info.splits)
-        raise UsageError(f"--{flag}={split}: {name} has the splits {there} ({error})") from None
-    if not source.count:
-        raise UsageError(f"--{flag}={split}: {name} has no images there")
-    return source
+def shapes_folder(data):
+    """Where the built-in shapes of settings are, str: `data_dir`, or a folder below data/ that is named by them."""
+    return data.data_dir or shapes.default_folder(data.shapes_train, data.shapes_val, data.shapes_seed)
 
 
 def open_records(data_dir, shuffle_buffer):
-    """The splits of a folder that `keras_alexnet.data.preparation` has prepared.
+    """The splits of a prepared folder, see `record_sets.open_prepared`."""
+    return _record_sets().open_prepared(data_dir, shuffle_buffer)
 
-    Args:
-        data_dir: str.
-        shuffle_buffer: int, images that are mixed as a whole.
 
-    Returns:
-        (training, validation): RecordSource; what could not be decoded was left out when they were prepared.
+def open_tfds_split(name, data_dir, split, shuffle_buffer):
+    """One split of a set of TensorFlow Datasets, see `record_sets.open_tfds_split`."""
+    return _record_sets().open_tfds_split(name, data_dir, split, shuffle_buffer)
 
-    Raises:
-        UsageError: the folder holds nothing of the kind, or not all of it.
+
+def open_folder(data_dir):
+    """The splits of `DATA_DIR/train/CLASS/*.jpg` and `DATA_DIR/val/CLASS/*.jpg` (or validation, or test).
+
+    Returns (training, validation): FolderSource. Raises UsageError as `list_split`, or where their classes differ.
     """
-    import tensorflow_datasets as tfds
-
-    from keras_alexnet.data import preparation, shards
-    from keras_alexnet.data.decoding import STORED_SIZE
-
-    try:
-        manifest = preparation.manifest_of(data_dir)
-        preparation.check_sizes(data_dir, manifest)
-    except (UsageError, RunError) as error:
-        raise UsageError(f"--data_dir={error}") from None
-    settings = manifest["settings"]
-    if settings["encoding"] == "raw":
-        return tuple(_raw_source(data_dir, manifest, split) for split in shards.SPLITS)
-    stored = "jpeg" if settings["size"] == STORED_SIZE else ""
-    builder = tfds.builder_from_directory(data_dir)
-    return tuple(
-        dataclasses.replace(
-            records.of_builder(builder, "records", split, shards.IMAGE, shards.LABEL, shuffle_buffer),
-            identity=facts["fingerprint"],
-            stored=stored,
-            label_counts=tuple(facts["label_counts"]),
-        )
-        for split, facts in manifest["splits"].items()
-    )
+    train, val = list_split(data_dir, "train"), list_split(data_dir, "val")
+    if train.class_names == val.class_names:
+        return train, val
+    problems = []
+    for split, other in ((train, val), (val, train)):
+        only = sorted(set(split.class_names) - set(other.class_names))
+        problems += [f"only in {split.name}: {printable(', '.join(only))}"] * bool(only)
+    composed = [{unicodedata.normalize("NFC", name) for name in split.class_names} for split in (train, val)]
+    if composed[0] == composed[1]:
+        problems.append("these look the same but are spelled with other Unicode characters, NFC and NFD: rename them")
+    differ = f"{train.name} and {val.name} hold different classes ({'; '.join(problems)})"
+    raise UsageError(f"--data_dir={data_dir}: {differ}")
 
 
-def _raw_source(data_dir, manifest, split):
-    """A split of raw images, by the places that its preparation has noted."""
-    from keras_alexnet.data import preparation, raw
-
-    facts = manifest["splits"][split]
-    with np.load(os.path.join(data_dir, preparation.PLACES), allow_pickle=False) as places:
-        columns = {name: places[f"{split}_{name}"] for name in ("files", "offsets", "labels")}
-    return raw.RawSource(
-        name=f"records {split}",
-        identity=facts["fingerprint"],
-        paths=tuple(os.path.join(data_dir, shard["file"]) for shard in facts["shards"]),
-        **columns,
-        class_names=tuple(manifest["class_names"]),
-        label_counts=tuple(facts["label_counts"]),
-    )
-
-
-def _overlap(train, val):
-    """Whether two sources share a record."""
-
-    def stretches(source):
-        return zip(source.paths, source.first, source.ends, strict=True)
-
-    return any(
-        a == b and low < end and start < high for a, low, high in stretches(train) for b, start, end in stretches(val)
-    )
+def find_split_folder(data_dir, split):
+    """The folder of a split, Path; for "val" the first of val, validation and test. Raises UsageError without one."""
+    names = VALIDATION_FOLDERS if split == "val" else (split,)
+    for path in (Path(data_dir, name) for name in names):
+        if path.is_dir():
+            return path
+    tried = f"{Path(data_dir, split)}{' (or validation, or test)' if split == 'val' else ''}"
+    raise UsageError(f"--data_dir={data_dir}: the folder {tried} is missing; it holds one folder per class")
 
 
 def list_split(data_dir, split):
-    root = data_dir / split
-    if not root.is_dir():
-        raise UsageError(f"--data_dir={data_dir}: there is no folder {root}; it is to hold one folder per class")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    """The images of one split of a folder.
+
+    Args:
+        data_dir: str or Path.
+        split: str, as of `find_split_folder`.
+
+    Returns:
+        FolderSource; its name is the folder's, its labels are in the alphabetical order of the class names.
+
+    Raises:
+        UsageError: the folder is missing or has no classes, a class has no images, a name is not UTF-8, or a class's
+            name has a line break.
+    """
+    root, said = find_split_folder(data_dir, split), f"--data_dir={data_dir}: "
+    entries = _visible(root)
+    classes = [entry.name for entry in entries if entry.is_dir()]
     if not classes:
-        raise UsageError(f"--data_dir={data_dir}: {root} holds no class folders")
-    files, labels, sizes, other = [], [], [], []
+        raise UsageError(f"{said}{root} holds no class folders")
+    check_class_names(classes, f"{said}{root.name}")
+    # Beside the class folders only what was meant as an image or a class is of interest.
+    images = [entry.name for entry in entries if entry.is_file() and entry.name.lower().endswith(SUFFIXES)]
+    other = images + [entry.name for entry in entries if not os.path.exists(entry.path)]
+    files, labels, sizes = [], [], []
     for label, name in enumerate(classes):
-        entries = sorted(
-            (entry.name, entry.stat().st_size)
-            for entry in os.scandir(root / name)
-            if entry.is_file() and not entry.name.startswith(".")
-        )
-        images = [(entry, size) for entry, size in entries if entry.lower().endswith(SUFFIXES)]
+        images, others = _list_class(root, name)
         if not images:
-            raise UsageError(f"--data_dir={data_dir}: {root / name} holds no images ({', '.join(SUFFIXES)})")
-        files += [os.path.join(name, image) for image, _ in images]
+            why = others and FolderSource(root.name, str(root), (), (), (), ()).reason(others[0])
+            also = f"; {printable(others[0])} is {why}" if why else ""
+            raise UsageError(f"{said}{printable(str(root / name))} holds no images ({', '.join(SUFFIXES)}){also}")
+        files += [file for file, _ in images]
         sizes += [size for _, size in images]
         labels += [label] * len(images)
-        other += [os.path.join(name, entry) for entry, _ in entries if not entry.lower().endswith(SUFFIXES)]
+        other += others
     for file in (*files, *other):
-        if not _is_text(file):
-            raise UsageError(f"--data_dir={data_dir}: {split}/{file!r} has a name that is not UTF-8; rename it")
-    return FolderSource(split, str(root), *map(tuple, (classes, files, labels, sizes, other)))
+        if any("\ud800" <= letter <= "\udfff" for letter in file):  # how Python has bytes that are not UTF-8
+            raise UsageError(f"{said}{root.name}/{file!r} has a name that is not UTF-8; rename it")
+    return FolderSource(root.name, str(root), *map(tuple, (classes, files, labels, sizes, other)))
 
 
-def _is_text(name):
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def check_class_names(names, where):
+    """Raises UsageError for a class name that cannot be kept as a line of a file, as runs keep them."""
+    for name in names:
+        if name.splitlines() != [name]:
+            raise UsageError(f"{where}: the class name {printable(name)} has a line break in it; rename it")
 
 
-def _prepare(builder, name):
-    """Downloads and prepares a set that is not there yet; the library's long explanations become one line."""
-    try:
-        builder.download_and_prepare()
-    except AssertionError as error:  # what TensorFlow Datasets raises for files that users must fetch themselves
-        raise UsageError(
-            f"--dataset={name}: some of its files must be fetched by hand: {' '.join(str(error).split())[:400]}"
-        ) from None
-    except Exception as error:
-        # Everything between a missing network and a changed checksum; there is no common base class.
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"--dataset={name}: could not be downloaded and prepared: {reason}") from None
+def conversion(head, path):
+    """What an image is that is neither JPEG nor PNG, by its first 16 bytes, and the command that converts it, str.
+
+    Returns "" for anything else.
+    """
+    kinds = [kind for place, content, kind in _FORMATS if head[place : place + len(content)] == content]
+    if not kinds or (kinds[0] == "BMP" and head[:2] != b"BM"):
+        return ""
+    return f"a {kinds[0]} image; only JPEG and PNG are read: convert it with `mogrify -format jpg {printable(path)}`"
 
 
-def _labeled_image(builder, name):
-    """The keys of a set's image and label, as it would give them to supervised learning."""
-    import tensorflow_datasets as tfds
+def _list_class(root, name):
+    """What is in a class folder: ([(file, bytes)], [other files]), paths below root in alphabetical order."""
+    images, other = [], []
+    for entry in _visible(root / name):
+        path, is_named_so = os.path.join(name, entry.name), entry.name.lower().endswith(SUFFIXES)
+        if entry.is_dir():
+            walked = [(folder, file) for folder, _, files in os.walk(entry.path) for file in sorted(files)]
+            below = [os.path.relpath(os.path.join(*each), root) for each in walked if not each[1].startswith(".")]
+            other += below or [path] * is_named_so
+        elif is_named_so and entry.is_file() and entry.stat().st_size <= MAX_FILE_BYTES:
+            images.append((path, entry.stat().st_size))
+        else:
+            other.append(path)
+    return images, other
 
-    keys = builder.info.supervised_keys
-    features = builder.info.features
-    if (
-        not keys
-        or len(keys) != 2
-        or not isinstance(features[keys[0]], tfds.features.Image)
-        or not isinstance(features[keys[1]], tfds.features.ClassLabel)
-    ):
-        raise UsageError(f"--dataset={name}: is not a set of images with one label each")
-    return keys[0], keys[1]
+
+def _visible(folder):
+    """The entries of a folder that are not hidden, by name."""
+    return sorted((each for each in os.scandir(folder) if not each.name.startswith(".")), key=lambda each: each.name)
+
+
+def _record_sets():
+    from keras_alexnet.data import record_sets  # which needs TensorFlow, and folders are listed without
+
+    return record_sets

@@ -169,7 +169,8 @@ def _main(experiment, argv):
     path = write(experiment.name, result, folder, argv, settings.quick)
     for table in experiment.tables(result.values):
         print(f"{table.as_text()}\n")
-    print(f"{experiment.verdict(result.values)}\nall figures: {path}")
+    print(f"{experiment.verdict(result.values)}\nall numbers: {path}")
+    print("".join(f"figure: {os.path.join(folder, file)}\n" for file, _ in result.figures), end="")
 
 
 def write(name, result, folder, argv, quick):

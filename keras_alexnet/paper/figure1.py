@@ -1,245 +1,225 @@
 """Figure 1: how much sooner ReLU reaches 25 % training error on CIFAR-10 than tanh.
 
-    python -m keras_alexnet.paper.figure1 --dataset=cifar10
-    python -m keras_alexnet.paper.figure1 --dataset=folder --data_dir=CIFAR
-
-The four-layer network of the release (19pct) without regularization of any kind, each nonlinearity with its own best
-learning rate. The search halves the field: all rates train for --first_round epochs, the better half for twice as
-many, and so on until one is left; who reaches the target stops, and nobody trains on for longer than the best took. An
-error is the mean over the last epoch's worth of images as they were trained on. What is done is kept below
-RESULTS/figure1, and the same command goes on from there.
+The release's four-layer network (19pct) is trained without regularization, with the best learning rate of each
+nonlinearity, by successive halving: all learning rates train for --first_round epochs, the better half for twice as
+many, and so on until one is left. A training stops at the target, and none is longer than the shortest that reached it.
 """
 
+import dataclasses
 import math
 import os
 import sys
 
-from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet import cli, rundir
+from keras_alexnet.config import PRECISIONS
+from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.files import progress_bar
-from keras_alexnet.paper import cifar_data, config, results
+from keras_alexnet.flags import flag
+from keras_alexnet.paper import experiment
+from keras_alexnet.paper.experiment import Result, Table, Verdict
 
-TITLE = "Figure 1: ReLU against tanh"
-CLAIM = (
-    "A four-layer network with ReLU reaches 25 % training error on CIFAR-10 six times faster than the same network "
-    "with tanh; rates were chosen for each to be as fast as possible, without regularization (section 3.1, Figure 1)."
-)
-COMMAND = "python -m keras_alexnet.paper.figure1 --dataset=cifar10"
-COST = "about an hour on one CPU core (32 s an epoch)"
-ACTIVATIONS = ("relu", "tanh")
 NAMES = {"relu": "ReLU", "tanh": "tanh"}
+POINTS = 5  # of a training curve in an epoch
 
 
-def main(argv):
-    settings = config.parse_figure1(argv, __doc__)
-    results.folder_for(settings.results_dir)
-    start_tensorflow()
-    few = cifar_data.QUICK if settings.quick else None
-    images = cifar_data.load(settings.dataset, settings.data_dir, progress_bar, few)
-    values = compare(settings, images)
-    draw(values, os.path.join(settings.results_dir, "figure1.svg"))
-    tried = "; ".join(
-        f"{NAMES[activation]} {', '.join(f'{rate:g}' for rate in getattr(settings, f'{activation}_rates'))}"
-        for activation in ACTIVATIONS
+@dataclasses.dataclass(frozen=True)
+class CifarSettings(experiment.Settings):
+    """The flags of every command that trains on CIFAR-10."""
+
+    dataset: str = flag(
+        "cifar10",
+        "cifar10 of TensorFlow Datasets; folder: 32x32 images in DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/* (or "
+        "val, or validation); shapes: 500 drawn images, to try the command.",
+        choices=("cifar10", "folder", "shapes"),
     )
+    data_dir: str | None = flag(None, "As in training.", path=True)
+    batch_size: int = flag(128, "Images per update.", low=1)
+    precision: str = flag("float32", "Arithmetic, as in training.", choices=PRECISIONS[:2])
+    seed: int = flag(2012, "Of weights and order.", low=0)
+
+    def __post_init__(self):
+        rundir.check_path(self.results_dir, "results_dir")
+        if self.dataset == "folder" and not self.data_dir:
+            raise UsageError("--data_dir is missing: --dataset=folder reads DATA_DIR/train/CLASS/* and DATA_DIR/test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(CifarSettings):
+    """Figure 1."""
+
+    relu_rates: tuple[float, ...] = flag(
+        (0.001, 0.002, 0.004, 0.008),
+        "Learning rates that are tried for ReLU; some should be below and above the best.",
+    )
+    tanh_rates: tuple[float, ...] = flag((0.004, 0.008, 0.016, 0.032), "Likewise for tanh.")
+    target_error: float = flag(25.0, "Training error to reach, in percent.", low=0.0, high=100.0)
+    first_round: int = flag(8, "Epochs before the worse half of the learning rates is left out.", low=1)
+    max_epochs: int = flag(100, "The longest training.", low=1, high=10_000)
+    repeats: int = flag(1, "Seeds of the best learning rate of each, the search's own included.", low=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("relu_rates", "tanh_rates"):
+            rates = getattr(self, name)
+            if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
+                text = ",".join(map(str, rates))
+                raise ArgumentError(name, text, "must be different numbers above 0, such as 0.001,0.002")
+
+
+def run(settings):
+    cli.start_tensorflow()
+    from keras_alexnet.paper import cifar_network, plots  # TensorFlow and Matplotlib, which `--help` does not wait for
+
+    if settings.quick:
+        limits = {"max_epochs": min(settings.max_epochs, 2), "batch_size": min(settings.batch_size, 16)}
+        rates = {"relu_rates": settings.relu_rates[:2], "tanh_rates": settings.tanh_rates[:2]}
+        settings = dataclasses.replace(settings, **limits, **rates)
+    images, folder = cifar_network.load(settings), os.path.join(settings.results_dir, "figure1")
+
+    def start(activation, learning_rate, seed):
+        numbers = {"batch_size": settings.batch_size, "precision": settings.precision, "seed": seed}
+        trial = cifar_network.Trial("19pct", activation, learning_rate, weight_decay=False, **numbers)
+        return cifar_network.Training(folder, trial, images)
+
+    values = compare(settings, start)
+    figure, axes = plots.panel(6.4, 4.2)
+    for activation, style in zip(NAMES, ("-", "--"), strict=True):
+        for trial in values[activation]["trials"]:
+            look = {"color": "0.75", "linewidth": 0.8, "zorder": 1}
+            if trial["learning_rate"] == values[activation]["best_rate"]:
+                label = f"{NAMES[activation]}, learning rate {trial['learning_rate']:g}"
+                look = {"color": "black", "linewidth": 1.8, "zorder": 2, "label": label}
+            points = smoothed(trial["curve"])
+            axes.plot([epoch for epoch, _ in points], [error for _, error in points], style, **look)
+    axes.axhline(values["target_error"], color="tab:red", linewidth=0.8)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("training error, %")
+    axes.legend(frameon=False)
+    plots.write(figure, f"{folder}.svg")
+    relu, tanh = (", ".join(f"{rate:g}" for rate in rates) for rates in (settings.relu_rates, settings.tanh_rates))
     protocol = (
         f"{images.description}; the release's 19pct network without decay, crops and dropout, batches of "
-        f"{settings.batch_size}, {settings.precision}; training error over the last epoch's worth of images; rates "
-        f"tried: {tried}, the better half going on after {settings.first_round}, {2 * settings.first_round}, ... "
-        f"epochs; seeds of the best: {settings.repeats}"
+        f"{settings.batch_size}, {settings.precision}; training error over the last epoch's worth of images; learning "
+        f"rates tried: ReLU {relu}; tanh {tanh}, the better half continues after {settings.first_round}, "
+        f"{2 * settings.first_round}, ... epochs; seeds of the best: {settings.repeats}"
     )
-    path = results.write(
-        settings.results_dir,
-        "figure1",
-        values,
-        protocol=protocol,
-        argv=argv,
-        pictures=[("figure1.svg", "Training error by epoch, each nonlinearity at its best rate; other rates in gray.")],
-        quick=settings.quick,
-    )
-    results.say(sys.modules[__name__], values, path)
+    caption = "Training error by epoch, each nonlinearity at its best learning rate; other learning rates in gray."
+    return Result(values, protocol, (("figure1.svg", caption),))
 
 
-def compare(settings, images):
-    """Searches a rate for each nonlinearity and compares the best.
+def compare(settings, start):
+    """Searches the best learning rate of each nonlinearity and trains it with further seeds.
 
-    Returns:
-        dict: for "relu" and "tanh" the trials (rate, curve, epochs to the target or None), the best rate, and the
-        epochs of its repetitions; `factor`, tanh's mean over ReLU's, or None where one did not reach the target.
+    `start` is a function of (activation, learning rate, seed) -> cifar_network.Training. The epochs to the target are
+    None where it was not reached.
     """
-    found = {}
-    for activation in ACTIVATIONS:
+    found, target = {}, settings.target_error
+    for activation in NAMES:
         rates = getattr(settings, f"{activation}_rates")
-        runs = {rate: _open(settings, images, activation, rate, settings.seed) for rate in rates}
-        _search(activation, runs, settings)
-        best = min(runs, key=lambda rate: _standing(runs[rate].curve, settings.target_error))
-        epochs = [epochs_to(runs[best].curve, settings.target_error)]
-        for repeat in range(1, settings.repeats):
-            again = _open(settings, images, activation, best, settings.seed + repeat)
-            _train(again, settings.max_epochs, settings, f"{activation}, rate {best:g}, seed {settings.seed + repeat}")
-            epochs.append(epochs_to(again.curve, settings.target_error))
-        found[activation] = {
-            "best_rate": best,
-            "epochs": epochs,
-            "trials": [
-                {
-                    "learning_rate": rate,
-                    "diverged": run.diverged,
-                    "epochs": epochs_to(run.curve, settings.target_error),
-                    "curve": run.curve,
-                }
-                for rate, run in runs.items()
-            ],
-        }
-    reached = [found[activation]["epochs"] for activation in ACTIVATIONS]
-    factor = None
-    if all(None not in epochs for epochs in reached):
-        relu, tanh = (sum(epochs) / len(epochs) for epochs in reached)
-        factor = tanh / relu
-    return {**found, "target_error": settings.target_error, "factor": factor}
+        trainings = {rate: start(activation, rate, settings.seed) for rate in rates}
+        search(activation, trainings, settings)
+        best = min(trainings, key=lambda rate: _standing(trainings[rate].progress.history, target))
+        curves = [trainings[best].progress.history]
+        for seed in range(settings.seed + 1, settings.seed + settings.repeats):
+            again = start(activation, best, seed)
+            _train(again, settings.max_epochs, target, f"{activation}, learning rate {best:g}, seed {seed}")
+            curves.append(again.progress.history)
+        epochs, trials = [epochs_to(curve, target) for curve in curves], []
+        for rate, training in trainings.items():
+            curve, diverged = training.progress.history, training.progress.finished
+            reached = epochs_to(curve, target)
+            trials.append({"learning_rate": rate, "diverged": diverged, "epochs": reached, "curve": curve})
+        found[activation] = {"best_rate": best, "epochs": epochs, "trials": trials}
+    relu, tanh = (found[activation]["epochs"] for activation in NAMES)
+    factor = None if None in relu + tanh else (sum(tanh) / len(tanh)) / (sum(relu) / len(relu))
+    return {**found, "target_error": target, "factor": factor}
+
+
+def search(activation, trainings, settings):
+    """Trains a dict of learning rate -> Training in rounds, see the head of this file."""
+    rates, limit, target = list(trainings), min(settings.first_round, settings.max_epochs), settings.target_error
+    while True:
+        for rate in rates:
+            reached = [_standing(training.progress.history, target)[0] for training in trainings.values()]
+            _train(trainings[rate], math.ceil(min(limit, *reached)), target, f"{activation}, learning rate {rate:g}")
+        # Of curves up to here: a search that resumes may have longer ones.
+        curves = {rate: [row for row in trainings[rate].progress.history if row["epoch"] <= limit] for rate in rates}
+        standings = {rate: _standing(curve, target) for rate, curve in curves.items()}
+        rates = sorted(rates, key=standings.get)[: math.ceil(len(rates) / 2)]
+        if limit >= settings.max_epochs or standings[rates[0]][0] < math.inf:
+            return
+        limit = min(2 * limit, settings.max_epochs)
+
+
+def _train(training, epochs, target, label):
+    progress = training.progress
+    if progress.epochs < epochs:
+        training.train(epochs, lambda curve: epochs_to(curve, target) is not None, progress_bar(label, "epochs"))
+        error = _standing(progress.history, target)[1]
+        state = "diverged" if progress.finished else f"training error {error:.2f} %"
+        print(f"{label}: epoch {progress.epochs}, {state}", flush=True)
+
+
+def _standing(curve, target):
+    """What trainings are sorted by: (epochs to the target, last error), infinity where there is none."""
+    reached, points = epochs_to(curve, target), smoothed(curve)
+    return (math.inf if reached is None else reached, points[-1][1] if points else math.inf)
 
 
 def epochs_to(curve, target):
-    """When the mean training error over an epoch's worth of images is first at most `target`: float, or None."""
-    return next((row["epoch"] for row, error in smoothed(curve) if error <= target), None)
+    """When the error over an epoch's worth of images is first at most `target`: float, or None."""
+    return next((epoch for epoch, error in smoothed(curve) if error <= target), None)
 
 
 def smoothed(curve):
-    """Pairs of (row, mean error over the epoch that ends with it), from the end of the first epoch on."""
-    from keras_alexnet.paper import cifar_run
-
-    window = cifar_run.WINDOWS
-    errors = [row["top1_error"] for row in curve]
-    return [(curve[end - 1], sum(errors[end - window : end]) / window) for end in range(window, len(errors) + 1)]
+    """Pairs of (epoch, mean error over the epoch that ends there), from the end of the first epoch on."""
+    rows = [curve[end - POINTS : end] for end in range(POINTS, len(curve) + 1)]
+    return [(window[-1]["epoch"], sum(row["top1_error"] for row in window) / POINTS) for window in rows]
 
 
 def tables(values):
-    """What the report shows, see `results`."""
     rows = []
-    for activation in ACTIVATIONS:
-        own = values and values[activation]
-        rows.append(
-            (
-                NAMES[activation],
-                f"{own['best_rate']:g}" if own else results.NOT_RUN,
-                ", ".join("not reached" if each is None else f"{each:.1f}" for each in own["epochs"])
-                if own
-                else results.NOT_RUN,
-            )
-        )
-    target = values["target_error"] if values else 25.0
-    ours = results.NOT_RUN
-    if values:
-        ours = "not reached" if values["factor"] is None else f"{values['factor']:.1f}"
+    for activation, name in NAMES.items():
+        epochs = ", ".join("not reached" if each is None else f"{each:.1f}" for each in values[activation]["epochs"])
+        rows.append((name, f"{values[activation]['best_rate']:g}", epochs))
+    factor = "not reached" if values["factor"] is None else f"{values['factor']:.1f}"
     return [
-        results.Table(
-            "How many times longer tanh takes", ("", "paper", "release", "ours"), (("tanh / ReLU", "6", "-", ours),)
+        Table(
+            "How many times longer tanh takes", ("", "paper", "release", "ours"), (("tanh / ReLU", "6", "-", factor),)
         ),
-        results.Table(
-            "Ours, at the best of the rates tried",
-            ("", "learning rate", f"epochs to {target:g} % training error"),
+        Table(
+            "Ours, at the best of the learning rates tried",
+            ("", "learning rate", f"epochs to {values['target_error']:g} % training error"),
             tuple(rows),
-            "Rates were left out before they arrived: one that was behind then might have been the quicker at the end, "
-            "so the epochs are at most these."
-            if values
-            else "",
+            "Learning rates were left out before they reached the target: one that was behind then might have been "
+            "the fastest at the end, so the epochs are at most these.",
         ),
     ]
 
 
 def verdict(values):
-    """Whether the claim holds, str."""
-    if values is None:
-        return results.NOT_RUN
-    if values["factor"] is None:
-        return "Cannot be told: not both reached the target."
-    seeds = min(len(values[activation]["epochs"]) for activation in ACTIVATIONS)
+    factor, seeds = values["factor"], min(len(values[activation]["epochs"]) for activation in NAMES)
     of = "one seed" if seeds == 1 else f"{seeds} seeds"
-    if values["factor"] > 1.5:
-        return f"Holds, with {of}: ReLU is faster, {values['factor']:.1f} times here and six times in the paper."
-    return f"Does not hold here, with {of}: tanh takes {values['factor']:.1f} times as long."
+    if factor is None:
+        return Verdict("cannot be told", "not both reached the target")
+    if factor > 1.5:
+        return Verdict("holds", f"ReLU is faster, {factor:.1f} times here and six times in the paper, {of}")
+    return Verdict("does not hold", f"tanh takes {factor:.1f} times as long here, {of}")
 
 
-def draw(values, path):
-    """Writes the figure as SVG: ReLU solid and tanh dashed, as in the paper; the other rates thin."""
-    from keras_alexnet.paper import pictures
-
-    figure, axes = pictures.panel(6.4, 4.2)
-    for activation, style in zip(ACTIVATIONS, ("-", "--"), strict=True):
-        own = values[activation]
-        for trial in own["trials"]:
-            best = trial["learning_rate"] == own["best_rate"]
-            points = smoothed(trial["curve"])
-            axes.plot(
-                [row["epoch"] for row, _ in points],
-                [error for _, error in points],
-                style,
-                color="black" if best else "0.75",
-                linewidth=1.8 if best else 0.8,
-                zorder=2 if best else 1,
-                label=f"{'ReLU' if activation == 'relu' else activation}, rate {trial['learning_rate']:g}"
-                if best
-                else None,
-            )
-    axes.axhline(values["target_error"], color="tab:red", linewidth=0.8)
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("training error, %")
-    axes.legend(frameon=False)
-    pictures.write(figure, path)
-
-
-def _open(settings, images, activation, rate, seed):
-    from keras_alexnet.paper import cifar_run
-
-    trial = cifar_run.Trial(
-        "19pct",
-        activation,
-        rate,
-        weight_decay=False,
-        batch_size=settings.batch_size,
-        precision=settings.precision,
-        seed=seed,
-    )
-    folder = os.path.join(settings.results_dir, "figure1", f"{activation}_{rate:g}_seed{seed}")
-    return cifar_run.Run(folder, trial, images)
-
-
-def _search(activation, runs, settings):
-    """Trains the field in rounds, see the head of this file."""
-    field, limit = list(runs), min(settings.first_round, settings.max_epochs)
-    while True:
-        for rate in field:
-            # No longer than the best that has arrived.
-            arrived = [epochs_to(runs[each].curve, settings.target_error) for each in runs]
-            least = min((math.ceil(epochs) for epochs in arrived if epochs is not None), default=limit)
-            _train(runs[rate], min(limit, least), settings, f"{activation}, rate {rate:g}")
-        if limit >= settings.max_epochs:
-            return
-        # As they stood at this point, though a run that was taken up may know more.
-        seen = {rate: [row for row in runs[rate].curve if row["epoch"] <= limit] for rate in field}
-        field.sort(key=lambda rate, seen=seen: _standing(seen[rate], settings.target_error))
-        field = field[: math.ceil(len(field) / 2)]
-        if epochs_to(runs[field[0]].curve, settings.target_error) is not None:
-            return
-        limit = min(2 * limit, settings.max_epochs)
-
-
-def _train(run, epochs, settings, label):
-    if run.progress.epochs >= epochs:
-        return
-    run.train(epochs, lambda curve: epochs_to(curve, settings.target_error) is not None, progress_bar(label, "epochs"))
-    points = smoothed(run.curve)
-    error = points[-1][1] if points else math.nan
-    state = "diverged" if run.diverged else f"training error {error:.2f} %"
-    print(f"{label}: epoch {run.progress.epochs}, {state}", flush=True)
-
-
-def _standing(curve, target):
-    """What trials are sorted by: who has arrived first, and then who is nearest."""
-    arrived = epochs_to(curve, target)
-    points = smoothed(curve)
-    nearest = points[-1][1] if points else 101.0
-    return (math.inf if arrived is None else arrived, nearest)
-
+EXPERIMENT = experiment.Experiment(
+    name="figure1",
+    title="Figure 1: ReLU against tanh",
+    claim="A four-layer network with ReLU reaches 25 % training error on CIFAR-10 six times faster than the same "
+    "network with tanh; learning rates were chosen for each to be as fast as possible, without regularization (section "
+    "3.1, Figure 1).",
+    cost="about an hour on one CPU core (32 s an epoch)",
+    command="python -m keras_alexnet.paper.figure1 --dataset=cifar10",
+    settings=Settings,
+    run=run,
+    tables=tables,
+    verdict=verdict,
+)
 
 if __name__ == "__main__":
-    sys.exit(run_command("figure1", main, sys.argv[1:]))
+    sys.exit(experiment.main(EXPERIMENT))

@@ -4,10 +4,12 @@ import contextlib
 import io
 import itertools
 import resource
+import shutil
 import struct
+import subprocess
 import sys
 import zlib
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_alexnet.data.decoding import (
-    MAX_PIXELS,
-    REDUCTIONS,
-    center_of,
-    decode_center,
-    decode_stored_window,
-    decode_window,
-    window_of,
-)
+from keras_alexnet.data.decoding import MAX_PIXELS, REDUCTIONS, center_of, decode_center, decode_window, window_of
 from tests.data.conftest import encoded, photo
 from tests.reference import decoding as reference
 
@@ -39,81 +33,59 @@ SIZES = {
     "one_less": (255, 300),
     "exact_square": (256, 256),
     "exact_landscape": (301, 256),
-    "exact_portrait": (256, 350),
     "small": (100, 80),
-    "halved": (700, 512),
     "not_halved": (530, 511),
+    "halved": (700, 512),
     "just_halved": (515, 513),
     "quartered": (1024, 1100),
-    "not_quartered": (1023, 1500),
     "divided_by_8": (2048, 2050),
-    "not_divided_by_8": (2100, 2047),
+    "not_divided_by_8": (2060, 2047),
     "row": (9, 1),
     "column": (1, 9),
     "pixel": (1, 1),
 }
 VIEWS = {
     "full": (0, 0, 256),
-    "top_left_224": (0, 0, 224),
-    "top_right_224": (0, 32, 224),
-    "bottom_left_224": (32, 0, 224),
-    "bottom_right_224": (32, 32, 224),
-    "center_224": (16, 16, 224),
-    "top_left_227": (0, 0, 227),
-    "bottom_right_227": (29, 29, 227),
+    "top_left": (0, 0, 224),
+    "bottom_right": (32, 32, 224),
     "center_227": (14, 14, 227),
     "somewhere_227": (3, 17, 227),
 }
+QUICKLY = {"JPEG": {}, "PNG": {"compress_level": 1}}
 
 
-def low_bytes(picture):
-    """The picture as 16 bit numbers whose low bytes are noise that must not be seen."""
-    high = np.asarray(picture).astype(np.uint16) << 8
-    return high + np.random.default_rng(0).integers(0, 256, high.shape).astype(np.uint16)
-
-
-def png_16_bit(picture):
-    """(16 bit PNG, 8 bit PNG of the same high bytes): Pillow writes no 16 bit RGB, and clips grey."""
-    numbers = low_bytes(picture)
+def png_16_bit(image):
+    """(16 bit PNG whose low bytes are noise that must not be seen, 8 bit PNG of the same high bytes)."""
+    high = np.asarray(image).astype(np.uint16) << 8
+    numbers = high + np.random.default_rng(0).integers(0, 256, high.shape).astype(np.uint16)
     numbers = numbers if numbers.ndim == 3 else numbers[..., None]
-    return tf.io.encode_png(numbers).numpy(), encoded(picture, "PNG")
+    return tf.io.encode_png(numbers).numpy(), encoded(image, "PNG")
 
 
-def with_alpha(picture):
-    """The picture with an alpha channel that is neither 0 nor 255 everywhere."""
-    return Image.merge("RGBA", (*picture.split(), photo(*picture.size, seed=9).split()[0]))
-
-
-def files():
+def kinds_of_files():
     """{name: (bytes of a file, bytes for the reference)}"""
-    picture = photo(311, 272)
-    grey = picture.convert("L")
+    image = photo(311, 272)
+    grey = image.convert("L")
+    # An alpha channel that is neither 0 nor 255 everywhere.
+    alpha = Image.merge("RGBA", (*image.split(), photo(*image.size, seed=9).split()[0]))
     same = {
-        "jpeg": encoded(picture),
-        "jpeg_no_subsampling": encoded(picture, subsampling=0),
-        "jpeg_progressive": encoded(picture, progressive=True),
+        "jpeg": encoded(image),
+        "jpeg_no_subsampling": encoded(image, subsampling=0),
+        "jpeg_progressive": encoded(image, progressive=True),
         "jpeg_grey": encoded(grey),
-        "jpeg_cmyk": encoded(picture.convert("CMYK")),
-        "png_rgb": encoded(picture, "PNG"),
+        "jpeg_cmyk": encoded(image.convert("CMYK")),
+        "png_rgb": encoded(image, "PNG"),
         "png_grey": encoded(grey, "PNG"),
-        "png_grey_alpha": encoded(picture.convert("LA"), "PNG"),
-        "png_rgba": encoded(with_alpha(picture), "PNG"),
-        "png_palette": encoded(picture.quantize(64), "PNG"),
-        "png_1_bit": encoded(picture.convert("1"), "PNG"),
+        "png_grey_alpha": encoded(image.convert("LA"), "PNG"),
+        "png_rgba": encoded(alpha, "PNG"),
+        "png_palette": encoded(image.quantize(64), "PNG"),
+        "png_1_bit": encoded(image.convert("1"), "PNG"),
     }
     both = {name: (data, data) for name, data in same.items()}
-    return both | {"png_16_bit": png_16_bit(picture), "png_16_bit_grey": png_16_bit(grey)}
+    return both | {"png_16_bit": png_16_bit(image), "png_16_bit_grey": png_16_bit(grey)}
 
 
-KINDS = (
-    *("jpeg", "jpeg_no_subsampling", "jpeg_progressive", "jpeg_grey", "jpeg_cmyk"),
-    *("png_rgb", "png_grey", "png_grey_alpha", "png_rgba", "png_palette", "png_1_bit"),
-    *("png_16_bit", "png_16_bit_grey"),
-)
-files_once = cache(files)
-
-
-QUICKLY = {"JPEG": {}, "PNG": {"compress_level": 1}}
+KINDS = kinds_of_files()
 
 
 @cache
@@ -142,24 +114,13 @@ def through_tf_data(items, function):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_files(kind):
-    data, for_reference = files_once()[kind]
+    data, for_reference = KINDS[kind]
     assert_close(center(data), expected_center(for_reference))
 
 
-def test_every_kind_of_file_is_tested():
-    assert set(KINDS) == set(files_once())
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name, kind", [(name, kind) for name in SIZES for kind in ("JPEG", "PNG")])
 def test_sizes(name, kind):
     data = file_of(name, kind)
-    assert_close(center(data), expected_center(data))
-
-
-@pytest.mark.parametrize("size", [(20, 100), (100, 20)], ids=["portrait", "landscape"])
-def test_enlarged_extreme_aspect(size):
-    data = encoded(photo(*size), "PNG")
     assert_close(center(data), expected_center(data))
 
 
@@ -172,17 +133,11 @@ def test_a_window_of_a_file_that_is_already_right_is_cut_from_it(kind):
     np.testing.assert_array_equal(window, pixels[5:229, 22 + 9 : 22 + 9 + 224])  # 22 = (300 - 256) / 2
 
 
-def test_orientation_tag_is_not_heeded():
-    picture = photo(300, 280)
+def test_orientation_is_ignored():
+    image = photo(300, 280)
     tag = Image.Exif()
     tag[0x0112] = 6  # turned by a quarter
-    np.testing.assert_array_equal(center(encoded(picture, exif=tag)), center(encoded(picture)))
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_very_large(kind):
-    data = encoded(photo(4003, 3001), kind, **QUICKLY[kind])
-    assert_close(center(data), expected_center(data))
+    np.testing.assert_array_equal(center(encoded(image, exif=tag)), center(encoded(image)))
 
 
 def test_reductions_are_those_of_the_reference():
@@ -191,24 +146,28 @@ def test_reductions_are_those_of_the_reference():
         assert reference.reduction(256 * factor, 256) == factor == 2 * reference.reduction(256 * factor - 1, 256)
 
 
-def test_a_large_photograph_does_not_alias():
+def test_a_large_image_does_not_alias():
     # Stripes of one pixel: grey when they are resized well, stripes again when pixels are left out.
-    stripes = np.zeros((2048, 2048, 3), np.uint8)
+    stripes = np.zeros((1024, 1024, 3), np.uint8)
     stripes[:, ::2] = 255
     for kind in ("JPEG", "PNG"):
         assert center(encoded(Image.fromarray(stripes), kind)).std() < 2
 
 
-@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 @pytest.mark.parametrize(
-    "name, kind",
-    [(name, "JPEG") for name in ("landscape", "portrait", "odd", "exact_landscape", "small", "not_halved", "halved")]
-    + [(name, "PNG") for name in ("landscape", "one_less", "exact_portrait", "row", "just_halved")],
+    "name, kind", [(name, "JPEG") for name in ("landscape", "odd", "small", "not_halved", "halved")]
 )
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 def test_windows(name, kind, view):
     data = file_of(name, kind)
-    found = decode_window(tf.constant(data), *view).numpy()
-    assert_close(found, reference.window(data, *view))
+    assert_close(decode_window(tf.constant(data), *view).numpy(), reference.window(data, *view))
+
+
+@pytest.mark.parametrize("name", ["landscape", "one_less", "row", "just_halved"])
+def test_windows_of_pngs(name):
+    data = file_of(name, "PNG")
+    for view in VIEWS.values():
+        assert_close(decode_window(tf.constant(data), *view).numpy(), reference.window(data, *view))
 
 
 @pytest.mark.parametrize("name, kind", [("exact_landscape", "JPEG"), ("small", "JPEG"), ("one_less", "PNG")])
@@ -220,9 +179,8 @@ def test_a_window_of_a_small_file_is_that_part_of_the_whole(name, kind):
         np.testing.assert_array_equal(decode_window(data, row, column, size).numpy(), part)
 
 
-@pytest.mark.parametrize("size", [224, 227, 64], ids=str)
-@pytest.mark.parametrize("width, height", [(300, 420), (620, 511), (720, 700)], ids=["small", "middle", "halved"])
-def test_a_window_of_a_large_file_is_that_part_within_a_pixel(width, height, size):
+@pytest.mark.parametrize("width, height", [(300, 420), (720, 700)], ids=["small", "halved"])
+def test_a_window_of_a_large_file_is_that_part_within_a_pixel(width, height, size=224):
     # Waves along one axis in red, along the other in green, 64 pixels long once the file is reduced.
     factor, length, height_of_wave = reference.reduction(min(width, height), 256), 64, 120
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
@@ -236,51 +194,34 @@ def test_a_window_of_a_large_file_is_that_part_within_a_pixel(width, height, siz
     bound = steepest * (0.5 + 0.5 * share) + 0.5 + 0.3
     bounds = np.stack(np.broadcast_arrays(bound[None, :], bound[:, None]), -1)
     margin = 256 - size
-    for row in sorted({0, 1, 2, 3, 5, 8, 13, margin // 2, margin - 2, margin - 1, margin}):
+    for row in (0, 1, 2, 3, 5, 8, 13, 16, 30, 31, 32):
         column = margin - row
         part = decode_window(image, row, column, size).numpy()[..., :2]
         assert np.all(np.abs(part - whole[row : row + size, column : column + size]) <= bounds)
 
 
-STORED = {
-    "usual": {},
-    "as_prepared": {"quality": 90},
-    "half_subsampling": {"subsampling": 1},
-    "no_subsampling": {"subsampling": 0},
-    "progressive": {"progressive": True},
-}
+STORED = {"as_prepared": {"quality": 90}, "half_subsampling": {"subsampling": 1}, "progressive": {"progressive": True}}
 
 
-@pytest.mark.parametrize("size", [224, 227, 256], ids=str)
+@pytest.mark.parametrize("size", [224, 256], ids=str)
 @pytest.mark.parametrize("options", STORED.values(), ids=STORED)
 def test_windows_of_stored_images_are_slices_of_them(options, size):
     data = encoded(photo(256, 256, seed=3), **options)
     with Image.open(io.BytesIO(data)) as opened:
         pixels = np.asarray(opened)
     margin = 256 - size
-    places = sorted({max(0, min(place, margin)) for place in (0, 1, 2, 7, 16, margin - 1, margin)})
+    places = sorted({max(0, min(place, margin)) for place in (0, 1, 2, 7, margin - 1, margin)})
     for row, column in itertools.product(places, places):
         expected = pixels[row : row + size, column : column + size]
         np.testing.assert_array_equal(window_of("jpeg", tf.constant(data), row, column, size).numpy(), expected)
         np.testing.assert_array_equal(window_of("raw", tf.constant(pixels), row, column, size).numpy(), expected)
-    np.testing.assert_array_equal(decode_stored_window(tf.constant(data), row, column, size).numpy(), expected)
     for stored, image in (("jpeg", data), ("raw", pixels), ("", data)):
         middle = pixels[margin // 2 : margin // 2 + size, margin // 2 : margin // 2 + size]
         np.testing.assert_array_equal(center_of(stored, tf.constant(image), size).numpy(), middle)
 
 
-def test_stored_greyscale_images_have_three_channels():
-    grey = photo(256, 256, seed=3).convert("L")
-    window = decode_stored_window(tf.constant(encoded(grey, quality=100)), 32, 32, 224).numpy()
-    assert window.shape == (224, 224, 3) and np.all(window == window[..., :1])
-
-
 NOT_STORED = {
-    "empty": b"",
-    "text": b"no image",
     "png": encoded(photo(256, 256), "PNG"),
-    "gif": encoded(photo(256, 256), "GIF"),
-    "smaller": encoded(photo(200, 200)),
     "a_row_less": encoded(photo(256, 255)),
     "a_column_less": encoded(photo(255, 256)),
     "cut_short": encoded(photo(256, 256))[:4000],
@@ -290,46 +231,81 @@ NOT_STORED = {
 @pytest.mark.parametrize("data", NOT_STORED.values(), ids=NOT_STORED)
 def test_stored_images_that_are_none(data):
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decode_stored_window(tf.constant(data), 32, 32, 224)
+        window_of("jpeg", tf.constant(data), 32, 32, 224)
 
 
-@pytest.mark.parametrize("place", [(33, 0), (0, 33), (-1, 0), (0, -1)], ids=str)
+@pytest.mark.parametrize("place", [(33, 0), (0, -1)], ids=str)
 def test_windows_beyond_a_stored_image(place):
-    picture = photo(256, 256)
-    for stored, image in (("jpeg", encoded(picture)), ("raw", np.asarray(picture))):
+    image = photo(256, 256)
+    for stored, content in (("jpeg", encoded(image)), ("raw", np.asarray(image))):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            window_of(stored, tf.constant(image), *place, 224)
-
-
-@pytest.mark.parametrize("shape, dtype", [((255, 256, 3), "uint8"), ((256, 256, 1), "uint8"), ((256, 256, 3), "int32")])
-def test_raw_images_that_are_none(shape, dtype):
-    with pytest.raises((TypeError, ValueError)):
-        window_of("raw", tf.zeros(shape, dtype), 0, 0, 224)
-
-
-@pytest.mark.parametrize("size", [256, 227, 224], ids=str)
-def test_center_is_the_window_in_the_middle(size):
-    data = tf.constant(encoded(photo(333, 280)))
-    margin = (256 - size) // 2
-    expected = decode_window(data, margin, margin, size)
-    np.testing.assert_array_equal(decode_center(data, size).numpy(), expected.numpy())
-    assert expected.shape == (size, size, 3)
+            window_of(stored, tf.constant(content), *place, 224)
 
 
 def test_same_in_tf_data_as_eagerly():
-    items = [data for data, _ in files_once().values()] + [encoded(photo(*size)) for size in SIZES.values()]
-    window = partial(decode_window, row=5, column=32, size=224)
-    dataset = through_tf_data(items, window)
+    names = ("landscape", "small", "halved", "pixel")
+    items = [data for data, _ in KINDS.values()] + [file_of(name, "JPEG") for name in names]
+    dataset = through_tf_data(items, lambda data: decode_window(data, 5, 32, 224))
     assert dataset.element_spec == tf.TensorSpec((224, 224, 3), tf.uint8)
     for data, image in zip(items, dataset.as_numpy_iterator(), strict=True):
-        np.testing.assert_array_equal(image, window(tf.constant(data)).numpy())
+        np.testing.assert_array_equal(image, decode_window(tf.constant(data), 5, 32, 224).numpy())
 
 
-def test_bytes_decide_not_the_name(tmp_path):
-    path = tmp_path / "a.JPEG"
-    path.write_bytes(encoded(photo(300, 280), "PNG"))
-    image = decode_center(tf.io.read_file(str(path))).numpy()
-    assert_close(image, expected_center(path.read_bytes()))
+# Samplings of the colors.
+
+
+def sampled(image, sampling, progressive):
+    """The bytes of a JPEG whose components have these sampling factors; None where cjpeg cannot write it."""
+    command = ["cjpeg", "-quality", "90", "-sample", sampling] + ["-progressive"] * progressive
+    done = subprocess.run(command, input=encoded(image, "PPM"), capture_output=True)
+    return done.stdout if done.returncode == 0 else None
+
+
+FACTORS = [(rows, columns) for rows in range(1, 5) for columns in range(1, 5)]
+
+
+def assert_as_whole(data, ratio):
+    """Windows are those of a full decoding, each time."""
+    options = {"channels": 3, "ratio": ratio, "dct_method": "INTEGER_ACCURATE"}
+    whole = tf.cast(tf.io.decode_jpeg(data, **options), tf.float32)[None]
+    height, width = whole.shape[1:3]
+    short = min(height, width)
+    count = int(np.floor(224 * short / 256 + 0.5))
+    for place in (0, 16, 32):
+        first = min(int(np.floor(place * short / 256 + 0.5)), short - count)
+        row, column = (height - short) // 2 + first, (width - short) // 2 + first
+        resized = tf.image.resize(whole[:, row : row + count, column : column + count], (224, 224))
+        for _ in range(2):
+            found = decode_window(tf.constant(data), place, place, 224)
+            np.testing.assert_array_equal(found, tf.cast(resized + 0.5, tf.uint8)[0])
+
+
+@pytest.mark.parametrize("size", [(600, 520), (1090, 1030)], ids=["halved", "quartered"])
+def test_a_sampling_whose_columns_libjpeg_cuts_wrongly(size):
+    if not shutil.which("cjpeg"):
+        pytest.skip("cjpeg (libjpeg-turbo-progs) is not installed")
+    for sampling in ("4x2,1x1,1x1", "2x4,1x1,1x1", "1x1,4x1,1x2"):
+        assert_as_whole(sampled(photo(*size), sampling, progressive=False), 2 if size[0] < 1024 else 4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("cjpeg"), reason="cjpeg (libjpeg-turbo-progs) is not installed")
+@pytest.mark.parametrize("ratio", REDUCTIONS)
+def test_all_samplings(ratio):
+    image, written = photo(276 * ratio + 3, 262 * ratio + 1), 0
+    for components in itertools.product(FACTORS, repeat=3):
+        if sum(rows * columns for rows, columns in components) > 10:
+            continue  # more than a JPEG may have in one of its blocks
+        sampling = ",".join(f"{columns}x{rows}" for rows, columns in components)
+        for progressive in (False, True):
+            data = sampled(image, sampling, progressive)
+            if data:
+                written += 1
+                assert_as_whole(data, ratio)
+    assert written > 600
+
+
+# What is not an image.
 
 
 def claiming(data, height, width):
@@ -348,26 +324,29 @@ def cut(data, share):
     return data[: int(len(data) * share)]
 
 
-SMALL = encoded(photo(90, 70))
-SMALL_PNG = encoded(photo(90, 70), "PNG")
-LANDSCAPE = encoded(photo(120, 90))
+SMALL, SMALL_PNG = encoded(photo(90, 70)), encoded(photo(90, 70), "PNG")
+LANDSCAPE, TALL = encoded(photo(120, 90)), encoded(photo(300, 600))
 PROGRESSIVE = encoded(photo(90, 120), progressive=True)
+WITH_THUMBNAIL = LANDSCAPE[:2] + b"\xff\xe1" + struct.pack(">H", len(SMALL) + 2) + SMALL + LANDSCAPE[2:]
+CUT_SHORT = {
+    "in_half": cut(LANDSCAPE, 0.5),
+    "near_the_end": cut(LANDSCAPE, 0.97),
+    "by_two_bytes": LANDSCAPE[:-2],
+    "by_one_byte": LANDSCAPE[:-1],
+    "progressive": cut(PROGRESSIVE, 0.5),
+    "behind_a_thumbnail": cut(WITH_THUMBNAIL, 0.9),
+    "below_the_central_square": cut(TALL, 0.9),
+}
 BAD = {
     "empty": b"",
     "one_byte": b"\xff",
     "text": b"No image, but a sentence that is long enough to hold a header.",
     "gif": encoded(photo(90, 70), "GIF"),
-    "bmp": encoded(photo(90, 70), "BMP"),
     "jpeg_two_bytes": b"\xff\xd8",
+    "jpeg_only_markers": b"\xff\xd8\xff\xd9",
     "jpeg_cut_in_header": SMALL[:100],
-    "jpeg_cut_in_half": cut(LANDSCAPE, 0.5),
-    "jpeg_cut_near_the_end": cut(LANDSCAPE, 0.97),
-    "jpeg_cut_by_two_bytes": LANDSCAPE[:-2],
-    "progressive_cut_in_half": cut(PROGRESSIVE, 0.5),
-    "progressive_cut_near_the_end": cut(PROGRESSIVE, 0.97),
     "png_signature_only": SMALL_PNG[:8],
     "png_cut_in_header": SMALL_PNG[:20],
-    "png_header_only": SMALL_PNG[:33],
     "png_cut_in_half": cut(SMALL_PNG, 0.5),
     "png_cut_near_the_end": SMALL_PNG[:-20],
     "png_without_pixels": claiming(SMALL_PNG, 0, 0),
@@ -377,15 +356,50 @@ BAD = {
 HUGE = {
     "png_20000x20000": claiming(SMALL_PNG, 20000, 20000),
     "png_largest": claiming(SMALL_PNG, 2**31 - 1, 2**31 - 1),
-    "png_product_wraps": claiming(SMALL_PNG, 2**32 - 1, 2**32 - 1),
-    "jpeg_20000x20000": claiming(SMALL, 20000, 20000),
     "jpeg_largest": claiming(SMALL, 65500, 65500),
-    "progressive_20000x20000": claiming(PROGRESSIVE, 20000, 20000),
     # TensorFlow would refuse those above by itself, but not these.
     "png_12000x12000": claiming(SMALL_PNG, 12000, 12000),
-    "jpeg_12000x12000": claiming(SMALL, 12000, 12000),
     "progressive_12000x12000": claiming(PROGRESSIVE, 12000, 12000),
 }
+
+
+@pytest.mark.parametrize("data", BAD.values(), ids=BAD)
+def test_bad_file(data):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        center(data)
+
+
+@pytest.mark.parametrize("data", CUT_SHORT.values(), ids=CUT_SHORT)
+@pytest.mark.parametrize("size", [224, 256], ids=str)
+def test_a_jpeg_that_is_cut_short_is_refused_whatever_is_wanted_of_it(data, size):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="cut short: its end-of-image marker is missing"):
+        decode_center(tf.constant(data), size)
+
+
+def test_bytes_behind_the_end_of_a_jpeg():
+    expected = center(LANDSCAPE)
+    for more in (b"\0", b"\r\n", bytes(3000), b"\xff\xd9"):
+        np.testing.assert_array_equal(center(LANDSCAPE + more), expected)
+    np.testing.assert_array_equal(center(WITH_THUMBNAIL), expected)
+
+
+def test_what_is_cut_off_below_a_window_does_not_reach_it():
+    # In training, whose files were seen whole before, no more is read than the window needs.
+    np.testing.assert_array_equal(decode_window(cut(TALL, 0.9), 0, 0, 256), decode_window(TALL, 0, 0, 256))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_window(cut(TALL, 0.6), 0, 0, 256)
+
+
+def test_bad_files_in_tf_data_raise_and_leave_the_others_alone():
+    good = encoded(photo(90, 70))
+    items = [good]
+    for data in (*BAD.values(), *CUT_SHORT.values(), *HUGE.values()):
+        items += [data, good]
+    images = list(through_tf_data(items, decode_center).ignore_errors().as_numpy_iterator())
+    assert len(images) == 1 + len(BAD) + len(CUT_SHORT) + len(HUGE)
+    assert all(np.array_equal(image, center(good)) for image in images)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        list(through_tf_data(items[:2], decode_center))
 
 
 def blank_png(height, width):
@@ -397,24 +411,18 @@ def blank_png(height, width):
     return b"\x89PNG\r\n\x1a\n" + b"".join(written)
 
 
-def peak_bytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def growth(action):
     """By how much the resident memory's peak grows, in bytes."""
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
     # Linux forgets an earlier peak when it is asked to; elsewhere that one may hide a part.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    before = peak_bytes()
+    before = peak()
     action()
-    return peak_bytes() - before
-
-
-@pytest.mark.parametrize("data", BAD.values(), ids=BAD)
-def test_bad_file(data):
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        center(data)
+    return peak() - before
 
 
 @pytest.mark.parametrize("data", HUGE.values(), ids=HUGE)
@@ -447,37 +455,3 @@ def test_memory_of_the_largest_files_is_bounded(name):
     assert growth(lambda: images.extend(decoded.as_numpy_iterator())) < bytes_a_pixel * MAX_PIXELS
     # These JPEGs end too soon, with an end marker; libjpeg fills them up, or may not. The PNG is whole.
     assert name != "png" or [image.max() for image in images] == [0]
-
-
-def test_the_right_headers_are_rewritten(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    for data in (SMALL, SMALL_PNG, PROGRESSIVE):
-        with Image.open(io.BytesIO(claiming(data, 20000, 20001))) as opened:
-            assert opened.size == (20001, 20000)
-
-
-def test_bad_files_in_tf_data_raise_and_leave_the_others_alone():
-    good = encoded(photo(90, 70))
-    items = [good]
-    for data in (*BAD.values(), *HUGE.values()):
-        items += [data, good]
-    images = list(through_tf_data(items, decode_center).ignore_errors().as_numpy_iterator())
-    assert len(images) == 1 + len(BAD) + len(HUGE)
-    assert all(np.array_equal(image, center(good)) for image in images)
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        list(through_tf_data(items[:2], decode_center))
-
-
-@pytest.mark.parametrize("share", [0.9, 0.97], ids=["tenth", "last_rows"])
-def test_what_is_cut_off_below_the_window_does_not_reach_it(share):
-    # Of a tall JPEG only the rows of the window are read. What is missing below them goes unnoticed, and no
-    # pixel comes from it.
-    data = encoded(photo(300, 600))
-    image = center(cut(data, share))
-    np.testing.assert_array_equal(image, center(data))
-
-
-def test_what_is_cut_off_inside_the_window_is_noticed_in_a_tall_jpeg():
-    data = encoded(photo(300, 600))
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        center(cut(data, 0.6))

@@ -1,15 +1,18 @@
-"""TFRecord files as a source: orders, places, and what is read of them."""
+"""TFRecord files as sources: orders, places, and what is read of them; raw images against NumPy slices."""
 
 import dataclasses
-from types import SimpleNamespace
+import os
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet.data import records
-from keras_alexnet.data.records import RecordSource, of_builder
-from tests.data.conftest import operations, refusal
+from keras_alexnet.data import pipeline, records
+from keras_alexnet.data.augmentation import Augmentation, draws
+from keras_alexnet.data.records import RawSource, RecordSource
+from keras_alexnet.data.statistics import Statistics, compute, summarize
+from tests.data.conftest import items_of, names_of, operations
 
 LENGTHS = (7, 1, 40, 12)  # records of the files
 COUNT = sum(LENGTHS)
@@ -47,31 +50,39 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def short_stretches(monkeypatch):
+def short_chunks(monkeypatch):
     """So that files of forty records are long."""
-    monkeypatch.setattr(records, "_STRETCH", 6)
+    monkeypatch.setattr(records, "_CHUNK", 6)
 
 
 def numbers_of(source, **options):
     """The numbers of the images, in the order in which they come."""
-    found = []
-    for name, image, label in source.items(**options).map(source.loader()).as_numpy_iterator():
-        number = int(image.split()[1])
-        assert label == number % 3
-        file = int(np.searchsorted(np.cumsum(LENGTHS), number, side="right"))
-        assert name.decode() == f"set-train.tfrecord-{file:05d}-of-00004__{number - sum(LENGTHS[:file])}"
-        found.append(number)
-    return found
+    # What the places say, without the loader, whose tracing takes time; `test_names_and_labels` goes through it.
+    starts = np.cumsum([0, *LENGTHS])
+    return [int(starts[place // 2**32] + place % 2**32) for place, _ in source.items(**options).as_numpy_iterator()]
+
+
+def test_names_and_labels(source):
+    for order in (None, (1, 2)):
+        found = items_of(source, order=order)
+        assert [int(image.split()[1]) for _, image, _ in found] == numbers_of(source, order=order)
+        for name, image, label in found:
+            number = int(image.split()[1])
+            file = int(np.searchsorted(np.cumsum(LENGTHS), number, side="right"))
+            assert name == f"set-train.tfrecord-{file:05d}-of-00004__{number - sum(LENGTHS[:file])}"
+            assert label == number % 3
+    assert [source.name_of(*item) for item in source.items()] == list(source.names())
+    assert not {
+        name for name in operations(source.items(order=(1, 2)).map(source.loader())) if "pyfunc" in name.lower()
+    }
 
 
 def test_in_the_order_of_the_files(source):
-    assert numbers_of(source) == list(range(COUNT))
-    assert [source.name_of(*item) for item in source.items()] == list(source.names())
-    for start in (1, 7, 8, 30, COUNT - 1, COUNT):
+    for start in (0, 8, 30, COUNT):
         assert numbers_of(source, start=start) == list(range(start, COUNT))
 
 
-@pytest.mark.parametrize("buffer", [1, 5, 16, 59, 1000])
+@pytest.mark.parametrize("buffer", [1, 16, 1000])
 def test_mixed_orders(source, buffer):
     source = dataclasses.replace(source, shuffle_buffer=buffer)
     one, again, later, other = (numbers_of(source, order=order) for order in ((1, 2), (1, 2), (1, 3), (2, 2)))
@@ -81,20 +92,17 @@ def test_mixed_orders(source, buffer):
     assert one != later and one != other and later != other
     # An epoch is mixed by file too: the records of the long one are spread.
     assert np.ptp([place for place, number in enumerate(one) if 8 <= number < 48]) > 45
-    # Around where windows and stretches begin, inside them, at the end, and beyond it.
-    for start in (1, 5, 15, 16, 17, 32, 60, 61) if buffer in (5, 16) else (4, 33):
+    # Around where windows and chunks begin, inside them, and beyond the end.
+    for start in (1, 16, 17, 61) if buffer == 16 else (33,):
         assert numbers_of(source, order=(1, 2), start=start) == one[start:]
 
 
-def test_a_window_is_mixed_as_a_whole(source):
-    # There are 12 stretches to begin with; mixed as a whole, a window can begin with any of its records.
+def test_a_window_is_shuffled_as_a_whole_and_in_its_own_way(source, monkeypatch):
+    # There are 12 chunks to begin with; shuffled as a whole, a window can begin with any of its records.
     firsts = [int(next(iter(source.items(order=(1, epoch))))[0]) for epoch in range(16)]
     assert len(set(firsts)) > 12
-
-
-def test_every_window_is_mixed_in_its_own_way(source, monkeypatch):
-    # One stretch, whose windows of 8 are one after the other.
-    monkeypatch.setattr(records, "_STRETCH", 1000)
+    # One chunk, whose windows of 8 are one after the other.
+    monkeypatch.setattr(records, "_CHUNK", 1000)
     source = dataclasses.replace(source, first=(0, 0, 0, 0), ends=(0, 0, 40, 0), shuffle_buffer=8)
     windows = np.reshape(numbers_of(source, order=(1, 2)), (5, 8)) - 8
     assert [sorted(window) for window in windows] == np.arange(40).reshape(5, 8).tolist()
@@ -107,20 +115,17 @@ def test_a_dataset_repeats_itself(source):
     assert one == again
 
 
-WITHOUT = {"in_order": (None, 16), "mixed": ((4, 5), 16), "small_windows": ((4, 5), 5), "one_window": ((4, 5), 1000)}
-
-
-@pytest.mark.parametrize("order, buffer", WITHOUT.values(), ids=WITHOUT)
+@pytest.mark.parametrize("order, buffer", [(None, 16), ((4, 5), 16), ((4, 5), 5)], ids=["in_order", "mixed", "small"])
 def test_without_some(source, order, buffer):
-    source = dataclasses.replace(source, shuffle_buffer=buffer)
+    source = dataclasses.replace(source, shuffle_buffer=buffer, label_counts=(20, 20, 20))
     out = [source.names()[index] for index in (0, 7, 8, 20, 21, 22, 59)]
     rest = source.without(out[:3]).without(out[3:])
     kept = [number for number in range(COUNT) if number not in (0, 7, 8, 20, 21, 22, 59)]
     whole = numbers_of(rest, order=order)
-    assert sorted(whole) == kept and rest.count == len(kept)
+    assert sorted(whole) == kept and rest.count == len(kept) and rest.label_counts == ()
     assert len(rest.names()) == rest.count and not set(rest.names()) & set(out)
     assert rest.fingerprint() != source.fingerprint()
-    for start in (1, 13, 14, 27, 53):
+    for start in (13, 27, 53):
         assert numbers_of(rest, order=order, start=start) == whole[start:]
 
 
@@ -128,7 +133,7 @@ def test_without_a_whole_window(source):
     whole = numbers_of(source, order=(1, 2))
     names = dict(enumerate(source.names()))
     rest = source.without(names[number] for number in whole[16:32])
-    for start in (0, 15, 16, 17):
+    for start in (0, 15, 16):
         assert numbers_of(rest, order=(1, 2), start=start) == [*whole[:16], *whole[32:]][start:]
     nothing = source.without(source.names())
     assert nothing.count == 0 and numbers_of(nothing) == numbers_of(nothing, order=(1, 2), start=1) == []
@@ -139,18 +144,13 @@ def test_parts_of_files(source):
     expected = [3, 4, 7, *range(18, 28)]
     assert numbers_of(part) == expected and part.count == len(part.names()) == 13
     mixed = numbers_of(part, order=(1, 1))
-    assert sorted(mixed) == expected
-    assert numbers_of(part, order=(1, 1), start=4) == mixed[4:]
-
-
-@pytest.mark.parametrize("order", [None, (1, 2)], ids=["in_order", "mixed"])
-def test_without_some_of_a_file_that_is_there_twice(source, order):
+    assert sorted(mixed) == expected and numbers_of(part, order=(1, 1), start=4) == mixed[4:]
     # As of train[:5]+train[6:20] of one file.
     path = source.paths[2]
     twice = dataclasses.replace(source, paths=(path, path), first=(0, 6), ends=(5, 20))
     rest = twice.without([twice.names()[2], twice.names()[7]])
     kept = [0, 1, 3, 4, 6, 7, *range(9, 20)]
-    assert sorted(int(place) % 2**32 for place, _ in rest.items(order=order)) == kept
+    assert sorted(int(place) % 2**32 for place, _ in rest.items(order=(1, 2))) == kept
     assert rest.count == len(rest.names()) == len(kept)
 
 
@@ -169,48 +169,130 @@ def test_nothing_before_the_window_is_read(source, tmp_path):
             if number in before:
                 content[place + 12] ^= 255
             place += 12 + length + 4
-        paths.append(str(tmp_path / path.rpartition("/")[2]))
+        paths.append(str(tmp_path / os.path.basename(path)))
         (tmp_path / paths[-1]).write_bytes(content)
     damaged = dataclasses.replace(source, paths=tuple(paths))
     assert numbers_of(damaged, order=order, start=start) == whole[start:]
     with pytest.raises(tf.errors.DataLossError):
         numbers_of(damaged, order=order)
-
-
-def test_files_before_the_window_need_not_be_there(source, tmp_path):
-    gone = [str(tmp_path / path.rpartition("/")[2]) for path in source.paths[:2]]
-    rest = dataclasses.replace(source, paths=(*gone, *source.paths[2:]))
-    assert numbers_of(rest, start=16) == list(range(16, COUNT))
+    # Nor need a file be there that ends before it.
+    gone = dataclasses.replace(source, paths=("gone", "gone", *source.paths[2:]))
+    assert numbers_of(gone, start=16) == list(range(16, COUNT))
     with pytest.raises(tf.errors.NotFoundError):
-        numbers_of(rest, start=15)
+        numbers_of(gone, start=15)
 
 
-def test_no_python_in_the_graph(source):
-    dataset = source.items(order=(1, 2)).map(source.loader())
-    assert not {name for name in operations(dataset) if "pyfunc" in name.lower()}
-
-
-def test_other_formats_are_refused(capsys):
-    info = SimpleNamespace(
-        splits={"train": SimpleNamespace(file_instructions=[])}, file_format=SimpleNamespace(value="array_record")
-    )
-    line = refusal(capsys, lambda: of_builder(SimpleNamespace(info=info), "mine", "train", "image", "label", 10))
-    assert line.startswith("train: --dataset=mine: is stored as array_record, and only tfrecord is read; ")
-
-
-@pytest.mark.parametrize("parts", [2, 3, 5])
-@pytest.mark.parametrize("order", [None, (3, 1)])
+@pytest.mark.parametrize("order, parts", [(None, 2), ((3, 1), 3)])
 def test_parts_are_the_whole_and_share_nothing(source, order, parts):
     whole = source.without([source.names()[5], source.names()[30]])
     found = [numbers_of(whole, order=order, part=(part, parts)) for part in range(parts)]
     assert sorted(sum(found, [])) == sorted(numbers_of(whole))
     assert [len(each) for each in found] == [whole.part_count(order, (part, parts)) for part in range(parts)]
-    assert max(map(len, found)) - min(map(len, found)) <= 6  # a stretch
-    # Each goes on at a place of its own.
-    for part, each in enumerate(found):
-        assert numbers_of(whole, order=order, part=(part, parts), start=4) == each[4:]
+    assert max(map(len, found)) - min(map(len, found)) <= 6  # a chunk
+    assert numbers_of(whole, order=order, part=(1, parts), start=4) == found[1][4:]
+    # Others in another epoch.
+    assert set(numbers_of(source, order=(3, 0), part=(0, 2))) != set(numbers_of(source, order=(3, 1), part=(0, 2)))
 
 
-def test_parts_change_from_epoch_to_epoch(source):
-    first, second = (set(numbers_of(source, order=(3, epoch), part=(0, 2))) for epoch in (0, 1))
-    assert first != second
+# Raw images.
+
+IMAGES = 13
+JUNK = b"something else than pixels"
+
+
+@pytest.fixture(scope="module")
+def stored():
+    """The images in the order of the source below."""
+    return np.random.default_rng(0).integers(0, 256, (IMAGES, 256, 256, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def raw(stored, tmp_path_factory):
+    """Two files with other bytes between the images, 7 in the first."""
+    folder, offsets = tmp_path_factory.mktemp("raw"), []
+    for name, images in (("a", stored[:7]), ("b", stored[7:])):
+        with open(folder / name, "wb") as file:
+            for image in images:
+                file.write(JUNK)
+                offsets.append(file.tell())
+                file.write(image.tobytes())
+    return RawSource(
+        name="records train",
+        identity="a hash",
+        paths=(str(folder / "a"), str(folder / "b")),
+        files=np.array([0] * 7 + [1] * 6, np.int32),
+        offsets=np.array(offsets, np.int64),
+        labels=(np.arange(IMAGES) % 3).astype(np.int32),
+        class_names=("x", "y", "z"),
+        label_counts=(5, 4, 4),
+    )
+
+
+def test_raw_images_names_and_orders(raw, stored):
+    items = items_of(raw)
+    assert [label for _, _, label in items] == raw.labels.tolist()
+    assert tuple(name for name, _, _ in items) == raw.names()
+    assert raw.names()[:2] == (f"a@{len(JUNK)}", f"a@{2 * len(JUNK) + 196608}")
+    np.testing.assert_array_equal(np.stack([image for _, image, _ in items]), stored)
+    assert [raw.name_of(*item) for item in raw.items()] == list(raw.names())
+    one, again, other = (names_of(raw, order=order) for order in ((1, 2), (1, 2), (1, 3)))
+    assert one == again != other and sorted(one) == sorted(other) == sorted(raw.names())
+    assert names_of(raw, order=(1, 2), start=10) == one[10:]
+    rest = raw.without(raw.names()[3:5])
+    assert (rest.count, rest.label_counts) == (IMAGES - 2, ()) and raw.without(()) is raw
+    assert rest.names() == raw.names()[:3] + raw.names()[5:] and rest.fingerprint() != raw.fingerprint()
+
+
+@pytest.mark.parametrize("aligned", [False, True], ids=["center", "aligned"])
+def test_raw_training_batches(raw, stored, aligned):
+    mean = np.random.default_rng(2).uniform(90, 160, (256, 256, 3)).astype(np.float32)
+    statistics = Statistics(mean, np.zeros(3), np.eye(3), IMAGES)
+    augmentation = Augmentation(pca_color="none", aligned_mean=aligned)
+    settings = {"size": 224, "batch_size": 5, "seed": 5, "epoch": 2}
+    batches = list(pipeline.training(raw, statistics, augmentation, **settings).as_numpy_iterator())
+    assert [len(labels) for _, labels in batches] == [5, 5, 3]
+    order = [int(index) for (index,) in raw.items(order=(5, 2)).as_numpy_iterator()]
+    views = draws(5, 2, 0, 32, 33).take(IMAGES).as_numpy_iterator()
+    found = [(image, label) for images, labels in batches for image, label in zip(images, labels, strict=True)]
+    for (image, label), index, (row, column, turned, *_) in zip(found, order, views, strict=True):
+        row, column = int(row), int(column)
+        expected = stored[index, row : row + 224, column : column + 224].astype(np.float32)
+        part = mean[row : row + 224, column : column + 224] if aligned else mean[16:240, 16:240]
+        if turned:
+            expected, part = expected[:, ::-1], part[:, ::-1] if aligned else part
+        np.testing.assert_array_equal(image, expected - part)
+        assert label == raw.labels[index]
+    tail = list(pipeline.training(raw, statistics, augmentation, **settings, start=3).as_numpy_iterator())
+    expected = np.stack([image for image, _ in found[3:]])
+    np.testing.assert_array_equal(np.concatenate([images for images, _ in tail]), expected)
+
+
+def test_raw_center_view_and_statistics(raw, stored):
+    statistics = compute(raw)
+    np.testing.assert_allclose(statistics.mean_image, stored.mean(0), atol=1e-4)
+    assert (statistics.count, statistics.label_counts, statistics.skipped) == (IMAGES, (5, 4, 4), ())
+    assert summarize(raw).label_counts == (5, 4, 4)
+    batches = list(pipeline.center_view(raw, statistics, size=224, batch_size=9).as_numpy_iterator())
+    found = np.concatenate([images for images, _ in batches])
+    expected = stored[:, 16:240, 16:240] - statistics.mean_image[16:240, 16:240]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_raw_file_that_is_too_short_or_gone(raw, tmp_path):
+    for path in raw.paths:
+        shutil.copy(path, tmp_path)
+    copy = dataclasses.replace(raw, paths=tuple(str(tmp_path / name) for name in ("a", "b")))
+    with open(tmp_path / "b", "r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(tf.errors.OpError, match=r"b: ends before the image at byte \d+ does"):
+        items_of(copy)
+    # Whole rows of a crop may still be there; what is missing is never made up.
+    zero, index = tf.zeros([1], tf.int32), tf.constant([7], tf.int64)
+    crops = [source.window_reader(64)(index, zero, zero, zero) for source in (copy, raw)]
+    np.testing.assert_array_equal(*crops)
+    os.unlink(tmp_path / "b")
+    with pytest.raises(tf.errors.OpError, match="No such file"):
+        items_of(copy)
+    with pytest.raises(OSError):
+        copy.check_readable(copy.names()[-1])
+    copy.check_readable(copy.names()[0])

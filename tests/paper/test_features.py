@@ -1,192 +1,175 @@
+"""Features of images, their index on the disk, and TensorBoard's projector of it."""
+
 import dataclasses
-import json
-import pickle
-import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
+from tensorboard import default, program
+from tensorboard.backend import application
+from tensorboard.backend.event_processing import data_ingester
+from werkzeug.test import Client
 
-from keras_alexnet import evaluate
-from keras_alexnet import rundir
+from keras_alexnet import evaluation, rundir
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from keras_alexnet.paper import features
 
 
 @pytest.fixture(scope="module")
-def model(run_of_three_epochs):
-    return evaluate.open_model(str(run_of_three_epochs))
+def model(tiny_run):
+    return evaluation.open_model(str(tiny_run))
 
 
-@pytest.fixture
-def index():
-    rng = np.random.default_rng(0)
-    numbers = rng.normal(size=(5, 7)).astype(np.float32)
-    labels = np.array([0, 0, 1, 1, 1], np.int32)
-    files = ("a/1.jpg", "a/2.jpg", "b/ü.jpg", "b/4.jpg", "b/5.jpg")
-    return features.Index(numbers, files, labels, ("a", "b"), "photos/train", "m", "f", ("b/bad.jpg: why",))
+@pytest.fixture(scope="module")
+def extractor(model):
+    return features.feature_extractor(model)
 
 
-def test_features_are_what_the_last_layer_multiplies(model, run_of_three_epochs, small_pictures):
+@pytest.fixture(scope="module")
+def pixels(small_images):
+    """An index of 4x4 pixels of the training images."""
+    source = features.list_images(str(small_images), "train", "split")
+    return features.make(features.pixel_extractor(4), source)
+
+
+def test_features_are_what_the_last_layer_multiplies(model, extractor, tiny_run, small_images):
     """Held against the probabilities: softmax(features * kernel + bias) of fc8, in NumPy."""
-    source = features.list_pictures(str(small_pictures), "val")
-    index = features.make(features.feature_extractor(model), "model", source)
+    source = features.list_images(str(small_images), "val", "split")
+    index = features.make(extractor, source)
     assert index.features.shape == (9, 256) and index.features.dtype == np.float32
     assert index.files == source.files and index.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    last = rundir.build(rundir.open_run(str(run_of_three_epochs))).get_layer("fc8")
+    last = rundir.build(rundir.open_run(str(tiny_run))).get_layer("fc8")
     kernel, bias = (np.asarray(each, np.float64) for each in last.get_weights())
     logits = index.features.astype(np.float64) @ kernel + bias
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    files = [decode_center((small_pictures / "val" / file).read_bytes(), model.size) for file in index.files]
+    files = [decode_center((small_images / "val" / file).read_bytes(), model.size) for file in index.files]
     np.testing.assert_allclose(model.served.center_view(np.stack(files)).numpy(), expected, rtol=1e-4)
 
 
-def test_a_run_and_its_export_are_the_same_model(model, run_of_three_epochs, small_pictures):
-    exported = evaluate.open_model(str(run_of_three_epochs / "export" / "1"))
-    assert features.model_id(model) == features.model_id(exported)
-    paths = [str(path) for path in sorted((small_pictures / "val").glob("*/*.jpg"))]
-    answers = [features.extract(features.feature_extractor(each), paths)[0] for each in (model, exported)]
+def test_a_run_and_its_export_are_the_same_model(model, extractor, tiny_run, small_images):
+    exported = features.feature_extractor(evaluation.open_model(str(tiny_run / "export" / "1")))
+    assert exported.identity == extractor.identity
+    paths = sorted((small_images / "val").glob("*/*.jpg"))
+    answers = [features.extract_features(each, paths)[0] for each in (extractor, exported)]
     np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-6)
-
-
-def test_other_weights_are_another_model(model):
-    before = features.model_id(model)
     bias = model.served.weights["fc8/bias"]
-    kept = bias.numpy()
-    bias.assign(kept + 1)
-    changed = features.model_id(model)
-    bias.assign(kept)
-    assert changed != before == features.model_id(model)
+    bias.assign_add(np.ones(3))
+    changed = features.model_identity(model)
+    bias.assign_sub(np.ones(3))
+    assert changed != extractor.identity
 
 
-def test_what_is_no_picture_costs_itself_only(model, small_pictures, tmp_path):
-    good = sorted((small_pictures / "val").glob("*/*.jpg"))[:5]
+def test_what_is_not_an_image_is_left_out(extractor, small_images, tmp_path):
+    good = sorted((small_images / "val").glob("*/*.jpg"))[:5]
     bad, empty = tmp_path / "bad.jpg", tmp_path / "empty.png"
-    bad.write_bytes(b"no picture")
+    bad.write_bytes(b"not an image")
     empty.write_bytes(b"")
+    shown = []
     paths = [*good[:2], bad, *good[2:4], empty, tmp_path / "missing.jpg", good[4]]
-    seen = []
-    describe = features.feature_extractor(model)
-    rows, kept, left_out = features.extract(describe, [str(path) for path in paths], lambda *done: seen.append(done))
-    assert kept == [0, 1, 3, 4, 7]
-    assert [place for place, _ in left_out] == [2, 5, 6]
+    rows, kept, left_out = features.extract_features(extractor, paths, lambda *done: shown.append(done))
+    assert kept == [0, 1, 3, 4, 7] and [place for place, _ in left_out] == [2, 5, 6] and shown == [(8, 8)]
     assert "not a JPEG or PNG" in left_out[0][1] and "No such file" in left_out[2][1]
-    alone, _, _ = features.extract(describe, [str(path) for path in good])
-    np.testing.assert_allclose(rows, alone, rtol=1e-5, atol=1e-6)
-    assert seen == [(8, 8)]
-    with pytest.raises(RunError, match="no picture that can be decoded"):
-        features.extract(describe, [str(bad), str(empty)])
+    np.testing.assert_allclose(rows, features.extract_features(extractor, good)[0], rtol=1e-5, atol=1e-6)
+    with pytest.raises(RunError, match="not an image that can be decoded, nor any other of 2 files"):
+        features.extract_features(extractor, [bad, empty])
+    none = features.Extractor("features", "m", lambda files: np.full((len(files), 2), np.nan, np.float32))
+    with pytest.raises(RunError, match="non-finite"):
+        features.extract_features(none, good)
 
 
-def test_numbers_that_are_not_finite_are_no_features(small_pictures):
-    path = str(next((small_pictures / "val").glob("*/*.jpg")))
-    with pytest.raises(RunError, match="not finite"):
-        features.extract(lambda files: np.full((len(files), 2), np.nan, np.float32), [path])
-
-
-def test_small_pictures_are_means_of_blocks(small_pictures):
-    files = [path.read_bytes() for path in sorted((small_pictures / "val").glob("*/*.jpg"))[:3]]
-    found = features.small_pictures(32)(files)
+def test_pixels_are_means_of_blocks(small_images):
+    files = [path.read_bytes() for path in sorted((small_images / "val").glob("*/*.jpg"))[:3]]
     whole = np.stack([decode_center(file).numpy() for file in files]).astype(np.float64)
     expected = whole.reshape(3, 32, 8, 32, 8, 3).mean(axis=(2, 4)).reshape(3, -1)
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(features.pixel_extractor(32).extract(files), expected, atol=1e-3)
 
 
-def test_folders_with_and_without_classes(small_pictures, tmp_path):
-    with_classes = features.list_pictures(str(small_pictures / "train"), ".")
+def test_folders_with_and_without_classes(small_images, tmp_path):
+    with_classes = features.list_images(str(small_images / "train"), ".", "split")
     assert len(with_classes.class_names) == 3 and with_classes.count == 18
+    few = features.list_images(str(small_images / "train"), ".", "split", quick=True)
+    assert few.count == 12 and few.files[:5] == (*with_classes.files[:4], with_classes.files[6])
     for name in ("b.jpg", "a.PNG", "note.txt", ".hidden.jpg"):
         (tmp_path / name).write_bytes(b"x")
-    flat = features.list_pictures(str(tmp_path), ".")
+    flat = features.list_images(str(tmp_path), ".", "split")
     assert (flat.files, flat.labels, flat.class_names) == (("a.PNG", "b.jpg"), (-1, -1), ())
-    assert flat.other_files == ("note.txt",)
-    with pytest.raises(UsageError, match="--query_split=test: there is no folder"):
-        features.list_pictures(str(tmp_path), "test", "query_split")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(UsageError, match="neither class folders nor pictures"):
-        features.list_pictures(str(empty), ".")
+    (tmp_path / "empty").mkdir()
+    for data_dir, split, words in (
+        (tmp_path, "test", "query_split there is no folder"),
+        (tmp_path / "none", ".", "data_dir there is no folder"),
+        (tmp_path, "empty", "neither class folders nor images"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            features.list_images(str(data_dir), split, "query_split")
 
 
-def test_an_index_comes_back_as_it_was(index, tmp_path):
-    path = str(tmp_path / "index.npz")
-    features.save(index, path)
-    back = features.load(path)
+def test_an_index_comes_back_as_it_was(pixels, tmp_path):
+    path = tmp_path / "index.npz"
+    index = dataclasses.replace(pixels, left_out=("ü.jpg: why",))
+    features.save(index, str(path))
+    back = features.load(str(path))
     for field in dataclasses.fields(index):
         np.testing.assert_array_equal(getattr(back, field.name), getattr(index, field.name))
     assert back.features.dtype == np.float32 and back.labels.dtype == np.int32
     assert [entry.name for entry in tmp_path.iterdir()] == ["index.npz"]
-
-
-def test_files_of_another_size_are_other_files(index, tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"x")
-    source = features.list_pictures(str(tmp_path), ".")
-    own = dataclasses.replace(index, fingerprint=source.fingerprint())
-    assert features.is_of(own, "m", source) and not features.is_of(own, "other", source)
-    (tmp_path / "a.jpg").write_bytes(b"xy")
-    assert not features.is_of(own, "m", features.list_pictures(str(tmp_path), "."))
-
-
-def damaged(index, path, kind):
-    if kind == "text":
-        path.write_text("no index")
-    elif kind == "pickle":
-        path.write_bytes(pickle.dumps({"features": [1.0]}))
-    elif kind == "pickled array":
-        np.savez(path, features=np.array([{}], object), labels=index.labels, about=index.labels)
-    elif kind == "npy":
-        np.save(path.with_suffix(".npy"), index.features)
-        path.with_suffix(".npy").rename(path)
-    elif kind == "cut":
-        features.save(index, str(path))
-        path.write_bytes(path.read_bytes()[:-200])
-    elif kind == "flipped":
-        features.save(index, str(path))
-        content = bytearray(path.read_bytes())
-        content[content.index(index.features.tobytes()) + 3] ^= 1  # the archive's own sum finds it
-        path.write_bytes(content)
-    elif kind == "without":
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("labels.npy", b"")
-    else:
-        features.save(dataclasses.replace(index, **kind), str(path))
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "text",
-        "pickle",
-        "pickled array",
-        "npy",
-        "cut",
-        "flipped",
-        "without",
-        {"features": np.zeros((5, 7))},
-        {"features": np.zeros((5, 7, 1), np.float32)},
-        {"features": np.zeros((4, 7), np.float32)},
-        {"features": np.full((5, 7), np.inf, np.float32)},
-        {"labels": np.zeros(5, np.int64)},
-        {"labels": np.full(5, 2, np.int32)},
-        {"labels": np.full(5, -1, np.int32)},
-        {"class_names": ()},
-        {"root": 3},
-    ],
-    ids=str,
-)
-def test_damaged_indexes_are_named_in_one_line(index, tmp_path, kind):
-    path = tmp_path / "index.npz"
-    damaged(index, path, kind)
-    with pytest.raises(RunError, match=r"index.npz: is no index \(.*\); delete it") as raised:
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(RunError, match="index.npz: cannot be read"):
         features.load(str(path))
-    assert "\n" not in str(raised.value)
-
-
-def test_other_versions_and_missing_files(index, tmp_path):
-    path = str(tmp_path / "index.npz")
-    about = np.frombuffer(json.dumps({"format": 2}).encode(), np.uint8)
-    np.savez(path, features=index.features, labels=index.labels, about=about)
-    with pytest.raises(RunError, match="of another version"):
-        features.load(path)
     with pytest.raises(UsageError, match="there is no such index"):
         features.load(str(tmp_path / "none.npz"))
+
+
+@pytest.fixture(scope="module")
+def folder(pixels, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logs") / "projector"
+    features.write_projector(pixels, str(folder))
+    return folder
+
+
+def test_tensorboard_answers_with_the_index(pixels, folder):
+    """TensorBoard's own server, asked as its page asks."""
+    board = program.TensorBoard(plugins=default.get_plugins())
+    board.configure(logdir=str(folder), load_fast="false")
+    ingester = data_ingester.LocalDataIngester(board.flags)
+    ingester.start()
+    provider, assets = ingester.data_provider, board.assets_zip_provider
+    loaders, multiplexer = board.plugin_loaders, ingester.deprecated_multiplexer
+    client = Client(application.TensorBoardWSGIApp(board.flags, loaders, provider, assets, multiplexer))
+    route = "/data/plugin/projector"
+    assert client.get(f"{route}/runs").get_json() == ["."]
+    (embedding,) = client.get(f"{route}/info?run=.").get_json()["embeddings"]
+    assert embedding["tensorShape"] == [18, 48] and embedding["sprite"]["singleImageDim"] == [64, 64]
+    of = f"run=.&name={embedding['tensorName']}"
+    tensor = np.frombuffer(client.get(f"{route}/tensor?{of}").data, np.float32)
+    np.testing.assert_array_equal(tensor.reshape(18, 48), pixels.features)
+    lines = client.get(f"{route}/metadata?{of}").get_data(as_text=True).splitlines()
+    assert lines[0] == "class\tfile" and len(lines) == 19 and lines[7] == "red_square\tred_square/0.jpg"
+    assert client.get(f"{route}/sprite_image?{of}").data == (folder / "sprite.png").read_bytes()
+
+
+def test_thumbnails_stand_row_by_row(pixels, folder):
+    sprite = np.asarray(Image.open(folder / "sprite.png"))
+    assert sprite.shape == (5 * 64, 5 * 64, 3)
+    for place in (0, 4, 5, 17):
+        row, column = divmod(place, 5)
+        found = sprite[64 * row : 64 * row + 64, 64 * column : 64 * column + 64]
+        with open(pixels.paths()[place], "rb") as file:
+            whole = decode_center(file.read()).numpy().astype(np.float64)
+        np.testing.assert_allclose(found, whole.reshape(64, 4, 64, 4, 3).mean(axis=(1, 3)), atol=0.51)
+    assert not sprite[64 * 3 :, 64 * 3 :].any()  # 18 of 25
+
+
+def test_another_index_takes_its_place(pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "MOST_SHOWN", 4)
+    monkeypatch.setattr(features, "LARGEST_SPRITE", 100)
+    features.write_projector(pixels, str(tmp_path))
+    files = [line.split("\t")[1] for line in (tmp_path / "metadata.tsv").read_text().splitlines()[1:]]
+    assert files == [pixels.files[place] for place in (0, 6, 11, 17)]
+    names = ("a\tb\n.jpg", pixels.files[1])  # the first is not there
+    few = features.Index(pixels.features[:2], names, pixels.labels[:2] * 0 - 1, (), pixels.root, "m", "f")
+    features.write_projector(few, str(tmp_path))
+    assert (tmp_path / "metadata.tsv").read_text() == f"class\tfile\n-\ta\\tb\\n.jpg\n-\t{pixels.files[1]}\n"
+    sprite = np.asarray(Image.open(tmp_path / "sprite.png"))
+    assert sprite.shape == (100, 100, 3) and not sprite[:, :50].any() and sprite[:50, 50:].any()
+    assert len(list(tmp_path.glob("features-*.index"))) == 1

@@ -1,6 +1,5 @@
 """Figure 4: bars, marks, neighbors and shares, held against NumPy."""
 
-import io
 import json
 import shutil
 
@@ -8,21 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_alexnet import evaluate
-from keras_alexnet.cli import run_command
-from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.paper import examples, figure4, panels, results
-
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra figures)")
+
+from keras_alexnet import evaluation
+from keras_alexnet.data.decoding import decode_center
+from keras_alexnet.paper import experiment, features, figure4, figure4_panels, plots
 
 
 def run(*argv):
-    return run_command("figure4", figure4.main, [str(each) for each in argv])
+    return experiment.main(figure4.EXPERIMENT, [str(each) for each in argv])
 
 
 @pytest.fixture(scope="module")
-def flags(run_of_three_epochs, small_pictures):
-    return [f"--model_dir={run_of_three_epochs}", f"--data_dir={small_pictures}"]
+def flags(tiny_run, small_images):
+    return [f"--model_dir={tiny_run}", f"--data_dir={small_images}"]
 
 
 @pytest.fixture(scope="module")
@@ -34,31 +32,30 @@ def measured(flags, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def values(measured):
-    return results.read(str(measured), "figure4")["values"]
+    return experiment.read("figure4", str(measured))["values"]
 
 
 @pytest.fixture(scope="module")
-def model(run_of_three_epochs):
-    return evaluate.open_model(str(run_of_three_epochs))
+def model(tiny_run):
+    return evaluation.open_model(str(tiny_run))
 
 
 @pytest.fixture(scope="module")
-def described(model, small_pictures):
-    """Of each split, picture by picture: path below the folder, class, probabilities, features, pixels."""
+def described(model, small_images):
+    """Of each split, image by image: path below the folder, class, probabilities, features, pixels."""
     found = {}
     for split in ("train", "val"):
         rows = []
-        for path in sorted((small_pictures / split).glob("*/*.jpg")):
+        for path in sorted((small_images / split).glob("*/*.jpg")):
             contents = path.read_bytes()
-            square = decode_center(contents).numpy()
+            view = decode_center(contents, 224)[None]
             rows.append(
                 {
-                    "file": path.relative_to(small_pictures).as_posix(),
+                    "file": path.relative_to(small_images).as_posix(),
                     "class_name": path.parent.name,
-                    "probabilities": model.served.center_view(square[None, 16:240, 16:240]).numpy()[0],
-                    "features": model.served.extract_features(np.array([contents]))["features"].numpy()[0],
-                    # 256 / 32 = 8: the mean of blocks of 8x8.
-                    "pixels": square.astype(np.float64).reshape(32, 8, 32, 8, 3).mean(axis=(1, 3)),
+                    "probabilities": model.served.center_view(view).numpy()[0],
+                    "features": features.feature_extractor(model).extract([contents])[0],
+                    "pixels": features.pixel_extractor().extract([contents])[0],
                 }
             )
         found[split] = rows
@@ -83,9 +80,8 @@ def test_predictions_are_the_network_s(values, described, model):
         names = [each["class_name"] for each in row["best"]]
         # As many bars as there are classes.
         assert names == [model.class_names[place] for place in np.argsort(-own["probabilities"])] and len(names) == 3
-        np.testing.assert_allclose(
-            [each["probability"] for each in row["best"]], np.sort(own["probabilities"])[::-1], rtol=1e-4
-        )
+        shown = [each["probability"] for each in row["best"]]
+        np.testing.assert_allclose(shown, np.sort(own["probabilities"])[::-1], rtol=1e-4)
         true = model.class_names.index(own["class_name"])
         assert row["true_probability"] == pytest.approx(float(own["probabilities"][true]), rel=1e-4)
         wrong.append(names[0] != own["class_name"])
@@ -103,8 +99,8 @@ def test_neighbors_are_the_nearest_in_the_last_hidden_layer(values, described):
         query = by_file[row["file"]]
         expected = nearest(query, described["train"], "features", 3)
         assert [each["file"] for each in row["neighbors"]] == [each["file"] for each in expected]
-        assert [each["class_name"] for each in row["neighbors"]] == [each["class_name"] for each in expected]
         for each, other in zip(row["neighbors"], expected, strict=True):
+            assert each["class_name"] == other["class_name"]
             assert each["distance"] == pytest.approx(far(query, other, "features"), rel=1e-3)
             assert each["pixel_distance"] == pytest.approx(far(query, other, "pixels"), rel=1e-3)
             closer = [far(query, one, "pixels") < far(query, other, "pixels") for one in described["train"]]
@@ -129,25 +125,17 @@ def test_shares_of_the_whole_split(values, described):
     assert values["pixel_ranks"]["among_neighbors"] == pytest.approx(np.mean([rank <= 3 for rank in ranks]))
 
 
-def test_distances_in_parts(monkeypatch):
-    monkeypatch.setattr(examples, "_ROWS", 4)
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(3, 5)), rng.normal(size=(9, 5)).astype(np.float32)
-    expected = [[np.linalg.norm(x - y) for y in b] for x in a]
-    np.testing.assert_allclose(examples.distances(a, b), expected, rtol=1e-6)
-
-
-def test_what_is_written(measured, values, capsys):
-    about = results.read(str(measured), "figure4")
+def test_what_is_written(measured, values):
+    about = experiment.read("figure4", str(measured))
     assert [each["file"] for each in about["pictures"]] == ["figure4_predictions.png", "figure4_neighbors.png"]
     assert f"top-1 {values['split']['top1_error']:.1f} %" in about["pictures"][0]["shows"]
     assert "the paper chose by hand" in about["pictures"][0]["shows"]
     for each in about["pictures"]:
         with Image.open(measured / each["file"]) as image:
-            assert image.format == "PNG" and 300 < image.width <= 800
-    for table in figure4.tables(values):
-        assert all(len(row) == len(table.columns) for row in table.rows)
-    errors, shares, ranks = figure4.tables(values)
+            assert image.format == "PNG" and 300 < image.width <= 820
+    tables = figure4.tables(values)
+    assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+    errors, shares, ranks = tables
     # Among three classes every answer is one of the best five.
     assert errors.rows[1] == ("all of val", "9", f"{values['split']['top1_error']:.1f}", "-")
     assert shares.rows[-1] == ("chance", "33.3", "33.3")
@@ -155,46 +143,32 @@ def test_what_is_written(measured, values, capsys):
 
 
 def test_the_verdict_follows_the_figures(values):
-    assert figure4.verdict(None) == results.NOT_RUN
     good = json.loads(json.dumps(values))
     good["features_against_pixels"] = {"difference": 0.3, "standard_error": 0.1}
     good["pixel_ranks"] = {"median": 7.0, "among_neighbors": 0.2}
-    assert figure4.verdict(good).startswith("Holds")
+    assert figure4.verdict(good).outcome == "holds"
     for change in ({"difference": 0.3, "standard_error": 0.2}, {"difference": 0.3, "standard_error": None}):
-        assert figure4.verdict({**good, "features_against_pixels": change}).startswith("Cannot be told")
+        assert figure4.verdict({**good, "features_against_pixels": change}).outcome == "cannot be told"
     close = {**good, "pixel_ranks": {"median": 1.0, "among_neighbors": 0.9}}
-    assert figure4.verdict(close).startswith("Does not hold")
-    for table in figure4.tables(None):
-        assert all(len(row) == len(table.columns) and set(row[1:]) == {results.NOT_RUN} for row in table.rows)
+    assert figure4.verdict(close).outcome == "does not hold"
 
 
 def test_the_seed_draws(flags, values, measured, tmp_path):
+    shutil.copytree(measured / "retrieval", tmp_path / "retrieval")
+
     def drawn(*more):
-        assert run(*flags, f"--results_dir={tmp_path}", "--neighbors=3", *more) == 0
-        found = results.read(str(tmp_path), "figure4")["values"]
+        assert run(*flags, f"--results_dir={tmp_path}", "--neighbors=3", "--pictures=4", *more) == 0
+        found = experiment.read("figure4", str(tmp_path))["values"]
         return [[row["file"] for row in found[part]] for part in ("predictions", "rows")], found
 
-    shutil.copytree(measured / "retrieval", tmp_path / "retrieval")
     before = [[row["file"] for row in values[part]] for part in ("predictions", "rows")]
-    again, _ = drawn("--pictures=4")
-    assert again == before
+    assert drawn()[0] == before
     for name in ("figure4_predictions.png", "figure4_neighbors.png"):
         assert (tmp_path / name).read_bytes() == (measured / name).read_bytes()
-    (left, right), found = drawn("--pictures=4", "--only=errors", "--queries=2")
-    # The right panel's draw is its own.
-    assert right == [row["file"] for row in found["rows"]] and len(right) == 2
+    (_, right), found = drawn("--only=errors", "--queries=2", "--seed=7")
+    assert len(right) == 2 and right != before[1][:2]
     assert all(row["best"][0]["class_name"] != row["class_name"] for row in found["predictions"])
     assert found["shown"]["top1_error"] == 100
-    other, _ = drawn("--pictures=4", "--seed=7")
-    assert other != before
-
-
-def colored(png, color):
-    """Where a picture has a color, bool (rows, columns)."""
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB")).astype(int)
-    wanted = np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)])
-    return np.abs(pixels - wanted).max(axis=2) <= 4
 
 
 def predicted(true, *probabilities):
@@ -202,117 +176,74 @@ def predicted(true, *probabilities):
     return {"class_name": true, "true_probability": 0.01, "best": best}
 
 
-def black(count, size):
-    return np.zeros((count, size, size, 3), np.uint8)
+def noise(count, size):
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def texts_of(axes):
+    return [each.get_text() for each in axes.texts]
 
 
 def test_bars_are_as_long_as_probabilities():
-    png = panels.predictions([predicted("class 1", 0.8, 0.15, 0.05)], black(1, panels.THUMBNAIL))
-    own, others = colored(png, panels.TRUE), colored(png, panels.OTHER)
-    # Of 312 columns 80 are for the number.
-    columns = np.flatnonzero(own.any(axis=0))
-    assert columns.max() - columns.min() + 1 == pytest.approx(0.15 * 232, abs=2)
-    columns = np.flatnonzero(others.any(axis=0))
-    assert columns.max() - columns.min() + 1 == pytest.approx(0.8 * 232, abs=2)
-    # The true one is the second.
-    rows = np.flatnonzero(own.any(axis=1))
-    above = others[: rows.min()].any(axis=1).sum()
-    assert above == pytest.approx(22, abs=2) and others[rows.max() + 1 :].any()
-    with Image.open(io.BytesIO(png)) as image:
-        assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    rows = [predicted("class 1", 0.8, 0.15, 0.05), predicted("else $x$ " + "very " * 20 + "long", 0.6, 0.3, 0.1)]
+    figure = figure4_panels.draw_predictions(rows, noise(2, 200))
+    images, charts = figure.axes[:2], figure.axes[2:]
+    assert [bar.get_width() for bar in charts[0].patches] == [0.8, 0.15, 0.05]
+    colors = [plots.matplotlib.colors.to_hex(bar.get_facecolor()) for bar in charts[0].patches]
+    assert colors == [figure4_panels.OTHER, figure4_panels.TRUE, figure4_panels.OTHER]
+    assert texts_of(charts[0])[:4] == ["class 0", "80.0 %", "✓ class 1", "15.0 %"]
+    # The probability of a true class that has no bar is never cut off.
+    assert images[0].get_title() == "class 1" and images[1].get_title().endswith("… (1.0 %)")
+    np.testing.assert_array_equal(images[1].images[0].get_array(), noise(2, 200)[1])
 
 
-def test_a_true_class_without_a_bar_is_said(monkeypatch):
-    said = []
-    real = panels._text
-    monkeypatch.setattr(panels, "_text", lambda *parts, **more: said.append((parts[3], more)) or real(*parts, **more))
-    png = panels.predictions(
-        [predicted("elsewhere", 0.6, 0.4), predicted("class 0", 0.6, 0.4)], black(2, panels.THUMBNAIL)
-    )
-    assert colored(png, panels.TRUE).any()
-    heads = [(text, more["ending"]) for text, more in said if "ending" in more]
-    assert heads == [("elsewhere", " (1.0 %)"), ("class 0", "")]
-    # What marks the true one without color.
-    bold = [text for text, more in said if more.get("weight") == "bold" and "ending" not in more]
-    assert bold == ["✓ class 0", "60.0 %"]
-    png = panels.predictions([predicted("elsewhere", 0.6, 0.4)], black(1, panels.THUMBNAIL))
-    assert not colored(png, panels.TRUE).any()
+def test_neighbors_of_another_class_are_framed():
+    rows = [
+        {"class_name": "a", "neighbors": [{"class_name": name} for name in ("a", "a", "b")]},
+        {"class_name": "b", "neighbors": [{"class_name": name} for name in ("a", "a very long name", "b")]},
+    ]
+    axes = np.reshape(figure4_panels.draw_neighbors(rows, noise(8, 100)).axes, (2, 4))
+    labels = [[each.get_xlabel() for each in row] for row in axes]
+    assert labels == [["a", "✓", "✓", "✗ b"], ["b", "✗ a", "✗ a very lon…", "✓"]]
+    framed = [[each.spines["top"].get_visible() for each in row] for row in axes]
+    assert framed == [[False, False, False, True], [False, True, True, False]]
 
 
-def test_neighbors_of_other_classes_are_framed(monkeypatch):
-    said = []
-    real = panels._text
-    monkeypatch.setattr(panels, "_text", lambda *parts, **more: said.append(parts[3]) or real(*parts, **more))
-    rows = [{"class_name": "a", "neighbors": [{"class_name": name} for name in each]} for each in ("aab", "bba")]
-    png = panels.neighbors(rows, black(8, panels.SMALL))
-    assert said == ["a", "✓", "✓", "✗ b", "a", "✗ b", "✗ b", "✓"]
-    red = colored(png, panels.WRONG)
-    framed = [[], []]
-    for row in range(2):
-        for column in range(3):
-            left, top = 8 + (column + 1) * (panels.SMALL + 8) + 16, 8 + row * (panels.SMALL + 32)
-            # The upper edge of a frame.
-            framed[row].append(bool(red[top - 3 : top + 2, left + 20 : left + 80].any(axis=0).all()))
-    assert framed == [[False, False, True], [True, True, False]]
-
-
-def test_long_names_and_signs_fit(recwarn):
-    rows = [predicted("class $0$ of " + "very " * 20 + "long names", 0.5, 0.5)]
-    rows[0]["best"][0]["class_name"] = rows[0]["class_name"]
-    with Image.open(io.BytesIO(panels.predictions(rows, black(1, panels.THUMBNAIL)))) as image:
-        outside = np.asarray(image.convert("L"))[panels.THUMBNAIL + 10 :, [0, 1, 2, -1, -2, -3]]
-    assert (outside == 255).all()
+def test_panels_stay_small_and_white():
+    """Noise is the largest that there is."""
+    rows = [{"class_name": "a", "neighbors": [{"class_name": "b"}] * 6}] * 5
+    for figure in (
+        figure4_panels.draw_predictions([predicted("class 0", 0.4, 0.3, 0.2, 0.06, 0.04)] * 8, noise(8, 200)),
+        figure4_panels.draw_neighbors(rows, noise(35, 100)),
+    ):
+        file = figure4_panels.png(figure)
+        assert len(file) < 550_000
+        with Image.open(plots.io.BytesIO(file)) as image:
+            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_ids_of_imagenet_are_shown_in_words():
-    row = {
-        "file": "val/n01440764/1.jpg",
-        "class_name": "n01440764",
-        "best": [{"class_name": "ro\nse", "probability": 1}],
-    }
-    (shown,) = figure4._in_words([row])
+    best = [{"class_name": "ro\nse", "probability": 1}]
+    row = {"file": "val/n01440764/1.jpg", "class_name": "n01440764", "best": best}
+    (shown,) = figure4_panels.in_words([row])
     assert shown == {**row, "class_name": "tench", "best": [{"class_name": "ro\\nse", "probability": 1}]}
 
 
-def test_pictures_stay_small():
-    """Noise is the largest that there is."""
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (8, panels.THUMBNAIL, panels.THUMBNAIL, 3), np.uint8)
-    assert len(panels.predictions([predicted("class 0", 0.4, 0.3, 0.2, 0.06, 0.04)] * 8, noise)) < 400_000
-    noise = rng.integers(0, 256, (35, panels.SMALL, panels.SMALL, 3), np.uint8)
-    rows = [{"class_name": "a", "neighbors": [{"class_name": "b"}] * 6}] * 5
-    assert len(panels.neighbors(rows, noise)) < 400_000
-
-
-def test_quick(flags, tmp_path):
-    assert run(*flags, f"--results_dir={tmp_path}", "--quick") == 0
-    about = results.read(str(tmp_path / "quick"), "figure4")
-    assert about["quick"] and about["values"]["data"]["index_pictures"] == 12
-
-
-def test_bad_input(flags, small_pictures, tmp_path, capsys):
+def test_wrong_input(flags, small_images, tmp_path, capsys):
     model, data = flags
-    here = f"--results_dir={tmp_path}/r"
-    one, unknown, empty = tmp_path / "one", tmp_path / "unknown", tmp_path / "empty"
+    unknown = tmp_path / "unknown"
+    shutil.copytree(small_images, unknown)
     for split in ("train", "val"):
-        shutil.copytree(small_pictures / split / "red_square", one / split / "red_square")
-    for split in ("train", "val"):
-        shutil.copytree(small_pictures / split, unknown / split)
         (unknown / split / "red_square").rename(unknown / split / "cats")
-    (empty / "val").mkdir(parents=True)
-    for argv, code, words in (
-        ([data, here], 2, "--model_dir is missing"),
-        ([model, here], 2, "--data_dir is missing"),
-        ([f"--model_dir={tmp_path}", data, here], 2, "is no exported model"),
-        ([model, data, here, "--split=test"], 2, "--split=test: there is no folder"),
-        ([model, data, here, "--index_split=test"], 2, "--index_split=test: there is no folder"),
-        ([model, data, here, "--split=../val"], 2, "--split=../val: give the name"),
-        ([model, data, here, "--index_split=val"], 2, "--index_split=val: is --split too"),
-        ([model, data, here, "--neighbors=0"], 2, "neighbors"),
-        ([model, f"--data_dir={one}", here], 2, "has one class only"),
-        ([model, f"--data_dir={unknown}", here], 2, "--split=val: the model does not know 1 of its classes"),
-        ([model, f"--data_dir={empty}", here], 2, "neither class folders nor pictures"),
+    for argv, words in (
+        ([data], "--model_dir is missing"),
+        ([model], "--data_dir is missing"),
+        ([model, data, "--split=test"], "--split=test: there is no folder"),
+        ([model, data, "--split=../val"], "--split=../val: must be the name"),
+        ([model, data, "--index_split=val"], "--index_split=val: is --split too"),
+        ([model, data, "--neighbors=0"], "neighbors"),
+        ([model, f"--data_dir={unknown}"], "--split=val: the model does not know 1 of its classes"),
     ):
-        assert run(*argv) == code, argv
+        assert run(*argv, f"--results_dir={tmp_path}/r", "--quick") == 2, argv
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert words in line, (argv, line)

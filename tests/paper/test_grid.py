@@ -79,19 +79,13 @@ def test_every_cell_is_trained_seed_by_seed_and_a_second_time_none(fake, cells, 
     assert starts(tmp_path / "out")["a"] == [*once["a"], "seed1 after 3"]
 
 
-def test_a_run_that_ended_early_is_not_done(fake, cells):
-    failed, elsewhere = grid.run(cells(a=["--batch_size=7"], seeds=[1]))
-    assert [(cell.name, why) for cell, why in failed.items()] == [("a/seed1", "ended after 2 of 3 epochs")]
-    assert not elsewhere
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_trainer_and_leaves_a_run_to_resume(fake, cells, tmp_path, number):
     (cell,) = cells(["--momentum=0.5"], a=[], seeds=[1])
     pids = []
 
     def interrupt():
-        while not grid.epochs_done(cell.folder):
+        while not cell.epochs:
             time.sleep(0.02)
         pids.append(int((tmp_path / "out" / "a" / "pid.txt").read_text()))
         os.kill(os.getpid(), number)
@@ -102,7 +96,7 @@ def test_a_signal_ends_the_trainer_and_leaves_a_run_to_resume(fake, cells, tmp_p
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], 0)
     files.acquire(cell.lock).close()  # nobody holds it
-    assert grid.epochs_done(cell.folder) == 1 and not cell.done
+    assert cell.epochs == 1 and not cell.done
 
 
 def test_two_runners_at_once_train_each_cell_once(fake, cells, tmp_path):
@@ -118,13 +112,14 @@ def test_two_runners_at_once_train_each_cell_once(fake, cells, tmp_path):
     assert ({}, {}) in outcomes and not any(failed for failed, _ in outcomes)
 
 
-def test_cells_of_another_runner_are_passed_over_and_named(fake, cells, tmp_path):
-    found = cells(a=[], b=[], seeds=[1])
+def test_cells_of_another_runner_are_passed_over_and_early_ends_named(fake, cells, tmp_path):
+    found = cells(a=["--batch_size=7"], b=[], seeds=[1])
     for cell in found:
         os.makedirs(os.path.dirname(cell.folder))
     with files.acquire(found[1].lock):
         failed, elsewhere = grid.run(found)
-    assert not failed and starts(tmp_path / "out") == {"a": ["seed1 after 0"]}
+    assert [(cell.name, why) for cell, why in failed.items()] == [("a/seed1", "ended after 2 of 3 epochs")]
+    assert starts(tmp_path / "out") == {"a": ["seed1 after 0"]}
     assert [(cell.name, who.split(",")[0]) for cell, who in elsewhere.items()] == [("b/seed1", socket.gethostname())]
 
 
@@ -135,7 +130,7 @@ def test_the_trainer_of_a_killed_runner_keeps_its_run_until_it_ends(fake, cells,
         "grid.run(grid.cells_of([sys.argv[2]], [1], sys.argv[3], ['--momentum=0.5']))"
     )
     runner = subprocess.Popen([sys.executable, "-c", code, FAKE, tmp_path / "a.cfg", tmp_path / "out"], cwd=ROOT)
-    while not grid.epochs_done(cell.folder):
+    while not cell.epochs:
         time.sleep(0.02)
     runner.kill()
     runner.wait()
@@ -146,24 +141,21 @@ def test_the_trainer_of_a_killed_runner_keeps_its_run_until_it_ends(fake, cells,
     lock.close()
 
 
-@pytest.mark.parametrize(("missing", "epochs"), [(None, 3), ("history.csv", 0), ("checkpoints/epoch-3.index", 0)])
-def test_done_is_what_checkpoint_and_history_agree_on(cells, missing, epochs):
+def test_done_is_what_checkpoint_and_history_agree_on(cells):
     (cell,) = cells(a=[], seeds=[1])
     assert not cell.done
-    fake_trainer.write(cell.config, 3)
-    if missing:
-        Path(cell.folder, missing).unlink()
-    assert grid.epochs_done(cell.folder) == epochs and cell.done == (epochs == 3)
-
-
-@pytest.mark.parametrize("finished", [True, False])
-def test_a_run_that_the_plateau_policy_ended_is_done_before_its_last_epoch(cells, finished):
-    (cell,) = cells(["--lr_policy=plateau"], a=[], seeds=[1])
+    for missing, epochs in ((None, 3), ("history.csv", 0), ("checkpoints/epoch-3.index", 0)):
+        fake_trainer.write(cell.config, 3)
+        if missing:
+            Path(cell.folder, missing).unlink()
+        assert cell.epochs == epochs and cell.done == (epochs == 3)
+    (cell,) = cells(["--lr_policy=plateau"], a=[], seeds=[2])
     fake_trainer.write(cell.config, 2)
-    written = Checkpoints(os.path.join(cell.folder, "checkpoints"), {"number": tf.Variable(1.0)}, keep=1)
-    written.write(Progress(epochs=2, finished=finished))
-    written.wait()
-    assert cell.done == finished
+    for finished in (False, True):  # the plateau policy ends a run before its last epoch
+        written = Checkpoints(os.path.join(cell.folder, "checkpoints"), {"number": tf.Variable(1.0)}, keep=1)
+        written.write(Progress(epochs=2, finished=finished))
+        written.wait()
+        assert cell.done == finished
 
 
 def test_hparams_of_two_grids_in_tensorboard(fake, cells, tmp_path):
@@ -190,25 +182,13 @@ def test_hparams_of_two_grids_in_tensorboard(fake, cells, tmp_path):
     columns = {each["name"]: each for each in experiment["hparamInfos"]}
     assert {name for name, each in columns.items() if each["differs"]} == {"dropout", "reflections", "seed"}
     assert sorted(columns["seed"]["domainDiscrete"]) == ["1", "2"]
-    shown = {
-        run["name"]: (
-            run["hparams"]["dropout"],
-            run["hparams"]["reflections"],
-            {metric["name"]["tag"]: metric["value"] for metric in run["metricValues"]},
-        )
-        for run in runs
-    }
-    assert shown == {
-        f"{out}/{name}/seed{seed}": (dropout, reflections, {"val_top1_error": 30 + seed + more, "val_loss": 0.75})
-        for out, name, seed, dropout, reflections, more in (
-            ("first", "a", 1, 0.5, True, 0),
-            ("first", "a", 2, 0.5, True, 0),
-            ("first", "b", 1, 0.0, True, 2),
-            ("first", "b", 2, 0.0, True, 2),
-            ("second", "a", 1, 0.5, True, 0),
-            ("second", "c", 1, 0.5, False, 0),
-        )
-    }
+    names = ["first/a/seed1", "first/a/seed2", "first/b/seed1", "first/b/seed2", "second/a/seed1", "second/c/seed1"]
+    assert sorted(run["name"] for run in runs) == names
+    for run in runs:
+        _, name, seed = run["name"].split("/")
+        assert (run["hparams"]["dropout"], run["hparams"]["reflections"]) == (0.5 * (name != "b"), name != "c")
+        shown = {metric["name"]["tag"]: metric["value"] for metric in run["metricValues"]}
+        assert shown == {"val_top1_error": 30 + int(seed[-1]) + 2 * (name == "b"), "val_loss": 0.75}
 
 
 def test_settings_are_typed_and_leave_out_where_a_run_is_kept():
@@ -232,4 +212,4 @@ def test_wrong_grids_are_refused_before_anything_is_trained(cells, tmp_path):
     fake_trainer.write(cell.config, 3)
     with pytest.raises(UsageError, match=r"a/seed1: holds a run with other flags: --width=0.5 \(the run has 1.0\)"):
         grid.run(cells(["--width=0.5"], a=[]))
-    assert not grid.changes(cells(["--epochs=9"], a=[], seeds=[1])[0])  # more epochs resume the run
+    assert not cells(["--epochs=9"], a=[], seeds=[1])[0].changes  # more epochs resume the run

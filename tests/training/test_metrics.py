@@ -11,19 +11,12 @@ def test_credit_with_ties_is_the_releases(k):
     scores = rng.integers(0, 4, size=(200, 9)).astype(np.float32)  # few values, so that many tie
     labels = rng.integers(0, 9, size=200).astype(np.int32)
     np.testing.assert_allclose(metrics.top_k_credit(scores, labels, k), top_k_credit(scores, labels, k), rtol=1e-6)
-
-
-def test_a_score_that_is_not_a_number_is_never_right():
+    # A non-finite score is never right.
     scores = np.array([[np.nan, np.nan], [np.nan, 1.0]], np.float32)
     np.testing.assert_array_equal(metrics.top_k_credit(scores, np.array([0, 0]), 1), [0.0, 0.0])
 
 
-def test_with_fewer_classes_than_five_every_answer_is_among_them():
-    values = metrics.per_image(np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32), np.zeros(6, np.int32))
-    np.testing.assert_array_equal(values["top5_error"], np.zeros(6))
-
-
-def test_loss_and_squared_error_are_their_formulas():
+def test_loss_and_squared_error_are_their_formulas_of_logits_and_of_probabilities():
     logits = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float64) * 3
     labels = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -31,19 +24,11 @@ def test_loss_and_squared_error_are_their_formulas():
     np.testing.assert_allclose(values["loss"], -np.log(probabilities[np.arange(8), labels]), rtol=1e-5)
     expected = ((probabilities - np.eye(4)[labels]) ** 2).mean(axis=1)
     np.testing.assert_allclose(values["mean_squared_error"], expected, rtol=1e-5)
-
-
-def test_probabilities_give_what_their_logits_give():
-    logits = np.random.default_rng(1).normal(size=(20, 7)).astype(np.float32)
-    labels = np.random.default_rng(2).integers(0, 7, 20).astype(np.int32)
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    for name, value in metrics.of_probabilities(probabilities, labels).items():
-        np.testing.assert_allclose(value, metrics.per_image(logits, labels)[name], rtol=1e-4, atol=1e-6)
-
-
-def test_a_probability_of_zero_costs_much_and_not_infinitely_much():
-    values = metrics.of_probabilities(np.array([[0, 1]], np.float32), np.array([0]))
-    assert 80 < values["loss"][0] < 100
+    np.testing.assert_array_equal(values["top5_error"], np.zeros(8))  # of four classes
+    for name, value in metrics.of_probabilities(probabilities.astype(np.float32), labels).items():
+        np.testing.assert_allclose(value, values[name], rtol=1e-4, atol=1e-6)
+    # A probability of 0 costs much and not infinitely much.
+    assert 80 < metrics.of_probabilities(np.array([[0, 1]], np.float32), np.array([0]))["loss"][0] < 100
 
 
 def test_averages_count_images_not_batches():

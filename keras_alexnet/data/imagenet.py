@@ -1,0 +1,381 @@
+"""ImageNet 2012: the names of its classes, and its two official archives as image sources.
+
+Archives are read where they are; nothing is unpacked. After one walk over their headers an image is one read at its
+place in the archive. Labels follow the WordNet ids of the training archive's classes. Those of the validation images
+are in the development kit where it is beside the archives, or else in a list that comes with TensorFlow Datasets.
+"""
+
+import collections
+import concurrent.futures
+import csv
+import dataclasses
+import errno
+import gzip
+import hashlib
+import importlib.util
+import io
+import itertools
+import json
+import os
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from keras_alexnet.data.sources import WHOLE, IndexedSource
+from keras_alexnet.errors import UsageError, printable
+from keras_alexnet.files import atomic_write
+
+TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+KIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
+FOLDERS = ("", os.path.join("downloads", "manual"))  # below data_dir; the second is where TensorFlow Datasets looks
+OFFICIAL_COUNTS = (1_281_167, 1_000, 50_000)  # training images, their classes, validation images
+
+_CLASSES_FILE = Path(__file__).with_name("imagenet_classes.csv")
+_WORDNET_ID = re.compile(r"n[0-9]{8}")
+_CLASS_ARCHIVE = re.compile(r"(n[0-9]{8})\.tar")
+_TRAIN_IMAGE = re.compile(r".+\.jpe?g", re.IGNORECASE)
+_VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.jpe?g", re.IGNORECASE)
+_KIT_FILES = ("data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat")
+_KIT_BYTES = 2**26  # unpacked; the official kit has a few million
+_HEADER_BYTES = 2**20  # more than any real header has; tarfile reads what a header claims in one piece
+_PADDING_BYTES = 2**20  # behind the end of a tar: GNU tar fills up to 10 KiB, other programs to a tape's record
+_INDEX_FORMAT = 2  # to be raised whenever another index is made of the same archives
+_CHUNK = 64  # images that are read, and handed to TensorFlow, at a time
+_READERS = 8  # threads; a disk is busy with fewer, storage on a network is not
+
+
+def classes():
+    """The thousand classes in the order of their labels: list of (WordNet id, word); crane and maillot occur twice."""
+    with open(_CLASSES_FILE, encoding="utf-8", newline="") as file:
+        return [(row["wnid"], row["name"]) for row in csv.DictReader(file)]
+
+
+def class_names(ids, words):
+    """One name for each WordNet id, no two of them equal: tuple of str. `words`: {id: name} of other classes."""
+    known = dict(classes())
+    names = [known.get(wordnet_id) or words.get(wordnet_id) or wordnet_id for wordnet_id in ids]
+    for _ in range(2):  # once more where a name of `words` equals one of these
+        counts = collections.Counter(names)
+        pairs = zip(names, ids, strict=True)
+        names = [f"{name} ({wordnet_id})" if counts[name] > 1 else name for name, wordnet_id in pairs]
+    return tuple(names)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArchiveSource(IndexedSource):
+    """Image files inside a tar archive; an item is (name, bytes, label), scalars: string, string, int32.
+
+    Attributes:
+        path: str, the archive.
+        wordnet_ids: tuple of str, in the order of the labels.
+        files: tuple of str; for training `n01440764/n01440764_10026.JPEG`, in the order of the labels and then of the
+            names; for validation `ILSVRC2012_val_00000001.JPEG`, in the order of the names.
+        labels: int32 (files,).
+        offsets, sizes: int64 (files,), bytes; offsets from the beginning of the archive.
+    """
+
+    name: str
+    path: str
+    class_names: tuple[str, ...]
+    wordnet_ids: tuple[str, ...]
+    files: tuple[str, ...]
+    labels: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    other_files: tuple[str, ...] = ()
+
+    def names(self):
+        return self.files
+
+    def name_of(self, name, *_):
+        return bytes(name.numpy()).decode()
+
+    def fingerprint(self):
+        """A hash of the ids of all classes and of the names, sizes and labels of all files."""
+        columns = zip(self.files, self.sizes.tolist(), self.labels.tolist(), strict=True)
+        files = [f"{file} {size} {label}" for file, size, label in columns]
+        return hashlib.sha256("\n".join([*self.wordnet_ids, "", *files]).encode()).hexdigest()
+
+    def without(self, names):
+        kept = self.kept(names)
+        columns = {column: getattr(self, column)[kept] for column in ("labels", "offsets", "sizes")}
+        return dataclasses.replace(self, files=tuple(self.files[index] for index in kept), **columns)
+
+    def items(self, order=None, start=0, part=WHOLE):
+        """As of `sources.Source`. Where an image cannot be read its bytes are empty; `check_readable` tells why."""
+        import tensorflow as tf  # archives are listed without it
+
+        def read(indices):
+            with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+                contents = list(pool.map(self._try_to_read, indices.tolist()))
+            names = [self.files[index].encode() for index in indices]
+            # Arrays of objects, since NumPy's own strings lose zeros at the end.
+            return np.array(names, object), np.array(contents, object), self.labels[indices]
+
+        def read_chunk(indices):
+            columns = tf.numpy_function(read, (indices,), (tf.string, tf.string, tf.int32))
+            return tuple(tf.ensure_shape(column, [None]) for column in columns)
+
+        return super().items(order, start, part).batch(_CHUNK).map(read_chunk).prefetch(2).unbatch()
+
+    def loader(self):
+        return lambda name, content, label: (name, content, label)
+
+    def check_readable(self, name):
+        self._read(self.files.index(name))
+
+    def _try_to_read(self, index):
+        try:
+            return self._read(index)
+        except OSError:
+            return b""
+
+    def _read(self, index):
+        with open(self.path, "rb") as file:
+            content = os.pread(file.fileno(), int(self.sizes[index]), int(self.offsets[index]))
+        if len(content) != self.sizes[index]:
+            raise OSError(errno.EIO, "the archive has changed: it ends before this file does", self.path)
+        return content
+
+
+def open_ilsvrc2012(data_dir, index_path=None, progress=None):
+    """Training and validation images of ImageNet 2012: (training, validation), ArchiveSource.
+
+    Args:
+        data_dir: str, holds the two archives, or has them in downloads/manual.
+        index_path: None, or str, a file in which the places of all images are kept, so that the archives are walked
+            through only once.
+        progress: optional function of (bytes done, bytes in all), called now and then during the walk.
+
+    Raises:
+        UsageError: an archive is missing, damaged or without images; a validation image has no label; the kit cannot
+            be read.
+        OSError: the operating system cannot read an archive or write the index.
+    """
+    folder = find_archives(data_dir)
+    paths = [os.path.join(folder, name) for name in (TRAIN_ARCHIVE, VAL_ARCHIVE)]
+    kit_path = os.path.join(folder, KIT_ARCHIVE)
+    # Before the walk, which takes minutes: an error of the labels comes at once.
+    numbered, words = _read_kit(data_dir, kit_path) if os.path.exists(kit_path) else (_packaged_labels(data_dir), {})
+    listings = _listings(data_dir, paths, index_path, progress)
+    train_ids = [name.partition("/")[0] for name in listings[0]["names"]]
+    ids = tuple(sorted(set(train_ids)))
+    val_ids = _val_ids(data_dir, listings[1]["names"], numbered, frozenset(ids))
+    labels, names = {wordnet_id: label for label, wordnet_id in enumerate(ids)}, class_names(ids, words)
+    return tuple(
+        ArchiveSource(
+            name=split,
+            path=path,
+            class_names=names,
+            wordnet_ids=ids,
+            files=tuple(listing["names"]),
+            labels=np.array([labels[each] for each in own_ids], np.int32),
+            offsets=np.array(listing["offsets"], np.int64),
+            sizes=np.array(listing["sizes"], np.int64),
+            other_files=tuple(listing["others"]),
+        )
+        for split, path, listing, own_ids in zip(("train", "val"), paths, listings, (train_ids, val_ids), strict=True)
+    )
+
+
+def find_archives(data_dir):
+    """The folder that holds the two archives, str. Raises UsageError where one is missing."""
+    folders = [os.path.join(os.path.expanduser(data_dir), folder) for folder in FOLDERS]
+    for name in (TRAIN_ARCHIVE, VAL_ARCHIVE):
+        folders = [folder for folder in folders if os.path.isfile(os.path.join(folder, name))]
+        if not folders:
+            fetch = "fetch it from https://image-net.org/download-images and do not unpack it"
+            raise UsageError(f"--data_dir={data_dir}: {name} is missing, here or in {FOLDERS[1]}; {fetch}")
+    return folders[0]
+
+
+def unofficial(train, val):
+    """A sentence on how the numbers of images and classes differ from the official ones, or None."""
+    counts = (train.count, len(train.wordnet_ids), val.count)
+    text = "{:,} training images in {:,} classes and {:,} validation images"
+    texts = [text.format(*each) for each in (OFFICIAL_COUNTS, counts)]
+    return None if counts == OFFICIAL_COUNTS else "the official archives hold {}; these hold {}".format(*texts)
+
+
+class _Archive(io.BufferedReader):
+    """A file for tarfile, which reads what a header claims in one piece: no piece is larger than a real header."""
+
+    def read(self, size=-1):
+        if not 0 <= size <= _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return super().read(size)
+
+
+def _listings(data_dir, paths, index_path, progress):
+    """[{"names", "offsets", "sizes", "others"}] of the two archives, from the index or else from a walk."""
+    stats = [os.stat(path) for path in paths]
+    key = [_INDEX_FORMAT, *(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))]
+    try:
+        with open(index_path or os.devnull, encoding="utf-8") as file:
+            index = json.load(file)
+        if index["key"] == key:
+            return index["listings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # missing, damaged or of another version: it is made again
+    listings, total = [], sum(stat.st_size for stat in stats)
+    for path, stat, walk in zip(paths, stats, (_walk_train, _walk_val), strict=True):
+        where = f"--data_dir={data_dir}: {os.path.relpath(path, os.path.expanduser(data_dir))}"
+        with _Archive(io.FileIO(path)) as file:
+            listings.append(walk(where, file, stat.st_size, lambda done: progress and progress(done, total)))
+    if progress:
+        progress(total, total)
+    if index_path:
+        with atomic_write(index_path) as file:
+            json.dump({"key": key, "listings": listings}, file)
+    return listings
+
+
+def _walk_train(where, file, size, report):
+    """Lists a tar of one tar per class: the names are CLASS/FILE. `report`: function of the bytes done."""
+    found, others = {}, []
+    for tar, member in _members(where, file, size):
+        match = _CLASS_ARCHIVE.fullmatch(_file_name(member))
+        if not match:
+            others += _other(member)
+            continue
+        if match[1] in found:
+            raise UsageError(f"{where} holds {match[1]}.tar twice; fetch it again")
+        inner = _members(where, tar.extractfile(member), member.size, f"{match[1]}/")
+        found[match[1]] = listing = _images(where, inner, _TRAIN_IMAGE, f"{match[1]}/", member.offset_data)
+        others += listing.pop("others")
+        if not listing["names"]:
+            raise UsageError(f"{where}: {match[1]}.tar in it holds no JPEG file; fetch it again")
+        report(member.offset_data + member.size)
+    if not found:
+        raise UsageError(f"{where} holds no class (a tar named after its WordNet id, such as n01440764.tar)")
+    ordered = [found[wordnet_id] for wordnet_id in sorted(found)]
+    return {name: list(itertools.chain(*(each[name] for each in ordered))) for name in ordered[0]} | {"others": others}
+
+
+def _walk_val(where, file, size, report):
+    """Lists a tar of validation images."""
+    listing = _images(where, _members(where, file, size), _VAL_IMAGE, "", 0)
+    if not listing["names"]:
+        raise UsageError(f"{where} holds no image named as ILSVRC2012_val_00000001.JPEG is; fetch it again")
+    return listing
+
+
+def _images(where, members, pattern, folder, offset):
+    """The images of one tar, in the order of their names; `offset`: where the tar begins in the archive."""
+    found, others = {}, []
+    for _, member in members:
+        name = _file_name(member)
+        if not pattern.fullmatch(name):
+            others += _other(member, folder)
+        elif folder + name in found:
+            raise UsageError(f"{where} holds {folder}{name} twice; fetch it again")
+        else:
+            found[folder + name] = offset + member.offset_data, member.size
+    names = sorted(found)
+    offsets, sizes = ([found[name][column] for name in names] for column in (0, 1))
+    return {"names": names, "offsets": offsets, "sizes": sizes, "others": others}
+
+
+def _members(where, file, size, folder=""):
+    """(tar, member) of the members of a tar, an open file of so many bytes, one at a time.
+
+    Raises UsageError where the tar is cut short or damaged. `where`: the archive; `folder`: before members' names.
+    """
+    place = f"at the beginning{' of ' if folder else ''}{folder}"
+    try:
+        tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8")  # noqa: SIM115 (closing would close nothing)
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # which tarfile keeps for lookups by name
+            if member.size < 0:
+                raise tarfile.ReadError("a member of negative size")
+            yield tar, member
+            place = f"after {folder}{printable(member.name)}"
+        # tarfile takes everything that is not a header for the end.
+        file.seek(tar.offset)
+        end = file.read(tarfile.BLOCKSIZE)
+        if len(end) < tarfile.BLOCKSIZE or any(end) or size - tar.offset > _PADDING_BYTES:
+            raise tarfile.ReadError("its end is missing")
+    except (OSError, UsageError):
+        raise
+    except Exception as error:
+        # Most that can be wrong in a header is an error of tarfile's, but not all.
+        reason = f"{place}: {printable(str(error))}"
+        raise UsageError(f"{where} is compressed, cut short or damaged ({reason}); fetch it again") from None
+
+
+def _file_name(member):
+    """The name of a regular file without the folder it may be in; "" for links, longer paths, hidden or odd names."""
+    *folders, file = member.name.removeprefix("./").split("/")
+    # Not printable are control characters and surrogates, which stand for bytes that are not UTF-8.
+    usual = member.isreg() and not member.issparse() and member.name.isprintable() and not file.startswith(".")
+    return file if usual and len(folders) < 2 and folders not in ([""], [".."]) else ""
+
+
+def _other(member, folder=""):
+    """[name] of a member that is not expected, for messages; [] for a folder."""
+    return [] if member.isdir() else [folder + printable(member.name)]
+
+
+def _val_ids(data_dir, names, numbered, known):
+    """WordNet ids of validation images, list of str; `numbered`: those of image 1, 2, ...; `known`: of the classes."""
+    found = []
+    for name in names:
+        number = int(_VAL_IMAGE.fullmatch(name)[1])
+        problem = f"has no label, there are {len(numbered)}"
+        if 1 <= number <= len(numbered):
+            found.append(numbered[number - 1])
+            problem = f"is of class {found[-1]}, which {TRAIN_ARCHIVE} does not have"
+            if found[-1] in known:
+                continue
+        raise UsageError(f"--data_dir={data_dir}: {VAL_ARCHIVE}: {name} {problem}; fetch them again")
+    return found
+
+
+def _packaged_labels(data_dir):
+    """WordNet ids of validation images 1, 2, ..., from the installed TensorFlow Datasets; it is not imported."""
+    spec = importlib.util.find_spec("tensorflow_datasets")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, "datasets", "imagenet2012", "validation_labels.txt")
+        if path.is_file():
+            return path.read_text(encoding="utf-8").split()
+    fetch = f"fetch {KIT_ARCHIVE} from https://image-net.org/download-images and put it beside {VAL_ARCHIVE}"
+    raise UsageError(f"--data_dir={data_dir}: the installed tensorflow-datasets has no labels of them; {fetch}")
+
+
+def _read_kit(data_dir, path):
+    """What the development kit says: WordNet ids of validation images 1, 2, ..., list; words of classes, {id: str}."""
+    said = f"--data_dir={data_dir}: {KIT_ARCHIVE}"
+    away = "or move it away: labels that come with tensorflow-datasets are used then"
+    try:
+        from scipy.io import loadmat  # in the extra `imagenet`
+
+        truth, meta = _kit_files(path)
+        synsets = np.atleast_1d(loadmat(io.BytesIO(meta), variable_names=["synsets"], squeeze_me=True)["synsets"])
+        # The kit has inner nodes of the tree too, which are not classes.
+        leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
+        ids = {int(synset["ILSVRC2012_ID"]): _WORDNET_ID.fullmatch(str(synset["WNID"]))[0] for synset in leaves}
+        words = {str(synset["WNID"]): str(synset["words"]).partition(",")[0].strip() for synset in leaves}
+        numbered = [ids[int(number)] for number in truth.decode("ascii").split()]
+    except ImportError:
+        install = "pip install 'keras-alexnet[imagenet]'"
+        raise UsageError(f"{said} is read with scipy, which is not installed; {install}, {away}") from None
+    except Exception as error:
+        # Three formats in one another, each with errors of its own.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UsageError(f"{said} cannot be read ({reason}); fetch it again, {away}") from None
+    return numbered, {wordnet_id: word for wordnet_id, word in words.items() if word.isprintable()}
+
+
+def _kit_files(path):
+    """The contents of _KIT_FILES, list of bytes. Nothing is written; what the kit unpacks to is bounded."""
+    with gzip.open(path) as file:
+        content = file.read(_KIT_BYTES + 1)
+    if len(content) > _KIT_BYTES:
+        raise ValueError(f"more than {_KIT_BYTES >> 20} MB")
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+        # A sparse member could grow beyond the bound.
+        members = {f"/{member.name}": member for member in tar if member.isreg() and not member.issparse()}
+        names = [next((name for name in members if name.endswith(f"/{file}")), file) for file in _KIT_FILES]
+        return [tar.extractfile(members[name]).read() for name in names]

@@ -1,0 +1,229 @@
+"""What `initialization` trains, measures and draws."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from itertools import chain, count
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_alexnet import datasets, rundir
+from keras_alexnet.data import pipeline, sources
+from keras_alexnet.data import statistics as stats
+from keras_alexnet.data.augmentation import Augmentation
+from keras_alexnet.errors import ArgumentError, reading
+from keras_alexnet.files import atomic_write, progress_bar
+from keras_alexnet.model import variants, weights
+from keras_alexnet.paper import plots
+from keras_alexnet.paper.experiment import Result
+from keras_alexnet.paper.initialization import LAYERS, STARTS, WINDOW, smoothed
+from keras_alexnet.training import trainer
+from keras_alexnet.training.optimizer import MomentumSGD
+
+WIDENED = ("conv3", "conv4", "conv5")
+BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")
+IMAGES = 64  # of the fixed batch
+
+
+def measure(settings):
+    """Trains from every start: experiment.Result.
+
+    Its values: `classes`, `images` and `pictures` (of the fixed batch), int; `constant`, the majority-class baseline's
+    loss, the entropy of the training labels in nats; `measured`, steps; `starts`, name -> what `_train` returns.
+    """
+    config = settings.training_config()
+    source, _ = sources.open_training(config.data, progress_bar)
+    if len(source.class_names) < 2:
+        raise ArgumentError("data_dir", config.data.data_dir, "holds one class; there is nothing to tell apart")
+    folder = os.path.join(settings.results_dir, "initialization")
+    os.makedirs(folder, exist_ok=True)
+    statistics = _statistics(source, os.path.join(folder, "statistics.npz"))
+    source = source.without(statistics.skipped)
+    probe = _probe(settings, config, source, statistics)
+    starts = {}
+    for start in STARTS:
+        # Other settings or images have another file.
+        key = repr((start, config.network, config.training, config.run.seed, settings.steps, settings.measure))
+        key = hashlib.sha256(f"{key} {source.fingerprint()}".encode()).hexdigest()
+        path = os.path.join(folder, f"{start.name}_{key[:12]}.json")
+        if os.path.isfile(path):
+            with reading(path), open(path, encoding="utf-8") as file:
+                found = json.load(file)
+        else:
+            found = _train(settings, config, start, source, statistics, probe)
+            with atomic_write(path) as file:
+                json.dump(found, file)
+        starts[start.name] = found
+        end = "diverged" if found["diverged"] else f"loss {found['losses'][-1]:.3f}"
+        print(f"{start.label}: {end} after {len(found['losses'])} steps", flush=True)
+    values = {
+        "classes": len(source.class_names),
+        "images": source.count,
+        "pictures": len(probe[1]),
+        "constant": entropy(statistics.label_counts),
+        "measured": list(settings.measure),
+        "starts": starts,
+    }
+    protocol = (
+        f"{values['images']:,} training images of {values['classes']} classes; the paper's network, width "
+        f"{config.network.width:g}, and settings with its crops, reflections and color noise; {settings.steps} steps "
+        f"of {config.training.batch_size} images, learning rate {config.training.learning_rate:g}, "
+        f"{config.network.precision}, one seed; measured on the centers of {values['pictures']} of these images "
+        "without dropout, in float32, each layer's signal after its nonlinearity"
+    )
+    return Result(values, protocol, _draw(values, settings.results_dir))
+
+
+def set_start(model, start):
+    """Gives the network as published, just built and in one stack, another Start; its weights change."""
+    for layer in model.layers:
+        if layer.name in WIDENED:
+            layer.kernel.assign(layer.kernel * start.middle)  # three times N(0, 0.01) is N(0, 0.03)
+        if layer.name in BIASED:
+            layer.bias.assign(tf.fill(layer.bias.shape, start.bias))
+
+
+def activation_statistics(model):
+    """A function that measures a keras.Model of `AlexNet` in one stack, float32, with logits, without dropout.
+
+    Returns:
+        function of images, float32 (B, size, size, 3), and labels, int32 (B,) -> dict: "loss", float in nats, and for
+        each of LAYERS a dict of float: signal_rms, the root of the mean square of its output after its nonlinearity;
+        signal_between, the standard deviation between the B images, in the mean (of squares) over the units; share, the
+        square of their ratio, in 0..1 (below 1e-13 it is rounding); gradient_rms, of the loss by the kernel;
+        gradient_relative, that over the kernel's rms.
+    """
+    outputs = [model.get_layer(name.replace("conv", "relu").replace("fc", "relu")).output for name in LAYERS[:-1]]
+    whole = keras.Model(model.input, [*outputs, model.output])
+    kernels = [model.get_layer(name).kernel.value for name in LAYERS]
+
+    def rms(values):
+        return tf.sqrt(tf.reduce_mean(tf.square(values)))
+
+    @tf.function
+    def measured(images, labels):
+        with tf.GradientTape() as tape:
+            signals = whole(images, training=False)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, signals[-1]))
+        between = [tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(signal, axis=0))) for signal in signals]
+        columns = map(rms, signals), between, map(rms, tape.gradient(loss, kernels)), map(rms, kernels)
+        return loss, tf.stack([list(column) for column in columns], axis=1)
+
+    def measure(images, labels):
+        loss, table = measured(images, labels)
+        found = {"loss": float(loss)}
+        for name, (signal, between, gradient, kernel) in zip(LAYERS, table.numpy().tolist(), strict=True):
+            found[name] = {
+                "signal_rms": signal,
+                "signal_between": between,
+                "share": (between / signal) ** 2 if signal else 0.0,
+                "gradient_rms": gradient,
+                "gradient_relative": gradient / kernel if kernel else 0.0,
+            }
+        return found
+
+    return measure
+
+
+def entropy(counts):
+    """The loss of the best majority-class baseline to labels of these counts, float in nats."""
+    total = sum(counts)
+    return -sum(count / total * math.log(count / total) for count in counts if count)
+
+
+def _train(settings, config, start, source, statistics, probe):
+    """Trains from a start.
+
+    Returns:
+        dict: `losses`, list of float, one a step, in nats; `measures`, step as str -> see `activation_statistics`;
+        `diverged`, whether the loss was non-finite, which ends it.
+    """
+    network, training = config.network, config.training
+    model = rundir.build_model(network, len(source.class_names), config.run.seed, ())
+    set_start(model, start)
+    # A copy in float32: small differences would be lost in bfloat16.
+    exact = dataclasses.replace(network, precision="float32")
+    twin = model if network == exact else rundir.build_model(exact, len(source.class_names), config.run.seed, ())
+    statistics_of = activation_statistics(twin)
+    updates = trainer.Trainer(
+        model,
+        MomentumSGD(
+            training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
+        ),
+    )
+    losses, measures, show = [], {}, progress_bar(start.label, "steps")
+    augmentation = datasets.augmentation(config.data, network.variant)
+    epochs = (_epoch(config, source, statistics, augmentation, training.batch_size, epoch) for epoch in count())
+    batches = chain.from_iterable(epochs)
+    while True:
+        if len(losses) in settings.measure:
+            if twin is not model:
+                weights.copy(model, twin)
+            measures[str(len(losses))] = statistics_of(*probe)
+        if len(losses) == settings.steps:
+            return {"losses": losses, "measures": measures, "diverged": False}
+        loss = float(updates.train_step(*next(batches)))
+        if not math.isfinite(loss):
+            return {"losses": losses, "measures": measures, "diverged": True}
+        losses.append(loss)
+        show(len(losses), settings.steps)
+
+
+def _epoch(config, source, statistics, augmentation, batch_size, epoch):
+    """The batches of one epoch."""
+    size, seed = variants.VARIANTS[config.network.variant].input_size, config.run.seed
+    settings = {"size": size, "batch_size": batch_size, "seed": seed, "epoch": epoch}
+    return trainer.read(pipeline.training(source, statistics, augmentation, **settings))
+
+
+def _probe(settings, config, source, statistics):
+    """The fixed batch: images and labels, some of the training set in a random order, by their centers."""
+    centers = Augmentation(crop_positions=1, reflections=False, pca_color="none")
+    images = 8 if settings.quick else IMAGES
+    return next(_epoch(config, source, statistics, centers, images, epoch=2**20))  # an order that no training has
+
+
+def _statistics(source, path):
+    """Those of a training set: stats.Statistics, computed once."""
+    if os.path.isfile(path):
+        statistics = stats.load(path)
+        if statistics.fingerprint == source.fingerprint():
+            return statistics
+    statistics = stats.compute(source, progress=progress_bar("mean and covariance of the training set"))
+    stats.save(statistics, path)
+    return statistics
+
+
+def _draw(values, folder):
+    """Writes the figures as SVG; returns pairs of (file below the folder, caption)."""
+    figure, axes = plots.panel(6.4, 4.2)
+    for start in STARTS:
+        means = smoothed(values["starts"][start.name]["losses"])
+        axes.plot(list(means), list(means.values()), label=start.label)
+    axes.axhline(values["constant"], color="0.4", linestyle=":", linewidth=1.2, label="majority-class baseline")
+    axes.set(xlabel="steps", ylabel=f"training loss, mean of {WINDOW} steps")
+    axes.set_ylim(top=1.15 * values["constant"])
+    axes.legend(frameon=False)
+    plots.write(figure, os.path.join(folder, "initialization.svg"))
+    steps = sorted({values["measured"][0], values["measured"][-1]})
+    figure, panels = plots.panel(4.2 * len(steps) + 0.6, 3.8, len(steps))
+    for axes, step in zip(np.ravel(panels), steps, strict=True):
+        for index, start in enumerate(STARTS):
+            measure = values["starts"][start.name]["measures"].get(str(step))
+            if measure:
+                shares = [100 * measure[layer]["share"] or math.nan for layer in LAYERS]  # 0 is off a logarithm's scale
+                axes.plot(LAYERS, shares, "o-", color=f"C{index}", markersize=4, label=start.label)
+        axes.set(yscale="log", title=f"step {step}", ylabel="differs between images, % of the energy")
+        axes.tick_params(axis="x", rotation=45)
+    lowest = min(axes.get_ylim()[0] for axes in np.ravel(panels))
+    for axes in np.ravel(panels):
+        axes.set_ylim(lowest, 150)
+    np.ravel(panels)[0].legend(frameon=False)
+    plots.write(figure, os.path.join(folder, "initialization_signal.svg"))
+    losses = f"Training loss, means of {WINDOW} steps, of each start; the majority-class baseline's, dotted."
+    shares = "Share of each layer's signal that differs between images, by start."
+    return ("initialization.svg", losses), ("initialization_signal.svg", shares)

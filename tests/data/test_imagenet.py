@@ -1,0 +1,385 @@
+"""The archives of ImageNet 2012 in miniature: what is listed and read, where labels are found, what is refused."""
+
+import dataclasses
+import gzip
+import io
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from keras_alexnet.data import imagenet
+from keras_alexnet.data.statistics import summarize
+from keras_alexnet.errors import RunError, UsageError
+from tests.data.conftest import encoded, flat_source, items_of, names_of, photo, refusal
+
+# The classes of the official validation images 1, 2 and 3, so that the list in TensorFlow Datasets fits; by their ids
+# they are in the order 1, 3, 2.
+IDS = ("n01751748", "n02105855", "n09193705")
+NAMES = ("sea_snake", "Shetland_sheepdog", "alp")
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def jpeg(number):
+    return encoded(photo(8, 8, seed=number))
+
+
+# Class tars in the order they are written, which is not that of the ids; neither are the images in that of the names.
+TRAIN = {
+    wordnet_id: {f"{wordnet_id}_{number}.JPEG": jpeg(number * label) for number in (3, 10, 1)}
+    for label, wordnet_id in ((3, IDS[2]), (1, IDS[0]), (2, IDS[1]))
+}
+VAL = {f"ILSVRC2012_val_{number:08d}.JPEG": jpeg(100 + number) for number in (2, 3, 1)}
+KIND = {"link": tarfile.SYMTYPE, "hard_link": tarfile.LNKTYPE, "device": tarfile.CHRTYPE, "folder": tarfile.DIRTYPE}
+
+
+def tar(files, kind=tarfile.GNU_FORMAT):
+    """The bytes of a tar of {name: bytes} or of [(name, bytes, or the type of a member without data)]."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=kind) as file:
+        for name, content in files.items() if isinstance(files, dict) else files:
+            member = tarfile.TarInfo(name)
+            if content in KIND.values():
+                member.type, member.linkname = content, "elsewhere"
+                file.addfile(member)
+            else:
+                member.size = len(content)
+                file.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def train_tar(classes=TRAIN, kind=tarfile.GNU_FORMAT, **more):
+    """The bytes of a tar of tars; `more`: further members of it."""
+    return tar({f"{name}.tar": tar(files, kind) for name, files in classes.items()} | more, kind)
+
+
+def write(root, train=None, val=None, kit=None):
+    """Writes archives, those of above unless others are given; returns root."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / imagenet.TRAIN_ARCHIVE).write_bytes(train_tar() if train is None else train)
+    (root / imagenet.VAL_ARCHIVE).write_bytes(tar(VAL) if val is None else val)
+    if kit is not None:
+        (root / imagenet.KIT_ARCHIVE).write_bytes(kit)
+    return root
+
+
+def open_all(root, **options):
+    return imagenet.open_ilsvrc2012(str(root), **options)
+
+
+def columns_of(source):
+    return source.files, source.labels.tolist(), source.offsets.tolist(), source.sizes.tolist(), source.other_files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("archives"))
+
+
+@pytest.fixture(scope="module")
+def train(folder):
+    return open_all(folder)[0]
+
+
+def test_labels_follow_the_ids(folder):
+    train, val = open_all(folder)
+    assert (train.name, train.path, val.path) == (
+        "train",
+        *(str(folder / f"ILSVRC2012_img_{n}.tar") for n in ("train", "val")),
+    )
+    assert train.wordnet_ids == val.wordnet_ids == IDS and train.class_names == val.class_names == NAMES
+    assert train.files == tuple(f"{name}/{name}_{number}.JPEG" for name in IDS for number in (1, 10, 3))
+    assert train.names() is train.files and train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert val.files == tuple(sorted(VAL)) and val.labels.tolist() == [0, 2, 1]
+    assert imagenet.unofficial(train, val) == (
+        "the official archives hold 1,281,167 training images in 1,000 classes and 50,000 validation images; "
+        "these hold 9 training images in 3 classes and 3 validation images"
+    )
+    images, classes, val_images = imagenet.OFFICIAL_COUNTS
+    official = dataclasses.replace(train, labels=range(images), wordnet_ids=range(classes))
+    assert imagenet.unofficial(official, dataclasses.replace(val, labels=range(val_images))) is None
+
+
+@pytest.mark.parametrize("kind", FORMATS.values(), ids=FORMATS)
+def test_bytes_are_those_that_went_in(tmp_path, kind):
+    # Long names take headers of their own in two of the formats, and a prefix in the third.
+    folder = "f" * 110
+    long_name = "é" * 45 if kind == tarfile.USTAR_FORMAT else "é" * 120
+    classes = TRAIN | {IDS[0]: TRAIN[IDS[0]] | {f"{folder}/{long_name}.jpeg": b"no image\0\0"}}
+    images = {f"./val/{name}": content for name, content in VAL.items()}
+    source, val = open_all(write(tmp_path, train_tar(classes, kind), tar(images, kind)))
+    expected = {f"{name}/{file}": content for name, files in TRAIN.items() for file, content in files.items()}
+    expected[f"{IDS[0]}/{long_name}.jpeg"] = b"no image\0\0"
+    items = items_of(source)
+    assert {name: content for name, content, _ in items} == expected
+    assert [(name, label) for name, _, label in items] == list(zip(source.files, source.labels.tolist(), strict=True))
+    assert [(name, content) for name, content, _ in items_of(val)] == sorted(VAL.items())
+    with open(source.path, "rb") as file:
+        file.seek(source.offsets[4])
+        assert file.read(source.sizes[4]) == expected[source.files[4]]
+
+
+def test_orders_are_those_of_folders_and_nothing_else_is_read(tmp_path, monkeypatch):
+    classes = {name: {f"{name}_{n}.JPEG": f"{name} {n}".encode() * 40 for n in range(50)} for name in IDS}
+    source, _ = open_all(write(tmp_path / "long", train_tar(classes)))  # several chunks, the last one in part
+    files = {name.replace("/", "_"): b"" for name in source.files}
+    folder_names = names_of(flat_source(tmp_path, files), order=(5, 3))
+    assert [name.replace("/", "_") for name in names_of(source, order=(5, 3))] == folder_names
+    items = items_of(source, order=(5, 3))
+    assert sorted(items) == sorted(items_of(source)) and items != items_of(source, order=(5, 4))
+    assert all(content == name[10:-5].replace("_", " ").encode() * 40 for name, content, _ in items)
+    offsets, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: offsets.append(offset) or pread(file, size, offset))
+    assert items_of(source, order=(5, 3), start=140) == items[140:]
+    assert sorted(offsets) == sorted(source.offsets[source.files.index(name)] for name, *_ in items[140:])
+    again = pickle.loads(pickle.dumps(source))  # as for another process
+    assert items_of(again, start=145) == items_of(source, start=145) and again.fingerprint() == source.fingerprint()
+
+
+def test_without_and_fingerprint(train):
+    out = (train.files[0], train.files[4], "no/such.JPEG")
+    rest = train.without(out)
+    assert (rest.count, rest.wordnet_ids, rest.path) == (7, train.wordnet_ids, train.path)
+    assert items_of(rest) == [item for item in items_of(train) if item[0] not in out]
+    assert columns_of(train.without(())) == columns_of(train)
+    changes = ({"files": ("x.JPEG", *train.files[1:])}, {"sizes": train.sizes + 1}, {"labels": train.labels[::-1]})
+    others = [dataclasses.replace(train, **change) for change in (*changes, {"wordnet_ids": ("n1", *IDS[1:])})]
+    assert len({source.fingerprint() for source in (train, rest, *others)}) == 6
+    elsewhere = dataclasses.replace(train, path="elsewhere", offsets=train.offsets + 512)
+    assert elsewhere.fingerprint() == train.fingerprint()
+
+
+def test_where_tensorflow_datasets_wants_them(tmp_path, folder, monkeypatch):
+    inner, _ = open_all(write(tmp_path / "downloads" / "manual").parents[1])
+    assert inner.path == str(tmp_path / "downloads" / "manual" / imagenet.TRAIN_ARCHIVE)
+    outer, _ = open_all(write(tmp_path))
+    assert outer.path == str(tmp_path / imagenet.TRAIN_ARCHIVE) and columns_of(inner) == columns_of(outer)
+    monkeypatch.setenv("HOME", str(folder))
+    assert open_all("~")[0].path == str(folder / imagenet.TRAIN_ARCHIVE)
+
+
+def test_an_archive_that_became_shorter_is_told_from_a_bad_image(tmp_path):
+    classes = TRAIN | {IDS[2]: {"broken.JPEG": b"no image", **TRAIN[IDS[2]]}}
+    source, _ = open_all(write(tmp_path, train_tar(classes)))
+    assert summarize(source).skipped == (f"{IDS[2]}/broken.JPEG",)
+    # The archive loses the second half of the last image but two, and those behind it.
+    last = sorted(source.offsets)[-3]
+    os.truncate(source.path, last + source.sizes[source.offsets.tolist().index(last)] // 2)
+    gone = [name for name in source.files if name.startswith(IDS[1])]
+    with pytest.raises(RunError, match=f"train/{IDS[1]}.*cannot be read .*the archive has changed"):
+        summarize(source)
+    assert [name for name, content, _ in items_of(source) if not content] == gone
+    os.unlink(source.path)
+    with pytest.raises(FileNotFoundError):
+        source.check_readable(source.files[0])
+
+
+BAD_NAMES = ("/n_1.JPEG", "../n_1.JPEG", "a/b/n_1.JPEG", "a/../n_1.JPEG", "n\n1.JPEG", "caf\udce9.JPEG", "._n_1.JPEG")
+
+
+def test_other_members_are_named_and_not_read(tmp_path):
+    unknown = [(name, b"x") for name in (*BAD_NAMES, "readme.txt", "n_1.png", "n01751748.tar.JPEG.txt")]
+    unknown += [(f"{kind}.JPEG", value) for kind, value in KIND.items()]
+    named = [name for name, content in unknown if content != KIND["folder"]]
+    named[4:6] = ["n\\n1.JPEG", "caf\\udce9.JPEG"]
+    # GNU tar's old format for sparse files, in which a map of the data stands in the header itself.
+    sparse = bytearray(tar({"sparse.JPEG": b"x" * 512})[:512])
+    sparse[156:157] = tarfile.GNUTYPE_SPARSE
+    sparse[386:410], sparse[483:495] = b"%011o\0%011o\0" % (4096, 512), b"%011o\0" % 4608
+    inner = with_checksum(sparse) + b"x" * 512 + tar([*TRAIN[IDS[1]].items(), *unknown])
+    classes = {name: inner if name == IDS[1] else tar(files) for name, files in TRAIN.items()}
+    outer = [
+        ("readme.txt", b"hello"),
+        ("n00000002.tar", KIND["link"]),
+        ("../n00000003.tar", tar(VAL)),
+        ("t.tar", tar(VAL)),
+    ]
+    outer += [(f"{name}.tar", content) for name, content in classes.items()]
+    images = [*VAL.items(), ("n01440764_1.JPEG", b"x"), ("ILSVRC2012_val_1.JPEG", b"x"), *unknown]
+    source, val = open_all(write(tmp_path, tar(outer), tar(images)))
+    assert (source.count, val.count) == (9, 3)
+    others = [*(name for name, _ in outer[:4]), *(f"{IDS[1]}/{name}" for name in ("sparse.JPEG", *named))]
+    assert source.other_files == tuple(others)
+    assert val.other_files == ("n01440764_1.JPEG", "ILSVRC2012_val_1.JPEG", *named)
+
+
+def test_index_spares_the_walk(tmp_path, train):
+    root, index, reports = write(tmp_path), tmp_path / "index.json", []
+    open_it = lambda: open_all(root, index_path=str(index), progress=lambda *both: reports.append(both))  # noqa: E731
+    open_it()
+    sizes = [os.path.getsize(root / name) for name in (imagenet.TRAIN_ARCHIVE, imagenet.VAL_ARCHIVE)]
+    assert (
+        {total for _, total in reports} == {sum(sizes)} and reports == sorted(reports) and reports[-1][0] == sum(sizes)
+    )
+    for damage in (b"", b"{}", b'{"key": 1}', index.read_bytes()[:-9]):
+        index.write_bytes(damage)
+        assert columns_of(open_it()[0]) == columns_of(train)
+    for name, size in zip((imagenet.TRAIN_ARCHIVE, imagenet.VAL_ARCHIVE), sizes, strict=True):
+        times = os.stat(root / name)
+        (root / name).write_bytes(bytes(size))
+        os.utime(root / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+    reports.clear()
+    assert columns_of(open_it()[0]) == columns_of(train) and not reports
+    os.utime(root / imagenet.VAL_ARCHIVE)
+    with pytest.raises(UsageError, match="holds no class"):
+        open_it()
+
+
+# Archives that are not whole.
+
+
+def with_checksum(header):
+    header = bytearray(header)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def with_size(content, number, at=0):
+    """A tar in which the header at this place claims another size: bytes for the field, or a number."""
+    header = bytearray(content[at : at + 512])
+    header[124:136] = number if isinstance(number, bytes) else b"%011o\0" % number
+    return content[:at] + with_checksum(header) + content[at + 512 :]
+
+
+IMAGES = tuple(f"ILSVRC2012_val_{number:08d}.JPEG" for number in (1, 2, 3))
+VAL_FLAT = tar(dict.fromkeys(IMAGES, b"x" * 512))  # members of 1,024 bytes each, header and data, then zeros
+DAMAGED = "is compressed, cut short or damaged (%s"
+VAL_DAMAGE = {
+    "empty": (b"", DAMAGED % "at the beginning: empty file"),
+    "not_a_tar": (b"<!DOCTYPE html>" * 99, DAMAGED % "at the beginning: "),
+    "gzip": (gzip.compress(VAL_FLAT), DAMAGED % "at the beginning: "),
+    "bad_header": (VAL_FLAT[:1024] + b"?" + VAL_FLAT[1025:], DAMAGED % f"after {IMAGES[0]}: its end is missing"),
+    "size_beyond_the_end": (with_size(VAL_FLAT, 2**32, 1024), DAMAGED % f"after {IMAGES[1]}: unexpected end of data"),
+    # Taken at its word, this member would end where it begins, and come again for ever.
+    "negative_size": (with_size(VAL_FLAT, b"\xff" * 10 + b"\xfc\x00", 1024), DAMAGED % f"after {IMAGES[0]}: "),
+    "huge_name": (
+        VAL_FLAT[:1024] + with_size(tar({"f" * 200: b""}), 2**31) + VAL_FLAT[1024:],
+        DAMAGED % f"after {IMAGES[0]}: a header of 2147483648 bytes",
+    ),
+    "a_hole": (VAL_FLAT[:2048] + bytes(2**21) + VAL_FLAT[2048:], DAMAGED % f"after {IMAGES[1]}: its end is missing"),
+    "no_images": (tar({"a.JPEG": b"x"}), "holds no image named as ILSVRC2012_val_00000001.JPEG is"),
+    "twice": (tar([(IMAGES[0], b"x"), (f"val/{IMAGES[0]}", b"x")]), f"holds {IMAGES[0]} twice"),
+}
+TRAIN_DAMAGE = {
+    "class_cut_short": (tar({f"{IDS[0]}.tar": tar(TRAIN[IDS[0]])[:1500]}), DAMAGED % f"after {IDS[0]}/{IDS[0]}_3.JPEG"),
+    "class_of_no_bytes": (train_tar(**{"n10000000.tar": b""}), DAMAGED % "at the beginning of n10000000/"),
+    "class_of_others": (train_tar(TRAIN | {"n10000000": {"a.txt": b"x"}}), "n10000000.tar in it holds no JPEG file"),
+    "no_class": (tar({"readme.txt": b"x"}), "holds no class (a tar named after its WordNet id"),
+    "class_twice": (tar([(f"{at}{IDS[0]}.tar", tar(TRAIN[IDS[0]])) for at in ("", "x/")]), f"holds {IDS[0]}.tar twice"),
+    "image_twice": (tar({f"{IDS[0]}.tar": tar([("a.JPEG", b"x"), ("a.JPEG", b"x")])}), f"holds {IDS[0]}/a.JPEG twice"),
+}
+DAMAGE = {
+    **{name: ("val", *case) for name, case in VAL_DAMAGE.items()},
+    **{name: ("train", *case) for name, case in TRAIN_DAMAGE.items()},
+}
+
+
+@pytest.mark.parametrize("split, content, expected", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_archives(tmp_path, capsys, split, content, expected):
+    root = write(tmp_path / "downloads" / "manual", **{split: content})
+    line = refusal(capsys, lambda: open_all(tmp_path, index_path=str(tmp_path / "index.json")))
+    place = os.path.relpath(root / f"ILSVRC2012_img_{split}.tar", tmp_path)
+    assert (
+        line.startswith(f"train: --data_dir={tmp_path}: {place}")
+        and expected in line
+        and (expected.startswith("holds no class") or line.endswith("fetch it again"))
+    )
+    assert os.listdir(tmp_path) == ["downloads"]
+
+
+@pytest.mark.parametrize("kind", FORMATS.values(), ids=FORMATS)
+def test_no_archive_is_taken_for_whole_when_it_is_cut(tmp_path, kind):
+    # At any multiple of 1,500 before the zeros at the end of the last class and of the whole.
+    whole = train_tar(kind=kind)
+    root = write(tmp_path, whole)
+    for size in range(0, len(whole.rstrip(b"\0")), 1500):
+        (root / imagenet.TRAIN_ARCHIVE).write_bytes(whole[:size])
+        with pytest.raises(UsageError, match="cut short"):
+            open_all(root)
+
+
+def test_missing_archives(tmp_path, capsys):
+    fetch = "here or in downloads/manual; fetch it from https://image-net.org/download-images and do not unpack it"
+    for name in (imagenet.TRAIN_ARCHIVE, imagenet.VAL_ARCHIVE):
+        assert (
+            refusal(capsys, lambda: open_all(tmp_path)) == f"train: --data_dir={tmp_path}: {name} is missing, {fetch}"
+        )
+        (tmp_path / name).write_bytes(b"")
+
+
+# Names and labels.
+
+
+def test_names_of_classes():
+    ids = [wordnet_id for wordnet_id, _ in imagenet.classes()]
+    names = imagenet.class_names(ids, {})
+    assert len(ids) == len(set(names)) == 1000 and ids == sorted(ids)
+    assert (names[0], names[-1]) == ("tench", "toilet_tissue")
+    assert {name for name in names if "(" in name} == {
+        *("crane (n02012849)", "crane (n03126707)", "maillot (n03710637)", "maillot (n03710721)")
+    }
+    words = {"n99999999": "alp", "n77777777": "crane (n02012849)", "n66666666": ""}
+    found = imagenet.class_names(("n02012849", "n03126707", "n09193705", *words), words)
+    assert len(set(found)) == 6 and found[2:] == (
+        "alp (n09193705)",
+        "alp (n99999999)",
+        "crane (n02012849) (n77777777)",
+        "n66666666",
+    )
+    labels = imagenet._packaged_labels("x")
+    assert len(labels) == 50_000 and len(set(labels)) == 1000 and labels[:3] == [IDS[0], IDS[2], IDS[1]]
+
+
+SYNSETS = [
+    (3.0, "n01751748", "sea snake", 0.0),
+    (2.0, "n02105855", "Shetland sheepdog, Shetland sheep dog, Shetland", 0.0),
+    (1.0, "n88888888", "blue newt, Newtus caeruleus", 0.0),
+    (4.0, "n99999999", "two\nlines", 0.0),
+    (5.0, "n09193705", "alp", 0.0),
+    (6.0, "n00001740", "entity", 2.0),
+]
+
+
+def kit_of(synsets, truth=b"2\n3\n1\n", folder="ILSVRC2012_devkit_t12/"):
+    """The bytes of a kit; synsets: [(ILSVRC2012_ID, WNID, words, num_children)], or the content of meta.mat."""
+    if isinstance(synsets, list):
+        fields = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "num_children")]
+        buffer = io.BytesIO()
+        pytest.importorskip("scipy.io").savemat(buffer, {"synsets": np.array(synsets, fields).reshape(-1, 1)})
+        synsets = buffer.getvalue()
+    files = {"readme.txt": b"x", "data/ILSVRC2012_validation_ground_truth.txt": truth, "data/meta.mat": synsets}
+    return gzip.compress(tar([(folder + name, content) for name, content in files.items() if content is not None]))
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "./ILSVRC2012_devkit_t12/"])
+def test_labels_of_the_kit(tmp_path, prefix):
+    classes = TRAIN | {"n88888888": {"1.JPEG": b"x"}, "n99999999": {"1.JPEG": b"x"}}
+    source, val = open_all(write(tmp_path, train_tar(classes), kit=kit_of(SYNSETS, folder=prefix)))
+    assert source.class_names == (*NAMES, "blue newt", "n99999999") and val.labels.tolist() == [1, 0, 3]
+
+
+# (The kit, what the message has to say.)
+WRONG_KITS = {
+    "not_gzip": (lambda: b"no kit", "cannot be read (BadGzipFile"),
+    "cut_short": (lambda: kit_of(SYNSETS)[:-200], "cannot be read (EOFError"),
+    "no_labels": (lambda: kit_of(SYNSETS, None), "ILSVRC2012_validation_ground_truth.txt"),
+    "no_mat": (lambda: kit_of(b"no mat" * 99), "cannot be read"),
+    "inner_node": (lambda: kit_of(SYNSETS, b"2\n6\n"), "cannot be read (KeyError: 6)"),
+    "no_wordnet_id": (lambda: kit_of([*SYNSETS, (7.0, "n\x1b[2J", "x", 0.0)]), "cannot be read (TypeError"),
+    "a_bomb": (lambda: gzip.compress(bytes(2**26 + 1)), "cannot be read (ValueError: more than 64 MB)"),
+    "too_few": (lambda: kit_of(SYNSETS, b"2\n3\n"), "ILSVRC2012_val_00000003.JPEG has no label, there are 2"),
+    "no_such_class": (
+        lambda: kit_of(SYNSETS, b"2\n4\n3\n"),
+        "ILSVRC2012_val_00000002.JPEG is of class n99999999, which ILSVRC2012_img_train.tar does not have",
+    ),
+}
+
+
+@pytest.mark.parametrize("kit, expected", WRONG_KITS.values(), ids=WRONG_KITS)
+def test_wrong_kits(tmp_path, capsys, kit, expected):
+    root = write(tmp_path, kit=kit())
+    line = refusal(capsys, lambda: open_all(root))
+    assert line.startswith(f"train: --data_dir={root}: ILSVRC2012_") and expected in line

@@ -1,0 +1,256 @@
+"""Sets of TensorFlow Datasets as sources, with small ones that are made here."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
+
+from keras_alexnet.data import record_sets, sources
+from keras_alexnet.data.statistics import compute, summarize
+from tests.data.conftest import encoded, items_of, names_of, photo, refusal
+
+CLASSES = ["wolf", "cat", "newt"]  # not in alphabetical order, which would have to stay as it is
+SETS = {
+    "tiny_validated": {"train": 24, "validation": 5, "test": 4},
+    "tiny_tested": {"train": 20, "test": 4},
+    "tiny_alone": {"train": 20},
+    "tiny_numbered": {"train": 2},
+    "tiny_unlabeled": {"train": 2},
+    "tiny_texts": {"train": 2},
+}
+
+
+def features_of(name):
+    """Features and supervised keys. The keys are not image and label, which must make no difference."""
+    image = tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg")
+    label = tfds.features.ClassLabel(names=["two\nlines"] if name == "tiny_broken" else CLASSES)
+    if name == "tiny_unlabeled":
+        return {"photo": image, "kind": label}, None
+    if name == "tiny_numbered":
+        return {"photo": image, "kind": np.int64}, ("photo", "kind")
+    return {"photo": tfds.features.Text() if name == "tiny_texts" else image, "kind": label}, ("photo", "kind")
+
+
+def info_of(builder, features, keys):
+    features = tfds.features.FeaturesDict(features)
+    return tfds.core.DatasetInfo(builder=builder, features=features, supervised_keys=keys)
+
+
+def example_of(name, split, index, folder):
+    """One image, or a text; the label is index % 3."""
+    if name == "tiny_texts":
+        return {"photo": f"text {index}", "kind": 0}
+    path = folder / f"{name}-{split}-{index}.jpg"
+    path.write_bytes(encoded(photo(24 + index, 20, seed=len(split)), quality=71))
+    return {"photo": str(path), "kind": index % 3 if name == "tiny_numbered" else CLASSES[index % 3]}
+
+
+def prepare(name, data_dir, folder):
+    """Writes a prepared set to data_dir; its class is not registered: its files are read."""
+    features, keys = features_of(name)
+
+    def examples(_, split):
+        for index in range(SETS[name][split]):
+            yield index, example_of(name, split, index, folder)
+
+    members = {
+        "__module__": __name__,
+        "VERSION": tfds.core.Version("1.0.0"),
+        "_info": lambda self: info_of(self, features, keys),
+        "_split_generators": lambda self, _: {split: self._generate_examples(split) for split in SETS[name]},
+        "_generate_examples": examples,
+    }
+    with tfds.core.registered.skip_registration():
+        builder = type(tfds.core.naming.snake_to_camelcase(name), (tfds.core.GeneratorBasedBuilder,), members)
+    config = tfds.download.DownloadConfig(num_shards=2, try_download_gcs=False)
+    builder(data_dir=data_dir).download_and_prepare(download_config=config)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """data_dir with all of SETS; files, where {name}-{split}-{index}.jpg are."""
+    data_dir, files = tmp_path_factory.mktemp("tfds"), tmp_path_factory.mktemp("files")
+    for name in SETS:
+        prepare(name, data_dir, files)
+    return SimpleNamespace(data_dir=str(data_dir), files=files)
+
+
+def open_set(prepared, name="tiny_validated", train_split=None, val_split=None, shuffle_buffer=100):
+    return record_sets.open_tfds(name, prepared.data_dir, train_split, val_split, shuffle_buffer)
+
+
+def test_bytes_labels_and_names(prepared):
+    train, val = open_set(prepared)
+    for source, split in ((train, "train"), (val, "validation")):
+        items = items_of(source)
+        contents = [
+            (prepared.files / f"tiny_validated-{split}-{index}.jpg").read_bytes()
+            for index in range(SETS["tiny_validated"][split])
+        ]
+        indices = [contents.index(data) for _, data, _ in items]
+        assert source.count == len(items) == len(contents) and sorted(indices) == list(range(source.count))
+        assert [label for _, _, label in items] == [index % 3 for index in indices]
+        assert [name for name, _, _ in items] == list(source.names())
+        assert (source.class_names, source.other_files, source.reason("x")) == (tuple(CLASSES), (), "")
+    assert len(set(train.names()) | set(val.names())) == train.count + val.count
+    assert compute(train).label_counts == (8, 8, 8) and summarize(val).label_counts == (2, 2, 1)
+
+
+SPLITS = {
+    "validation_first": ("tiny_validated", None, None, ("train", 24), ("validation", 5)),
+    "else_test": ("tiny_tested", None, None, ("train", 20), ("test", 4)),
+    "else_a_fifth": ("tiny_alone", None, None, ("train[:80%]", 16), ("train[80%:]", 4)),
+    "only_val_given": ("tiny_validated", None, "test", ("train", 24), ("test", 4)),
+    "next_to_each_other": ("tiny_alone", "train[:11]", "train[11:]", ("train[:11]", 11), ("train[11:]", 9)),
+    "sum": ("tiny_validated", "train+validation", "test", ("train+validation", 29), ("test", 4)),
+}
+
+
+@pytest.mark.parametrize("name, train_split, val_split, first, second", SPLITS.values(), ids=SPLITS)
+def test_splits(prepared, name, train_split, val_split, first, second):
+    opened = open_set(prepared, name, train_split, val_split)
+    assert [(source.name.partition(" ")[2], source.count) for source in opened] == [first, second]
+    names = [source.names() for source in opened]
+    assert not set(names[0]) & set(names[1])
+
+
+def test_one_split_alone(prepared, capsys):
+    source = sources.open_tfds_split("tiny_validated", prepared.data_dir, "train[:3]+test", 100)
+    assert source.count == len(names_of(source)) == 7
+    wrong = refusal(capsys, lambda: sources.open_tfds_split("tiny_validated", prepared.data_dir, "best", 100))
+    assert wrong.startswith("train: --split=best: tiny_validated has the splits ")
+
+
+@pytest.mark.parametrize("part", ["train", "train[9:11]", "train[25%:75%]", "train[15:]+train[:5]"])
+def test_parts_are_those_of_the_library(prepared, part):
+    # Two files of ten images each.
+    read = tfds.ReadConfig(interleave_cycle_length=1)
+    skip = {"photo": tfds.decode.SkipDecoding()}
+    builder = tfds.builder("tiny_alone", data_dir=prepared.data_dir)
+    expected = builder.as_dataset(split=part, decoders=skip, read_config=read, as_supervised=True).as_numpy_iterator()
+    source = record_sets.of_builder(builder, "tiny_alone", part, "photo", "kind", 4)
+    items = items_of(source)
+    assert [(data, label) for _, data, label in items] == [(data, int(label)) for data, label in expected]
+    assert [name for name, _, _ in items] == list(source.names())
+    assert sorted(items_of(source, order=(1, 2))) == sorted(items)
+
+
+def test_fingerprint_names_set_version_and_split(prepared):
+    train, val = open_set(prepared)
+    half, _ = open_set(prepared, train_split="train[:50%]")
+    other, _ = open_set(prepared, "tiny_tested")
+    assert len({source.fingerprint() for source in (train, val, half, other)}) == 4
+    assert train.fingerprint() == open_set(prepared)[0].fingerprint()
+    assert "tiny_validated/1.0.0" in train.fingerprint()
+
+
+WRONG_SETS = {
+    "unknown_set": (
+        "no_such_set",
+        None,
+        None,
+        "--dataset=no_such_set: ",
+        "TensorFlow Datasets set, folder, records or",
+    ),
+    "no_name_at_all": ("not a name!", None, None, "--dataset=not a name!: ", "folder, records or shapes"),
+    "unknown_version": ("mnist:9.9.9", None, None, "--dataset=mnist:9.9.9: ", "3.0.1"),
+    "unknown_config": ("mnist/nothing", None, None, "--dataset=mnist/nothing: ", ""),
+    "unknown_train_split": ("tiny_alone", "dev", "train", "--train_split=dev: ", "has the splits train "),
+    "unknown_val_split": ("tiny_tested", None, "validation", "--val_split=validation: ", "has the splits train, test "),
+    "no_split_notation": ("tiny_alone", "train[:", "train[:1]", "--train_split=train[:: ", ""),
+    "too_much_of_a_split": ("tiny_alone", "train[:300%]", "train", "--train_split=train[:300%]: ", ""),
+    "empty_split": ("tiny_tested", None, "train[:0]", "--val_split=train[:0]: ", "has no images there"),
+    "only_train_given": ("tiny_alone", "train[:50%]", None, "--dataset=tiny_alone: ", "give both --train_split and"),
+    "only_val_given": ("tiny_alone", None, "train[:50%]", "--dataset=tiny_alone: ", "give both --train_split and"),
+    "same_split_twice": ("tiny_alone", "train", "train", "--val_split=train: ", "keep them apart"),
+    "one_image_in_both": ("tiny_alone", "train[:11]", "train[10:]", "--val_split=train[10:]: ", "keep them apart"),
+    "no_labels": ("tiny_unlabeled", None, None, "--dataset=tiny_unlabeled: ", "images with one label each"),
+    "numbers_for_labels": ("tiny_numbered", None, None, "--dataset=tiny_numbered: ", "images with one label each"),
+    "texts_for_images": ("tiny_texts", None, None, "--dataset=tiny_texts: ", "images with one label each"),
+}
+
+
+@pytest.mark.parametrize("name, train_split, val_split, start, part", WRONG_SETS.values(), ids=WRONG_SETS)
+def test_wrong_sets(prepared, capsys, name, train_split, val_split, start, part):
+    line = refusal(capsys, lambda: open_set(prepared, name, train_split, val_split))
+    assert line.startswith(f"train: {start}") and part in line
+
+
+class FailingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Stands for a set that is not on the disk yet, and cannot be had."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    contents = "tiny_validated"
+    error = None
+
+    def _info(self):
+        return info_of(self, *features_of(self.contents))
+
+    def _split_generators(self, manager):
+        if self.error:
+            raise self.error
+        manager.download("http://download.tensorflow.org/some.tgz")
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    """Opens a FailingBuilder whose class attributes are set as given."""
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir: FailingBuilder(data_dir=data_dir))
+
+    def open_it(**attributes):
+        for name, value in attributes.items():
+            monkeypatch.setattr(FailingBuilder, name, value)
+        return record_sets.open_tfds("some_set", str(tmp_path), None, None, 10)
+
+    return open_it
+
+
+PREPARATION = {
+    "disk": (OSError("no room\nleft"), "could not be downloaded and prepared: no room left"),
+    "by_hand": (AssertionError("Put the files\ninto manual/."), "must be fetched by hand: Put the files into manual/."),
+}
+
+
+@pytest.mark.parametrize("error, expected", PREPARATION.values(), ids=PREPARATION)
+def test_set_that_cannot_be_prepared(failing, capsys, error, expected):
+    line = refusal(capsys, lambda: failing(error=error))
+    assert line.startswith("train: --dataset=some_set: ") and expected in line
+
+
+def test_set_without_labels_is_refused_before_it_is_downloaded(failing, capsys):
+    line = refusal(capsys, lambda: failing(error=OSError("downloaded"), contents="tiny_unlabeled"))
+    assert "is not a set of images with one label each" in line
+
+
+def test_without_a_network_one_line_comes_soon(failing, capfd, caplog):
+    started = time.monotonic()
+    with pytest.raises(
+        ValueError, match="--dataset=some_set: could not be downloaded and prepared: .*download.tensorfl"
+    ):
+        failing()
+    assert time.monotonic() - started < 10
+    assert "Retrying" not in caplog.text and "urllib3" not in capfd.readouterr().err
+    # A server that never answers takes three times five seconds.
+    assert downloader.MAX_RETRIES == 2 and downloader._open_with_requests.keywords["timeout"][0] == 5
+
+
+def test_class_names_with_line_breaks_and_other_formats(capsys):
+    info = SimpleNamespace(
+        splits={"train": SimpleNamespace(file_instructions=[])},
+        file_format=SimpleNamespace(value="tfrecord"),
+        features=features_of("tiny_broken")[0],
+    )
+
+    def open_it():
+        return record_sets.of_builder(SimpleNamespace(info=info), "mine", "train", "photo", "kind", 10)
+
+    assert "the class name two\\nlines has a line break in it" in refusal(capsys, open_it)
+    info.file_format.value = "array_record"
+    line = refusal(capsys, open_it)
+    assert line.startswith("train: --dataset=mine: is stored as array_record, and only tfrecord is read; ")

@@ -1,0 +1,287 @@
+"""Caffe's files against a slow Caffe of our own, on files that are written here byte by byte."""
+
+import os
+import pickle
+import struct
+
+import keras
+import numpy as np
+import pytest
+
+from keras_alexnet import AlexNet
+from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.model import caffe, weights
+from tests.reference import caffe_network
+
+CLASSES = 7
+MEAN = np.array([104.0, 117.0, 123.0])  # blue, green, red
+
+
+def blobs_of(c1=6, c2=16, c3=24, fc=256, classes=CLASSES, seed=0):
+    """Random weights in Caffe's axes, of a sixteenth of the width; probabilities that differ from class to class."""
+    random = np.random.default_rng(seed)
+    shapes = {"conv1": (c1, 3, 11, 11), "conv2": (c2, c1 // 2, 5, 5), "conv3": (c3, c2, 3, 3)}
+    shapes |= {"conv4": (c3, c3 // 2, 3, 3), "conv5": (c2, c3 // 2, 3, 3)}
+    shapes |= {"fc6": (fc, c2 * 36), "fc7": (fc, fc), "fc8": (classes, fc)}
+    blobs = {}
+    for name, shape in shapes.items():
+        stddev = np.sqrt((0.00012 if name == "fc8" else 2) / np.prod(shape[1:]))
+        kernel = random.normal(0, stddev, shape).astype(np.float32)
+        blobs[name] = [kernel, random.normal(0, 0.3, shape[0]).astype(np.float32)]
+    return blobs
+
+
+def varint(number):
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + varint(rest) if rest else bytes([low])
+
+
+def field(number, value):
+    """A field of a protocol buffer: a whole number, or bytes with their length before them."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def blob_2014(array):
+    dims = (1,) * (4 - array.ndim) + array.shape
+    sizes = b"".join(field(number, size) for number, size in enumerate(dims, 1))
+    return sizes + field(5, array.astype("<f4").tobytes()) + field(6, b"")
+
+
+def blob_2015(array):
+    return field(7, field(1, b"".join(map(varint, array.shape)))) + field(5, array.astype("<f4").tobytes())
+
+
+def blob_of_doubles(array):
+    return field(7, field(1, b"".join(map(varint, array.shape)))) + field(8, array.astype("<f8").tobytes())
+
+
+def blob_in_runs(array):
+    data, cut = array.astype("<f4").tobytes(), array.size // 2 * 4
+    return field(7, field(1, b"".join(map(varint, array.shape)))) + field(5, data[:cut]) + field(5, data[cut:])
+
+
+def caffemodel(blobs, blob=blob_2015, order=("norm1", "pool1")):
+    """NetParameter: layers in field 2 (name 4, blobs 6) as in 2014, or in field 100 (name 1, blobs 7)."""
+    layer, name, kept = (2, 4, 6) if blob is blob_2014 else (100, 1, 7)
+    content = field(1, b"AlexNet") + field(layer, field(name, b"data"))
+    for each, arrays in blobs.items():
+        content += field(layer, field(name, each.encode()) + b"".join(field(kept, blob(array)) for array in arrays))
+        if each == "conv1":
+            content += b"".join(field(layer, field(name, other.encode())) for other in order)
+    return content
+
+
+def converted(blobs):
+    """As caffe-tensorflow has it: kernels (rows, columns, inputs, outputs), fc6 of maps that are channels last."""
+    layers = {
+        name: [kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T, bias]
+        for name, (kernel, bias) in blobs.items()
+    }
+    kernel = blobs["fc6"][0]
+    layers["fc6"][0] = kernel.reshape(len(kernel), -1, 6, 6).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
+    return layers
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes text and bytes alike as Python 2 wrote its str."""
+
+    dispatch = dict(pickle._Pickler.dispatch)
+
+    def save_string(self, value):
+        content = value if isinstance(value, bytes) else value.encode("ascii")
+        self.write(pickle.BINSTRING + struct.pack("<i", len(content)) + content)
+        self.memoize(value)
+
+    dispatch[bytes] = dispatch[str] = save_string
+
+
+def npy(value, python2=False):
+    """What np.save made of an object: a header, and a pickle of an array of it."""
+    import io
+
+    file = io.BytesIO()
+    array = np.array(value, dtype=object) if not isinstance(value, np.ndarray) else value
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+    kind = Python2Pickler if python2 else pickle.Pickler
+    kind(file, protocol=2).dump(array)
+    content = file.getvalue()
+    return content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray") if python2 else content
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    return blobs_of()
+
+
+@pytest.fixture(scope="module")
+def expected(blobs):
+    """An image (1, 227, 227, 3), RGB, and what Caffe makes of it."""
+    image = np.random.default_rng(1).integers(0, 256, (1, 227, 227, 3)).astype(np.float32)
+    outputs = caffe_network.forward(blobs, image[..., ::-1].transpose(0, 3, 1, 2) - MEAN[:, None, None])
+    assert outputs["prob"].max() < 0.6 and outputs["prob"].std() > 0.05
+    return image, outputs
+
+
+FORMATS = {
+    "2014": lambda blobs: caffemodel(blobs, blob_2014),
+    "2015": caffemodel,
+    "doubles": lambda blobs: caffemodel(blobs, blob_of_doubles),
+    "runs": lambda blobs: caffemodel(blobs, blob_in_runs),
+    "npy": lambda blobs: npy(converted(blobs)),
+    "npy of Python 2": lambda blobs: npy(converted(blobs), python2=True),
+    "npy of names": lambda blobs: npy({n: {"weights": k, "biases": b} for n, (k, b) in converted(blobs).items()}),
+    "npy as np.save": None,
+}
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize("kind", ["2014", "npy"])
+def test_computes_what_caffe_computes(blobs, expected, tmp_path, kind, towers):
+    path = tmp_path / "weights"
+    path.write_bytes(FORMATS[kind](blobs))
+    model = AlexNet(CLASSES, "caffe", towers, devices=(), width=1 / 16)
+    weights.assign(caffe.read(str(path)), model)
+    image, outputs = expected
+    hidden = keras.Model(model.input, model.get_layer("fc8").input)
+    # float32 beside float64, through eight layers.
+    np.testing.assert_allclose(model(image - MEAN[::-1].astype(np.float32)), outputs["prob"], rtol=1e-4)
+    # The hidden units too, at the scale that Caffe has them.
+    features = hidden(image - MEAN[::-1].astype(np.float32))
+    np.testing.assert_allclose(features, outputs["fc7"], rtol=1e-4, atol=1e-4 * outputs["fc7"].max())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats_hold_the_same(blobs, tmp_path, kind):
+    first, other = tmp_path / "first", tmp_path / "other.npy"
+    first.write_bytes(caffemodel(blobs))
+    if FORMATS[kind] is None:
+        np.save(other, converted(blobs))
+    else:
+        other.write_bytes(FORMATS[kind](blobs))
+    one, two = caffe.read(str(first)), caffe.read(str(other))
+    assert list(one) == list(two) == list(weights.named(AlexNet(CLASSES, "caffe", 1, devices=(), width=1 / 16)))
+    for name, array in one.items():
+        assert array.dtype == two[name].dtype == np.float32
+        np.testing.assert_array_equal(array, two[name])
+
+
+def test_training_sees_what_caffes_training_sees(blobs, tmp_path):
+    """Dropout there: what is kept, twice; here: what is kept, of hidden units twice as large."""
+    path = tmp_path / "weights"
+    path.write_bytes(caffemodel(blobs))
+    read = caffe.read(str(path))
+    np.testing.assert_array_equal(read["fc7/kernel"], 2 * blobs["fc7"][0].T)
+    np.testing.assert_array_equal(read["fc6/bias"], 2 * blobs["fc6"][1])
+    np.testing.assert_array_equal(read["fc8/kernel"], blobs["fc8"][0].T)
+
+
+def with_nan(array):
+    array = array.copy()
+    array.flat[-1] = np.nan
+    return array
+
+
+class Evil:
+    """Unpickled, it would make a file."""
+
+    def __reduce__(self):
+        return os.system, ("touch was_run",)
+
+
+NONE = "holds no weights, .caffemodel or .npy"
+NO_NPY = "holds no weights as caffe-tensorflow writes them"
+NO_MEAN = "holds no mean image"
+SHORT = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }".ljust(80)
+BAD = {
+    "empty": (lambda b: b"", "has 0 bytes; 1 to "),
+    "text": (lambda b: b"no caffemodel, but a text of some length\n" * 9, NONE),
+    "truncated": (lambda b: caffemodel(b)[:-100], f"{NONE}, or is truncated"),
+    "without its last layers": (
+        lambda b: caffemodel({n: b[n] for n in list(b)[:5]}),
+        "fc6 is missing; AlexNet has conv1, .*, fc8, the file conv1, conv2, conv3, conv4, conv5",
+    ),
+    "no bias": (lambda b: caffemodel(b | {"fc7": b["fc7"][:1]}), "fc7 has 1 arrays; a kernel and a bias"),
+    "no groups": (
+        lambda b: caffemodel(b | {"conv4": [np.ones((24, 24, 3, 3)), b["conv4"][1]]}),
+        r"conv4: the kernel is float.. \(24, 24, 3, 3\); \(24, 12, 3, 3\) is expected",
+    ),
+    "bias of a matrix": (
+        lambda b: caffemodel(b | {"fc6": [b["fc6"][0], np.ones((16, 16))]}),
+        r"fc6: the bias is float.. \(16, 16\); \(256,\) is expected",
+    ),
+    "fewer numbers than its shape": (
+        lambda b: caffemodel(b, lambda a: blob_2015(a).replace(bytes((6, 3, 11, 11)), bytes((7, 3, 11, 11)))),
+        r"conv1: 8,712 bytes of numbers; \(7, 3, 11, 11\) should have 10,164",
+    ),
+    "odd width": (lambda b: caffemodel(blobs_of(c1=7)), "conv1 has 7 outputs and AlexNet 96; width must"),
+    "no outputs": (lambda b: caffemodel(blobs_of(classes=0)), r"fc8: the kernel is float.. \(0, 256\)"),
+    "non-finite": (
+        lambda b: caffemodel(b | {"fc8": map(with_nan, b["fc8"])}),
+        "fc8: the kernel has non-finite numbers",
+    ),
+    "too large for float32": (
+        lambda b: caffemodel(b | {"fc8": [b["fc8"][0], np.full(CLASSES, 1e300)]}, blob_of_doubles),
+        "fc8: the bias has non-finite numbers",
+    ),
+    "CaffeNet": (lambda b: caffemodel(b, order=("pool1", "norm1")), "pools before it normalizes, as CaffeNet does"),
+    "npy of numbers": (lambda b: SHORT, rf"{NO_NPY} \(an array float32 \(2,\)"),
+    "npy, truncated": (lambda b: npy(converted(b))[:-1000], NO_NPY),
+    "npy of no dictionary": (lambda b: npy(3), "a int; a dictionary of layers is expected"),
+    "npy of no arrays": (lambda b: npy({"conv1": [1, 2]}), NO_NPY),
+    "npy of objects": (lambda b: npy({"conv3": [np.array([{}], object)] * 2}), "an array of type O8; f4 or f8 is"),
+    "npy in Caffe's axes": (npy, r"conv1: the kernel is float.. \(6, 3, 11, 11\); \(11, 11, 3, 6\) is expected"),
+    "npy that runs a program": (lambda b: npy({"conv1": Evil()}), r"its pickle asks for (posix|nt)\.system, and only"),
+}
+BAD_MEANS = {
+    "text": (lambda b: b"no mean at all" * 9, NO_MEAN),
+    "truncated": (lambda b: blob_2014(mean_of_caffe())[:-9], NO_MEAN),
+    "size": (lambda b: blob_2014(mean_of_caffe()[:, :9]), r"the mean image is float32 \(1, 3, 9, 256\)"),
+    "range": (lambda b: blob_2014(mean_of_caffe() * 9), "numbers outside 0..255"),
+    "non-finite": (lambda b: blob_2014(with_nan(mean_of_caffe())), "non-finite numbers"),
+    "pickle": (lambda b: npy(Evil()), NO_MEAN),
+    "npy, truncated": (lambda b: b"\x93NUMPY\x01", NO_MEAN),
+}
+CASES = [*((caffe.read, *case) for case in BAD.values()), *((caffe.read_mean, *case) for case in BAD_MEANS.values())]
+
+
+@pytest.mark.parametrize("read, write, words", CASES, ids=[*BAD, *(f"mean, {name}" for name in BAD_MEANS)])
+def test_what_cannot_be_read_is_named_in_one_line(blobs, tmp_path, monkeypatch, read, write, words):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "file"
+    path.write_bytes(write(blobs))
+    with pytest.raises(RunError, match=words) as raised:
+        read(str(path))
+    message = str(raised.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message, message
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="nowhere: there is no such file"):
+        caffe.read(str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="nowhere: there is no such file"):
+        caffe.read_mean(str(tmp_path / "nowhere"))
+    (tmp_path / "large").write_bytes(bytes(11))
+    monkeypatch.setattr(caffe, "MAX_BYTES", 10)
+    with pytest.raises(RunError, match="large: has 11 bytes; 1 to 10 are read"):
+        caffe.read(str(tmp_path / "large"))
+
+
+def mean_of_caffe():
+    return np.random.default_rng(2).uniform(80, 140, (3, 256, 256)).astype(np.float32)
+
+
+def test_mean_images(tmp_path):
+    mean = mean_of_caffe()
+    (tmp_path / "mean.binaryproto").write_bytes(blob_2014(mean))
+    np.save(tmp_path / "mean.npy", mean.astype(np.float64))
+    for name in ("mean.binaryproto", "mean.npy"):
+        read = caffe.read_mean(str(tmp_path / name))
+        assert read.dtype == np.float32 and read.shape == (256, 256, 3)
+        for channel in range(3):
+            np.testing.assert_array_equal(read[..., channel], mean[2 - channel])
+    # Blue, green and red as Caffe's example 00-classification prints them.
+    assert caffe.read_mean().shape == (256, 256, 3)
+    np.testing.assert_allclose(caffe.read_mean()[7, 9], [122.67891434, 116.66876762, 104.00698793])

@@ -1,0 +1,215 @@
+"""Initialization: the starts, the activation statistics by NumPy, what is concluded, and a trial."""
+
+import dataclasses
+import json
+import math
+import shutil
+import types
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra figures)")
+
+from keras_alexnet import AlexNet, config, flags
+from keras_alexnet.paper import experiment, initialization, initialization_run
+
+RELEASED = initialization.STARTS[1]
+
+
+def network(seed=1):
+    return AlexNet(3, "paper", 1, 2, (), None, width=1 / 16, seed=seed)
+
+
+def weights_of(model):
+    return {f"{layer.name}/{each.name}": each.numpy() for layer in model.layers for each in layer.weights}
+
+
+def test_a_start_changes_what_it_says_only():
+    model = network()
+    before = weights_of(model)
+    for start in (*initialization.STARTS[2:], initialization.STARTS[0], RELEASED):
+        initialization_run.set_start(model, start)
+        for name, value in weights_of(model).items():
+            layer, kind = name.split("/")
+            if kind == "kernel":
+                wide = start is RELEASED and layer in ("conv3", "conv4", "conv5")
+                np.testing.assert_array_equal(value, before[name] * np.float32(3 if wide else 1))
+            elif kind == "bias":
+                expected = start.bias if layer in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0
+                np.testing.assert_array_equal(value, np.float32(expected))
+    kernel = model.get_layer("conv4").kernel.numpy()  # 3 * 3 * 12 * 24 = 2,592 weights
+    assert kernel.std() == pytest.approx(0.03, rel=0.05)
+
+
+def test_activation_statistics_are_the_formulas():
+    """Signals and the gradients of fc8 and fc7 by NumPy, from what conv1 and pool5 give."""
+    model = network(seed=2)
+    rng = np.random.default_rng(0)
+    # Wide enough that images differ by more than rounding, and biases that differ, so that some units are silent.
+    for layer in initialization.LAYERS[1:]:
+        kernel = model.get_layer(layer).kernel
+        kernel.assign(kernel * 8)
+    model.get_layer("fc6").bias.assign(rng.normal(0, 0.5, 256))
+    model.get_layer("fc7").bias.assign(rng.normal(0, 0.5, 256))
+    images = rng.normal(0, 60, (6, 224, 224, 3)).astype(np.float32)
+    labels = np.array([0, 1, 2, 2, 1, 0], np.int32)
+    statistics_of = initialization_run.activation_statistics(model)
+    found = statistics_of(images, labels)
+
+    w = {name: value.astype(np.float64) for name, value in weights_of(model).items()}
+    parts = keras.Model(model.input, [model.get_layer("conv1").output, model.get_layer("pool5").output])
+    conv1, pool5 = (each.numpy().astype(np.float64) for each in parts(images))
+    a6 = np.maximum(pool5.reshape(6, -1) @ w["fc6/kernel"] + w["fc6/bias"], 0)
+    z7 = 0.5 * a6 @ w["fc7/kernel"] + w["fc7/bias"]
+    a7 = np.maximum(z7, 0)
+    logits = 0.5 * a7 @ w["fc8/kernel"] + w["fc8/bias"]
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert found["loss"] == pytest.approx(-np.log(p[np.arange(6), labels]).mean(), rel=1e-5)
+    for name, signal in (("conv1", np.maximum(conv1, 0)), ("fc6", a6), ("fc7", a7), ("fc8", logits)):
+        rms = math.sqrt((signal**2).mean())
+        between = math.sqrt(((signal - signal.mean(0)) ** 2).mean())
+        assert found[name]["signal_rms"] == pytest.approx(rms, rel=1e-4)
+        assert found[name]["signal_between"] == pytest.approx(between, rel=1e-3)
+        assert found[name]["share"] == pytest.approx((between / rms) ** 2, rel=2e-3)
+    delta = (p - np.eye(3)[labels]) / 6
+    fc8 = 0.5 * a7.T @ delta
+    fc7 = 0.5 * a6.T @ ((delta @ w["fc8/kernel"].T) * 0.5 * (z7 > 0))
+    for name, gradient in (("fc8", fc8), ("fc7", fc7)):
+        rms = math.sqrt((gradient**2).mean())
+        assert found[name]["gradient_rms"] == pytest.approx(rms, rel=1e-3)
+        weight = math.sqrt((w[f"{name}/kernel"] ** 2).mean())
+        assert found[name]["gradient_relative"] == pytest.approx(rms / weight, rel=1e-3)
+
+    same = statistics_of(np.repeat(images[:1], 6, axis=0), labels)
+    assert all(same[layer]["share"] < 1e-10 for layer in initialization.LAYERS)
+
+
+def test_the_loss_of_a_baseline_and_when_it_is_left():
+    assert initialization_run.entropy([5, 5, 5, 5, 5]) == pytest.approx(math.log(5))
+    expected = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    assert initialization_run.entropy([3, 1, 0]) == pytest.approx(expected)
+    losses = [1.0] * 30 + [0.0] * 30
+    means = initialization.smoothed(losses)
+    assert (means[20], means[31], means[60]) == (1.0, 0.95, 0.0) and len(means) == 41
+    assert initialization.plateau_exit_step(losses, 1.0) == 32  # 0.95 is not below 0.95
+    assert initialization.plateau_exit_step(losses[:31], 1.0) is None
+    assert initialization.plateau_exit_step([0.0] * 19, 1.0) is None
+
+
+def values_of(exits, between):
+    def own(step, deviation):
+        layer = {"signal_rms": 1.0, "signal_between": deviation, "share": deviation**2}
+        layer |= {"gradient_rms": 2e-4, "gradient_relative": 0.02}
+        losses = [1.6] * 60 if step is None else [1.6] * (step - 20) + [1.0] * (80 - step)
+        measures = {"0": {"loss": 1.6, **dict.fromkeys(initialization.LAYERS, layer)}}
+        return {"losses": losses, "measures": measures, "diverged": False}
+
+    names = [each.name for each in initialization.STARTS]
+    starts = {name: own(*pair) for name, *pair in zip(names, exits, between, strict=True)}
+    return {"classes": 5, "images": 9, "pictures": 4, "constant": 1.6, "measured": [0, 50], "starts": starts}
+
+
+@pytest.mark.parametrize(
+    ("exits", "words"),
+    [
+        ((None, 40, None, None), "Cannot be told: in 60 steps"),
+        ((50, 40, None, None), "Holds: for one seed"),
+        ((50, 40, 51, None), "Cannot be told: the starts are less than the 20 steps apart"),
+        ((60, 40, 20, None), "Does not hold"),
+        ((None, 40, None, 40), "Does not hold"),
+    ],
+)
+def test_no_more_is_claimed_than_was_seen(exits, words):
+    said = str(initialization.verdict(values_of(exits, (0.1, 0.5, 0.05, 0.02))))
+    assert said.startswith(words)
+    assert "as published 1 % (standard deviation 0.1); as released 25 % (standard deviation 0.5)" in said
+
+
+def test_tables():
+    training, shares, *rest = initialization.tables(values_of((None, 40, None, None), (0.1, 0.5, 0.05, 0.02)))
+    assert training.rows[0] == ("as published", "0.01", "1", "1.600", "1.600", "not in 60")
+    assert training.rows[1][:3] == ("as released", "0.03", "1") and training.rows[1][5] == "23"  # 1.6 - 3 * 0.6 / 20
+    assert training.rows[3][2] == "0" and "ln 5 is 1.609" in training.note
+    assert shares.rows[6] == ("fc7", "1 / -", "25 / -", "0.25 / -", "0.04 / -")  # step 50 was not reached
+    assert shares.note == "At step 0 / 50." and len(rest) == 4
+
+
+def run(images, out, *argv):
+    given = ["--dataset=folder", f"--data_dir={images}", f"--results_dir={out}", *argv]
+    return experiment.main(initialization.EXPERIMENT, given)
+
+
+def measured(images, out, precision="float32"):
+    """What the released start gives, dict."""
+    argv = ["--quick", f"--data_dir={images}", f"--results_dir={out}", f"--precision={precision}"]
+    settings = flags.parse(initialization.InitializationSettings, argv, "usage")
+    settings = dataclasses.replace(settings, steps=2, measure=(0, 2))
+    return initialization_run.measure(settings).values["starts"]["released"]
+
+
+def test_a_trial_from_start_to_end(small_images, tmp_path):
+    assert run(small_images, tmp_path, "--quick", "--steps=3") == 0
+    about = json.loads((tmp_path / "quick" / "initialization.json").read_text())
+    values = about["values"]
+    assert about["quick"] and values["classes"] == 3 and values["images"] == 18 and values["pictures"] == 8
+    assert values["constant"] == pytest.approx(math.log(3)) and values["measured"] == [0, 2]
+    first = {name: own["measures"]["0"]["conv1"] for name, own in values["starts"].items()}
+    for own in values["starts"].values():
+        assert len(own["losses"]) == 3 and set(own["measures"]) == {"0", "2"}
+        # The same filters and images: conv1 gives the same, whatever comes after it.
+        assert own["measures"]["0"]["conv1"]["signal_rms"] == first["published"]["signal_rms"]
+    assert len({own["losses"][0] for own in values["starts"].values()}) == 4
+    for file in ("initialization.svg", "initialization_signal.svg"):
+        assert (tmp_path / "quick" / file).read_text().startswith("<?xml")
+
+
+def test_what_is_kept_is_not_trained_again(small_images, tmp_path, monkeypatch):
+    trained, train = [], initialization_run._train
+    monkeypatch.setattr(initialization_run, "STARTS", (RELEASED,))
+    monkeypatch.setattr(initialization_run, "_train", lambda *given: trained.append(1) or train(*given))
+    own = measured(small_images, tmp_path)
+    assert measured(small_images, tmp_path) == own and len(trained) == 1
+    (path,) = (tmp_path / "initialization").glob("released_*.json")
+    path.unlink()
+    assert measured(small_images, tmp_path) == own and len(trained) == 2  # what is lost comes out the same
+    # Statistics are of float32 copies: in bfloat16 they begin with the same numbers, and the losses differ.
+    other = measured(small_images, tmp_path, "mixed_bfloat16")
+    assert len(trained) == 3 and other["measures"]["0"] == own["measures"]["0"] and other["losses"] != own["losses"]
+    assert other["losses"] == pytest.approx(own["losses"], abs=0.02)
+
+
+def test_a_loss_that_is_non_finite_ends_a_start(small_images, tmp_path, monkeypatch):
+    monkeypatch.setattr(initialization_run, "STARTS", (RELEASED,))
+    trainer = types.SimpleNamespace(train_step=lambda *batch: math.nan)
+    monkeypatch.setattr(initialization_run.trainer, "Trainer", lambda *given: trainer)
+    found = measured(small_images, tmp_path)
+    assert found["diverged"] and found["losses"] == [] and list(found["measures"]) == ["0"]
+
+
+def test_wrong_input(small_images, tmp_path, capsys):
+    for given, words in (
+        ("--measure=50,0", "--measure=50,0: must be rising numbers of steps such as 0,50,150"),
+        ("--measure=0,300", "--measure=0,300: there are 200 steps"),
+        ("--width=0.01", "--width=0.01: must give"),
+        ("--data_dir=", "--data_dir is missing"),
+    ):
+        assert run(small_images, tmp_path, given) == 2
+        assert words in capsys.readouterr().err
+    for split in ("train", "val"):
+        shutil.copytree(small_images / split / "blue_disk", tmp_path / split / "blue_disk")
+    assert run(tmp_path, tmp_path / "out", "--quick") == 2
+    assert "holds one class" in capsys.readouterr().err
+
+
+def test_the_rest_is_as_in_the_paper(tmp_path):
+    def parse(*argv):
+        return flags.parse(initialization.InitializationSettings, argv, "usage").training_config()
+
+    own = parse("--data_dir=images")
+    paper = config.parse_train(["--dataset=folder", "--data_dir=images", "--model_dir=run"], "usage")
+    assert own.training == paper.training and own.data == paper.data
+    assert (own.network.variant, own.network.towers, own.network.groups) == ("paper", 1, 2)
+    shapes = parse("--dataset=shapes", "--quick", f"--results_dir={tmp_path}").data
+    assert shapes.data_dir == str(tmp_path / "initialization" / "shapes") and shapes.shapes_train == 4

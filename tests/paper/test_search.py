@@ -1,0 +1,113 @@
+"""Exact search and scores of rankings, held against plain loops."""
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from keras_alexnet.paper import search
+
+
+def precision_of(relevant, at):
+    return Fraction(sum(relevant[:at]), at)
+
+
+def average_precision_of(relevant):
+    """From the definition: the mean, over the relevant, of the precision at their places."""
+    places = [place for place, is_one in enumerate(relevant, 1) if is_one]
+    return sum((precision_of(relevant, place) for place in places), Fraction(0)) / len(places)
+
+
+def every_order(distances, relevant):
+    """All orders in which equal distances may stand."""
+    groups = [
+        [own for own, distance in zip(relevant, distances, strict=True) if distance == value]
+        for value in sorted(set(distances))
+    ]
+    for orders in itertools.product(*(itertools.permutations(group) for group in groups)):
+        yield [each for order in orders for each in order]
+
+
+def mean(values):
+    values = list(values)
+    return float(sum(values, Fraction(0)) / len(values))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_scores_are_the_mean_over_all_orders_of_equal_distances(ties):
+    rng = np.random.default_rng(1)
+    for _ in range(4 if ties else 20):
+        distances = rng.integers(0, 4, 9) if ties else rng.random(40)
+        relevant = rng.random(len(distances)) < 0.3
+        relevant[0] = True
+        precision, average = search.scores(distances, relevant)
+        orders = list(every_order(distances.tolist(), relevant.tolist()))
+        assert average == pytest.approx(mean(map(average_precision_of, orders)), rel=1e-12)
+        expected = [mean(precision_of(order, at) for order in orders) for at in (1, 5, 10)]
+        assert precision == pytest.approx(expected, rel=1e-12)
+
+
+def test_chance_is_everything_at_one_distance():
+    labels = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+    precision, average = search.chance(labels, np.array([0, 1, 2]))
+    assert precision[:, 0] == pytest.approx([3 / 8, 2 / 8, 3 / 8])
+    relevant = (labels == 1).tolist()
+    assert average[1] == pytest.approx(mean(map(average_precision_of, itertools.permutations(relevant))))
+    precision, _ = search.chance(labels, labels, same=True)
+    assert precision[:, 0] == pytest.approx([2 / 7] * 3 + [1 / 7] * 2 + [2 / 7] * 3)
+
+
+def vectors_of(rng, count, binary):
+    if binary:
+        return rng.integers(0, 256, (count, binary), dtype=np.uint8)
+    return rng.normal(size=(count, 24)).astype(np.float32)
+
+
+def distances_of(query, vectors):
+    """Euclidean, or of uint8 Hamming, in float64."""
+    if query.dtype == np.uint8:
+        query, vectors = np.unpackbits(query).astype(float), np.unpackbits(vectors, axis=1).astype(float)
+        return np.abs(vectors - query).sum(axis=1)
+    return np.sqrt(((vectors.astype(np.float64) - query) ** 2).sum(axis=1))
+
+
+@pytest.mark.parametrize("binary", [0, 1, 4, 6, 8, 32])  # bytes of a code
+def test_every_vector_is_compared(binary, monkeypatch):
+    monkeypatch.setattr(search, "_VECTORS", 64)
+    monkeypatch.setattr(search, "_QUERIES", 7)
+    rng = np.random.default_rng(2)
+    vectors, queries = (vectors_of(rng, count, binary) for count in (300, 20))
+    found = search.Search(vectors)
+    for query, row in zip(queries, found.distances(queries), strict=True):
+        expected = distances_of(query, vectors)
+        np.testing.assert_allclose(row, expected, rtol=1e-9)
+        distances, places = found.nearest(query, 7)
+        np.testing.assert_allclose(distances, np.sort(expected)[:7], rtol=1e-9)
+        np.testing.assert_allclose(expected[places], distances, rtol=1e-9)
+    assert len(found.nearest(queries[0], 1000)[0]) == 300
+    (distance,), (place,) = found.nearest(vectors[9], 1)
+    assert distance == pytest.approx(0, abs=1e-6) and (vectors[place] == vectors[9]).all()
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_evaluation_from_the_definition(same):
+    rng = np.random.default_rng(4)
+    labels = rng.permutation(np.arange(30) % 3)
+    vectors = vectors_of(rng, 30, 0)
+    queries = slice(None) if same else slice(0, 7)
+    precision, average = search.evaluate(vectors, labels, vectors[queries], labels[queries], same)
+    for row in range(len(precision)):
+        others = [place for place in range(30) if not same or place != row]
+        order = np.argsort(distances_of(vectors[row], vectors[others]))
+        relevant = (labels[others] == labels[row])[order].tolist()
+        assert average[row] == pytest.approx(float(average_precision_of(relevant)))
+        assert precision[row] == pytest.approx([float(precision_of(relevant, at)) for at in (1, 5, 10)])
+
+
+def test_milliseconds_are_the_median(monkeypatch):
+    times = iter([0, 1_000_000, 10_000_000, 10_500_000, 20_000_000, 29_000_000])
+    monkeypatch.setattr(search.time, "process_time_ns", lambda: next(times))
+    called = []
+    assert search.milliseconds(called.append, ["a", "b", "c"]) == 1
+    assert called == ["a", "a", "b", "c"]

@@ -1,0 +1,69 @@
+"""How commands start and end."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+from keras_alexnet.cli import quiet_start, run_command
+from keras_alexnet.errors import ArgumentError, RequeueError, RunError, UsageError
+from tests.runs import ROOT
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (UsageError("--flag=x:\n wrong"), 2, "--flag=x: wrong"),
+        (ArgumentError("width", -1, "must be above 0"), 2, "--width=-1: must be above 0"),
+        (RunError("went wrong"), 1, "went wrong"),
+        (RequeueError("stopped"), 75, "stopped"),
+        (PermissionError(13, "Permission denied", "run"), 1, "[Errno 13] Permission denied: 'run'"),
+        (tf.errors.NotFoundError(None, None, "no such\nfile"), 1, "no such file"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_each_end_has_its_code_and_its_line(error, code, words, capsys):
+    def fail(argv):
+        raise error
+
+    assert run_command("command", fail, []) == code
+    assert capsys.readouterr().err == f"command: {words}\n"
+    with pytest.raises(ZeroDivisionError):  # a bug keeps its stack trace
+        run_command("command", lambda argv: 1 / 0, [])
+
+
+def test_help_and_wrong_flags_do_not_import_tensorflow():
+    """Without docstrings too, and with streams that the shell has closed."""
+    code = (
+        "import sys; from keras_alexnet import evaluate, export, predict, train\n"
+        "from keras_alexnet.cli import run_command\n"
+        "for command in (evaluate, export, predict, train):\n"
+        " if run_command('c', command.main, ['--no_such_flag']) != 2: sys.exit(3)\n"
+        " try: command.main(['--help'])\n"
+        " except SystemExit as end: print(end.code)\n"
+        "if {'tensorflow', 'keras'} & set(sys.modules): sys.exit(4)"
+    )
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stderr.count("\n") == 4, done.stderr
+    assert "--learning_rate" in done.stdout and done.stdout.splitlines().count("0") == 4
+    command = f"exec {sys.executable} -m keras_alexnet.train --help >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], cwd=ROOT).returncode == 0
+
+
+def test_the_start_of_tensorflow_is_quiet_and_its_failure_is_not(monkeypatch, capfd):
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    code = "from keras_alexnet.cli import start_tensorflow; start_tensorflow()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+    with pytest.raises(ImportError), quiet_start():
+        os.write(2, b"the reason")
+        raise ImportError
+    with pytest.raises(UsageError), quiet_start():
+        os.write(2, b"TensorFlow's log")
+        raise UsageError("wrong")
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    with quiet_start():
+        os.write(2, b", shown on request")
+    assert capfd.readouterr().err == "the reason, shown on request"

@@ -1,0 +1,109 @@
+"""Warnings and filters; TensorBoard's curves are tested with runs in tests/test_train.py and tests/test_resume.py."""
+
+import math
+import shutil
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_alexnet import AlexNet
+from keras_alexnet.training import monitoring
+from tests.runs import REMOVED, points
+
+LN5 = math.log(5)
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """Warnings with a clock: a function of steps, and what TensorBoard got."""
+    clock = types.SimpleNamespace(now=0.0)
+    monkeypatch.setattr(monitoring.time, "perf_counter", lambda: clock.now)
+    writer = tf.summary.create_file_writer(str(tmp_path / "logs" / "train"))
+    averages = types.SimpleNamespace(images=0, count=lambda: averages.images)
+    trainer = types.SimpleNamespace(averages=averages, waited=0.0)
+    curves = types.SimpleNamespace(trainer=trainer, train_writer=writer, step=0, every=10)
+    warnings = monitoring.Warnings(curves, str(tmp_path), 10**6, LN5, 5, 30, "paper")
+    warnings.on_epoch_begin(0)
+
+    def step(count=1, seconds=1.0, waited=0.0, loss=1.0):
+        for _ in range(count):
+            clock.now, trainer.waited = clock.now + seconds, trainer.waited + waited
+            averages.images, curves.step = averages.images + 128, curves.step + 1
+            warnings.on_train_batch_end(0, {"loss": loss})
+
+    def shown():
+        writer.flush()
+        return points(tmp_path, "train")
+
+    return types.SimpleNamespace(step=step, shown=shown, warnings=warnings)
+
+
+def test_speed_waiting_and_memory_every_few_steps(watched, capsys):
+    watched.step(10, seconds=0.5, waited=0.1)
+    watched.step(10, seconds=2.0, waited=0.1)
+    watched.warnings.on_epoch_begin(1)  # validation does not count
+    watched.step(1, seconds=500.0)
+    watched.step(9, seconds=1.0)
+    shown = watched.shown()
+    # The first step of an epoch starts the clock.
+    assert shown["speed/images_per_second"] == [(10, 256.0), (20, 64.0), (30, 128.0)]
+    waiting = shown["speed/share_of_time_waiting_for_images"]
+    assert waiting == [(10, pytest.approx(0.2)), (20, pytest.approx(0.05)), (30, 0.0)]
+    assert all(0.05 < size < 1000 for _, size in shown["memory/process_gigabytes"])
+    assert not capsys.readouterr().err and "warnings" not in shown
+
+
+def test_what_goes_wrong_is_named_once(watched, capsys, monkeypatch):
+    watched.step(50, waited=0.9)  # while buffers are filled
+    assert not capsys.readouterr().err
+    watched.step(30, waited=0.9)
+    error = capsys.readouterr().err
+    assert error.startswith("warning: 90 % of the time is spent waiting for images: ") and error.count("\n") == 1
+    ((step, words),) = watched.shown()["warnings"]
+    assert step == 60 and words.decode() in error
+    # The loss is that of the majority-class baseline for ten epochs of 30 steps.
+    for count, loss in ((200, LN5 * 1.01), (10, 1.5), (290, LN5 * 0.99)):
+        watched.step(count, loss=loss)
+    assert not capsys.readouterr().err
+    watched.step(10, loss=LN5 * 0.99)
+    error = capsys.readouterr().err
+    assert "the loss has been 1.593 for 300 steps" in error and "--variant=release2012" in error
+    usage = shutil.disk_usage("/")
+    for free in (2 * 10**6, 2 * 10**6 - 1):  # two checkpoints
+        assert not capsys.readouterr().err
+        monkeypatch.setattr(monitoring.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        watched.step(20)
+    assert capsys.readouterr().err.startswith("warning: 0.00 GB are left on the disk")
+
+
+def test_gpus_and_their_memory(monkeypatch):
+    """Those without a part of the network have nothing to do."""
+    gpus = [types.SimpleNamespace(name=f"/device:GPU:{number}") for number in range(3)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config.experimental, "get_memory_info", lambda name: {"current": int(name[-1])})
+    found = monitoring.memory()
+    assert found.pop("process") > 10**7 and found == {"GPU:0": 0, "GPU:1": 1, "GPU:2": 2}
+    values = [types.SimpleNamespace(device=f"/job:localhost/replica:0/task:0/device:GPU:{index}") for index in range(3)]
+    towers = [types.SimpleNamespace(value=values[0]), types.SimpleNamespace(value=values[2])]
+    assert monitoring.idle_gpus(types.SimpleNamespace(variables=towers)) == ["GPU:1"]
+    replicated = types.SimpleNamespace(value=types.SimpleNamespace(values=tuple(values)))
+    assert monitoring.idle_gpus(types.SimpleNamespace(variables=[replicated])) == []
+
+
+@pytest.mark.parametrize(("width", "per_line", "lines"), [(1 / 16, 3, 1), (1, 16, 3), (0.5, 16, 2)])
+@pytest.mark.parametrize("towers", [1, 2])
+def test_one_block_of_filters_per_tower(towers, width, per_line, lines):
+    model = AlexNet(3, towers=towers, width=width, removed_layers=REMOVED, seed=1)
+    kernels = [layer.kernel for layer in model.layers if layer.name.startswith("conv1")]
+    weights = np.concatenate([kernel.numpy() for kernel in kernels], axis=-1)  # (11, 11, 3, filters)
+    grid = monitoring.conv1_grid(model, scale=1)
+    assert grid.shape == (2 * lines * 12 + 4, per_line * 12, 3) and grid.dtype == np.uint8
+    shades = np.round((weights / np.abs(weights).max() * 0.5 + 0.5) * 255)
+    for index in range(weights.shape[-1]):
+        tower, place = divmod(index, weights.shape[-1] // 2)
+        row, column = tower * (lines * 12 + 4) + place // per_line * 12, place % per_line * 12
+        np.testing.assert_allclose(grid[row : row + 11, column : column + 11], shades[..., index], atol=1)
+        assert np.all(grid[row + 11, column : column + 11] == 255)
+    np.testing.assert_array_equal(monitoring.conv1_grid(model, scale=3)[::3, ::3], grid)

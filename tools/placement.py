@@ -1,0 +1,186 @@
+"""Where the operations of a training step run and what crosses between devices, for device_report.py.
+
+Read from the partition graphs that TensorFlow hands to its devices, after all its optimizations.
+"""
+
+import math
+import re
+import tempfile
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_alexnet import AlexNet
+from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.model.towers import check_precision, choose_devices
+from keras_alexnet.training.optimizer import LossScale, MomentumSGD
+from keras_alexnet.training.trainer import Trainer
+
+# What a partition graph holds beside work: its ends, the ends of crossings, and what is there only to be waited for.
+NO_WORK = {"_Arg", "_Retval", "_Send", "_Recv", "_HostSend", "_HostRecv", "_DeviceArg", "_DeviceRetval", "NoOp"}
+ARGUMENTS = ("_Arg", "_DeviceArg")
+
+
+def choose_two(names):
+    """The devices of the two towers; without names two GPUs, or two logical CPUs in their place."""
+    devices = choose_devices(names, 2) or choose_devices(("CPU:0", "CPU:1"), 2)
+    if len(devices) < 2:
+        raise UsageError(f"--devices={names}: give two, or nothing crosses")
+    return devices
+
+
+def measure(settings, devices):
+    """Runs one training step of the network in two towers: (operations, crossings), see these functions."""
+    check_precision(settings.precision, devices)
+    options = {"width": settings.width, "dtype": settings.precision, "seed": 0}
+    model = AlexNet(1000, settings.variant, 2, 2, devices, None, **options)
+    keras.config.disable_interactive_logging()
+    scaled = settings.loss_scale or settings.precision == "mixed_float16"
+    trainer = Trainer(model, LossScale(MomentumSGD()) if scaled else MomentumSGD(), devices[0])
+    step = trainer.train_step.get_concrete_function()
+    by_handle = {id(each.value.handle): each for each in [*model.variables, *trainer.optimizer.variables]}
+    captured = enumerate(step.captured_inputs, len(step.inputs) - len(step.captured_inputs))
+    # The Keras variable behind each argument of the step, by the number of the argument.
+    variables = {number: by_handle[id(handle)] for number, handle in captured if id(handle) in by_handle}
+    graphs = [{node.name: node for node in graph.node} for graph in run(step, settings.batch_size)]
+    return operations(graphs, variables), crossings(graphs, step, variables, settings.batch_size)
+
+
+def run(step, batch_size):
+    """Runs a training step; returns the graphs that its devices executed, list of tf.compat.v1.GraphDef."""
+    inputs = [tf.zeros((batch_size, *spec.shape[1:]), spec.dtype) for spec in step.inputs[:2]]
+    # TensorBoard's way of looking at a graph is the public way to the partition graphs.
+    with tempfile.TemporaryDirectory() as folder:
+        writer = tf.summary.create_file_writer(folder)
+        tf.summary.trace_on(graph=True)
+        step(*inputs)
+        with writer.as_default():
+            tf.summary.trace_export("step", step=0)
+        writer.close()
+        records = tf.data.TFRecordDataset([str(path) for path in Path(folder).iterdir()])
+        events = [tf.compat.v1.Event.FromString(record.numpy()) for record in records]
+    texts = [value.tensor.string_val[0] for event in events for value in event.summary.value if value.tensor.string_val]
+    functions = [f for text in texts for f in tf.compat.v1.RunMetadata.FromString(text).function_graphs]
+    # Reading two counters for the export may be a function as well; the step is the largest by far.
+    return max(functions, key=lambda f: sum(len(graph.node) for graph in f.partition_graphs)).partition_graphs
+
+
+def operations(graphs, variables):
+    """Every operation that did work in a step.
+
+    Returns:
+        list of dict: name, type, device ("CPU:1"), phase ("forward", "backward" or "update") and tower (0, 1 or None
+        for what belongs to none): read from the layer's name, in the update from the variables behind an operation.
+    """
+    found = []
+    for nodes in graphs:
+        for node in nodes.values():
+            if node.op not in NO_WORK:
+                phase = phase_of(node.name)
+                owner = node.name if phase != "update" else " ".join(_updated(node, nodes, variables))
+                towers = set(re.findall(r"_tower([01])", owner))
+                tower = int(towers.pop()) if len(towers) == 1 else None
+                place = {"device": _short(node.device), "phase": phase, "tower": tower}
+                found.append({"name": node.name, "type": node.op, **place})
+    return found
+
+
+def phase_of(name):
+    """forward, backward or update, by the scope that an operation was built in."""
+    if "gradient_tape/" in name:
+        return "backward"
+    # With a scaled loss the whole update is a branch, taken when all gradients are finite.
+    return "update" if re.search(r"\b(momentum_sgd|loss_scale|cond)/", name) else "forward"
+
+
+def crossings(graphs, step, variables, batch_size):
+    """Every tensor that went from one device to another in a step.
+
+    Returns:
+        list of dict: tensor, source, target, kind ("input", "scalar", "activation", "gradient" or "weight"), shape,
+        dtype and bytes. Raises RunError where the size of a tensor is unknown.
+    """
+    found = {}
+    for nodes in graphs:
+        for node in nodes.values():
+            if node.op not in ("_Send", "_HostSend"):
+                continue
+            tensor = node.input[0]
+            producer = nodes[_name(tensor)]
+            if producer.op == "Const" and any(name.startswith("^") for name in producer.input):
+                continue  # it only says that something is done
+            dtype = tf.dtypes.as_dtype(node.attr["T"].type)
+            shape = _shape(tensor, step, nodes, variables)
+            origin = _origin(producer, nodes, ("Cast", "Identity"))
+            if origin.op in ARGUMENTS and origin.attr["index"].i < 2:
+                kind = "input"
+            elif not shape:
+                kind = "scalar"
+            elif shape[0] is not None:
+                kind = "weight"  # or its gradient, or a state: all that is not of an image
+            else:
+                kind = "gradient" if phase_of(tensor) == "backward" else "activation"
+            shape = [batch_size if length is None else length for length in shape]
+            source, target = (_short(node.attr[end].s.decode()) for end in ("send_device", "recv_device"))
+            facts = {"tensor": tensor, "source": source, "target": target, "kind": kind}
+            size = dtype.size * math.prod(shape)
+            found[tensor, target] = {**facts, "shape": shape, "dtype": dtype.name, "bytes": size}
+    return list(found.values())
+
+
+def _updated(node, nodes, variables):
+    """The paths of the variables behind an operation of the update, looking no further than the update."""
+    seen, waiting, behind = set(), [node], set()
+    while waiting:
+        for name in map(_name, waiting.pop().input):
+            if name in seen or name not in nodes:
+                continue
+            seen.add(name)
+            variable = _variable(nodes[name], nodes, variables)
+            if variable is not None:
+                behind.add(variable.path)
+            elif phase_of(name) == "update":
+                waiting.append(nodes[name])
+    return behind
+
+
+def _variable(node, nodes, variables):
+    """The variable that a node hands in, or None."""
+    node = _origin(node, nodes, ("Identity", "Switch"))
+    return variables.get(node.attr["index"].i) if node.op in ARGUMENTS else None
+
+
+def _origin(node, nodes, kinds):
+    """The node before those of some kinds, which hand on what they get."""
+    while node.op in kinds:
+        node = nodes[_name(node.input[0])]
+    return node
+
+
+def _shape(tensor, step, nodes, variables):
+    """The shape of a tensor as the step was traced, None for images; optimizations keep the names of what they keep."""
+    name, _, index = tensor.partition(":")
+    node = nodes[name]
+    if node.op in ("Identity", "Switch"):  # into a branch
+        return _shape(node.input[0], step, nodes, variables)
+    if node.op == "ReadVariableOp":
+        return tuple(_variable(nodes[node.input[0]], nodes, variables).shape)
+    if node.op.endswith("BackpropFilterWithBias") and index == "1":  # oneDNN's: a bias's gradient beside its kernel's
+        return _shape(name, step, nodes, variables)[-1:]
+    try:
+        shape = tuple(step.graph.get_tensor_by_name(f"{name}:{index or 0}").shape.as_list())
+    except (KeyError, ValueError):
+        shape = (None, None)
+    if None in shape[1:]:
+        raise RunError(f"{tensor} ({node.op}) crosses, and its size is not known")
+    return shape
+
+
+def _name(tensor):
+    return tensor.removeprefix("^").split(":")[0]
+
+
+def _short(device):
+    """ "/job:localhost/replica:0/task:0/device:CPU:1" -> "CPU:1"."""
+    return device.rpartition("device:")[2]

@@ -1,0 +1,194 @@
+"""Rows of benchmark_step.py and of benchmark_checkpoint.py."""
+
+import itertools
+import math
+import os
+import statistics
+import time
+
+import numpy as np
+from harness import resident_peak, speed_turn
+
+from keras_alexnet.cli import quiet_start
+
+with quiet_start():
+    import keras
+    import tensorflow as tf
+
+    from keras_alexnet import AlexNet
+    from keras_alexnet.data import pipeline, sources
+    from keras_alexnet.data.augmentation import Augmentation
+    from keras_alexnet.data.statistics import Statistics
+    from keras_alexnet.model.towers import choose_devices
+    from keras_alexnet.training.checkpoints import Checkpoints
+    from keras_alexnet.training.optimizer import MomentumSGD
+    from keras_alexnet.training.progress import Progress
+    from keras_alexnet.training.trainer import Trainer
+
+    GPUS = tf.config.list_physical_devices("GPU")
+
+PRODUCT = 4096  # rows and columns of the matrix product
+
+
+def product(row, settings):
+    """The matrix product; its facts are those of the network that every row trains."""
+    model = AlexNet(1000, devices=(), width=settings.width)
+    square = tf.random.normal((PRODUCT, PRODUCT))
+
+    def turn():
+        float(tf.matmul(square, square)[0, 0])
+        started = time.perf_counter()
+        for _ in range(2):
+            float(tf.matmul(square, square)[0, 0])
+        return {"product_gflops": 2 * 2 * PRODUCT**3 / (time.perf_counter() - started) / 1e9}
+
+    paper = {name: on_paper(model, settings.batch_size, size) for name, size in (("float32", 4), ("bfloat16", 2))}
+    facts = {"parameters": model.count_params(), "gflop_per_image": flop_per_image(model) / 1e9, "paper_mb": paper}
+    return facts | {"product_size": PRODUCT}, turn
+
+
+def start(row, settings):
+    """Training steps in TensorFlow, by the name of the row."""
+    kind = "GPU" if GPUS else "CPU"
+    with quiet_start():
+        devices = choose_devices([f"{kind}:{place}" for place in range(2 if row == "two_devices" else 1)], 2)
+    with tf.device(devices[0]):
+        images = tf.random.normal((settings.batch_size, 224, 224, 3), stddev=60.0)
+        labels = tf.random.uniform((settings.batch_size,), maxval=1000, dtype=tf.int32)
+    peak_mb = (lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6) if GPUS else resident_peak()
+    if row == "keras":
+        model, train_step = plain_keras(settings.width)
+    else:
+        dtype = "mixed_bfloat16" if row == "mixed_bfloat16" else "float32"
+        pinned = () if row == "unpinned" else devices
+        model = AlexNet(1000, devices=pinned, classifier_activation=None, width=settings.width, dtype=dtype, seed=0)
+        train_step = Trainer(model, MomentumSGD(), devices[0]).train_step
+
+    def steps(count=settings.steps):
+        for _ in range(count):
+            float(train_step(images, labels))
+
+    steps(2)
+    return {"parameters": model.count_params()}, speed_turn(settings.batch_size * settings.steps, steps, peak_mb)
+
+
+def plain_keras(width):
+    """The two towers as anyone would write them with Keras alone: (model, training step)."""
+
+    def units(number):
+        return round(number * width) // 2
+
+    def convolution(x, filters, size):
+        return keras.layers.Conv2D(units(filters), size, padding="same", activation="relu")(x)
+
+    def normalization(x):
+        return keras.layers.Lambda(lambda v: tf.nn.local_response_normalization(v, 2, 2.0, 1e-4, 0.75))(x)
+
+    def pool(x):
+        return keras.layers.MaxPooling2D(3, 2)(x)
+
+    def joined(parts):
+        return [keras.layers.Concatenate()(parts) for _ in parts]
+
+    def dense(x, number):
+        return keras.layers.Dropout(0.5)(keras.layers.Dense(units(number), activation="relu")(x))
+
+    image = keras.Input((224, 224, 3))
+    padded = keras.layers.ZeroPadding2D(((0, 3), (0, 3)))(image)
+    x = [keras.layers.Conv2D(units(96), 11, strides=4, activation="relu")(padded) for _ in range(2)]
+    x = [pool(normalization(part)) for part in x]
+    x = [pool(normalization(convolution(part, 256, 5))) for part in x]
+    x = [convolution(part, 384, 3) for part in joined(x)]
+    x = [convolution(part, 384, 3) for part in x]
+    x = [pool(convolution(part, 256, 3)) for part in x]
+    x = [dense(keras.layers.Flatten()(part), 4096) for part in joined(x)]
+    x = [dense(part, 4096) for part in joined(x)]
+    model = keras.Model(image, keras.layers.Dense(1000)(keras.layers.Concatenate()(x)))
+    optimizer = keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=0.0005)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def train_step(images, labels):
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+            loss = tf.reduce_mean(losses)
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+        return loss
+
+    return model, train_step
+
+
+def flop_per_image(model):
+    """Floating-point operations of convolutions and matrix products in a training step, for one image.
+
+    Two a multiplication with its addition; once forward, once for the kernel's gradient, once for the input's, which
+    layers that see the image do without: 4,135,610,496 for the network of the paper, of 724,406,816 multiplications.
+    """
+    total = 0
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            products = 2 * math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+            total += products * (2 if layer.kernel.shape[-2] == 3 else 3)
+    return total
+
+
+def on_paper(model, batch_size, number_bytes):
+    """What a step must hold, in MB by kind; weights, momentum and gradients in float32."""
+    in_place = ("InputLayer", "ZeroPadding2D", "Activation", "Copies", "Flatten")
+    kept = sum(math.prod(layer.output.shape[1:]) for layer in model.layers if type(layer).__name__ not in in_place)
+    images = 4 * math.prod(model.input_shape[1:])
+    weights = 4 * model.count_params() / 1e6
+    activations = batch_size * (images + kept * number_bytes) / 1e6
+    return {**dict.fromkeys(("weights", "momentum", "gradients"), weights), "activations": activations}
+
+
+def seconds(function):
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def checkpoint(row, settings):
+    """A turn measures three steps alone, then a checkpoint with steps beside it, then reading it."""
+    model = AlexNet(1000, "paper", devices=(), classifier_activation=None, width=settings.width)
+    trainer, epochs = Trainer(model, MomentumSGD()), itertools.count(1)
+    images = tf.random.normal((settings.batch_size, *model.input_shape[1:]), stddev=60.0)
+    labels = tf.random.uniform((settings.batch_size,), maxval=1000, dtype=tf.int32)
+    checkpoints = Checkpoints(os.path.join(settings.folder, row), trainer.variables(), keep=1)
+
+    def step():
+        return seconds(lambda: float(trainer.train_step(images, labels)))
+
+    def turn():
+        alone = statistics.median(step() for _ in range(3))
+        started = time.perf_counter()
+        held = seconds(lambda: checkpoints.write(Progress(epochs=next(epochs))))
+        beside = [step()]  # at least one: it makes the copies
+        while checkpoints.writer.is_alive():
+            beside.append(step())
+        checkpoints.wait()
+        found = {"step": alone, "held": held, "written": time.perf_counter() - started}
+        found["extra"] = held + sum(beside) - len(beside) * alone
+        found["megabytes"] = sum(entry.stat().st_size for entry in os.scandir(checkpoints.folder)) / 1e6
+        return {**found, "read": seconds(checkpoints.resume)}
+
+    step(), step()
+    return {}, turn
+
+
+def epoch(row, settings):
+    """A turn measures the first batch of an epoch, and the first one in its last tenth."""
+    source, _ = sources.open_folder(settings.data_dir)
+    known = Statistics(np.zeros((256, 256, 3), np.float32), np.zeros(3), np.eye(3), source.count)
+    late = math.ceil(0.9 * math.ceil(source.count / settings.batch_size) - 1) * settings.batch_size
+    options = {"size": 224, "batch_size": settings.batch_size, "seed": 1, "epoch": 0}
+
+    def first_batch(start):
+        return seconds(lambda: next(iter(pipeline.training(source, known, Augmentation(), start=start, **options))))
+
+    def turn():
+        return {"beginning_batch": first_batch(0), "late_batch": first_batch(late)}
+
+    turn()  # compiles the graphs
+    return {}, turn
