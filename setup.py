@@ -34,6 +34,7 @@ setup(
         "tensorboard>=2.21,<2.22",
         "tqdm>=4.66.3,<5",
         "requests>=2.32.4,<3",
+        "wrapt>=1.17,<3",
         # Imported by tensorflow-datasets 4.9.10 to prepare a set, and missing from its own requirements.
         "importlib_resources>=6.4,<8",
     ],

@@ -1,4 +1,4 @@
-"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in Keras: the network, its data, its config and its export.
+"""AlexNet (Krizhevsky, Sutskever and Hinton, 2012) in Keras: the network, its training, its evaluation and its export.
 
 `keras_alexnet.AlexNet(...)` builds the model; `python -m keras_alexnet.train --flagfile=flags/NAME.cfg` trains it.
 Names are imported when they are first used, so that `--help` never waits for TensorFlow.
@@ -6,14 +6,17 @@ Names are imported when they are first used, so that `--help` never waits for Te
 
 import importlib
 
+import wrapt
+
 __version__ = "0.1.0"
 
 _EXPORTED = {
     "AlexNet": "keras_alexnet.model.alexnet",
     "decode_predictions": "keras_alexnet.applications",
+    "load_image": "keras_alexnet.applications",
     "preprocess_input": "keras_alexnet.applications",
 }
-__all__ = ["AlexNet", "__version__", "decode_predictions", "preprocess_input"]
+__all__ = ["AlexNet", "__version__", "decode_predictions", "load_image", "preprocess_input"]
 
 
 def __getattr__(name):
@@ -24,3 +27,15 @@ def __getattr__(name):
 
 def __dir__():
     return sorted([*globals(), *_EXPORTED])
+
+
+@wrapt.when_imported("keras")
+def _register(keras):
+    """Makes a .keras file of ours loadable by `import keras, keras_alexnet`, in either order.
+
+    Keras finds classes that are registered, and these register themselves when they are imported: when both packages
+    are, and not before, since `import keras_alexnet` alone does not wait for TensorFlow.
+    """
+    if keras.config.backend() == "tensorflow":
+        importlib.import_module("keras_alexnet.model.layers")
+        importlib.import_module("keras_alexnet.training.optimizer")

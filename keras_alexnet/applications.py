@@ -1,62 +1,94 @@
-"""What users of `keras.applications` look for beside a model: `preprocess_input` and `decode_predictions`."""
+"""What users of `keras.applications` look for beside a model, here for ImageNet or for a run of one's own.
 
+model = keras_alexnet.AlexNet(weights="runs/quickstart")
+image = keras_alexnet.load_image("image.jpg")
+scores = model(keras_alexnet.preprocess_input(image[None], mean="runs/quickstart"))
+print(keras_alexnet.decode_predictions(scores, class_names="runs/quickstart"))
+"""
+
+import numbers
+import os
+
+import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_alexnet.data import imagenet
+from keras_alexnet.data import imagenet, statistics
+from keras_alexnet.data.decoding import STORED_SIZE, decode_center
+from keras_alexnet.errors import ArgumentError, brief
+from keras_alexnet.model.caffe import IMAGENET_MEAN
 
-# Mean of the training images of ILSVRC2012, red, green, blue, in 0..255, as Caffe's `ilsvrc_2012_mean.npy` has it (its
-# example 00-classification prints it). A run's own is in its statistics.npz.
-IMAGENET_MEAN = (122.67891434, 116.66876762, 104.00698793)
+
+def load_image(path, size=224):
+    """An image file -> the pixels that an exported model takes of it: the shorter side to 256 pixels, the center view.
+
+    Args:
+        path: str, a JPEG or PNG file.
+        size: int, 1 to 256: rows and columns of the network's input, for "caffe" 227.
+
+    Returns:
+        uint8 (size, size, 3), RGB.
+
+    Raises:
+        ValueError: the file is not an image that can be decoded.
+        OSError: the file cannot be read.
+    """
+    if not isinstance(size, numbers.Integral) or not 1 <= size <= STORED_SIZE:
+        raise ArgumentError("size", size, f"must be a whole number from 1 to {STORED_SIZE}")
+    with open(path, "rb") as file:
+        content = file.read()
+    try:
+        return decode_center(tf.constant(content), size).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(f"{path}: {brief(error)}") from None
 
 
 def preprocess_input(images, mean=IMAGENET_MEAN):
     """Pixels -> what the network takes: the mean is subtracted, nothing is divided.
 
     Args:
-        images: array or tensor (..., height, width, 3), RGB, 0..255, of any dtype; already of the network's size (224,
-            for "caffe" 227).
-        mean: what is subtracted: three numbers, red, green and blue; an image (rows, columns, 3) at least as large as
-            the images, of which the center is taken; or the path of a run's statistics.npz.
+        images: array, tensor or KerasTensor (..., height, width, 3), RGB, 0..255, of any dtype; already of the
+            network's size (224, for "caffe" 227).
+        mean: what is subtracted: three numbers, red, green and blue (default: ImageNet's); an image (rows, columns, 3)
+            at least as large as the images, of which the center is taken; or the path of a run's folder or of a
+            statistics.npz, whose mean image it is.
 
     Returns:
         float32, same shape; a NumPy array for an array, else a tensor. What was given is not changed.
 
     Raises:
-        ValueError: the images have no three channels, or the mean does not fit them.
+        ValueError: the images do not have three channels, or the mean does not fit them.
     """
     is_array = isinstance(images, (np.ndarray, list, tuple, float, int))
     if is_array:
         images = np.asarray(images)
-    if len(images.shape) < 3 or images.shape[-1] != 3:
-        raise ValueError(f"images must be RGB, (..., height, width, 3). Received: shape={tuple(images.shape)}")
-    if isinstance(mean, str) or hasattr(mean, "__fspath__"):
-        from keras_alexnet.data import statistics
-
-        mean = statistics.load(mean).mean_image
+    shape = tuple(images.shape) if getattr(images.shape, "rank", 0) is not None else ()
+    if len(shape) < 3 or shape[-1] != 3:
+        raise ArgumentError("images", shape, "must be RGB, of the shape (..., height, width, 3)")
+    if isinstance(mean, (str, os.PathLike)):
+        mean = statistics.load(_file_of(mean, "statistics.npz")).mean_image
     mean = np.asarray(mean, np.float32)
+    if mean.ndim not in (1, 3) or mean.shape[-1] != 3:
+        raise ArgumentError("mean", mean.shape, "must be three numbers, an image, or the path of a run")
     if mean.ndim == 3:
-        rows, columns = images.shape[-3:-1]
+        rows, columns = shape[-3:-1]
+        if rows is None or columns is None:
+            raise ArgumentError("images", shape, "must have a known height and width for a mean image")
         first, left = (mean.shape[0] - rows) // 2, (mean.shape[1] - columns) // 2
         if min(first, left) < 0:
-            raise ValueError(f"mean is smaller than the images. Received: mean {mean.shape}, images {images.shape}")
+            raise ArgumentError("mean", mean.shape, f"must be at least as large as the images, {shape}")
         mean = mean[first : first + rows, left : left + columns]
-    if mean.shape[-1:] != (3,) or mean.ndim not in (1, 3):
-        raise ValueError(f"mean must be three numbers or an image. Received: shape={mean.shape}")
-    if is_array:
-        return images.astype(np.float32) - mean
-    import tensorflow as tf
-
-    return tf.cast(images, tf.float32) - mean
+    return (images.astype(np.float32) if is_array else keras.ops.cast(images, "float32")) - mean
 
 
 def decode_predictions(predictions, top=5, class_names=None):
     """Probabilities -> the best classes, in words.
 
     Args:
-        predictions: float (B, classes), such as a model returns.
-        top: int, how many.
-        class_names: sequence of str, one a class, such as the lines of a run's class_names.txt; None for the 1000
-            classes of ImageNet in the order of their WordNet ids.
+        predictions: numbers (B, classes), such as a model returns.
+        top: int >= 1, how many.
+        class_names: sequence of str, one a class; the path of a run's folder or of its class_names.txt; or None for
+            the 1000 classes of ImageNet in the order of their WordNet ids.
 
     Returns:
         list, one an image, of lists of (id, name, score), best first: id and name as `keras.applications` has them
@@ -65,16 +97,24 @@ def decode_predictions(predictions, top=5, class_names=None):
     Raises:
         ValueError: another number of classes.
     """
-    predictions = np.asarray(predictions)
+    if not isinstance(top, numbers.Integral) or top < 1:
+        raise ArgumentError("top", top, "must be a whole number, at least 1")
+    if isinstance(class_names, (str, os.PathLike)):
+        with open(_file_of(class_names, "class_names.txt"), encoding="utf-8", newline="\n") as file:
+            class_names = file.read().removesuffix("\n").split("\n")
     names = imagenet.classes() if class_names is None else [(name, name) for name in class_names]
+    predictions = np.asarray(predictions).astype(np.float64)  # unsigned numbers have no negative, by which to sort
     if predictions.ndim != 2 or predictions.shape[1] != len(names):
-        raise ValueError(
-            f"predictions must be (images, {len(names)}); give the class_names of other classes. Received: "
-            f"shape={predictions.shape}"
-        )
+        problem = f"must be of the shape (images, {len(names)}); give the class_names of other classes"
+        raise ArgumentError("predictions", predictions.shape, problem)
     # Stable, so that of equal scores the first class comes first.
     best = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
     return [
         [(*names[index], float(row[index])) for index in indices]
         for row, indices in zip(predictions, best, strict=True)
     ]
+
+
+def _file_of(path, name):
+    """The file of a run's folder, or the path itself."""
+    return os.path.join(path, name) if os.path.isdir(path) else path

@@ -14,16 +14,10 @@ REQUEUE = 75
 
 
 def run_command(command, main, argv):
-    """Runs `main(argv)` as the command `python -m keras_alexnet.COMMAND` and returns its exit code.
+    """Runs `main(argv)` as the command `python -m keras_alexnet.COMMAND`, whose name is written before errors.
 
-    Args:
-        command: str, as it is written in front of an error.
-        main: function of a list of str (without the program's name); returns nothing.
-        argv: list of str.
-
-    Returns:
-        int: 0 done, 1 failed while running, 2 wrong usage, 75 stopped by a signal and resumable, 130 interrupted from
-            the keyboard.
+    Returns the exit code: 0 done, 1 failed while running, 2 wrong usage, 75 stopped by a signal and resumable, 130
+    interrupted from the keyboard.
     """
     # The package uses TensorFlow's graphs, whichever backend Keras is configured with.
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -40,14 +34,12 @@ def run_command(command, main, argv):
     except ArgumentError as error:
         return _fail(command, f"--{error.name}={error.value}: {error.problem}", 2)
     except BrokenPipeError:
-        # The reader of the output has closed it (`| head`); what is left in the buffer is discarded.
+        # The reader of the output has closed it (`| head`): the rest of the buffer is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except RequeueError as error:
-        return _fail(command, error, REQUEUE)
     except (RunError, OSError) as error:
         # A full disk, a folder without permission: the operating system's message names the file.
-        return _fail(command, error, 1)
+        return _fail(command, error, REQUEUE if isinstance(error, RequeueError) else 1)
     except Exception as error:
         # TensorFlow writes logs and exports itself, and has its own errors for a full disk or a missing folder.
         tensorflow = sys.modules.get("tensorflow")

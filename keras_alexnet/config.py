@@ -26,14 +26,14 @@ class DataConfig:
     """Data (sections 2 and 4.1)."""
 
     dataset: str = flag(
-        "imagenet2012",
-        "A TensorFlow Datasets name, records (prepared by tools/prepare_dataset.py), folder or shapes.",
-        first=True,
+        "imagenet2012", "A TensorFlow Datasets name, records (tools/prepare_dataset.py), folder or shapes.", first=True
     )
     data_dir: str | None = flag(
         None,
-        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. TensorFlow Datasets: its "
-        "data folder (default: ~/tensorflow_datasets). shapes: where the images are kept (default: data/shapes).",
+        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. imagenet2012: has records, "
+        "a TensorFlow Datasets folder, or the two official archives, which are then prepared (default: data). Other "
+        "TensorFlow Datasets: their folder (default: ~/tensorflow_datasets). shapes: where the images are kept "
+        "(default: below data).",
         path=True,
         first=True,
         free=True,
@@ -51,10 +51,7 @@ class DataConfig:
         path=True,
     )
     bad_images: str = flag(
-        "skip",
-        "What to do with a file that is not an image: name it and leave it out, or name it and stop.",
-        choices=("skip", "fail"),
-        free=True,
+        "skip", "A file that is not an image is named and left out, or fails.", choices=("skip", "fail"), free=True
     )
     shapes_train: int = flag(200, "shapes: training images per class.", low=1, high=100_000)
     shapes_val: int = flag(50, "shapes: validation images per class.", low=1, high=100_000)
@@ -130,10 +127,7 @@ class NetworkConfig:
         free=True,
     )
     precision: str = flag(
-        "float32",
-        "Arithmetic of convolutions and products; normalization, loss and update stay float32.",
-        choices=PRECISIONS,
-        first=True,
+        "float32", "Arithmetic of convolutions and products; all else is float32.", choices=PRECISIONS, first=True
     )
     width: float = flag(1.0, "Factor on the number of units of every hidden layer.", above=0.0, high=4.0)
     activation: str = flag("relu", "Nonlinearity of section 3.1.", choices=("relu", "tanh"))
@@ -211,17 +205,10 @@ class RunConfig:
     seed: int = flag(2012, "Seed of weights, order, crops, color noise and dropout.", low=0)
     export: bool = flag(True, "Write a SavedModel to MODEL_DIR/export/1 at the end.", free=True)
     checkpoints_to_keep: int = flag(
-        3,
-        "Newest checkpoints that are kept, beside the one with the lowest validation error.",
-        low=1,
-        high=100_000,
-        free=True,
+        3, "Newest checkpoints to keep, beside that with the lowest validation error.", low=1, high=100_000, free=True
     )
     checkpoint_minutes: float = flag(
-        15.0,
-        "A checkpoint after so many minutes within an epoch, beside the one after every epoch; 0: none.",
-        low=0.0,
-        free=True,
+        15.0, "Minutes between checkpoints within an epoch, beside the one after it; 0: none.", low=0.0, free=True
     )
     checkpoint_steps: int = flag(0, "A checkpoint after every so many steps too; 0: none.", low=0, free=True)
     strategy: str = flag(
@@ -283,11 +270,9 @@ def check(config):
     if not data.dataset:
         raise UsageError("--dataset is empty: give a TensorFlow Datasets name, records, folder or shapes")
     if data.dataset in ("folder", "records") and not data.data_dir:
-        wanted = {
-            "folder": "DATA_DIR/train/CLASS/*.jpg and DATA_DIR/val",
-            "records": "what tools/prepare_dataset.py wrote",
-        }
-        raise UsageError(f"--data_dir is missing: --dataset={data.dataset} reads {wanted[data.dataset]}")
+        is_folder = data.dataset == "folder"
+        wanted = "DATA_DIR/train/CLASS/*.jpg and DATA_DIR/val" if is_folder else "what tools/prepare_dataset.py wrote"
+        raise UsageError(f"--data_dir is missing: --dataset={data.dataset} reads {wanted}")
     for name in ("train_split", "val_split"):
         if getattr(data, name) and data.dataset in DATASETS:
             raise ArgumentError(name, getattr(data, name), f"must be left out: --dataset={data.dataset} has two splits")
@@ -308,16 +293,14 @@ def check(config):
     if (training.lr_policy == "schedule") != bool(rates):
         problem = "goes with --lr_policy=schedule, and needs entries such as 25:0.001,51:0.0001"
         raise ArgumentError("lr_schedule", training.lr_schedule, problem)
-    labels = {label for _, label, _ in rates} - {"", "bias"}
-    for flag_name, names in (("lr_schedule", labels), ("new_layers", training.new_layers)):
+    for flag_name, names in (("lr_schedule", schedules.layer_labels(rates)), ("new_layers", training.new_layers)):
         for name in names:
             if not any(layer.startswith(name) for layer in variants.LAYERS):
                 problem = f"must name layers of {', '.join(variants.LAYERS)}, and {name!r} is none"
                 raise ArgumentError(flag_name, flags.as_text(config)[flag_name], problem)
     if run.profile and (len(run.profile) != 2 or not 1 <= run.profile[0] <= run.profile[1]):
-        raise ArgumentError(
-            "profile", flags.as_text(config)["profile"], "must be the first and the last step, such as 10,15"
-        )
+        problem = "must be the first and the last step, such as 10,15"
+        raise ArgumentError("profile", flags.as_text(config)["profile"], problem)
 
 
 def check_devices(network, strategy):
@@ -330,12 +313,10 @@ def check_devices(network, strategy):
     if len(set(names)) < len(names):
         raise ArgumentError("devices", text, "must be different; give one for both towers")
     if names and strategy == "multi_worker":
-        raise ArgumentError(
-            "devices", text, "must be left out: with --strategy=multi_worker a process takes all its GPUs"
-        )
+        problem = "must be left out: with --strategy=multi_worker a process takes all its GPUs"
+        raise ArgumentError("devices", text, problem)
     if len(names) > network.towers and strategy == "one":
         raise ArgumentError("devices", text, f"must not be more than the towers (--towers={network.towers})")
     if network.precision == "mixed_float16" and strategy != "one":
-        raise ArgumentError(
-            "precision", network.precision, f"must be mixed_bfloat16 or float32 with --strategy={strategy}"
-        )
+        problem = f"must be mixed_bfloat16 or float32 with --strategy={strategy}"
+        raise ArgumentError("precision", network.precision, problem)

@@ -1,4 +1,4 @@
-"""The training and the validation set of a run: opened, and what must be known of them before the first step."""
+"""The training and the validation set of a run: opened, measured and checked before the first step."""
 
 import atexit
 import dataclasses
@@ -12,7 +12,7 @@ import tempfile
 import numpy as np
 
 from keras_alexnet import rundir
-from keras_alexnet.data import sources
+from keras_alexnet.data import imagenet, prepare, record_sets, sources
 from keras_alexnet.data import statistics as stats
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.errors import RunError, UsageError, printable
@@ -20,13 +20,18 @@ from keras_alexnet.files import atomic_write, progress_bar
 from keras_alexnet.model.variants import VARIANTS
 
 NAMED = 10  # bad files that are named on the screen; all of them are in the run's skipped.txt
+IMAGENET = "imagenet2012"
+IMAGENET_RECORDS = "imagenet256"  # below the data folder
+IMAGENET_HELP = """\
+ImageNet's images are fetched by hand, from https://image-net.org/download-images (free for research, after a login):
+    ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, not unpacked, into {root}
+Then give the same command again: it prepares them once, into {records}, and trains."""
 _GRAY = 118.0  # of 255, about the mean of natural images
 
 
-def open_sources(config):
-    """The sources of a run: (training, validation). Raises UsageError, see `data.sources.open_training`."""
-    data = config.data
-    if config.run.dry_run and not sources.is_there(data):
+def open_sources(data, dry_run=False):
+    """The sources of settings: (training, validation). Raises UsageError, see `data.sources.open_training`."""
+    if dry_run and not sources.is_there(data):
         if data.dataset != "shapes":
             raise UsageError(
                 f"--dataset={data.dataset}: is not prepared yet, and --dry_run writes nothing; prepare it first: tfds "
@@ -38,16 +43,50 @@ def open_sources(config):
     return sources.open_training(data, progress_bar)
 
 
-def augmentation(data, variant):
-    """What is done to the training images of a run at random.
+def find_imagenet(data, may_prepare=False):
+    """Where the images of --dataset=imagenet2012 are: records, a TensorFlow Datasets folder, or the official archives.
 
-    Args:
-        data: config.DataConfig.
-        variant: str, of the network; its authors' crop positions and scale of the color noise are the defaults.
+    Looked for in this order below --data_dir (default: data/). Archives are first prepared as records, resumably.
 
     Returns:
-        data.augmentation.Augmentation.
+        config.DataConfig by which the images are read; `data` itself for every other dataset.
+
+    Raises:
+        UsageError: all of them are missing, or there are archives only and `may_prepare` is False.
     """
+    if data.dataset != IMAGENET:
+        return data
+    root = data.data_dir or "data"
+    records = os.path.join(root, IMAGENET_RECORDS)
+    if not data.train_split and not data.val_split:
+        for folder in (root, records):
+            if os.path.isfile(os.path.join(folder, record_sets.MANIFEST)):
+                return dataclasses.replace(data, dataset="records", data_dir=folder)
+    for folder in [data.data_dir] if data.data_dir else ["data", None]:
+        if record_sets.is_prepared(IMAGENET, folder):
+            return dataclasses.replace(data, data_dir=folder)
+    try:
+        archives = imagenet.find_archives(root)
+    except UsageError:
+        print(IMAGENET_HELP.format(root=root, records=records), file=sys.stderr)
+        raise UsageError(f"--dataset={IMAGENET}: is missing in {root}: records, prepared set or archives") from None
+    if not may_prepare:
+        raise UsageError(
+            f"--dataset={IMAGENET}: the archives in {archives} are not prepared yet; train to prepare them"
+        )
+    work = prepare.claim(records)
+    bar = progress_bar("finding the images in the archives", "bytes")
+    train, val = imagenet.open_ilsvrc2012(root, work and os.path.join(work, "index.json"), bar)
+    note = imagenet.unofficial(train, val)
+    if note:
+        print(f"note: {note}", file=sys.stderr)
+    bar = progress_bar(f"preparing {records}")
+    prepare.prepare(train, val, records, prepare.Settings(), threads=data.input_threads, progress=bar)
+    return dataclasses.replace(data, dataset="records", data_dir=records)
+
+
+def augmentation(data, variant):
+    """The Augmentation of a run's settings; its variant's authors' numbers are the defaults."""
     return Augmentation(
         crop_positions=data.crop_positions or VARIANTS[variant].crop_positions,
         reflections=data.reflections,
@@ -59,29 +98,18 @@ def augmentation(data, variant):
 
 
 def given_statistics(data):
-    """Statistics of the training set that --statistics or prepared records give, or None.
-
-    Args:
-        data: config.DataConfig.
-
-    Raises:
-        UsageError: the file does not hold statistics.
-    """
-    path = data.statistics
-    if not path and data.dataset == "records":
-        path = os.path.join(data.data_dir, rundir.STATISTICS)
-    if not path:
-        return None
+    """Statistics of the training set that --statistics or prepared records give, or None. Raises UsageError."""
+    of_records = os.path.join(data.data_dir, rundir.STATISTICS) if data.dataset == "records" else None
+    path = data.statistics or of_records
     try:
-        return stats.load(path)
+        return stats.load(path) if path else None
     except (OSError, RunError) as error:
-        raise UsageError(
-            f"--statistics={path}: {error}; give a statistics.npz of another run, or leave it out"
-        ) from None
+        hint = "give a statistics.npz of another run, or leave it out"
+        raise UsageError(f"--statistics={path}: {error}; {hint}") from None
 
 
 def placeholder_statistics(config, given, train_source, val_source):
-    """What a dry run takes for (statistics, summary of the validation set): what is known, or gray images."""
+    """(statistics, summary of the validation set) for a dry run: those that are known, or those of gray images."""
     path = os.path.join(config.run.model_dir, rundir.STATISTICS)
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:
@@ -96,9 +124,9 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
 
     Args:
         config: config.Config.
-        given: data.statistics.Statistics, as of `given_statistics`, or None.
+        given: Statistics of `given_statistics`, or None.
         train_source, val_source: see `data.sources`.
-        is_chief: bool, whether this process writes; of several machines one does.
+        is_chief: bool, whether this process writes.
 
     Returns:
         (statistics, training source, summary, validation source); the sources without the files that are not images.
@@ -107,30 +135,16 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
         UsageError: the run or the statistics are of other images, or a class has none.
         RunError: files are not images, and `--bad_images=fail`.
     """
-    model_dir, threads = config.run.model_dir, config.data.input_threads
+    model_dir = config.run.model_dir
     statistics = _statistics(config, given, train_source, is_chief)
-    summary_path = os.path.join(model_dir, rundir.VALIDATION)
-    summary = read_summary(summary_path)
-    if summary and summary.fingerprint != val_source.fingerprint() and rundir.has_checkpoint(model_dir):
-        raise UsageError(
-            f"{summary_path}: is of another validation set than there is now; restore it, or name another --model_dir"
-        )
-    if summary is None or summary.fingerprint != val_source.fingerprint():
-        if val_source.label_counts:
-            summary = stats.DatasetSummary(val_source.label_counts, (), val_source.fingerprint())
-        else:
-            summary = stats.summarize(val_source, threads, progress_bar("reading the validation set"))
-        if is_chief:
-            with atomic_write(summary_path) as file:
-                json.dump(dataclasses.asdict(summary), file)
+    summary = _summary(config, val_source, is_chief)
     if is_chief and not rundir.has_checkpoint(model_dir):
         shared = shared_files(train_source, val_source)
         if shared:
             found = f"{shared} of {val_source.count} validation images are training images too, byte for byte"
             print(f"warning: {found}: the validation error will be too low", file=sys.stderr, flush=True)
-    bad = [f"train/{name}" for name in (*train_source.other_files, *statistics.skipped)]
-    bad += [f"val/{name}" for name in (*val_source.other_files, *summary.skipped)]
-    _report_bad_files(bad, config.data.bad_images, os.path.join(model_dir, "skipped.txt"), is_chief)
+    bad = (*train_source.other_files, *statistics.skipped), (*val_source.other_files, *summary.skipped)
+    _report_bad_files(bad, config, is_chief)
     for source, counts in ((train_source, statistics.label_counts), (val_source, summary.label_counts)):
         # A class may be missing from a part of a set; a class folder without one image in it is a mistake.
         empty = [name for name, count in zip(source.class_names, counts, strict=False) if not count]
@@ -158,25 +172,34 @@ def shared_files(train_source, val_source):
     return sum(digest in known for digest in val)
 
 
-def describe_bad_files(names):
+def find_bad_files(train_source, val_source, threads=0):
+    """The names of files that are not images, of each set: two tuples of str. Reads all; raises RunError."""
+    return [
+        stats.summarize(source, threads, progress_bar(f"reading {source.name}")).skipped
+        for source in (train_source, val_source)
+    ]
+
+
+def describe_bad_files(train, val):
     """Files that are not images in a message, str: their number and the first of them, control characters escaped."""
+    names = _with_split(train, val)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     count = "1 file is not an image" if len(names) == 1 else f"{len(names)} files are not images"
     return f"{count}: {', '.join(map(printable, names[:NAMED]))}{more}"
 
 
 def _statistics(config, given, source, is_chief):
-    """Statistics of the training set, from the run's folder if they are there; written there otherwise."""
+    """Statistics of the training set: those in the run's folder, the given ones, or computed and written there."""
     path = os.path.join(config.run.model_dir, rundir.STATISTICS)
     kept = stats.load(path) if os.path.isfile(path) else None
-    resuming = rundir.has_checkpoint(config.run.model_dir)
-    if kept and not resuming and kept.fingerprint not in ("", source.fingerprint()):
+    same = ("", source.fingerprint())
+    if kept and kept.fingerprint not in same and not rundir.has_checkpoint(config.run.model_dir):
         kept = None  # nothing has been trained on them: the set was changed before the run started
     statistics = kept or given
     if statistics is None:
         bar = progress_bar("mean and covariance of the training set")
         statistics = stats.compute(source, config.data.input_threads, bar)
-    elif statistics.fingerprint not in ("", source.fingerprint()):
+    elif statistics.fingerprint not in same:
         raise UsageError(
             f"{path}: is of another training set than there is now; restore it, or name another --model_dir"
             if kept
@@ -185,6 +208,26 @@ def _statistics(config, given, source, is_chief):
     if is_chief and statistics is not kept:
         stats.save(statistics, path)
     return statistics
+
+
+def _summary(config, source, is_chief):
+    """The summary of the validation set: that in the run's folder, or made and written there."""
+    path = os.path.join(config.run.model_dir, rundir.VALIDATION)
+    kept = read_summary(path)
+    if kept and kept.fingerprint == source.fingerprint():
+        return kept
+    if kept and rundir.has_checkpoint(config.run.model_dir):
+        raise UsageError(
+            f"{path}: is of another validation set than there is now; restore it, or name another --model_dir"
+        )
+    if source.label_counts:
+        summary = stats.DatasetSummary(source.label_counts, (), source.fingerprint())
+    else:
+        summary = stats.summarize(source, config.data.input_threads, progress_bar("reading the validation set"))
+    if is_chief:
+        with atomic_write(path) as file:
+            json.dump(dataclasses.asdict(summary), file)
+    return summary
 
 
 def _digest(path):
@@ -207,15 +250,20 @@ def read_summary(path):
         return None
 
 
-def _report_bad_files(names, policy, path, is_chief):
+def _with_split(train, val):
+    return [f"{split}/{name}" for split, names in (("train", train), ("val", val)) for name in names]
+
+
+def _report_bad_files(bad, config, is_chief):
+    """Lists the files that are not images in the run's skipped.txt, and names some. Raises RunError."""
+    path, names = os.path.join(config.run.model_dir, "skipped.txt"), _with_split(*bad)
     if is_chief and names:
         with atomic_write(path) as file:
             file.write("".join(f"{printable(name)}\n" for name in names))
     elif is_chief and os.path.exists(path):
         os.unlink(path)
-    if not names:
-        return
-    listed = f"{describe_bad_files(names)}; all are in {path}"
-    if policy == "fail":
-        raise RunError(f"{listed}. --bad_images=skip leaves them out")
-    print(f"{listed}; left out", flush=True)
+    if names:
+        listed = f"{describe_bad_files(*bad)}; all are in {path}"
+        if config.data.bad_images == "fail":
+            raise RunError(f"{listed}. --bad_images=skip leaves them out")
+        print(f"{listed}; left out", flush=True)

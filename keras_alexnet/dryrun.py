@@ -5,10 +5,8 @@ import os
 import shutil
 import time
 
-from keras_alexnet.data.statistics import summarize
-from keras_alexnet.datasets import describe_bad_files
+from keras_alexnet.datasets import describe_bad_files, find_bad_files
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.files import progress_bar
 from keras_alexnet.training.monitoring import memory
 from keras_alexnet.training.trainer import ReadError, read
 
@@ -17,15 +15,9 @@ _COPIES = 2  # a checkpoint holds the weights and a velocity for each; the expor
 
 
 def report(loop, describe):
-    """Trains two steps, and prints what the run would take.
+    """Trains two steps, and prints what the run would take, after `description`.
 
-    Args:
-        loop: training.loop.Loop, made with placeholder statistics.
-        describe: function of the loop -> str, what is known of data and network.
-
-    Raises:
-        UsageError: the disk is too small, or the folder is not writable.
-        RunError: an image cannot be read, or the loss is not finite.
+    Raises UsageError where the disk is too small or the folder not writable, and RunError where a step fails.
     """
     training, run = loop.config.training, loop.config.run
     try:
@@ -83,12 +75,8 @@ def _step_seconds(loop):
 
 def _leave_out_bad_files(loop):
     """Names the files that training would leave out, and leaves them out."""
-    train, val = (
-        summarize(source, loop.config.data.input_threads, progress_bar(f"reading {source.name}")).skipped
-        for source in (loop.train_source, loop.val_source)
-    )
-    bad = [*(f"train/{name}" for name in train), *(f"val/{name}" for name in val)]
-    print(describe_bad_files(bad), flush=True)
+    train, val = find_bad_files(loop.train_source, loop.val_source, loop.config.data.input_threads)
+    print(describe_bad_files(train, val), flush=True)
     if loop.config.data.bad_images == "fail":
         raise RunError("--bad_images=fail: training would stop at them; --bad_images=skip leaves them out")
     loop.train_source, loop.val_source = loop.train_source.without(train), loop.val_source.without(val)

@@ -10,10 +10,7 @@ class UsageError(ValueError):
 class ArgumentError(ValueError):
     """An argument has a value that is not allowed; on the command line, the flag of that name (exit code 2).
 
-    Args:
-        name: str, of the argument.
-        value: what was received.
-        problem: str, what is allowed, such as "must be 1 or 2".
+    The problem says what is allowed, such as "must be 1 or 2".
     """
 
     def __init__(self, name, value, problem):
@@ -54,8 +51,7 @@ def brief(error):
 
 def brief_message(message):
     """As `brief`, of the message of an error that a server has sent."""
-    # Of a function's error the last paragraph; before it stands where in the program its operation was made, which a
-    # loaded model does not know and says so in two lines.
+    # The last paragraph of a function's error; those before tell where in the program its operation was made.
     lines = message.strip().split("\n\n")[-1].strip().splitlines()
     lines = [line for line in lines if not line.startswith(("Detected at node", "<stack traces"))]
     text = lines[0] if lines else ""

@@ -19,6 +19,7 @@ from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
+from keras_alexnet.tables import Table
 
 NAMED = 5  # files left out that are named on the screen; all of them are in the JSON
 
@@ -83,7 +84,6 @@ class EvaluateConfig:
 
 
 def main(argv):
-    """Prints the table, and writes all figures as JSON."""
     config = parse_evaluate(argv, __doc__)
     for folder in config.model_dir:
         if not rundir.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
@@ -119,102 +119,79 @@ def parse_evaluate(argv, usage):
 
 
 def as_text(report):
-    """The tables, str."""
+    """The report as tables for a terminal, str."""
     about, models = report["set"], report["models"]
-    protocol = "center view" if report["views"] == 1 else "10 views (corners, center, reflections), averaged"
     left_out = about["left_out"]
     named = f"; {len(left_out)} left out: {', '.join(left_out[:NAMED])}" + " ..." * (len(left_out) > NAMED)
+    protocol = "center view" if report["views"] == 1 else "10 views (corners, center, reflections), averaged"
     lines = [
         f"set:    {about['dataset']} {about['split']}, {about['images']} images of {about['classes']} classes"
         + (named if left_out else ""),
         f"views:  {protocol}",
-        f"models: {len(models)}" + f", {_said_of(report['weights'])}" * (len(models) > 1),
-        "",
+        f"models: {len(models)}" + f", {_describe_weights(report['weights'])}" * (len(models) > 1),
     ]
-    rows = [(f"{model['model_dir']}, epoch {model['epochs']}", model["weight"], model) for model in models]
+    return "\n\n".join(["\n".join(lines), *(table.as_text() for table in _tables(report))])
+
+
+def _tables(report):
+    """The tables.Table of every model and of what else was asked for."""
+    models = report["models"]
+    columns = ("", "weight", "top-1 error", "top-5 error", "loss", "mean squared error")
+    rows = [(f"{model['model_dir']}, epoch {model['epochs']}", f"{model['weight']:.3f}", model) for model in models]
     if len(models) > 1:
-        rows.append((f"average of {len(models)}", None, report["result"]))
-    width = max(len(name) for name, _, _ in rows)
-    lines.append(f"{'':<{width}}  {'weight':>6}  top-1 error  top-5 error    loss  mean squared error")
-    for name, weight, values in rows:
-        shown = "" if weight is None else f"{weight:.3f}"
-        lines.append(
-            f"{name:<{width}}  {shown:>6}  {values['top1_error']:>9.2f} %  {_top5(values, about)}  "
-            f"{values['loss']:>6.4f}  {values['mean_squared_error']:>18.6f}"
+        rows.append((f"average of {len(models)}", "", report["result"]))
+    rows = [
+        (name, weight, *_errors(report, own), f"{own['loss']:.4f}", f"{own['mean_squared_error']:.6f}")
+        for name, weight, own in rows
+    ]
+    yield Table("", columns, rows)
+    if "per_class" in report:
+        rows = [(row["class_name"], str(row["images"]), *_errors(report, row)) for row in report["per_class"]]
+        yield Table("errors by class:", ("", "images", "top-1 error", "top-5 error"), rows)
+    if report.get("confusions"):
+        rows = [
+            (row["class_name"], row["taken_for"], str(row["images"]), f"{row['percent']:.1f} %")
+            for row in report["confusions"]
+        ]
+        yield Table("most frequent confusions:", ("class", "taken for", "images", "of the class"), rows)
+    if "calibration" in report:
+        found, means = report["calibration"], ("confidence", "accuracy")
+        rows = [
+            (f"{each['from']:.3f}-{each['to']:.3f}", str(each["images"]), *(f"{each[name]:.4f}" for name in means))
+            for each in found["bins"]
+            if each["images"]
+        ]
+        note = (
+            f"expected error {found['expected_calibration_error']:.4f}, largest "
+            f"{found['maximum_calibration_error']:.4f}, {len(found['bins'])} bins"
         )
-    for title, table in (
-        ("errors by class", _by_class),
-        ("most frequent confusions", _confusions),
-        ("calibration", _calibration),
-    ):
-        rows = table(report)
-        if rows:
-            lines += ["", f"{title}:", *rows]
-    return "\n".join(lines)
+        columns = ("probability", "images", "mean probability", "share of right answers")
+        yield Table("calibration:", columns, rows, note)
 
 
-def _by_class(report):
-    if "per_class" not in report:
-        return []
-    rows = report["per_class"]
-    width = max(len(row["class_name"]) for row in rows)
-    return [
-        f"  {'':<{width}}  images  top-1 error  top-5 error",
-        *(
-            f"  {row['class_name']:<{width}}  {row['images']:>6}"
-            + (f"  {row['top1_error']:>9.2f} %  {_top5(row, report['set'])}" if row["images"] else "")
-            for row in rows
-        ),
-    ]
+def _errors(report, row):
+    """Cells of the top-1 and the top-5 error; among five classes every answer is one of the best five."""
+    if row["top1_error"] is None:
+        return "", ""
+    top5 = f"{row['top5_error']:.2f} %" if report["set"]["model_classes"] > 5 else "-"
+    return f"{row['top1_error']:.2f} %", top5
 
 
-def _confusions(report):
-    return [
-        f"  {row['images']:>6} images, {row['percent']:>5.1f} % of {row['class_name']}, taken for {row['taken_for']}"
-        for row in report.get("confusions", ())
-    ]
-
-
-def _calibration(report):
-    if "calibration" not in report:
-        return []
-    found = report["calibration"]
-    return [
-        f"  expected error {found['expected_calibration_error']:.4f}, "
-        f"largest {found['maximum_calibration_error']:.4f}, {len(found['bins'])} bins",
-        "  probability    images  mean probability  share of right answers",
-        *(
-            f"  {row['from']:.3f}-{row['to']:.3f}  {row['images']:>8}  {row['confidence']:>16.4f}  "
-            f"{row['accuracy']:.4f}"
-            for row in found["bins"]
-            if row["images"]
-        ),
-    ]
-
-
-def _top5(values, about):
-    """Among five classes every answer is one of the best five."""
-    return f"{values['top5_error']:>9.2f} %" if about["model_classes"] > 5 else f"{'-':>9}  "
-
-
-def _said_of(weights):
+def _describe_weights(weights):
     if not isinstance(weights, dict):
         return f"{weights} weights"
     same = ", the images that are evaluated" if weights["same_images"] else ""
     return f"weights searched on {weights['dataset']} {weights['split']} ({weights['images']} images{same})"
 
 
-def _run_of(folder):
-    """The run that a folder is or was exported from, or None."""
-    above = os.path.dirname(os.path.dirname(os.path.abspath(folder)))
-    return next((each for each in (folder, above) if rundir.is_run(each)), None)
-
-
 def _json_folder(config):
-    """Where the figures are to be written; looked at before any image is."""
-    folder = os.path.dirname(config.json) or "." if config.json else _run_of(config.model_dir[0]) or "."
-    is_folder = config.json and os.path.isdir(config.json)
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or is_folder:
+    """The folder of the figures: the run's, also that of an exported model. Checked before any image is read."""
+    first = config.model_dir[0]
+    run_of_export = os.path.dirname(os.path.dirname(os.path.abspath(first)))
+    folder = next((each for each in (first, run_of_export) if rundir.is_run(each)), ".")
+    if config.json:
+        folder = os.path.dirname(config.json) or "."
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(config.json or ""):
         raise UsageError(
             f"--json={config.json or folder}: cannot be written there; name a file in a folder that can be"
         )

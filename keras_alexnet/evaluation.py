@@ -1,5 +1,6 @@
-"""Models answer to every image of a set: errors, errors by class, confusions, calibration, and weights for averages."""
+"""Models classify every image of a set: errors, errors by class, confusions, calibration, and weights for averages."""
 
+import collections
 import dataclasses
 import os
 import time
@@ -24,38 +25,28 @@ _PASSES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A run or an exported model, ready to answer.
+    """A run or an exported model, opened."""
 
-    Attributes:
-        name: str, the folder.
-        class_names: tuple of str.
-        config: config.Config that it was trained by.
-        size: int, rows and columns of the network's input.
-        epochs: int, of its training.
-        served: what holds its variables, with the functions center_view and ten_views, see
-            `keras_alexnet.serving.signatures.ServedModel`.
-    """
-
-    name: str
+    name: str  # the folder
     class_names: tuple[str, ...]
-    config: configs.Config
-    size: int
-    epochs: int
-    served: object
+    config: configs.Config  # of its training
+    size: int  # rows and columns of the network's input
+    epochs: int  # of its training
+    served: object  # a ServedModel or what was loaded of one, see `serving.signatures`
 
 
 def evaluate(config):
-    """Evaluates models as a config says.
+    """Evaluates models on a set of images.
 
     Args:
-        config: EvaluateConfig.
+        config: evaluate.EvaluateConfig.
 
     Returns:
-        dict, as it is written to the JSON: set, views, models, weights, results, seconds, and what else was asked for.
+        dict, as it is written to the JSON: set, views, models, weights, result, seconds, and what else was asked for.
 
     Raises:
-        UsageError: a model or a set is not there, or they do not go together.
-        RunError: an image could not be read, or a checkpoint.
+        UsageError: a model or a set is missing, or they do not go together.
+        RunError: an image or a checkpoint cannot be read.
     """
     models = [open_model(folder, config.checkpoint) for folder in config.model_dir]
     class_names = models[0].class_names
@@ -66,14 +57,14 @@ def evaluate(config):
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(config, models, source, described)
     several = len(models) > 1
-    batches = [[] for _ in range(len(models) + several)]  # of each model, and of the average where it is another
+    batches = []  # for each, the Answers of each model, and of the average where there are several
     for probabilities, labels in answered or answers(models, source, config, f"evaluating {described['split']}"):
-        rows = [*probabilities, _averaged(weights, probabilities)] if several else probabilities
-        for kept, row in zip(batches, rows, strict=True):
-            kept.append(of_batch(row, labels))
-    each = [joined(kept) for kept in batches]
+        if several:
+            average = sum(weight * own for weight, own in zip(weights, probabilities, strict=True))
+            probabilities = [*probabilities, average]
+        batches.append([of_batch(each, labels) for each in probabilities])
+    each = [joined(kept) for kept in zip(*batches, strict=True)]
     result = each[-1]
-    seconds = time.perf_counter() - started
     report = {
         "set": described,
         "views": config.views,
@@ -83,7 +74,7 @@ def evaluate(config):
         ],
         "weights": searched or ("equal" if config.weights == "equal" else "given"),
         "result": summary(result),
-        "seconds": seconds,
+        "seconds": time.perf_counter() - started,
         "keras_alexnet": __version__,
     }
     if config.per_class:
@@ -96,18 +87,9 @@ def evaluate(config):
 
 
 def open_model(folder, checkpoint="newest"):
-    """A run's checkpoint or an exported model.
+    """The Model of a run's folder (see `rundir.open_run` for which checkpoint) or of an exported model's.
 
-    Args:
-        folder: str.
-        checkpoint: which, of a run, see `keras_alexnet.rundir.open_run`.
-
-    Returns:
-        Model.
-
-    Raises:
-        UsageError: it is neither, or an export of somebody else.
-        RunError: it cannot be read.
+    Raises UsageError where it is neither, and RunError where it cannot be read.
     """
     if rundir.is_run(folder):
         run = rundir.open_run(folder, checkpoint)
@@ -118,7 +100,7 @@ def open_model(folder, checkpoint="newest"):
         with reading(folder):
             config = flags.read(configs.Config, metadata["flags"])
             epochs = int(metadata["epochs"])
-            # What decides is the model itself.
+            # Whatever the metadata say, input and classes are those of the model itself.
             served = tf.saved_model.load(folder)
             size = served.signatures["images"].structured_input_signature[1]["images"].shape[1]
             names = tuple(name.decode() for name in served.names().numpy())
@@ -128,53 +110,37 @@ def open_model(folder, checkpoint="newest"):
 def answers(models, source, config, label):
     """The probabilities that models give to every image of a source, once, in its order.
 
-    Args:
-        models: list of Model.
-        source: see `keras_alexnet.data.sources`.
-        config: EvaluateConfig.
-        label: str, of the progress bar.
-
     Yields:
-        (list of float32 (B, classes), one a model; int32 (B,), labels as the models have them).
+        (list of float32 (B, classes), one for each model; int32 (B,), labels as the models have them).
 
     Raises:
-        RunError: an image could not be read, or another number of images came than the source has.
+        RunError: an image could not be read, or the source gives another number of images than it has.
     """
-    # What each model looks at, and what it does with it.
     if config.views == 10:
-        looks = [(STORED_SIZE, model.served.ten_views) for model in models]
+        inputs = [(STORED_SIZE, model.served.ten_views) for model in models]
     else:
-        looks = [(model.size, model.served.center_view) for model in models]
-    sizes = tuple(sorted({size for size, _ in looks}))
-    places = np.array([models[0].class_names.index(name) for name in source.class_names], np.int32)
+        inputs = [(model.size, model.served.center_view) for model in models]
+    sizes = tuple(sorted({size for size, _ in inputs}))
+    own_labels = np.array([models[0].class_names.index(name) for name in source.class_names], np.int32)
     show, seen = progress_bar(label), 0
-    images_at_a_time = max(1, config.batch_size // config.views)
-    for images, labels in read(
-        pipeline.evaluation_batches(source, sizes, batch_size=images_at_a_time, threads=config.input_threads)
-    ):
-        probabilities = [answer(images[sizes.index(size)]).numpy() for size, answer in looks]
+    batch_size = max(1, config.batch_size // config.views)
+    batches = pipeline.evaluation_batches(source, sizes, batch_size=batch_size, threads=config.input_threads)
+    for images, labels in read(batches):
+        probabilities = [classify(images[sizes.index(size)]).numpy() for size, classify in inputs]
         seen += len(labels)
         show(seen, source.count)
-        yield probabilities, places[labels.numpy()]
+        yield probabilities, own_labels[labels.numpy()]
     if seen != source.count:
         raise RunError(f"{source.name}: {seen} images came instead of {source.count}; look for files that have changed")
 
 
-def _averaged(weights, probabilities):
-    return sum(weight * own for weight, own in zip(weights, probabilities, strict=True))
-
-
 def _chosen_weights(config, models, source, described):
-    """What the models count in the average.
+    """The models' weights in the average, list of float that add up to 1.
 
-    Returns:
-        (list of float that add up to 1; what a search was made on, or None; the answers to the images that are
-        evaluated, where the search was made on them, or None).
+    After a search also the set it was made on (dict), and, where that is the evaluated set, its answers; else None.
     """
-    if config.weights == "equal" or len(models) == 1:
-        return [1 / len(models)] * len(models), None, None
     if config.weights != "search":
-        given = config.given_weights()
+        given = config.given_weights() or [1] * len(models)
         return [weight / sum(given) for weight in given], None, None
     evaluated = described["split"]
     if config.search_split:
@@ -193,6 +159,7 @@ def _open(config, models, split):
         data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
     elif config.data_dir:
         data = dataclasses.replace(data, data_dir=config.data_dir)
+    data = datasets.find_imagenet(data)
     if data.dataset == "folder":
         split = split or "val"
         source = sources.list_split(Path(data.data_dir), split)
@@ -200,8 +167,11 @@ def _open(config, models, split):
         split = split or "val"
         if split not in ("train", "val"):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
-        if data.dataset == "shapes":
-            _check_shapes(data)
+        folder = sources.shapes_folder(data)
+        if data.dataset == "shapes" and not os.path.isfile(os.path.join(folder, shapes.INFO)):
+            raise UsageError(  # evaluation draws no images
+                f"--data_dir={folder}: is not a folder of built-in shapes; name the one that training drew them into"
+            )
         source = sources.open_training(data)[split == "val"]
     elif split:
         source = sources.open_tfds_split(data.dataset, data.data_dir, split, data.shuffle_buffer)
@@ -210,18 +180,16 @@ def _open(config, models, split):
         split = source.name.removeprefix(f"{data.dataset} ")
     unknown = sorted(set(source.class_names) - set(models[0].class_names))
     if unknown:
-        raise UsageError(
-            f"--split={split}: the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}; it knows "
-            + ", ".join(models[0].class_names[:NAMED])
-            + " ..." * (len(models[0].class_names) > NAMED)
-        )
+        known = ", ".join(models[0].class_names[:NAMED]) + " ..." * (len(models[0].class_names) > NAMED)
+        problem = f"the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}; it knows {known}"
+        raise UsageError(f"--split={split}: {problem}")
     left_out = source.other_files
-    if not source.label_counts:  # of prepared records it is known that they are images
+    if not source.label_counts:  # prepared records have them, and hold nothing but images
         # A run knows which files of its own validation set are not images.
-        known = (datasets.read_summary(os.path.join(model.name, rundir.VALIDATION)) for model in models)
-        known = next((each for each in known if each and each.fingerprint == source.fingerprint()), None)
+        summaries = (datasets.read_summary(os.path.join(model.name, rundir.VALIDATION)) for model in models)
+        summary = next((each for each in summaries if each and each.fingerprint == source.fingerprint()), None)
         bar = progress_bar(f"reading {split}")
-        skipped = (known or statistics.summarize(source, config.input_threads, bar)).skipped
+        skipped = (summary or statistics.summarize(source, config.input_threads, bar)).skipped
         source, left_out = source.without(skipped), (*left_out, *skipped)
     return source, {
         "dataset": data.dataset,
@@ -234,33 +202,18 @@ def _open(config, models, split):
     }
 
 
-def _check_shapes(data):
-    """Evaluation draws no images."""
-    folder = sources.shapes_folder(data)
-    if not os.path.isfile(os.path.join(folder, shapes.INFO)):
-        raise UsageError(
-            f"--data_dir={folder}: is not a folder of built-in shapes; name the one that training drew them into"
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What is kept of the answers to a set, image by image.
+    """What is kept of the answers to N images."""
 
-    Attributes:
-        labels, predicted: int32 (N,), the true class and the best answer (of equal ones the first).
-        confidence: float32 (N,), the probability of the best answer.
-        values: dict of float32 (N,) by the names in `metrics.NAMES`.
-    """
-
-    labels: np.ndarray
-    predicted: np.ndarray
-    confidence: np.ndarray
-    values: dict[str, np.ndarray]
+    labels: np.ndarray  # int32 (N,), the true class
+    predicted: np.ndarray  # int32 (N,), the most probable class, of equal ones the first
+    confidence: np.ndarray  # float32 (N,), its probability
+    values: dict[str, np.ndarray]  # float32 (N,) by the names in `metrics.NAMES`
 
 
 def of_batch(probabilities, labels):
-    """Answers to a batch: float32 (B, classes), int (B,)."""
+    """The Answers to a batch: probabilities (B, classes), labels int (B,)."""
     probabilities = np.asarray(probabilities, np.float32)
     values = metrics.of_probabilities(probabilities, np.asarray(labels))
     return Answers(
@@ -272,98 +225,83 @@ def of_batch(probabilities, labels):
 
 
 def joined(batches):
-    """The answers to several batches, one after the other."""
-    return Answers(
-        *(
-            np.concatenate([getattr(batch, name) for batch in batches])
-            for name in ("labels", "predicted", "confidence")
-        ),
-        {name: np.concatenate([batch.values[name] for batch in batches]) for name in metrics.NAMES},
-    )
+    """The Answers to several batches as one."""
+    arrays = zip(*((each.labels, each.predicted, each.confidence) for each in batches), strict=True)
+    values = {name: np.concatenate([each.values[name] for each in batches]) for name in metrics.NAMES}
+    return Answers(*map(np.concatenate, arrays), values)
 
 
 def summary(answers):
     """Means over all images: dict of float by the names in `metrics.NAMES`; errors in percent."""
-    return {name: float(value.mean(dtype=np.float64)) for name, value in answers.values.items()}
+    return {name: _mean(value) for name, value in answers.values.items()}
+
+
+def _mean(values):
+    """The mean as float, added up in float64; None of no values."""
+    return float(values.mean(dtype=np.float64)) if len(values) else None
 
 
 def by_class(answers, class_names):
-    """Errors of the images of each class.
-
-    Returns:
-        list of dict, one a class in the order of the labels: class_name, images, top1_error and top5_error in percent,
-        None for a class without images.
-    """
+    """A dict for each class: class_name, images, and the errors in percent, None where it has no images."""
     rows = []
     for label, name in enumerate(class_names):
         own = answers.labels == label
-        errors = {
-            key: float(answers.values[key][own].mean(dtype=np.float64)) if own.any() else None
-            for key in ("top1_error", "top5_error")
-        }
+        errors = {key: _mean(answers.values[key][own]) for key in ("top1_error", "top5_error")}
         rows.append({"class_name": name, "images": int(own.sum()), **errors})
     return rows
 
 
 def confusions(answers, class_names, most):
-    """The most frequent pairs of a class and another that it was taken for.
+    """The pairs of a class and another that it was taken for, the most frequent first: at most `most` dicts.
 
-    Returns:
-        list of dict, at most `most`, the most frequent first: class_name, taken_for, images, and percent of the class.
+    Each has class_name, taken_for, images, and percent of the class.
     """
-    pairs = answers.labels.astype(np.int64) * len(class_names) + answers.predicted
-    pairs, counts = np.unique(pairs[answers.labels != answers.predicted], return_counts=True)
+    wrong = answers.labels != answers.predicted
+    pairs = zip(answers.labels[wrong].tolist(), answers.predicted[wrong].tolist(), strict=True)
     totals = np.bincount(answers.labels, minlength=len(class_names))
-    rows = []
-    for place in np.argsort(-counts, kind="stable")[:most]:
-        label, predicted = divmod(int(pairs[place]), len(class_names))
-        rows.append(
-            {
-                "class_name": class_names[label],
-                "taken_for": class_names[predicted],
-                "images": int(counts[place]),
-                "percent": float(100 * counts[place] / totals[label]),
-            }
-        )
-    return rows
+    # Of equally frequent pairs in the order of the labels.
+    frequent = sorted(collections.Counter(pairs).items(), key=lambda item: (-item[1], item[0]))[:most]
+    return [
+        {
+            "class_name": class_names[label],
+            "taken_for": class_names[predicted],
+            "images": count,
+            "percent": float(100 * count / totals[label]),
+        }
+        for (label, predicted), count in frequent
+    ]
 
 
 def calibration(answers, bins=15):
-    """How well the probability of the best answer says how often it is right.
-
-    Args:
-        answers: Answers.
-        bins: int, equal parts of 0..1.
+    """How well the probability of the best answer predicts how often it is right, over equal parts of 0..1 ("bins").
 
     Returns:
-        dict: expected_calibration_error, the mean distance of confidence and accuracy over the images' bins, weighted
-        by their images; maximum_calibration_error, the largest; both in 0..1; bins, a list of dict with from, to,
-        images, confidence, accuracy (None where there are no images).
+        dict: expected_calibration_error, the distance of confidence and accuracy averaged over the images, and
+        maximum_calibration_error, the largest of a bin, both in 0..1; bins, a list of dict with from, to, images,
+        confidence, accuracy (None in a bin without images).
     """
     right = 1 - answers.values["top1_error"] / 100
-    # A bin holds what is above its lower end, up to and with its upper one.
+    # A bin excludes its lower end and includes its upper one.
     places = np.clip(np.ceil(answers.confidence * bins).astype(int) - 1, 0, bins - 1)
-    rows, expected, largest = [], 0.0, 0.0
+    rows = []
     for place in range(bins):
         own = places == place
         row = {"from": place / bins, "to": (place + 1) / bins, "images": int(own.sum())}
-        if own.any():
-            confidence, accuracy = (float(each[own].mean(dtype=np.float64)) for each in (answers.confidence, right))
-            distance = abs(confidence - accuracy)
-            expected += distance * own.mean()
-            largest = max(largest, distance)
-        else:
-            confidence = accuracy = None
-        rows.append({**row, "confidence": confidence, "accuracy": accuracy})
-    return {"expected_calibration_error": float(expected), "maximum_calibration_error": float(largest), "bins": rows}
+        rows.append({**row, "confidence": _mean(answers.confidence[own]), "accuracy": _mean(right[own])})
+    distances = [(abs(row["confidence"] - row["accuracy"]), row["images"]) for row in rows if row["images"]]
+    return {
+        "expected_calibration_error": sum(distance * (count / len(right)) for distance, count in distances),
+        "maximum_calibration_error": max(distance for distance, _ in distances),
+        "bins": rows,
+    }
 
 
 def search_weights(probabilities, labels):
-    """Weights for the sum of several models' probabilities, as the release searches them (`avg-valid.py`).
+    """Weights for the average of several models' probabilities, as the release searches them (`avg-valid.py`).
 
     All begin at 0.5; one after the other takes the best of 0, 0.05 ... 1 while the rest stays, in at most five passes,
-    until a pass changes nothing. Best is the lowest top-5 error, and where that is equal the lowest top-1 error, which
-    the release does not look at: with five classes or fewer nothing else is left.
+    until a pass changes nothing. Best is the lowest top-5 error, and of equal ones the lowest top-1 error, which the
+    release does not use: with five classes or fewer the top-5 error is always 0.
 
     Args:
         probabilities: float32 (models, N, classes).
@@ -390,6 +328,6 @@ def search_weights(probabilities, labels):
 
 
 def _ensemble_errors(scores, labels):
-    """(top-5 error, top-1 error), percent; what is compared first stands first."""
+    """(top-5 error, top-1 error) of scores (N, classes), in percent; compared in this order."""
     credits = (metrics.top_k_credit(scores.astype(np.float32), labels, k).numpy() for k in (5, 1))
     return tuple(100.0 * (1.0 - float(credit.mean(dtype=np.float64))) for credit in credits)

@@ -31,7 +31,6 @@ class ExportConfig:
 
 
 def main(argv):
-    """Exports the newest checkpoint of a run; prints where to."""
     config = flags.parse(ExportConfig, argv, __doc__)
     model_dir = flags.required(config, "model_dir")
     rundir.check_run(model_dir)
@@ -45,13 +44,10 @@ def export_run(model_dir, views=1, checkpoint="newest"):
     Args:
         model_dir: str, a run's folder.
         views: 1 or 10, see `keras_alexnet.serving.signatures.ServedModel`.
-        checkpoint: which, see `keras_alexnet.rundir.open_run`.
+        checkpoint: "newest" or "best", see `keras_alexnet.rundir.open_run`, which says what is raised.
 
     Returns:
         str, the new folder, MODEL_DIR/export/VERSION.
-
-    Raises:
-        RunError: the run has no checkpoint or lacks one of its files.
     """
     run = rundir.open_run(model_dir, checkpoint)
     served = served_model(run, views)
@@ -59,39 +55,25 @@ def export_run(model_dir, views=1, checkpoint="newest"):
 
 
 def served_model(run, views=1):
-    """The network of a run with its preprocessing.
-
-    Args:
-        run: run.Run.
-        views: 1 or 10.
-
-    Returns:
-        serving.signatures.ServedModel.
-    """
-    from keras_alexnet.serving.signatures import ServedModel
+    """The network of a rundir.Run with its preprocessing: serving.signatures.ServedModel."""
+    from keras_alexnet.serving.signatures import ServedModel  # TensorFlow, which a wrong flag does not wait for
 
     aligned = run.config.data.mean_subtraction == "aligned"
     return ServedModel(rundir.build(run), run.class_names, run.statistics.mean_image, aligned, views)
 
 
 def save(served, export_dir, metadata):
-    """Writes a model as the next version in `export_dir`, aside and then renamed.
+    """Writes a ServedModel as the next version, from 1 on, in `export_dir`; returns EXPORT_DIR/VERSION, str.
 
-    Args:
-        served: serving.signatures.ServedModel of a model without devices.
-        export_dir: str.
-        metadata: dict, what is to stand in `assets.extra/metadata.json`; can be written as JSON.
-
-    Returns:
-        str, EXPORT_DIR/VERSION; versions are numbers from 1 on.
+    The metadata, a dict for JSON, are written to `assets.extra/metadata.json`.
     """
-    import tensorflow as tf
+    import tensorflow as tf  # as above
 
     from keras_alexnet.serving import warmup
 
     os.makedirs(export_dir, exist_ok=True)
     remove_temp_files(export_dir)
-    # TF Serving looks at numbers only; the folder that is written first begins with a dot and is nothing to it.
+    # TF Serving reads only folders whose names are numbers; the temporary one begins with a dot.
     with atomic_directory(export_dir, lambda: _next_version(export_dir)) as (aside, written):
         tf.saved_model.save(served, aside, signatures=served.signatures())
         warmup.write(aside, served.size)
@@ -101,19 +83,12 @@ def save(served, export_dir, metadata):
 
 
 def read_metadata(folder):
-    """What `save` wrote beside an exported model.
+    """The metadata of an exported version's folder: dict with class_names (list of str), flags (dict of str) and more.
 
-    Args:
-        folder: str, a version's folder.
-
-    Returns:
-        dict, with class_names (list of str), flags (dict of str) and more.
-
-    Raises:
-        UsageError: the folder holds no model, or one that was not exported from here.
+    Raises UsageError where the folder holds no model, or one that another program wrote.
     """
     if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
-        raise UsageError(f"{folder}: is no exported model (there is no saved_model.pb in it)")
+        raise UsageError(f"{folder}: is not an exported model (its saved_model.pb is missing)")
     try:
         with open(os.path.join(folder, METADATA), encoding="utf-8") as file:
             metadata = json.load(file)
@@ -125,7 +100,7 @@ def read_metadata(folder):
 
 
 def config_of(folder):
-    """What a run, or the run of an exported model, was trained with: config.Config, or None where that is unknown."""
+    """The config.Config of a run or of an exported model's run; None where that is unknown."""
     try:
         if rundir.is_run(folder):
             return rundir.read_config(folder)
@@ -135,22 +110,19 @@ def config_of(folder):
 
 
 def _metadata(run, views, size):
-    import keras
-    import tensorflow as tf
+    import tensorflow as tf  # as above
 
     data, network = run.config.data, run.config.network
-    measured = []
-    if run.history:
-        last = run.history[-1]
-        names = ("top1_error", "top5_error", "loss", "mean_squared_error")
-        measured.append(
-            {"set": f"{data.dataset} validation", "views": 1, "models": 1, "epoch": last["epoch"]}
-            | {name: last[f"val_{name}"] for name in names}
-        )
+    names = ("top1_error", "top5_error", "loss", "mean_squared_error")
+    measured = [
+        {"set": f"{data.dataset} validation", "views": 1, "models": 1, "epoch": last["epoch"]}
+        | {name: last[f"val_{name}"] for name in names}
+        for last in run.history[-1:]
+    ]
     return {
         "keras_alexnet": __version__,
         "tensorflow": tf.__version__,
-        "keras": keras.__version__,
+        "keras": rundir.packages()["keras"],
         "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "variant": network.variant,
         "input_size": size,

@@ -23,15 +23,12 @@ _TEMPORARY = ".writing-"
 
 @contextlib.contextmanager
 def atomic_write(path, mode="w", **options):
-    """Opens a temporary file that replaces `path` at the end of the block; after an exception it is removed.
+    """A block with an open temporary file that replaces `path` at its end; after an exception it is removed.
 
     Args:
         path: str; its folder exists.
         mode: "w" or "wb".
         options: further arguments of `open`, such as newline.
-
-    Yields:
-        the open file.
     """
     temporary = _temporary_name(os.path.dirname(path))
     try:
@@ -61,59 +58,55 @@ def atomic_directory(parent, name):
     temporary = _temporary_name(parent)
     os.mkdir(temporary)
     written = types.SimpleNamespace(path=None)
-    lock = os.open(temporary, os.O_RDONLY)
-    try:
-        # `remove_temp_files` of another process leaves a locked folder alone.
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield temporary, written
-        for folder, _, files in os.walk(temporary):
-            for file in files:
-                with open(os.path.join(folder, file), "rb") as opened:
-                    os.fsync(opened.fileno())
-        while written.path is None:
-            path = name()
-            try:
-                os.rename(temporary, path)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-            else:
-                written.path = path
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    finally:
-        os.close(lock)
+    with _descriptor(temporary) as lock:
+        try:
+            # `remove_temp_files` of another process leaves a locked folder alone.
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield temporary, written
+            for folder, _, files in os.walk(temporary):
+                for file in files:
+                    sync(os.path.join(folder, file))
+            while written.path is None:
+                path = name()
+                try:
+                    os.rename(temporary, path)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                else:
+                    written.path = path
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
 
 
 def remove_temp_files(folder):
-    """Removes what killed processes left of `atomic_write` and `atomic_directory`.
-
-    Files are removed in any case, so that the caller is the only one that writes files there.
-    """
+    """Removes what killed processes left of `atomic_write` and `atomic_directory`; no other may write files there."""
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         if name.startswith(_TEMPORARY) and os.path.isfile(path):
             os.unlink(path)
         elif name.startswith(_TEMPORARY):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Where another process is writing it, the lock fails.
+            with contextlib.suppress(OSError), _descriptor(path) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
-            except OSError:
-                continue  # another process is writing it
-            finally:
-                os.close(handle)
 
 
-def sync_directory(path):
-    """Writes the names in a folder to the disk: what was renamed into it survives a power cut from here on."""
-    handle = os.open(path, os.O_RDONLY)
+def sync(path):
+    """Writes a file, or the names in a folder, to the disk: they survive a power cut from here on."""
+    with _descriptor(path) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _descriptor(path):
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        yield descriptor
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def acquire(path):

@@ -97,21 +97,19 @@ def parse(kind, argv, usage, positional=None):
 
 
 def read(kind, texts):
-    """Settings from the texts of flags, such as those that `as_text` gave; what is missing has its default.
+    """Settings of a kind from the texts of flags, dict as of `as_text`; what is missing has its default.
 
-    Args:
-        kind: dataclass as of `parse`.
-        texts: dict of str -> str. No file is read, whatever the names are.
-
-    Raises:
-        UsageError: a name is not a flag, or a value is not allowed.
+    No file is read, whatever the names are. Raises UsageError where a name is not a flag or a value not allowed.
     """
     values = _defined(kind)
     for name, text in texts.items():
         if name not in values or not isinstance(text, str):
             raise UsageError(f"{name!r} is not a flag of a run")
     try:
-        values(["keras_alexnet", *(f"--{name}={text}" for name, text in texts.items())])
+        # No value of a flag that may be given several times is an empty text.
+        many = {name for name, field in _fields(kind).items() if field.metadata["many"]}
+        given = (f"--{name}={text}" for name, text in texts.items() if text or name not in many)
+        values(["keras_alexnet", *given])
         return _built(kind, values, {})
     except (absl_flags.Error, ArgumentError) as error:
         raise UsageError(str(error)) from None
@@ -119,20 +117,21 @@ def read(kind, texts):
 
 def as_text(config):
     """Every saved flag of settings: dict of str -> str in the order of the names, as flagfiles take it."""
-    fields = _fields(type(config))
-    return {name: _text(_value(config, name)) for name, (field, _) in sorted(fields.items()) if field.metadata["saved"]}
+    fields, values = _fields(type(config)), _values(config)
+    return {name: _text(values[name]) for name in sorted(fields) if fields[name].metadata["saved"]}
 
 
 def changes(before, now):
-    """What differs between two settings of one kind, flags that are free when a run resumes excepted.
+    """What differs between two settings of one kind, except for flags that may change when a run resumes.
 
     Returns:
         list of str, such as "--batch_size=64 (the run has 128)".
     """
+    fields, old = _fields(type(now)), as_text(before)
     return [
-        f"--{name}={_text(_value(now, name))} (the run has {_text(_value(before, name)) or 'none'})"
-        for name, (field, _) in sorted(_fields(type(now)).items())
-        if field.metadata["saved"] and not field.metadata["free"] and _value(now, name) != _value(before, name)
+        f"--{name}={text} (the run has {old[name] or 'none'})"
+        for name, text in as_text(now).items()
+        if text != old[name] and not fields[name].metadata["free"]
     ]
 
 
@@ -147,23 +146,22 @@ def flagfile_name(argv):
 
 def required(config, name):
     """The value of a flag that has no default. Raises UsageError where it was not given."""
-    value = _value(config, name)
+    value = _values(config)[name]
     if not value:
-        text = _fields(type(config))[name][0].metadata["help"]
+        text = _fields(type(config))[name].metadata["help"]
         raise UsageError(f"--{name} is missing: give {text[0].lower()}{text[1:]}")
     return value
 
 
 def help_text(kind, usage, positional=None):
     """What `--help` prints: the flags that most people need first, then all others by group."""
-    groups = {}
-    for name, (field, group) in _fields(kind).items():
+    groups = {"Most used": []}
+    for name, field in _fields(kind).items():
         if name != positional:
-            title = "most used" if field.metadata["first"] else _title(group)
-            groups.setdefault(title, []).append(field)
+            groups.setdefault("Most used" if field.metadata["first"] else field.group, []).append(field)
     lines = [(usage or "").strip()]
-    for title, fields in sorted(groups.items(), key=lambda group: group[0] != "most used"):
-        lines += ["", f"{title[0].upper()}{title[1:]}:"]
+    for title, fields in groups.items():
+        lines += ["", f"{title}:"] if fields else []
         for field in fields:
             options = field.metadata["choices"]
             shown = "|".join(map(_text, options)) if options else _text(field.default)
@@ -174,60 +172,71 @@ def help_text(kind, usage, positional=None):
     return "\n".join(lines)
 
 
-def _title(group):
-    """The first line of a dataclass's docstring; its name where python -OO has removed it."""
-    return (inspect.getdoc(group) or group.__name__).partition("\n")[0].rstrip(".")
+class _Field(typing.NamedTuple):
+    """A field that is a flag; metadata are the arguments of `flag`, the type is X for tuple[X, ...] and X | None."""
+
+    name: str
+    default: object
+    metadata: dict
+    group: str
+    is_tuple: bool
+    type: type
 
 
 def _fields(kind):
-    """dict of flag name -> (field, the dataclass that it belongs to)."""
+    """The flags of a dataclass and of the dataclasses in it: dict of name -> _Field."""
     found, hints = {}, typing.get_type_hints(kind)
+    # The first line of the docstring; the name where python -OO has removed it.
+    title = (inspect.getdoc(kind) or kind.__name__).partition("\n")[0].rstrip(".")
     for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[field.name]):
-            found |= _fields(hints[field.name])
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            found |= _fields(hint)
         elif "help" in field.metadata:
-            found[field.name] = (field, kind)
+            base = next((each for each in typing.get_args(hint) if each is not type(None)), hint)
+            is_tuple = typing.get_origin(hint) is tuple
+            found[field.name] = _Field(field.name, field.default, field.metadata, title, is_tuple, base)
     return found
 
 
 def _defined(kind, positional=None):
     """absl's flags of a dataclass, at their defaults."""
     values = absl_flags.FlagValues()
-    for name, (field, group) in _fields(kind).items():
-        options, base = field.metadata, _base_type(group, field)
+    for name, field in _fields(kind).items():
         if name == positional:
             continue
+        options = field.metadata
         shared = {"name": name, "help": options["help"], "flag_values": values}
         if options["many"]:
             absl_flags.DEFINE_multi_string(default=list(field.default), **shared)
         elif options["choices"]:
             names = [str(choice) for choice in options["choices"]]
             absl_flags.DEFINE_enum(default=_text(field.default), enum_values=names, **shared)
-        elif base is bool:
+        elif field.is_tuple or field.type is str:
+            absl_flags.DEFINE_string(default=_text(field.default), **shared)
+        elif field.type is bool:
             absl_flags.DEFINE_bool(default=field.default, **shared)
-        elif base is int:
+        elif field.type is int:
             high = LARGEST if options["high"] is None else options["high"]
             absl_flags.DEFINE_integer(default=field.default, lower_bound=options["low"], upper_bound=high, **shared)
-        elif base is float:
+        else:
             bounds = {"lower_bound": options["low"], "upper_bound": options["high"]}
             absl_flags.DEFINE_float(default=field.default, **bounds, **shared)
-        else:
-            absl_flags.DEFINE_string(default=_text(field.default), **shared)
     return values
 
 
-def _built(kind, values, given):
-    """A dataclass from parsed flags. Raises ArgumentError of a value that is not allowed."""
-    hints, found = typing.get_type_hints(kind), dict(given)
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[field.name]):
-            found[field.name] = _built(hints[field.name], values, {})
-        elif "help" in field.metadata and field.name not in found:
-            found[field.name] = _converted(field, hints[field.name], values[field.name].value)
+def _built(kind, parsed, given):
+    """A dataclass from the flags that absl parsed, and some given values. Raises ArgumentError of a wrong value."""
+    hints, fields, found = typing.get_type_hints(kind), _fields(kind), dict(given)
+    for name in (field.name for field in dataclasses.fields(kind)):
+        if dataclasses.is_dataclass(hints[name]):
+            found[name] = _built(hints[name], parsed, {})
+        elif name in fields and name not in found:
+            found[name] = _converted(fields[name], parsed[name].value)
     return kind(**found)
 
 
-def _converted(field, hint, value):
+def _converted(field, value):
     """The value of a field from what absl has parsed."""
     options, name = field.metadata, field.name
     if len(str(value).splitlines()) > 1 or "\0" in str(value):
@@ -237,8 +246,8 @@ def _converted(field, hint, value):
         return tuple(os.path.expanduser(each) if options["path"] else each for each in value)
     if options["choices"]:
         return next(choice for choice in options["choices"] if str(choice) == value)
-    if typing.get_origin(hint) is tuple:
-        return tuple(_items(name, value, typing.get_args(hint)[0]))
+    if field.is_tuple:
+        return tuple(_items(name, value, field.type))
     if value is None:
         return None
     if isinstance(value, float) and not math.isfinite(value):
@@ -265,19 +274,13 @@ def _items(name, text, kind):
         yield item
 
 
-def _base_type(kind, field):
-    hint = typing.get_type_hints(kind)[field.name]
-    if typing.get_origin(hint) is tuple:
-        return tuple
-    return next((each for each in typing.get_args(hint) if each is not type(None)), hint)  # of X | None, X
-
-
-def _value(config, name):
-    """The value of a flag in settings that may be grouped."""
-    if hasattr(config, name) and not dataclasses.is_dataclass(getattr(config, name)):
-        return getattr(config, name)
-    groups = (getattr(config, field.name) for field in dataclasses.fields(config))
-    return next(getattr(group, name) for group in groups if dataclasses.is_dataclass(group) and hasattr(group, name))
+def _values(config):
+    """The values of all fields of settings and of the groups in them, dict."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        found |= _values(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return found
 
 
 def _text(value):

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from keras_alexnet import datasets, rundir
 from keras_alexnet.data import pipeline
-from keras_alexnet.data.statistics import summarize
-from keras_alexnet.errors import RequeueError, RunError, brief
-from keras_alexnet.files import progress_bar
+from keras_alexnet.errors import RequeueError, RunError, UsageError, brief
+from keras_alexnet.export import config_of
+from keras_alexnet.model import weights
 from keras_alexnet.model.layers import Dropout
 from keras_alexnet.training import monitoring, schedules
 from keras_alexnet.training.checkpoints import Checkpoints
@@ -26,14 +26,8 @@ from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer
 class Loop:
     """Trains a run from its newest checkpoint to its end.
 
-    Args:
-        config: config.Config.
-        model: keras.Model as of `rundir.build_model`.
-        devices: names of the towers' devices, or ().
-        distribution: training.distribution.Distribution, in whose scope the model was made.
-        statistics: data.statistics.Statistics of the training set.
-        val_summary: data.statistics.DatasetSummary of the validation set.
-        train_source, val_source: see `data.sources`.
+    The model of `rundir.build_model` was made in the scope of the distribution.Distribution; statistics and the summary
+    are of the training and of the validation set, see `data.statistics`.
     """
 
     def __init__(self, config, model, devices, distribution, statistics, val_summary, train_source, val_source):
@@ -43,7 +37,6 @@ class Loop:
         self.val_counts = val_summary.label_counts
         self.schedule = schedules.parse(training.lr_schedule)
         self.augmentation = datasets.augmentation(config.data, config.network.variant)
-        labels = {label for _, label, _ in self.schedule if label} - {"bias"}
         replica_batch = training.batch_size // distribution.replicas
         with distribution.strategy.scope():
             self.sgd = MomentumSGD(
@@ -51,7 +44,7 @@ class Loop:
                 training.momentum,
                 training.weight_decay,
                 training.bias_learning_rate_multiplier,
-                dict.fromkeys(sorted(labels), 1.0),
+                dict.fromkeys(sorted(schedules.layer_labels(self.schedule)), 1.0),
             )
             optimizer = LossScale(self.sgd) if config.network.precision == "mixed_float16" else self.sgd
             self.trainer = Trainer(model, optimizer, devices[0] if devices else None, replica_batch)
@@ -59,30 +52,29 @@ class Loop:
             for layer in model.layers:
                 if isinstance(layer, Dropout):
                     layer.replica_shard = distribution.worker, distribution.workers, replica_batch
+        constant_error = 100.0 * (1 - max(self.val_counts) / sum(self.val_counts))
         self.plateau = schedules.Plateau(
-            rate=training.learning_rate,
-            constant_error=100.0 * (1 - max(self.val_counts) / sum(self.val_counts)),
-            patience=training.plateau_patience,
-            cuts_left=training.plateau_cuts,
+            training.learning_rate, constant_error, training.plateau_patience, training.plateau_cuts
         )
         self.progress = Progress(workers=distribution.workers)
         self.batch_size = training.batch_size // distribution.workers  # of this process
-        self.checkpoints = Checkpoints(
-            os.path.join(config.run.model_dir, rundir.CHECKPOINTS),
-            self.trainer.variables(),
-            config.run.checkpoints_to_keep,
-        )
-        self.saved = time.monotonic()  # when a checkpoint was last started, by a clock that nobody sets
+        self.reading = {
+            "size": model.input_shape[1],
+            "batch_size": self.batch_size,
+            "threads": config.data.input_threads,
+            "part": distribution.part,
+        }
+        folder = os.path.join(config.run.model_dir, rundir.CHECKPOINTS)
+        self.checkpoints = Checkpoints(folder, self.trainer.variables(), config.run.checkpoints_to_keep)
+        # When a checkpoint was last started, by a clock that nobody sets.
+        self.saved = time.monotonic()
 
     def fit(self, started, stop):
-        """Trains to the end of the run.
+        """Trains to the end of the run; returns whether there was something left to do.
 
         Args:
             started: float, `time.perf_counter` when the program started.
             stop: signals.StopRequest.
-
-        Returns:
-            bool, whether there was something left to do.
 
         Raises:
             RunError: an image cannot be read, the loss is not finite, a checkpoint cannot be written or none be read.
@@ -99,7 +91,7 @@ class Loop:
             print(f"{config.run.model_dir} is done: {self.progress.epochs} epochs")
             return False
         callbacks = keras.callbacks.CallbackList(
-            self._observers(started) if is_chief else [],
+            self._callbacks() if is_chief else [],
             add_progbar=is_chief,
             model=self.model,
             # A bar that redraws itself on a terminal; one line an epoch in a file.
@@ -108,6 +100,7 @@ class Loop:
             steps=self.steps,
         )
         callbacks.on_train_begin()
+        self.started = started if is_chief else None  # for the time to the first step
         stop.at_once = False
         try:
             while not self._is_done():
@@ -121,86 +114,53 @@ class Loop:
 
     @property
     def steps(self):
-        """Steps of the current epoch, int: those of the process that has most images."""
+        """Steps of the current epoch, int."""
         return self._most_batches(self.train_source, (self.config.run.seed, self.progress.epochs))
 
     def training_batches(self, start):
         """This process's part of the current epoch without its first `start` images: a tf.data.Dataset."""
-        epoch, data = self.progress.epochs, self.config.data
-        without_noise = data.pca_color_until_epoch and epoch >= data.pca_color_until_epoch
-        augmentation = self.augmentation
+        epoch, data, augmentation = self.progress.epochs, self.config.data, self.augmentation
+        if data.pca_color_until_epoch and epoch >= data.pca_color_until_epoch:
+            augmentation = dataclasses.replace(augmentation, pca_color="none")
+        seed = self.config.run.seed
         return pipeline.training(
-            self.train_source,
-            self.statistics,
-            dataclasses.replace(augmentation, pca_color="none") if without_noise else augmentation,
-            seed=self.config.run.seed,
-            epoch=epoch,
-            start=start,
-            size=self.model.input_shape[1],
-            batch_size=self.batch_size,
-            threads=data.input_threads,
-            part=(self.distribution.worker, self.distribution.workers),
+            self.train_source, self.statistics, augmentation, seed=seed, epoch=epoch, start=start, **self.reading
         )
 
     def validation_batches(self):
         """This process's part of the validation set: a tf.data.Dataset."""
-        return pipeline.center_view(
-            self.val_source,
-            self.statistics,
-            size=self.model.input_shape[1],
-            batch_size=self.batch_size,
-            threads=self.config.data.input_threads,
-            part=(self.distribution.worker, self.distribution.workers),
-        )
+        return pipeline.center_view(self.val_source, self.statistics, **self.reading)
 
     def _resume(self):
         path, self.progress = self.checkpoints.resume()
         if not self.trainer.is_same_for_all(self.progress.steps):
-            raise RunError(
-                f"{self.checkpoints.folder}: the workers find different checkpoints there; --model_dir must be on a "
-                "file system that all of them share"
+            problem = (
+                "the workers find different checkpoints there; --model_dir must be on a file system that they share"
             )
-        if self.progress.batches and self.progress.workers != self.distribution.workers:
+            raise RunError(f"{self.checkpoints.folder}: {problem}")
+        workers, self.progress.workers = self.progress.workers, self.distribution.workers
+        if self.progress.batches and workers != self.distribution.workers:
             raise RunError(
-                f"{path}: is from within an epoch that {self.progress.workers} workers share; resume with as many "
-                "until it is over"
+                f"{path}: is from within an epoch that {workers} workers share; resume with as many until it is over"
             )
-        self.progress.workers = self.distribution.workers
-        if self.progress.plateau:
-            self.plateau = dataclasses.replace(self.plateau, **self.progress.plateau)
+        self.plateau = dataclasses.replace(self.plateau, **self.progress.plateau)
         if path:
             print(f"resuming after {_describe(self.progress.epochs, self.progress.batches)} ({path})", flush=True)
 
-    def _observers(self, started):
-        """The callbacks of the process that writes: curves, warnings, and the time to the first step."""
-        run, progress = self.config.run, self.progress
-        self.curves = monitoring.Curves(
-            os.path.join(run.model_dir, "logs"),
-            self.trainer,
-            progress.steps,
-            run.summary_steps,
-            run.histograms,
-            run.profile or None,
-            sums=progress.sums,
-            files=progress.files,
-        )
+    def _callbacks(self):
+        """The callbacks of the process that writes: curves and warnings."""
+        self.curves = monitoring.Curves(self.config.run, self.trainer, self.progress)
         for name in monitoring.idle_gpus(self.model):
-            print(
-                f"warning: {name} has nothing to do: two towers take two GPUs, --strategy=mirrored takes all",
-                file=sys.stderr,
-            )
+            idle = f"{name} has nothing to do: two towers take two GPUs, --strategy=mirrored takes all"
+            print(f"warning: {idle}", file=sys.stderr)
         shares = [count / sum(self.val_counts) for count in self.val_counts if count]
+        constant_loss, needed = -sum(share * math.log(share) for share in shares), 2 * 4 * self.model.count_params()
+        folder, variant = self.config.run.model_dir, self.config.network.variant
         self.warnings = monitoring.Warnings(
-            self.curves,
-            run.model_dir,
-            needed=2 * 4 * self.model.count_params(),
-            constant_loss=-sum(share * math.log(share) for share in shares),
-            classes=len(self.val_counts),
-            epoch_steps=self.steps,
-            variant=self.config.network.variant,
+            self.curves, folder, needed, constant_loss, len(self.val_counts), self.steps, variant
         )
         self.warnings.check_disk()
-        return [self.curves, self.warnings, monitoring.FirstStep(started)]
+        return [self.curves, self.warnings]
 
     def _is_done(self):
         return self.progress.finished or self.progress.epochs >= self.config.training.epochs
@@ -208,7 +168,7 @@ class Loop:
     def _epoch(self, callbacks, stop):
         """What is left of an epoch, and its validation."""
         progress = self.progress
-        rate = self._set_rates()
+        rate = self._set_learning_rates()
         if not progress.batches:
             self.trainer.averages.reset()
         callbacks.on_epoch_begin(progress.epochs)
@@ -239,7 +199,7 @@ class Loop:
     def _train_and_validate(self, rate, callbacks, stop):
         """The steps of an epoch and its validation; returns the epoch's row of the history."""
         progress = self.progress
-        self._steps(callbacks, stop)
+        self._train(callbacks, stop)
         trained, images = self.trainer.averages.result(), self.trainer.averages.count()
         validated = self.trainer.evaluate(
             self.validation_batches(),
@@ -249,44 +209,39 @@ class Loop:
         )
         if validated is None:
             self._stop(stop)
-        row = {
-            "epoch": progress.epochs + 1,
-            **trained,
-            **{f"val_{name}": value for name, value in validated.items()},
-            "learning_rate": rate,
-            "images_per_second": images / progress.seconds,
-        }
+        row = {"epoch": progress.epochs + 1, **trained}
+        row |= {f"val_{name}": value for name, value in validated.items()}
+        row |= {"learning_rate": rate, "images_per_second": images / progress.seconds}
         if not math.isfinite(row["val_loss"]):
             raise NonFiniteError(f"the validation loss is {row['val_loss']} after epoch {row['epoch']}")
         return row
 
-    def _steps(self, callbacks, stop):
-        """The steps of an epoch that are not made yet, with checkpoints between them."""
-        progress, last = self.progress, self.steps
+    def _train(self, callbacks, stop):
+        """The remaining steps of an epoch, with checkpoints between them."""
+        progress, last, run = self.progress, self.steps, self.config.run
         if progress.batches == last:
             return
         before, started = progress.seconds, time.perf_counter()
         batches = self.training_batches(progress.batches * self.batch_size)
         for _ in self.trainer.steps(batches, last, callbacks, progress):
             progress.seconds = before + time.perf_counter() - started
+            if self.started is not None:
+                print(f"first step {time.perf_counter() - self.started:.1f} s after the start", flush=True)
+                self.started = None
             if self.trainer.any_of_all(stop):
                 self._stop(stop)
-            if self._is_checkpoint_due() and progress.batches < last:
+            is_due = run.checkpoint_steps and progress.steps % run.checkpoint_steps == 0
+            if run.checkpoint_minutes and not is_due:
+                is_due = time.monotonic() - self.saved >= 60 * run.checkpoint_minutes
+            if is_due and progress.batches < last:
                 self._save()
-
-    def _is_checkpoint_due(self):
-        run = self.config.run
-        if run.checkpoint_steps and self.progress.steps % run.checkpoint_steps == 0:
-            return True
-        return bool(run.checkpoint_minutes) and time.monotonic() - self.saved >= 60 * run.checkpoint_minutes
 
     def _save(self):
         """Starts to write a checkpoint of this moment."""
-        if not self.distribution.is_chief:
-            return
-        self.progress.sums, self.progress.files = self.curves.flushed()
-        self.checkpoints.write(self.progress)
-        self.saved = time.monotonic()
+        if self.distribution.is_chief:
+            self.curves.flush(self.progress)
+            self.checkpoints.write(self.progress)
+            self.saved = time.monotonic()
 
     def _stop(self, stop):
         """Saves a checkpoint, and ends as the signal asks for."""
@@ -299,15 +254,15 @@ class Loop:
         raise RequeueError(f"stopped by {name}; {self._kept()}; the same command resumes from there")
 
     def _kept(self):
-        """Which checkpoint there is, in words."""
+        """Which checkpoint is the newest, in words."""
         self.checkpoints.wait()
         paths = checkpoint_paths(self.checkpoints.folder)
         if not paths:
             return "there is no checkpoint yet"
         return f"the checkpoint after {_describe(*checkpoint_place(paths[-1]))} is kept"
 
-    def _set_rates(self):
-        """Sets the learning rates of the epoch that starts; returns the kernels'."""
+    def _set_learning_rates(self):
+        """Sets the learning rates of the epoch that starts; returns that of the kernels."""
         training = self.config.training
         rate, multipliers = schedules.rates_after(
             self.progress.epochs, self.schedule, training.learning_rate, training.bias_learning_rate_multiplier
@@ -321,24 +276,39 @@ class Loop:
         return rate
 
     def _most_batches(self, source, order):
+        """Batches of the process that has most images of a source, int."""
         workers = self.distribution.workers
         most = max(source.part_count(order, (worker, workers)) for worker in range(workers))
         return math.ceil(most / self.batch_size)
 
     def _describe_unreadable(self):
         """Which files became unreadable since the run started, in words."""
-        where = self.config.data.data_dir or self.config.data.dataset
-        bad = []
-        for source in (self.train_source, self.val_source):
-            try:
-                found = summarize(source, progress=progress_bar(f"looking for it in {source.name}"))
-                bad += [f"{source.name}/{name}" for name in found.skipped]
-            except RunError as error:
-                return f"{error}. Put {where} back as it was, and the same command resumes"
-        if not bad:
+        try:
+            bad = datasets.find_bad_files(self.train_source, self.val_source)
+        except RunError as error:
+            where = self.config.data.data_dir or self.config.data.dataset
+            return f"{error}. Put {where} back as it was, and the same command resumes"
+        if not any(bad):
             return "Every file can be read now; the same command resumes after the last checkpoint"
-        return f"{datasets.describe_bad_files(bad)}. Restore what was there, and the same command resumes"
+        return f"{datasets.describe_bad_files(*bad)}. Restore what was there, and the same command resumes"
 
 
 def _describe(epochs, steps):
     return f"epoch {epochs}" + (f" and {steps} steps" if steps else "")
+
+
+def load_initial_weights(config, model):
+    """Assigns the weights of --initial_weights; a run that resumes has its own already."""
+    path = config.training.initial_weights
+    if not path or rundir.has_checkpoint(config.run.model_dir):
+        return
+    before = config_of(path)
+    for name in ("variant", "width"):
+        own, other = getattr(config.network, name), before and getattr(before.network, name)
+        if before and own != other:
+            raise UsageError(f"--initial_weights={path}: its network has --{name}={other}, and this one {own}")
+    try:
+        weights.assign(weights.read(path), model, without=config.training.new_layers)
+    except ValueError as error:
+        raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
+    print(f"weights:    of {path}; new: {', '.join(config.training.new_layers) or 'none'}", flush=True)

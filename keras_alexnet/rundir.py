@@ -1,4 +1,4 @@
-"""A run's folder: the files in it, where it comes from, and how it is opened; without TensorFlow until a run is opened.
+"""A run's folder: the files in it, where it comes from, and how it is opened. Only opening a run needs TensorFlow.
 
 RUN/flags.cfg, class_names.txt, statistics.npz, validation.json, provenance.json, checkpoints/, history.csv, logs/
 """
@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import types
 
 from keras_alexnet import __version__, flags
 from keras_alexnet import config as configs
@@ -32,25 +33,15 @@ PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "absl-py", "p
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One checkpoint of a run, opened.
-
-    Attributes:
-        model_dir: str.
-        config: config.Config.
-        class_names: tuple of str.
-        statistics: data.statistics.Statistics of its training set.
-        checkpoint: str, path of the checkpoint.
-        weights: dict of str -> float32 array, see `model.weights.named`.
-        history: tuple of dict, one for each epoch of the checkpoint; empty for weights from elsewhere.
-    """
+    """One checkpoint of a run, opened."""
 
     model_dir: str
     config: configs.Config
     class_names: tuple[str, ...]
-    statistics: object
-    checkpoint: str
-    weights: dict
-    history: tuple[dict, ...]
+    statistics: object  # data.statistics.Statistics of its training set
+    checkpoint: str  # its path
+    weights: dict  # str -> float32 array, see `model.weights.named`
+    history: tuple[dict, ...]  # a row of `history.csv` for each epoch; empty for weights from elsewhere
 
 
 def is_run(folder):
@@ -99,7 +90,18 @@ def read_class_names(model_dir):
     return names
 
 
-def write_class_names(model_dir, class_names):
+def write(config, class_names, statistics, val_summary):
+    """Writes what makes a folder a run, and adds to its record what this process uses: versions, machine, images.
+
+    Returns:
+        list of str, what differs from the process that started the run; empty for that one.
+    """
+    _write_class_names(config.run.model_dir, class_names)
+    write_flags(config)
+    return _write_provenance(config.run.model_dir, statistics, val_summary)
+
+
+def _write_class_names(model_dir, class_names):
     with atomic_write(os.path.join(model_dir, CLASS_NAMES)) as file:
         file.write("".join(f"{name}\n" for name in class_names))
 
@@ -114,17 +116,7 @@ def write_flags(config):
         file.write("".join(f"--{name}={value}\n" for name, value in texts.items()))
 
 
-def write_provenance(model_dir, statistics, val_summary):
-    """Adds to a run's record what this process uses: versions, machine, and the images that it trains on.
-
-    Args:
-        model_dir: str.
-        statistics: data.statistics.Statistics of the training set.
-        val_summary: data.statistics.DatasetSummary of the validation set.
-
-    Returns:
-        list of str, what differs from the process that started the run; empty for that one.
-    """
+def _write_provenance(model_dir, statistics, val_summary):
     path, before = os.path.join(model_dir, PROVENANCE), None
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
         before = json.load(file)
@@ -158,64 +150,56 @@ def open_run(model_dir, which="newest"):
         UsageError: the folder does not hold a run.
         RunError: the run has no checkpoint, lacks one of its files or holds a damaged one.
     """
-    # TensorFlow takes seconds, which a wrong folder is not to cost.
-    from keras_alexnet.data import statistics
-    from keras_alexnet.model import weights
-    from keras_alexnet.training import checkpoints
-
     check_run(model_dir)
-    config, class_names = read_config(model_dir), read_class_names(model_dir)
+    config, class_names, needed = read_config(model_dir), read_class_names(model_dir), _modules()
     folder = os.path.join(model_dir, CHECKPOINTS)
     paths = progresses.epoch_checkpoints(folder)
     if not paths:
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
     if which == "best":
-        best = checkpoints.read_progress(paths[0]).best
+        # As the newest checkpoint that can be read knows it.
+        best = _first_readable(paths, lambda path: needed.checkpoints.read_progress(path).best)
         paths = [path for path in paths if os.path.basename(path) == progresses.checkpoint_name(best or 0, 0)]
         if not paths:
             raise RunError(f"{folder}: the checkpoint of the best epoch is missing; take the newest")
     statistics_path = os.path.join(model_dir, STATISTICS)
     if not os.path.isfile(statistics_path):
         raise RunError(f"{statistics_path}: is missing; train again to write it")
-    for path in paths:
+    statistics = needed.statistics.load(statistics_path)
+
+    def opened(path):
+        history = tuple(needed.checkpoints.read_progress(path).history)
+        with reading(path):
+            return Run(model_dir, config, class_names, statistics, path, needed.weights.read(path), history)
+
+    return _first_readable(paths, opened)
+
+
+def _first_readable(paths, read):
+    """What `read` returns of the first path that it can read; those before are named. Raises RunError of the last."""
+    for path in paths[:-1]:
         try:
-            history = tuple(checkpoints.read_progress(path).history)
-            with reading(path):
-                found = weights.read(path)
-            return Run(model_dir, config, class_names, statistics.load(statistics_path), path, found, history)
+            return read(path)
         except RunError as error:
-            if path == paths[-1]:
-                raise
             print(f"warning: {error}; trying the one before", file=sys.stderr, flush=True)
+    return read(paths[-1])
 
 
 def build(run):
     """The network of an opened run: keras.Model, images -> logits, without devices. Raises RunError."""
-    # As `open_run`, which has imported TensorFlow already.
-    from keras_alexnet.model import weights
-
     with reading(run.checkpoint):
         model = build_model(run.config.network, len(run.class_names), run.config.run.seed, devices=())
-        weights.assign(run.weights, model)
+        _modules().weights.assign(run.weights, model)
     return model
 
 
 def build_model(network, num_classes, seed, devices):
-    """The network of a run with random weights.
+    """The network of a run's config.NetworkConfig with random weights: keras.Model, images -> logits.
 
-    Args:
-        network: config.NetworkConfig.
-        num_classes: int.
-        seed: int.
-        devices: as of `keras_alexnet.AlexNet`.
-
-    Returns:
-        keras.Model, images -> logits.
+    Devices are those of `keras_alexnet.AlexNet`.
     """
-    from keras_alexnet.model.alexnet import AlexNet  # TensorFlow, as above
-
     names = [field.name for field in dataclasses.fields(network) if field.name not in ("devices", "precision")]
-    return AlexNet(
+    return _modules().AlexNet(
         num_classes,
         devices=devices,
         classifier_activation=None,
@@ -229,33 +213,30 @@ def create(config, model, class_names, statistics):
     """Makes a run of weights that were trained elsewhere, to be evaluated, exported and fine-tuned.
 
     Args:
-        config: config.Config; its network is the model's, and its run's `model_dir` the folder, new or empty.
+        config: config.Config; its network is the model's, and its run's `model_dir` the folder.
         model: keras.Model as of `build_model`.
         class_names: sequence of str.
-        statistics: data.statistics.Statistics; its mean image is what is subtracted from the network's input.
+        statistics: data.statistics.Statistics, of which the mean image is subtracted from the network's input.
 
     Raises:
         UsageError: the folder is not empty.
     """
-    from keras_alexnet.data import statistics as stats  # TensorFlow, as above
-    from keras_alexnet.training.checkpoints import Checkpoints
-
-    model_dir = config.run.model_dir
+    model_dir, needed = config.run.model_dir, _modules()
     check_path(model_dir)
     if os.path.isdir(model_dir) and os.listdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is not empty; name a new folder")
     os.makedirs(model_dir, exist_ok=True)
-    stats.save(statistics, os.path.join(model_dir, STATISTICS))
-    write_class_names(model_dir, class_names)
+    needed.statistics.save(statistics, os.path.join(model_dir, STATISTICS))
+    _write_class_names(model_dir, class_names)
     variables = {variable.path: variable.value for variable in model.trainable_variables}
-    written = Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
+    written = needed.checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
     written.write(progresses.Progress())
     written.wait()
     write_flags(config)  # last: from here on the folder is a run
 
 
 def provenance():
-    """Code, packages and machine of this process: dict of str -> str or dict, as JSON takes it. Needs TensorFlow."""
+    """Code, packages and machine of this process: dict of str -> str or dict."""
     return {
         "keras_alexnet": __version__,
         "commit": commit(),
@@ -279,7 +260,7 @@ def packages():
 
 @functools.cache
 def commit():
-    """The commit of this package when it is first asked, str, with a + where files differ from it, or "unknown"."""
+    """The commit of this package at the first call, str, with a + where files differ from it, or "unknown"."""
     here = os.path.dirname(os.path.abspath(__file__))
     try:
         _git(here, "ls-files", "--error-unmatch", __file__)  # an installed copy has no commit, wherever it lies
@@ -292,22 +273,29 @@ def commit():
 
 def device():
     """The processors of this process, str."""
-    import tensorflow as tf  # where this is asked, it has been imported
-
+    tf = _modules().tf
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    where = ", ".join(names) or f"{cores} CPU core{'s' * (cores > 1)} ({platform.machine()}{_processor()})"
+    processors = []
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        processors = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    machine = ", ".join([platform.machine(), *processors[:1]])
+    where = ", ".join(names) or f"{cores} CPU core{'s' * (cores > 1)} ({machine})"
     return f"{where}, TensorFlow {tf.__version__}"
 
 
-def _processor():
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        return ""
-    return f", {names[0]}" if names else ""
+def _modules():
+    """What needs TensorFlow, which takes seconds to import: a wrong flag or folder is answered before."""
+    import tensorflow as tf
+
+    from keras_alexnet.data import statistics
+    from keras_alexnet.model import alexnet, weights
+    from keras_alexnet.training import checkpoints
+
+    return types.SimpleNamespace(
+        tf=tf, statistics=statistics, AlexNet=alexnet.AlexNet, weights=weights, checkpoints=checkpoints
+    )
 
 
 def _git(folder, *arguments):

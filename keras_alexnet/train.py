@@ -12,8 +12,9 @@ import sys
 import time
 
 from keras_alexnet import config as configs
-from keras_alexnet import files, flags, rundir
+from keras_alexnet import export, files, flags, rundir
 from keras_alexnet.cli import quiet_start, run_command
+from keras_alexnet.data import sources
 from keras_alexnet.errors import UsageError
 from keras_alexnet.training import signals
 
@@ -25,32 +26,33 @@ def main(argv):
 
 
 def train(config):
-    """Trains the run that a config describes, or resumes it, and exports it at the end.
-
-    Args:
-        config: config.Config.
+    """Trains the run of a config.Config, or resumes it, and exports it at the end.
 
     Returns:
-        list of dict, the history, one an epoch.
+        list of dict, the history, one for each epoch.
 
     Raises:
-        UsageError: something that was asked for is missing or does not go together; nothing was written.
+        UsageError: a setting is wrong, or something that it names is missing; nothing was written.
         RunError: the run failed; what it has written is kept.
     """
     started = time.perf_counter()
     check_model_dir(config)
+    # A folder is listed without TensorFlow: a wrong path is answered at once.
+    listed = sources.open_training(config.data) if config.data.dataset == "folder" else None
     with signals.catch_signals() as stop:
         with quiet_start():
             # TensorFlow takes seconds to import: `--help` and a wrong flag are answered before.
-            from keras_alexnet import datasets, dryrun, export, loop
+            from keras_alexnet import datasets, dryrun, loop
             from keras_alexnet.training import distribution as distributions
 
             distribution, devices, placed = distributions.choose(config.run, config.network, config.training.batch_size)
-        train_source, val_source = datasets.open_sources(config)
-        given = datasets.given_statistics(config.data)
+            stop.listen()
+        data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run)
+        train_source, val_source = listed or datasets.open_sources(data, config.run.dry_run)
+        given = datasets.given_statistics(data)
         with distribution.strategy.scope():
             model = rundir.build_model(config.network, len(train_source.class_names), config.run.seed, devices)
-            load_initial_weights(config, model)
+            loop.load_initial_weights(config, model)
         parts = config, model, devices, distribution
         if config.run.dry_run:
             known = datasets.placeholder_statistics(config, given, train_source, val_source)
@@ -65,7 +67,10 @@ def train(config):
             )
             running = loop.Loop(*parts, statistics, val_summary, train_source, val_source)
             if distribution.is_chief:
-                write_description(config, train_source.class_names, statistics, val_summary)
+                changed = rundir.write(config, train_source.class_names, statistics, val_summary)
+                if changed:
+                    words = "; ".join(changed)
+                    print(f"note: the run was started with {words}: it may not repeat to the bit", flush=True)
             print(describe(running, placed), end="", flush=True)
             trained = running.fit(started, stop)
             last = running.progress.history[-1]
@@ -87,7 +92,7 @@ def check_model_dir(config):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
     if config.data.dataset == "folder":
         inside = os.path.relpath(os.path.realpath(model_dir), os.path.realpath(config.data.data_dir)).split(os.sep)
-        if len(inside) > 1 and inside[0] in ("train", "val", "validation", "test"):
+        if len(inside) > 1 and inside[0] in ("train", *sources.VALIDATION_FOLDERS):
             raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
     if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return
@@ -110,45 +115,14 @@ def lock(model_dir):
         yield
 
 
-def load_initial_weights(config, model):
-    """Assigns the weights of --initial_weights; a run that resumes has its own already."""
-    path = config.training.initial_weights
-    if not path or rundir.has_checkpoint(config.run.model_dir):
-        return
-    from keras_alexnet.export import config_of  # TensorFlow, which `train` has imported
-    from keras_alexnet.model import weights
-
-    before = config_of(path)
-    for name in ("variant", "width"):
-        own, other = getattr(config.network, name), before and getattr(before.network, name)
-        if before and own != other:
-            raise UsageError(f"--initial_weights={path}: its network has --{name}={other}, and this one {own}")
-    try:
-        weights.assign(weights.read(path), model, without=config.training.new_layers)
-    except ValueError as error:
-        raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
-    print(f"weights:    of {path}; new: {', '.join(config.training.new_layers) or 'none'}", flush=True)
-
-
-def write_description(config, class_names, statistics, val_summary):
-    """Writes what makes a folder a run, and says where this process differs from the one that started it."""
-    model_dir = config.run.model_dir
-    rundir.write_class_names(model_dir, class_names)
-    rundir.write_flags(config)
-    changed = rundir.write_provenance(model_dir, statistics, val_summary)
-    if changed:
-        print(f"note: the run was started with {'; '.join(changed)}: it may not repeat to the bit", flush=True)
-
-
 def describe(loop, devices):
-    """What is trained on what, in lines: of a loop.Loop, and the names of the devices."""
+    """What a loop.Loop trains on what, in lines; the devices are names."""
     network, training, distribution = loop.config.network, loop.config.training, loop.distribution
     steps = math.ceil(loop.train_source.count / training.batch_size)
     where = " and ".join(devices) if devices else "wherever TensorFlow places it"
     if distribution.replicas > 1:
-        where += (
-            f", {distribution.replicas} replicas in {distribution.workers} process{'es' * (distribution.workers > 1)}"
-        )
+        processes = f"{distribution.workers} process{'es' * (distribution.workers > 1)}"
+        where += f", {distribution.replicas} replicas in {processes}"
     return (
         f"training:   {loop.train_source.count} images of {len(loop.train_source.class_names)} classes, "
         f"{steps} steps an epoch, up to {training.epochs} epochs\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -20,6 +21,7 @@ from keras_alexnet import AlexNet, export, train
 from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
 from keras_alexnet.serving.signatures import ServedModel
+from keras_alexnet.training import signals
 from tests.runs import FULL_RUN, SMALL_CLASSES, TINY_RUN
 
 CLASSES = ["blue_disk", "red_disk", "red_square", "red_star", "striped_red_disk", "blue_square"]
@@ -63,6 +65,17 @@ def tiny_run(small_images, tmp_path_factory):
 def trained(folder, *flags):
     assert run_command("train", train.main, [*flags, f"--model_dir={folder}"]) == 0
     return folder
+
+
+@pytest.fixture
+def default_handlers():
+    """A shell's background jobs, which these tests may be, ignore some of the signals that stop a run."""
+    before = {number: signal.getsignal(number) for number in signals.STOPPING}
+    for number in signals.STOPPING:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

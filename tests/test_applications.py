@@ -1,9 +1,79 @@
+import importlib.util
+import subprocess
+import sys
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_alexnet
-from keras_alexnet.data import statistics
+from keras_alexnet.data import shapes, statistics
+from keras_alexnet.model import layers
+from keras_alexnet.training.optimizer import MomentumSGD
+
+LOAD = """
+import numpy as np
+model, compiled = (keras.saving.load_model(path) for path in sys.argv[1:3])
+assert type(compiled.optimizer).__name__ == "MomentumSGD" and float(compiled.optimizer.learning_rate) == 0.125
+image = np.random.default_rng(0).normal(scale=60, size=(1, 224, 224, 3)).astype(np.float32)
+np.testing.assert_array_equal(model(image), np.load(sys.argv[3]))
+np.testing.assert_array_equal(compiled(image), np.load(sys.argv[3]))
+"""
+SCRIPTS = {
+    "ours first": "import sys, keras_alexnet\nassert not {'tensorflow', 'keras'} & {*sys.modules}\nimport keras" + LOAD,
+    "keras first": "import sys, keras, keras_alexnet" + LOAD,
+}
+
+
+def test_a_keras_file_loads_in_a_new_process(tmp_path):
+    """With its layers and its optimizer, by imports alone."""
+    model = keras_alexnet.AlexNet(3, "release2012", width=1 / 16, seed=1)
+    image = np.random.default_rng(0).normal(scale=60, size=(1, 224, 224, 3)).astype(np.float32)
+    np.save(tmp_path / "expected.npy", model(image))
+    model.save(tmp_path / "model.keras")
+    model.compile(MomentumSGD(0.125), "sparse_categorical_crossentropy")
+    model.train_on_batch(image, np.array([1]))
+    model.set_weights(keras.saving.load_model(tmp_path / "model.keras").get_weights())
+    model.save(tmp_path / "compiled.keras")
+    paths = [str(tmp_path / name) for name in ("model.keras", "compiled.keras", "expected.npy")]
+    commands = [[sys.executable, "-c", script, *paths] for script in SCRIPTS.values()]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+
+
+def test_another_backend_of_keras_is_one_line(monkeypatch):
+    monkeypatch.setattr(keras.config, "backend", lambda: "torch")
+    spec = importlib.util.spec_from_file_location("layers_again", layers.__file__)
+    with pytest.raises(ImportError, match="^keras_alexnet computes with TensorFlow, and Keras is set to torch: set KE"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_an_image_file_is_seen_as_it_is_served(tiny_run, tmp_path):
+    """The snippet of the README: the same numbers as the exported model's, whatever the file's proportions."""
+    served = tf.saved_model.load(str(tiny_run / "export" / "1")).signatures["serving_default"]
+    model = keras_alexnet.AlexNet(weights=tiny_run)
+    for number, size in enumerate([(256, 256), (310, 248), (640, 1100)]):
+        path = tmp_path / f"{number}.jpg"
+        shapes.draw("red_star", number).resize(size).save(path, quality=90)
+        image = keras_alexnet.load_image(path)
+        assert image.shape == (224, 224, 3) and image.dtype == np.uint8
+        scores = model(keras_alexnet.preprocess_input(image[None], mean=tiny_run))
+        answer = served(image_bytes=tf.constant([path.read_bytes()]))
+        np.testing.assert_allclose(scores, answer["probabilities"], rtol=1e-5)
+        (best,) = keras_alexnet.decode_predictions(scores, class_names=tiny_run)
+        assert [name for name, _, _ in best] == [name.decode() for name in answer["classes"].numpy()[0]]
+
+
+def test_files_that_are_not_images(tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    with pytest.raises(ValueError, match="text.jpg: not a JPEG or PNG file$"):
+        keras_alexnet.load_image(tmp_path / "text.jpg")
+    with pytest.raises(FileNotFoundError, match="nowhere.jpg"):
+        keras_alexnet.load_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(ValueError, match="size must be a whole number from 1 to 256. Received: size=257"):
+        keras_alexnet.load_image(tmp_path / "text.jpg", 257)
 
 
 def test_the_mean_is_subtracted_and_nothing_else():
@@ -18,6 +88,9 @@ def test_the_mean_is_subtracted_and_nothing_else():
     np.testing.assert_array_equal(keras_alexnet.preprocess_input(tf.constant(images)), found)
     np.testing.assert_array_equal(keras_alexnet.preprocess_input(images.astype(np.float64)), found)
     np.testing.assert_array_equal(keras_alexnet.preprocess_input(images[0]), found[0])
+    inputs = keras.Input((224, 224, 3), dtype="uint8")
+    model = keras.Model(inputs, keras_alexnet.preprocess_input(inputs))
+    np.testing.assert_array_equal(model(images), found)
 
 
 def test_the_mean_of_a_run(tmp_path):
@@ -25,16 +98,17 @@ def test_the_mean_of_a_run(tmp_path):
     path = str(tmp_path / "statistics.npz")
     statistics.save(statistics.Statistics(mean, np.zeros(3), np.zeros((3, 3)), 1), path)
     images = np.full((1, 224, 224, 3), 7, np.uint8)
-    for given in (mean, path, tmp_path / "statistics.npz"):
+    for given in (mean, path, tmp_path / "statistics.npz", tmp_path):
         np.testing.assert_allclose(keras_alexnet.preprocess_input(images, given)[0], 7 - mean[16:240, 16:240])
 
 
 @pytest.mark.parametrize(
     ("images", "mean", "words"),
     [
-        (np.zeros((2, 224, 224)), (1, 2, 3), r"RGB, \(..., height, width, 3\)"),
+        (np.zeros((2, 224, 224)), (1, 2, 3), r"images must be RGB, of the shape \(..., height, width, 3\)"),
         (np.zeros((224, 224, 3)), (1, 2), "mean must be three numbers"),
-        (np.zeros((224, 224, 3)), np.zeros((200, 200, 3)), "mean is smaller"),
+        (np.zeros((224, 224, 3)), np.zeros((200, 200, 3)), "mean must be at least as large as the images"),
+        (keras.Input((None, 224, 3)), np.zeros((256, 256, 3)), "images must have a known height and width"),
     ],
 )
 def test_what_cannot_be_preprocessed(images, mean, words):
@@ -42,24 +116,24 @@ def test_what_cannot_be_preprocessed(images, mean, words):
         keras_alexnet.preprocess_input(images, mean)
 
 
-def test_predictions_in_words():
-    scores = np.zeros((2, 1000), np.float32)
-    scores[0, [0, 134, 517]] = 0.2, 0.3, 0.5
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.uint8])
+def test_predictions_in_words(kind):
+    scores = np.zeros((2, 1000), kind)
+    scores[0, [0, 134, 517]] = 2, 3, 5
     scores[1, 999] = 1
     first, second = keras_alexnet.decode_predictions(scores, top=3)
-    assert [(wordnet_id, name) for wordnet_id, name, _ in first] == [
-        ("n03126707", "crane"),
-        ("n02012849", "crane"),
-        ("n01440764", "tench"),
-    ]
-    assert [score for _, _, score in first] == pytest.approx([0.5, 0.3, 0.2])
-    assert second[0][:2] == ("n15075141", "toilet_tissue") and len(second) == 3
+    assert first == [("n03126707", "crane", 5.0), ("n02012849", "crane", 3.0), ("n01440764", "tench", 2.0)]
+    assert second[0] == ("n15075141", "toilet_tissue", 1.0) and second[1][1] == "tench" and len(second) == 3
     assert len(keras_alexnet.decode_predictions(scores)[0]) == 5
 
 
-def test_predictions_of_other_classes():
-    names = ["daisy", "rose", "tulip"]
-    found = keras_alexnet.decode_predictions(tf.constant([[0.2, 0.7, 0.1]]), class_names=names)
-    assert [entry[:2] for entry in found[0]] == [("rose", "rose"), ("daisy", "daisy"), ("tulip", "tulip")]
-    with pytest.raises(ValueError, match=r"must be \(images, 1000\); give the class_names"):
+def test_predictions_of_other_classes(tmp_path):
+    (tmp_path / "class_names.txt").write_text("daisy\nrose\ntulip\n")
+    for names in (["daisy", "rose", "tulip"], str(tmp_path / "class_names.txt"), tmp_path):
+        found = keras_alexnet.decode_predictions(tf.constant([[0.2, 0.7, 0.1]]), class_names=names)
+        assert [entry[:2] for entry in found[0]] == [("rose", "rose"), ("daisy", "daisy"), ("tulip", "tulip")]
+    with pytest.raises(ValueError, match=r"predictions must be of the shape \(images, 1000\); give the class_names"):
         keras_alexnet.decode_predictions(np.zeros((1, 3)))
+    for top in (-1, 0, 1.5):
+        with pytest.raises(ValueError, match="top must be a whole number, at least 1"):
+            keras_alexnet.decode_predictions(np.zeros((1, 1000)), top=top)

@@ -12,13 +12,6 @@ from keras_alexnet.errors import ArgumentError, RequeueError, RunError, UsageErr
 from tests.runs import ROOT
 
 
-def python(*arguments, **options):
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment, **options
-    )
-
-
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
@@ -37,15 +30,12 @@ def test_each_end_has_its_code_and_its_line(error, code, words, capsys):
 
     assert run_command("command", fail, []) == code
     assert capsys.readouterr().err == f"command: {words}\n"
-
-
-def test_a_bug_keeps_its_stack_trace():
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # a bug keeps its stack trace
         run_command("command", lambda argv: 1 / 0, [])
 
 
 def test_help_and_wrong_flags_do_not_import_tensorflow():
-    """Without docstrings too."""
+    """Without docstrings too, and with streams that the shell has closed."""
     code = (
         "import sys; from keras_alexnet import evaluate, export, predict, train\n"
         "from keras_alexnet.cli import run_command\n"
@@ -55,15 +45,18 @@ def test_help_and_wrong_flags_do_not_import_tensorflow():
         " except SystemExit as end: print(end.code)\n"
         "if {'tensorflow', 'keras'} & set(sys.modules): sys.exit(4)"
     )
-    done = python("-OO", "-c", code)
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stderr.count("\n") == 4, done.stderr
     assert "--learning_rate" in done.stdout and done.stdout.splitlines().count("0") == 4
+    command = f"exec {sys.executable} -m keras_alexnet.train --help >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], cwd=ROOT).returncode == 0
 
 
 def test_the_start_of_tensorflow_is_quiet_and_its_failure_is_not(monkeypatch, capfd):
-    done = python("-c", "from keras_alexnet.cli import start_tensorflow; start_tensorflow()")
-    assert (done.returncode, done.stderr) == (0, "")
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")
+    code = "from keras_alexnet.cli import start_tensorflow; start_tensorflow()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
     with pytest.raises(ImportError), quiet_start():
         os.write(2, b"the reason")
         raise ImportError
@@ -74,10 +67,3 @@ def test_the_start_of_tensorflow_is_quiet_and_its_failure_is_not(monkeypatch, ca
     with quiet_start():
         os.write(2, b", shown on request")
     assert capfd.readouterr().err == "the reason, shown on request"
-
-
-def test_streams_that_the_shell_has_closed():
-    command = f"exec {sys.executable} -m keras_alexnet.train --help"
-    assert subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], cwd=ROOT).returncode == 0
-    reader = subprocess.run(["sh", "-c", f"{command} | true; exit 0"], cwd=ROOT, capture_output=True, text=True)
-    assert reader.stderr == ""

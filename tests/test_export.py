@@ -1,27 +1,24 @@
 import json
 import math
 import os
+import shutil
 
 import pytest
 import tensorflow as tf
 
 from keras_alexnet import __version__, export
-from keras_alexnet.cli import run_command
-from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.serving.signatures import ServedModel
-from tests.conftest import CLASSES, history
+from keras_alexnet.errors import UsageError
+from tests.conftest import CLASSES
+from tests.runs import call, history, refusal
 
 METADATA = {"class_names": CLASSES, "flags": {}}
 
 
-@pytest.fixture
-def served(tiny_model, mean_image):
-    return ServedModel(tiny_model, CLASSES, mean_image)
-
-
-def test_versions_count_up_and_nothing_half_written_stays(served, tmp_path, monkeypatch):
-    target = tmp_path / "export"
-    assert export.save(served, str(target), METADATA) == str(target / "1")
+def test_versions_count_up_and_nothing_half_written_stays(tiny_run, small_images, tmp_path, monkeypatch):
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
+    # Left by a killed export.
+    (run / "export" / ".writing-1-ab" / "variables").mkdir(parents=True)
+    (run / "export" / ".writing-1-ab" / "variables" / "variables.index").touch()
 
     def fail(*args, **kwargs):
         raise OSError("no space left on device")
@@ -29,77 +26,52 @@ def test_versions_count_up_and_nothing_half_written_stays(served, tmp_path, monk
     for module, name in ((tf.saved_model, "save"), (json, "dump")):  # before and after most of it is written
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fail)
-            with pytest.raises(OSError, match="no space"):
-                export.save(served, str(target), METADATA)
-        assert [entry.name for entry in target.iterdir()] == ["1"]
-    (target / "9").mkdir()
-    (target / "10").mkdir()
-    assert export.save(served, str(target), METADATA) == str(target / "11")
+            assert "no space left on device" in refusal(export, f"--model_dir={run}", code=1)
+        assert list((run / "export").iterdir()) == []
+    for version in ("9", "10"):
+        (run / "export" / version).mkdir()
+    folder = run / "export" / "11"
+    assert call(export, f"--model_dir={run}", "--views=10") == (0, f"exported to {folder}\n", "")
+    assert export.read_metadata(str(folder))["views"] == 10
+    image = tf.constant([(small_images / "val" / "blue_disk" / "0.jpg").read_bytes()])
+    one, ten = (
+        tf.saved_model.load(str(each)).signatures["serving_default"](image_bytes=image)["probabilities"]
+        for each in (tiny_run / "export" / "1", folder)
+    )
+    assert abs(one - ten).numpy().max() > 0
 
 
-def test_a_version_holds_what_tf_serving_looks_for(folder):
+def test_a_version_holds_what_tf_serving_looks_for(folder, tiny_model):
     assert {"saved_model.pb", "variables", "assets.extra"} <= set(os.listdir(folder))
     assert set(os.listdir(os.path.join(folder, "assets.extra"))) == {"metadata.json", "tf_serving_warmup_requests"}
     assert export.read_metadata(folder) == METADATA
+    # Weights are stored once.
+    shapes = tf.train.load_checkpoint(os.path.join(folder, "variables", "variables")).get_variable_to_shape_map()
+    numbers = sum(math.prod(shape) for name, shape in shapes.items() if name != "_CHECKPOINTABLE_OBJECT_GRAPH")
+    assert numbers == tiny_model.count_params()
 
 
-def test_the_metadata_of_a_run(run_of_three_epochs):
-    metadata = export.read_metadata(str(run_of_three_epochs / "export" / "1"))
+def test_the_metadata_of_a_run(tiny_run):
+    metadata = export.read_metadata(str(tiny_run / "export" / "1"))
     assert metadata["keras_alexnet"] == __version__ and metadata["tensorflow"] == tf.__version__
     assert metadata["class_names"] == ["blue_disk", "red_square", "striped_red_disk"]
     assert metadata["flags"]["variant"] == "release2012" and metadata["flags"]["epochs"] == "3"
     assert metadata["training_set"]["images"] == 18 and metadata["training_set"]["label_counts"] == [6, 6, 6]
-    last = history(run_of_three_epochs)[-1]
     (measured,) = metadata["measured"]
     assert measured["set"] == "folder validation" and measured["views"] == 1 and measured["epoch"] == 3
-    assert measured["top1_error"] == pytest.approx(float(last["val_top1_error"]))
+    assert measured["top1_error"] == pytest.approx(float(history(tiny_run)[-1]["val_top1_error"]))
     assert (metadata["views"], metadata["input_size"], metadata["epochs"]) == (1, 224, 3)
 
 
-def test_ten_views_are_exported_by_a_flag(run_of_three_epochs, small_pictures, capsys):
-    assert run_command("export", export.main, [f"--model_dir={run_of_three_epochs}", "--views=10"]) == 0
-    folder = capsys.readouterr().out.split()[-1]
-    assert export.read_metadata(folder)["views"] == 10
-    picture = (small_pictures / "val" / "blue_disk" / "0.jpg").read_bytes()
-    one, ten = (
-        tf.saved_model.load(each).signatures["serving_default"](image_bytes=tf.constant([picture]))
-        for each in (str(run_of_three_epochs / "export" / "1"), folder)
-    )
-    assert abs(one["probabilities"] - ten["probabilities"]).numpy().max() > 0
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "was not exported by"),
-        ("no JSON", "was not exported by"),
-        ('{"class_names": 5, "flags": {}}', "other kinds"),
-    ],
-)
-def test_an_export_of_somebody_else(tmp_path, content, words):
-    with pytest.raises(UsageError, match="is no exported model"):
+def test_an_export_of_another_program_and_what_is_not_a_run(tmp_path):
+    with pytest.raises(UsageError, match="exported model"):
         export.read_metadata(str(tmp_path))
     (tmp_path / "saved_model.pb").touch()
     (tmp_path / "assets.extra").mkdir()
-    if content is not None:
-        (tmp_path / "assets.extra" / "metadata.json").write_text(content)
-    with pytest.raises(UsageError, match=words):
-        export.read_metadata(str(tmp_path))
-
-
-def test_a_run_without_a_checkpoint(run_of_three_epochs, tmp_path, capsys):
-    for name in ("flags.cfg", "class_names.txt", "statistics.npz"):
-        (tmp_path / name).write_bytes((run_of_three_epochs / name).read_bytes())
-    assert run_command("export", export.main, [f"--model_dir={tmp_path}"]) == 1
-    assert "has no checkpoint yet" in capsys.readouterr().err
-    with pytest.raises(RunError, match="has no checkpoint yet"):
-        export.export_run(str(tmp_path))
-    assert run_command("export", export.main, [f"--model_dir={tmp_path / 'nowhere'}"]) == 2
-    assert "holds no run" in capsys.readouterr().err
-
-
-def test_weights_are_stored_once(folder, tiny_model):
-    reader = tf.train.load_checkpoint(os.path.join(folder, "variables", "variables"))
-    shapes = reader.get_variable_to_shape_map()
-    numbers = sum(math.prod(shape) for name, shape in shapes.items() if name != "_CHECKPOINTABLE_OBJECT_GRAPH")
-    assert numbers == tiny_model.count_params()
+    for content in (None, "no JSON", '{"class_names": 5, "flags": {}}'):
+        if content is not None:
+            (tmp_path / "assets.extra" / "metadata.json").write_text(content)
+        with pytest.raises(UsageError, match="was not exported by"):
+            export.read_metadata(str(tmp_path))
+    assert "--model_dir is missing" in refusal(export)
+    assert "is not a run" in refusal(export, f"--model_dir={tmp_path}")

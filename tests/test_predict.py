@@ -19,137 +19,145 @@ from keras_alexnet.serving import client as clients
 
 
 @pytest.fixture(scope="module")
-def photographs(files, tmp_path_factory):
-    root = tmp_path_factory.mktemp("photographs")
+def paths(files, tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
     for index, content in enumerate(files[:20]):
         (root / f"{index}.png").write_bytes(content)
     return [str(root / f"{index}.png") for index in range(20)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_client_for_each_model():
+    """Loading an exported model takes a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clients, "open_client", functools.cache(clients.open_client))
+        yield
+
+
+@pytest.fixture(scope="module")
+def expected(folder, files):
+    return clients.open_client(folder, 30.0, 3).predict(files[:20])
 
 
 def run(*argv):
     return run_command("predict", predict.main, list(argv))
 
 
-def test_the_table(folder, photographs, files, capsys):
-    assert run(f"--model={folder}", *photographs[:2]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [lines[0], lines[6]] == photographs[:2]
-    best = clients.open_client(folder).predict(files[:2])
-    assert lines[1] == f"  {100 * best['scores'][0, 0]:6.2f} %  {best['classes'][0, 0]}"
-
-
 @pytest.mark.parametrize("kind", ["folder", "rest", "grpc"])
-def test_lines_of_json_in_the_order_given(request, kind, photographs, files, folder, capsys):
+def test_lines_of_json_in_the_order_given(request, kind, paths, folder, expected, capsys):
     target = folder if kind == "folder" else getattr(request.getfixturevalue("server"), kind)
-    assert run(f"--model={target}", "--format=jsonl", "--batch_size=3", "--parallel=2", *photographs) == 0
+    assert run(f"--model={target}", "--format=jsonl", "--batch_size=3", "--parallel=2", *paths) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [answer["file"] for answer in answers] == photographs
-    expected = clients.open_client(folder).predict(files[:20])
+    assert [answer["file"] for answer in answers] == paths
     assert [answer["classes"] for answer in answers] == expected["classes"].tolist()
     assert answers[5]["scores"] == pytest.approx(expected["scores"][5].tolist(), rel=1e-3)
 
 
-def test_a_bad_photograph_keeps_none_of_the_others(folder, photographs, tmp_path, capsys):
-    bad = tmp_path / "bad.jpg"
-    bad.write_bytes(b"no picture")
-    empty = tmp_path / "empty.jpg"
+def test_a_bad_file_keeps_none_of_the_others_from_being_classified(folder, paths, expected, tmp_path, capsys):
+    bad, empty, sparse = (tmp_path / name for name in ("bad.jpg", "empty.jpg", "sparse.jpg"))
+    bad.write_bytes(b"no image")
     empty.write_bytes(b"")
-    given = [*photographs[:3], str(bad), *photographs[3:5], str(empty)]
-    assert run(f"--model={folder}", "--format=jsonl", *given) == 1
-    captured = capsys.readouterr()
-    answers = [json.loads(line) for line in captured.out.splitlines()]
-    assert [answer["file"] for answer in answers if "error" not in answer] == photographs[:5]
-    assert captured.err == f"predict: {bad}: not a JPEG or PNG file (and 1 more of 7)\n"
+    with open(sparse, "wb") as file:
+        file.truncate(2**40)
+    given = [*paths[:3], str(bad), *paths[3:5], str(empty), paths[0], str(sparse)]
     assert run(f"--model={folder}", *given) == 1
-    blocks = capsys.readouterr().out
-    assert f"{bad}\n  error: not a JPEG or PNG file\n{given[4]}\n" in blocks and f"{empty}\n  error: " in blocks
-    assert run(f"--model={folder}", str(bad)) == 1
-    assert capsys.readouterr().err == f"predict: {bad}: not a JPEG or PNG file\n"
+    captured = capsys.readouterr()
+    blocks = [block.splitlines() for block in ("\n" + captured.out).split("\n/") if block]
+    assert [f"/{block[0]}" for block in blocks] == given
+    assert [len(block) for block in blocks] == [6, 6, 6, 2, 6, 6, 2, 6, 2]
+    assert blocks[3][1] == "  error: not a JPEG or PNG file" and blocks[6][1].startswith("  error: ")
+    assert blocks[8][1] == "  error: has 1,099,511,627,776 bytes; at most 536,870,912 are read"
+    assert blocks[0] == [blocks[7][0], *blocks[7][1:]]  # a file that is given twice
+    assert blocks[0][1] == f"  {100 * expected['scores'][0, 0]:6.2f} %  {expected['classes'][0, 0]}"
+    assert captured.err == f"predict: {bad}: not a JPEG or PNG file (and 2 more of 9)\n"
 
 
-def test_features_in_lines_of_json(folder, photographs, capsys):
-    assert run(f"--model={folder}", "--signature=features", "--format=jsonl", photographs[0]) == 0
+def test_features_in_lines_of_json(folder, paths, capsys):
+    assert run(f"--model={folder}", "--signature=features", "--format=jsonl", paths[0]) == 0
     assert len(json.loads(capsys.readouterr().out)["features"]) == 256
-    assert run(f"--model={folder}", "--signature=features", photographs[0]) == 2
+    assert run(f"--model={folder}", "--signature=features", paths[0]) == 2
     assert "add --format=jsonl" in capsys.readouterr().err
 
 
-class Counting:
-    """A client that says how many requests it answers at a time."""
+class FakeClient:
+    """A client that remembers how many files a request has, takes up to a limit and fails in the sixth request."""
 
-    def __init__(self):
-        self.sizes, self.closed = [], False
+    def __init__(self, most=100, requests=1000):
+        self.sizes, self.closed, self.most, self.requests = [], False, most, requests
 
     def close(self):
         self.closed = True
 
     def predict(self, files, signature):
         self.sizes.append(len(files))
-        if len(self.sizes) == 6:
+        if len(self.sizes) == self.requests:
             raise RunError("the server is gone")
+        if len(files) > self.most:
+            raise clients.RefusedError("the request is too large")
         return {"classes": np.full((len(files), 1), "a"), "scores": np.ones((len(files), 1))}
 
 
-def test_the_end_of_a_server_ends_everything(photographs):
-    client = Counting()
+def test_the_end_of_a_server_ends_everything(paths):
+    client = FakeClient(requests=6)
     with pytest.raises(RunError, match="the server is gone"):
-        list(predict.predict(client, photographs * 20, batch_size=4, parallel=1))
+        list(predict.predict(client, paths * 20, batch_size=4, parallel=1))
     assert client.sizes[:6] == [4] * 6 and len(client.sizes) < 12
     assert client.closed
+
+
+def test_a_request_that_is_too_large_is_divided(paths):
+    client = FakeClient(most=2)
+    answers = list(predict.predict(client, paths[:8], batch_size=8, parallel=1))
+    assert [path for path, _ in answers] == paths[:8] and all(answer["classes"] == ["a"] for _, answer in answers)
+    assert client.sizes == [8, 4, 2, 2, 4, 2, 2] and not client.closed
+    alone = list(predict.predict(FakeClient(most=0), paths[:2]))
+    assert [str(answer) for _, answer in alone] == ["the request is too large"] * 2
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["photo.jpg"], "--model is missing"),
-        (["--model=m"], "no photograph given"),
+        (["image.jpg"], "--model is missing"),
+        (["--model=m"], "no image is given"),
         (["--model=m", "nowhere.jpg"], "nowhere.jpg: there is no such file"),
+        (["--model=m", "no\x1b[31m\nwhere.jpg"], r"no\x1b[31m\nwhere.jpg: there is no such file"),
         (["--model=m", "{tmp}"], "is a folder; name the files in it"),
-        (["--model={tmp}", "{photo}"], "is no exported model"),
-        (["--model=ftp://x", "{photo}"], "give http://, https://, grpc:// or the folder"),
-        (["--model=m", "--batch_size=0", "{photo}"], "batch_size"),
-        (["--model=m", "--deadline=nan", "{photo}"], "--deadline=nan"),
-        (["--model=m", "--format=xml", "{photo}"], "format"),
+        (["--model=m", "{tmp}/pipe"], "pipe: is not a regular file"),
+        (["--model={tmp}", "{image}"], "is not an exported model"),
+        (["--model=ftp://x", "{image}"], "give http://, https://, grpc:// or the folder"),
+        (["--model=m", "--batch_size=0", "{image}"], "batch_size"),
+        (["--model=m", "--deadline=nan", "{image}"], "--deadline=nan"),
+        (["--model=m", "--format=xml", "{image}"], "format"),
     ],
 )
-def test_wrong_usage(argv, words, photographs, tmp_path, capsys):
-    assert run(*(each.format(tmp=tmp_path, photo=photographs[0]) for each in argv)) == 2
+def test_wrong_usage(argv, words, paths, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert run(*(each.format(tmp=tmp_path, image=paths[0]) for each in argv)) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
 
 
-def test_names_that_are_no_text_of_the_terminals(folder, files, tmp_path):
-    """In a process of its own, with a strict terminal."""
+def test_on_a_strict_terminal_with_a_truncated_file(folder, files, tmp_path):
+    """In a process of its own: a name that is no text of the terminal's, and what libjpeg prints of a bad file."""
     name = os.fsencode(tmp_path) + b"/\xff\nname.png"
     with open(name, "wb") as file:
         file.write(files[0])
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-    for form in ("table", "jsonl"):
-        command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={folder}", f"--format={form}", name]
-        done = subprocess.run(command, capture_output=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        lines = done.stdout.decode().splitlines()
-        assert len(lines) == (6 if form == "table" else 1) and "udcff" in lines[0]
-
-
-def test_what_libraries_print_of_bad_pictures_is_not_on_the_screen(folder, tmp_path):
-    picture = io.BytesIO()
-    shapes.draw("red_disk", 0).save(picture, "JPEG")
-    (tmp_path / "cut.jpg").write_bytes(picture.getvalue()[:3000])
-    command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={folder}", str(tmp_path / "cut.jpg")]
+    image = io.BytesIO()
+    shapes.draw("red_disk", 0).save(image, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(image.getvalue()[:3000])
+    command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={folder}", name, str(tmp_path / "cut.jpg")]
     # as a user's, in which nothing has told TensorFlow what to print
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(f"predict: {tmp_path / 'cut.jpg'}: ")
+    done = subprocess.run(command, capture_output=True, env={**environment, "PYTHONIOENCODING": "utf-8:strict"})
+    lines, errors = (text.decode().splitlines() for text in (done.stdout, done.stderr))
+    assert done.returncode == 1 and len(lines) == 8 and "udcff" in lines[0]
+    assert len(errors) == 1 and errors[0].startswith(f"predict: {tmp_path / 'cut.jpg'}: "), errors
 
 
-def test_an_interruption_does_not_wait_for_the_server(files, tmp_path):
-    (tmp_path / "photo.png").write_bytes(files[0])
+def test_an_interruption_does_not_wait_for_the_server(paths):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={address}", "--deadline=300"]
-        command.append(str(tmp_path / "photo.png"))
+        command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={address}", "--deadline=300", paths[0]]
         # A shell's background jobs, such as these tests may be one of, hand down that they are not to be interrupted.
         heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:

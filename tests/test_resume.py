@@ -1,27 +1,30 @@
 """Runs that are stopped and resumed: the same numbers, the same curves, nothing twice."""
 
+import itertools
 import json
 import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
 
 from keras_alexnet import datasets, files, loop, rundir, train
-from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
-from keras_alexnet.training import checkpoints, trainer
-from tests.runs import TINY_RUN, assert_same, finish, history, newest, start, state, until
+from keras_alexnet.training import checkpoints, distribution, trainer
+from tests.runs import TINY_RUN, assert_same, call, finish, history, newest, refusal, start, state, until
+from tests.training.test_signals import replace_handler
 
 
 @pytest.fixture
-def command(small_images):
-    def run(folder, *flags):
-        argv = [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={folder}", "--noexport", "--epochs=3", *flags]
-        return run_command("train", train.main, argv)
+def flags(small_images, tmp_path):
+    return [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={tmp_path / 'run'}", "--noexport", "--epochs=3"]
 
-    return run
+
+@pytest.fixture
+def command(flags):
+    return lambda *more: call(train, *flags, *more)
 
 
 class Killed(BaseException):
@@ -30,71 +33,66 @@ class Killed(BaseException):
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """A function: after so many steps from now on a signal arrives; SIGKILL is an exception that nobody catches."""
+    """A function: after so many steps from now on a signal arrives; of SIGKILL, an exception that nobody catches."""
     steps = trainer.Trainer.steps
 
     def set_up(step, number):
+        done = itertools.count(1)
+
         def stopped(self, *arguments):
             for loss in steps(self, *arguments):
-                stopped.steps += 1
-                if stopped.steps == step and number == signal.SIGKILL:
-                    raise Killed
-                if stopped.steps == step:
+                if next(done) == step:
+                    if number == signal.SIGKILL:
+                        raise Killed
                     os.kill(os.getpid(), number)
                 yield loss
 
-        stopped.steps = 0
         monkeypatch.setattr(trainer.Trainer, "steps", stopped)
 
     return set_up
 
 
-@pytest.fixture
-def default_ctrl_c():
-    """A shell's background jobs, which these tests may be, ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+@pytest.mark.usefixtures("default_handlers")
+def test_a_signal_keeps_the_step_and_the_run_resumes_to_the_bit(tiny_run, command, stop_after, tmp_path, monkeypatch):
+    choose, evaluate = distribution.choose, trainer.Trainer.evaluate
 
+    def choose_and_replace(*arguments):
+        """As with the multi-worker strategy, which takes SIGTERM for itself."""
+        found = choose(*arguments)
+        replace_handler(signal.SIGTERM)
+        return found
 
-def test_a_signal_keeps_the_step_and_the_run_resumes_to_the_bit(
-    tiny_run, command, stop_after, default_ctrl_c, tmp_path, monkeypatch, capsys
-):
-    folder = tmp_path / "run"
+    def stopped_evaluate(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, *arguments)
+
+    monkeypatch.setattr(distribution, "choose", choose_and_replace)
     for step, number, where in (
         (2, signal.SIGTERM, "epoch 0 and 2 steps"),
         (3, signal.SIGHUP, "epoch 1 and 2 steps"),
         (1, signal.SIGUSR1, "epoch 1 and 3 steps"),  # after the last step: what is left is the validation
+        (0, signal.SIGTERM, "epoch 1 and 3 steps"),  # while validating
+        (1, signal.SIGINT, "epoch 2 and 1 steps"),
     ):
         stop_after(step, number)
-        assert command(folder) == 75
-        error = capsys.readouterr().err.splitlines()[-1]
-        kept = f"the checkpoint after {where} is kept; the same command resumes from there"
-        assert error == f"train: stopped by {number.name}; {kept}"
-
-    def stopped(self, *arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(self, *arguments)
-
-    evaluate = trainer.Trainer.evaluate
+        with monkeypatch.context() as patch:
+            if step == 0:
+                patch.setattr(trainer.Trainer, "evaluate", stopped_evaluate)
+            code, _, error = command()
+        kept = f"the checkpoint after {where} is kept; the same command resumes from there\n"
+        if number == signal.SIGINT:
+            assert (code, error) == (130, f"{kept}command: interrupted\n")
+        else:
+            assert (code, error) == (75, f"command: stopped by {number.name}; {kept}")
     monkeypatch.undo()
-    monkeypatch.setattr(trainer.Trainer, "evaluate", stopped)
-    assert command(folder) == 75
-    assert "the checkpoint after epoch 1 and 3 steps is kept" in capsys.readouterr().err
-    monkeypatch.undo()
-    stop_after(1, signal.SIGINT)
-    assert command(folder) == 130
-    assert "the checkpoint after epoch 2 and 1 steps is kept" in capsys.readouterr().err
-    monkeypatch.undo()
-    assert command(folder) == 0
-    assert "resuming after epoch 2 and 1 steps" in capsys.readouterr().out
-    assert_same(folder, tiny_run)
+    assert "resuming after epoch 2 and 1 steps" in command()[1]
+    assert_same(tmp_path / "run", tiny_run)
 
 
-def test_a_signal_before_the_first_step_is_one_line(command, tmp_path, monkeypatch, capsys):
+def test_a_signal_before_the_first_step_is_one_line(flags, monkeypatch):
     monkeypatch.setattr(datasets, "prepare_datasets", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
-    assert command(tmp_path / "run") == 75
-    assert capsys.readouterr().err == "train: stopped by SIGTERM before the first step; the same command starts again\n"
+    line = refusal(train, *flags, code=75)
+    assert line == "stopped by SIGTERM before the first step; the same command starts again"
 
 
 def test_what_came_after_the_last_checkpoint_is_repeated_and_shown_once(tiny_run, command, stop_after, tmp_path):
@@ -102,117 +100,110 @@ def test_what_came_after_the_last_checkpoint_is_repeated_and_shown_once(tiny_run
     folder = tmp_path / "run"
     stop_after(4, signal.SIGKILL)
     with pytest.raises(Killed):
-        command(folder)
+        command()
     shutil.rmtree(folder / "checkpoints")  # the run starts again
     (folder / ".writing-abc").write_text("half of a history")
     stop_after(5, signal.SIGKILL)
     with pytest.raises(Killed):
-        command(folder, "--checkpoint_steps=2")
+        command("--checkpoint_steps=2")
     assert newest(folder).endswith("epoch-1-step-1")
     # As if the kill had come before the checkpoints of epoch 1 were written.
     for path in (folder / "checkpoints").glob("epoch-1*"):
         path.unlink()
     assert len(history(folder)) == 1
     stop_after(0, signal.SIGKILL)
-    assert command(folder, "--checkpoint_steps=2") == 0
+    assert command("--checkpoint_steps=2")[0] == 0
     assert_same(folder, tiny_run)
     assert not list(folder.rglob(".writing*"))
 
 
-def test_a_killed_process_resumes_to_the_bit(tiny_run, small_images, command, tmp_path):
-    folder = tmp_path / "run"
-    flags = [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={folder}", "--noexport", "--epochs=3"]
+def test_a_killed_process_resumes_to_the_bit(tiny_run, flags, command, tmp_path):
     process = start(*flags, "--checkpoint_steps=2", env={"TF_CPP_MIN_LOG_LEVEL": "3"})
     until(process, "Epoch 2/3")
     process.kill()
     assert finish(process)[::2] == (-signal.SIGKILL, "")  # TensorFlow's log is not shown
-    assert newest(folder)
-    assert command(folder) == 0
-    assert_same(folder, tiny_run)
+    assert newest(tmp_path / "run")
+    assert command()[0] == 0
+    assert_same(tmp_path / "run", tiny_run)
 
 
-def test_a_finished_run_and_damaged_files_of_it(tiny_run, command, small_images, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns("export"))
-    for content in ("", "junk", "{}", "[1]", None, '{"label_counts": ["x"], "skipped": [], "fingerprint": ""}'):
-        (folder / rundir.VALIDATION).write_text(content or "")
-        if content is None:
-            (folder / rundir.VALIDATION).unlink()
-        assert command(folder) == 0
-        assert (folder / rundir.VALIDATION).read_bytes() == (tiny_run / rundir.VALIDATION).read_bytes()
-    assert "is done: 3 epochs" in capsys.readouterr().out
-    # Other versions than those that it was started with.
-    path = folder / rundir.PROVENANCE
-    record = json.loads(path.read_text())[0]
-    path.write_text(json.dumps([{**record, "keras_alexnet": "0.0.9"}]))
-    # The newest checkpoint is damaged: the one before is taken, and the epoch after it repeated.
-    index = folder / "checkpoints" / "epoch-3.index"
+def test_a_finished_run_and_damaged_files_of_it(tiny_run, flags, command, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    for content in ("", "junk", "{}", "[1]", '{"label_counts": ["x"], "skipped": [], "fingerprint": ""}'):
+        (run / rundir.VALIDATION).write_text(content)
+        assert "is done: 3 epochs" in command()[1]
+        assert (run / rundir.VALIDATION).read_bytes() == (tiny_run / rundir.VALIDATION).read_bytes()
+    # Started by another version; the newest checkpoint is damaged: the epoch after the one before is repeated.
+    record = json.loads((run / rundir.PROVENANCE).read_text())[0]
+    (run / rundir.PROVENANCE).write_text(json.dumps([{**record, "keras_alexnet": "0.0.9"}]))
+    index = run / "checkpoints" / "epoch-3.index"
     index.write_bytes(index.read_bytes()[:20])
-    assert command(folder) == 0
-    shown = capsys.readouterr()
-    assert "note: the run was started with keras_alexnet 0.0.9 and now" in shown.out
-    assert "resuming after epoch 2" in shown.out and "epoch-3: cannot be read" in shown.err
-    assert len(json.loads(path.read_text())) == 2
-    assert_same(folder, tiny_run)
-    (folder / rundir.FLAGS).write_bytes(b"--model_dir=\xff\n")
-    assert command(folder) == 1
-    error = capsys.readouterr().err
-    assert f"{folder / rundir.FLAGS}: is not the flags of a run" in error and error.count("\n") == 1
+    code, shown, error = command()
+    assert code == 0 and "note: the run was started with keras_alexnet 0.0.9 and now" in shown
+    assert "resuming after epoch 2" in shown and "epoch-3: cannot be read" in error
+    assert len(json.loads((run / rundir.PROVENANCE).read_text())) == 2
+    assert_same(run, tiny_run)
+    (run / rundir.FLAGS).write_bytes(b"--model_dir=\xff\n")
+    assert f"{run / rundir.FLAGS}: is not the flags of a run" in refusal(train, *flags, code=1)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_a_changed_set_is_refused(split, tiny_run, command, small_images, tmp_path, capsys):
-    shutil.copytree(tiny_run, tmp_path / "run")
-    shutil.copytree(small_images, tmp_path / "data")
-    shapes.draw("blue_disk", 999).save(tmp_path / "data" / split / "blue_disk" / "0.jpg")
-    assert command(tmp_path / "run", f"--data_dir={tmp_path / 'data'}", "--epochs=4") == 2
-    kind = {"train": "training", "val": "validation"}[split]
-    assert f"is of another {kind} set than there is now; restore it" in capsys.readouterr().err
-    assert newest(tmp_path / "run").endswith("epoch-3")
+@pytest.mark.parametrize(("split", "kind"), [("train", "training"), ("val", "validation")])
+def test_a_changed_set_is_refused(split, kind, tiny_run, flags, small_images, tmp_path):
+    run, data = shutil.copytree(tiny_run, tmp_path / "run"), shutil.copytree(small_images, tmp_path / "data")
+    shapes.draw("blue_disk", 999).save(data / split / "blue_disk" / "0.jpg")
+    line = refusal(train, *flags, f"--data_dir={data}", "--epochs=4")
+    assert f"is of another {kind} set than there is now; restore it" in line
+    assert newest(run).endswith("epoch-3")
 
 
-def test_a_run_changes_its_device_and_back(command, tmp_path):
-    """One device instead of two after the first epoch; mirrored on two devices."""
+def test_devices_are_changed_and_replicas_make_the_steps_of_one(command, tmp_path):
+    """Two devices for the first epoch and one for the second; the same network on both devices."""
     flags = ["--towers=2", "--groups=2", "--epochs=2"]
-    assert command(tmp_path / "one", *flags) == 0
-    assert command(tmp_path / "two", *flags, "--epochs=1", "--devices=CPU:0,CPU:1") == 0
-    assert command(tmp_path / "two", *flags) == 0
-    mirrored = ["--strategy=mirrored", "--devices=CPU:0,CPU:1"]
-    assert command(tmp_path / "mirrored", *flags, *mirrored) == 0
+    on_two = ["--devices=CPU:0,CPU:1"]
+    for name, *more in (
+        ("one",),
+        ("two", *on_two, "--epochs=1"),
+        ("two",),
+        ("mirrored", *on_two, "--strategy=mirrored"),
+    ):
+        assert command(f"--model_dir={tmp_path / name}", *flags, *more)[0] == 0
+    wanted = state(tmp_path / "one")
     for other in ("two", "mirrored"):
         for ours, theirs in zip(history(tmp_path / other), history(tmp_path / "one"), strict=True):
             # The same operations in another order of adding up: float32 over three steps an epoch.
             assert float(ours["val_loss"]) == pytest.approx(float(theirs["val_loss"]), rel=1e-4)
-        own, wanted = state(tmp_path / other), state(tmp_path / "one")
-        for name in wanted:
-            if name.endswith("kernel") and not name.startswith("velocity"):
-                tolerance = 1e-4 * abs(wanted[name]).max()
-                np.testing.assert_allclose(own[name], wanted[name], rtol=0, atol=tolerance, err_msg=name)
+        own = state(tmp_path / other)
+        for name in ("conv1_tower0/kernel", "fc6_tower1/kernel", "fc8/kernel"):
+            tolerance = 1e-4 * abs(wanted[name]).max()
+            np.testing.assert_allclose(own[name], wanted[name], rtol=0, atol=tolerance, err_msg=name)
 
 
 def test_checkpoints_by_time_and_the_learning_rate(command, tmp_path, monkeypatch):
-    clock = iter(range(0, 10**6, 40))  # seconds between two looks
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    """While the time of day jumps back and forth."""
+    clock, real, jumps = iter(range(0, 10**6, 40)), time.time, itertools.cycle([0, -200_000, 300_000])
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))  # 40 seconds between two looks
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
     written, write = [], checkpoints.Checkpoints.write
-    monkeypatch.setattr(
-        checkpoints.Checkpoints,
-        "write",
-        lambda self, progress: written.append((progress.epochs, progress.batches)) or write(self, progress),
-    )
+
+    def note(self, progress):
+        written.append((progress.epochs, progress.batches))
+        write(self, progress)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "write", note)
     rates = ["--lr_policy=schedule", "--lr_schedule=0:0.02,1:0.01", "--rate_scaling=sqrt"]
-    assert command(tmp_path / "run", *rates, "--checkpoint_minutes=1", "--epochs=1") == 0
+    assert command(*rates, "--checkpoint_minutes=1", "--epochs=1")[0] == 0
     assert written == [(0, 2), (1, 0)]  # 40 seconds after the first step, 80 after the second
-    written.clear()
-    assert command(tmp_path / "run", *rates, "--checkpoint_minutes=0", "--epochs=2") == 0
-    assert written == [(2, 0)]
+    assert command(*rates, "--checkpoint_minutes=0", "--epochs=2")[0] == 0
+    assert written == [(0, 2), (1, 0), (2, 0)]
     found = [float(row["learning_rate"]) for row in history(tmp_path / "run")]
     assert found == pytest.approx([0.02 / 4, 0.01 / 4], rel=1e-5)  # the batch is a sixteenth of the paper's
 
 
-def test_a_folder_that_is_being_trained_is_refused(command, tmp_path, capsys):
+def test_a_folder_that_is_being_trained_is_refused(flags, tmp_path):
     (tmp_path / "run").mkdir()
     with files.acquire(str(tmp_path / "run" / train.LOCK)):
-        assert command(tmp_path / "run") == 2
-    error = capsys.readouterr().err.strip()
-    assert f"--model_dir={tmp_path / 'run'}: is being trained by " in error and f"process {os.getpid()}, since" in error
+        line = refusal(train, *flags)
+    assert (
+        line.startswith(f"--model_dir={tmp_path / 'run'}: is being trained by ") and f"process {os.getpid()}, " in line
+    )
     assert os.listdir(tmp_path / "run") == ["lock"]

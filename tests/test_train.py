@@ -7,19 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import __version__, evaluate, export, loop, predict, train
-from keras_alexnet.cli import run_command
+from keras_alexnet import __version__, datasets, evaluate, export, predict, train
 from keras_alexnet.model import weights
-from tests.runs import SMALL_CLASSES, TINY_RUN, assert_same, history, newest, points, state
+from tests.runs import SMALL_CLASSES, TINY_RUN, assert_same, call, history, newest, points, refusal, state
 
 COLUMNS = [
     "epoch", "loss", "top1_error", "top5_error", "val_loss", "val_top1_error", "val_top5_error", "learning_rate",
     "images_per_second",
 ]  # fmt: skip
-
-
-def command(*argv):
-    return run_command("train", train.main, [*TINY_RUN, *argv])
 
 
 @pytest.fixture
@@ -28,227 +23,204 @@ def data(small_images, tmp_path):
     return shutil.copytree(small_images, tmp_path / "data")
 
 
-def test_from_training_to_prediction(run_of_three_epochs, small_images, tmp_path, capsys):
+def test_from_training_to_prediction(run_of_three_epochs, small_images, tmp_path):
     """Two towers with all layers: train, evaluate, export, predict."""
     run, rows = run_of_three_epochs, history(run_of_three_epochs)
     assert list(rows[0])[: len(COLUMNS)] == COLUMNS and [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     assert len([name for name in state(run) if name.endswith(("_tower0/kernel", "_tower1/kernel"))]) == 2 * 2 * 7
     with np.load(run / "statistics.npz", allow_pickle=False) as statistics:
-        assert statistics["mean_image"].shape == (256, 256, 3) and statistics["count"] == 18
-        assert statistics["rgb_mean"].shape == (3,) and statistics["rgb_covariance"].shape == (3, 3)
+        shapes = {name: statistics[name].shape for name in ("mean_image", "rgb_mean", "rgb_covariance")}
+        assert shapes == {"mean_image": (256, 256, 3), "rgb_mean": (3,), "rgb_covariance": (3, 3)}
         fingerprint = str(statistics["fingerprint"])
     assert (run / "class_names.txt").read_text().split() == list(SMALL_CLASSES)
-    assert "--batch_size=8\n" in (run / "flags.cfg").read_text()
     (record,) = json.loads((run / "provenance.json").read_text())
     assert record["keras_alexnet"] == __version__ and record["device"].endswith(tf.__version__)
     assert record["training_set"] == {"images": 18, "fingerprint": fingerprint}
-    assert record["validation_set"]["images"] == 9
 
-    assert run_command("evaluate", evaluate.main, [f"--model_dir={run}", f"--json={tmp_path / 'figures.json'}"]) == 0
+    assert call(evaluate, f"--model_dir={run}", f"--json={tmp_path / 'figures.json'}")[0] == 0
     measured = json.loads((tmp_path / "figures.json").read_text())["result"]
     assert measured == {name: pytest.approx(float(rows[-1][f"val_{name}"]), rel=1e-4, abs=1e-5) for name in measured}
 
-    assert run_command("export", export.main, [f"--model_dir={run}"]) == 0
-    assert capsys.readouterr().out.endswith(f"exported to {run / 'export' / '2'}\n")
-    images = sorted(str(path) for path in (small_images / "val").glob("*/*.jpg"))
-    answers = []
-    for version in "12":
-        argv = [f"--model={run / 'export' / version}", "--format=jsonl", *images]
-        assert run_command("predict", predict.main, argv) == 0
-        answers.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
-    assert answers[0] == answers[1]
-    wrong = sum(answer["classes"][0] != answer["file"].split("/")[-2] for answer in answers[0])
+    assert call(export, f"--model_dir={run}")[0] == 0
+    images = sorted((small_images / "val").glob("*/*.jpg"))
+    first, second = (call(predict, f"--model={run}/export/{each}", "--format=jsonl", *images) for each in "12")
+    assert first == second and first[0] == 0
+    answers = [json.loads(line)["classes"][0] for line in first[1].splitlines()]
+    wrong = sum(answer != path.parent.name for answer, path in zip(answers, images, strict=True))
     assert 100 * wrong / len(images) == pytest.approx(float(rows[-1]["val_top1_error"]), abs=1e-3)
 
 
 def test_tensorboard_gets_the_curves(tiny_run):
-    train, val = points(tiny_run, "train"), points(tiny_run, "val")
-    steps = {tag: [step for step, _ in found] for tag, found in train.items()}
+    curves, val = points(tiny_run, "train"), points(tiny_run, "val")
+    steps = {tag: [step for step, _ in found] for tag, found in curves.items()}
     assert steps["loss"] == list(range(1, 10))  # 3 epochs of 3 steps, a point for each
     assert steps["learning_rate"] == steps["images_per_second"] == steps["conv1"] == [3, 6, 9]
     for epoch, row in enumerate(history(tiny_run)):
         # The batches have 8, 8 and 2 images.
-        mean = np.average([value for _, value in train["top1_error"][3 * epoch : 3 * epoch + 3]], weights=[8, 8, 2])
+        mean = np.average([value for _, value in curves["top1_error"][3 * epoch : 3 * epoch + 3]], weights=[8, 8, 2])
         assert mean == pytest.approx(float(row["top1_error"]), rel=1e-4)
         expected = pytest.approx(float(row["val_mean_squared_error"]), rel=1e-4)
         assert val["mean_squared_error"][epoch] == (3 * epoch + 3, expected)
 
 
-def test_the_flags_of_a_run_repeat_it_and_resume_it(tiny_run, tmp_path, capsys):
+def test_the_flags_of_a_run_repeat_it_and_resume_it(tiny_run, tmp_path):
     argv = [f"--flagfile={tiny_run / 'flags.cfg'}", f"--model_dir={tmp_path / 'again'}", "--noexport"]
     for epochs in (1, 3):
-        assert run_command("train", train.main, [*argv, f"--epochs={epochs}"]) == 0
+        assert call(train, *argv, f"--epochs={epochs}")[0] == 0
     assert_same(tmp_path / "again", tiny_run)
-    assert run_command("train", train.main, [*argv, "--momentum=0.5"]) == 2
-    assert "--momentum=0.5 (the run has 0.9)" in capsys.readouterr().err
+    assert "--momentum=0.5 (the run has 0.9)" in refusal(train, *argv, "--momentum=0.5")
 
 
 def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images, tmp_path):
     """And the statistics of another run."""
     flags = ["--summary_steps=100", "--histograms", "--profile=2,3", f"--statistics={tiny_run / 'statistics.npz'}"]
     argv = [f"--data_dir={small_images}", f"--model_dir={tmp_path}", "--epochs=2", "--noexport"]
-    assert command(*argv, *flags) == 0
-    found = points(tmp_path, "train")
-    assert [step for step, _ in found["loss"]] == [3, 6]
+    assert call(train, *TINY_RUN, *argv, *flags)[0] == 0
+    found, rows = points(tmp_path, "train"), history(tmp_path)
+    assert found["loss"] == [(3 * int(row["epoch"]), pytest.approx(float(row["loss"]), rel=1e-4)) for row in rows]
     assert [step for step, _ in found["conv1/kernel"]] == [3, 6] and "fc8/bias" in found
-    for row, (_, loss) in zip(history(tmp_path), found["loss"], strict=True):
-        assert loss == pytest.approx(float(row["loss"]), rel=1e-4)
-    assert [row["val_loss"] for row in history(tmp_path)] == [row["val_loss"] for row in history(tiny_run)[:2]]
+    assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in history(tiny_run)[:2]]
     assert list((tmp_path / "logs" / "plugins" / "profile").iterdir())
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--data_dir={tmp}/nowhere"], "there is no folder"),
-        (["--devices=GPU:7"], "there is no GPU:7; present: CPU:0"),
-        (["--model_dir={tmp}/file"], "is a file; name a folder"),
-        (["--model_dir={data}/train/run"], "is inside the images of --data_dir"),
-        *(([f"--model_dir={{tmp}}/a{each}b"], "must not contain [ ] * ? or \\") for each in "[]*?\\"),
-        (["--strategy=mirrored", "--devices=CPU:0,CPU:1", "--batch_size=9"], "must be a multiple of the 2 replicas"),
-        (["--statistics={tmp}/none.npz"], "give a statistics.npz of another run"),
-        (["--statistics={run}/flags.cfg"], "give a statistics.npz of another run"),
-        (["--statistics={tmp}/other.npz"], "is of another training set"),
-        (["--initial_weights={tmp}/nowhere"], "there is no such file or folder"),
-        (["--initial_weights={run}", "--width=0.125"], "its network has --width=0.0625, and this one 0.125"),
-        (["--initial_weights={run}/export/1", "--variant=caffe"], "its network has --variant=release2012"),
-        (["--initial_weights={run}", "--topology=conv6"], "conv6/kernel should be (3, 3, 6, 16). Received: missing"),
-        (["--initial_weights={tmp}/tiny.npz"], "conv1/kernel should be (11, 11, 3, 6). Received"),
+        ("--data_dir={tmp}/nowhere", "there is no folder"),
+        ("--devices=GPU:7", "there is no GPU:7; present: CPU:0"),
+        ("--model_dir={tmp}/file", "is a file; name a folder"),
+        ("--model_dir={data}/train/run", "is inside the images of --data_dir"),
+        *((f"--model_dir={{tmp}}/a{each}b", "must not contain [ ] * ? or \\") for each in "[]*?\\"),
+        ("--batch_size=9 --strategy=mirrored --devices=CPU:0,CPU:1", "must be a multiple of the 2 replicas"),
+        ("--statistics={tmp}/none.npz", "give a statistics.npz of another run"),
+        ("--statistics={run}/flags.cfg", "give a statistics.npz of another run"),
+        ("--statistics={tmp}/other.npz", "is of another training set"),
+        ("--initial_weights={tmp}/nowhere", "there is no such file or folder"),
+        ("--initial_weights={run} --width=0.125", "its network has --width=0.0625, and this one 0.125"),
+        ("--initial_weights={run}/export/1 --variant=caffe", "its network has --variant=release2012"),
+        ("--initial_weights={run} --topology=conv6", "conv6/kernel should be (3, 3, 6, 16). Received: missing"),
+        ("--initial_weights={tmp}/tiny.npz", "conv1/kernel should be (11, 11, 3, 6). Received"),
     ],
 )
-def test_what_is_refused_before_anything_is_trained(flags, words, tiny_run, data, tmp_path, capsys):
+def test_what_is_refused_before_anything_is_trained(flags, words, tiny_run, data, tmp_path):
     (tmp_path / "file").touch()
     np.savez(tmp_path / "tiny.npz", **{"conv1/kernel": np.zeros((11, 11, 3, 9))})
     with np.load(tiny_run / "statistics.npz") as statistics:
         np.savez(tmp_path / "other.npz", **{**statistics, "fingerprint": "0"})
-    argv = [each.format(tmp=tmp_path, run=tiny_run, data=data) for each in flags]
-    assert command(f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}", *argv) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"train: {argv[0].partition('=')[0]}") or "batch_size" in error
-    assert words in error and error.count("\n") == 1
+    argv = flags.format(tmp=tmp_path, run=tiny_run, data=data).split()
+    line = refusal(train, *TINY_RUN, f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}", *argv)
+    assert line.startswith(argv[0].partition("=")[0]) and words in line
     assert newest(tmp_path / "run") is None
 
 
-def test_a_new_layer_on_layers_of_another_run_that_stay_as_they_are(tiny_run, small_images, tmp_path, capsys):
+def test_a_new_layer_on_layers_of_another_run_that_stay_as_they_are(tiny_run, small_images, tmp_path):
     """As the release went from network 145 to 146; the run resumes without what it started from."""
     first, folder = shutil.copytree(tiny_run / "export" / "1", tmp_path / "first"), tmp_path / "run"
-    frozen = ["--lr_policy=schedule", "--lr_schedule=0:conv=0,0:conv6=0.01,0:bias=0"]
-    new = ["--topology=conv6", "--new_layers=conv6,fc6,fc8", *frozen]
-    argv = [f"--data_dir={small_images}", f"--model_dir={folder}", "--noexport", *new]
-    assert command(*argv, f"--initial_weights={first}", "--epochs=1") == 0
+    argv = [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={folder}", "--noexport", "--topology=conv6"]
+    argv += ["--new_layers=conv6,fc6,fc8", "--lr_policy=schedule", "--lr_schedule=0:conv=0,0:conv6=0.01,0:bias=0"]
+    assert call(train, *argv, f"--initial_weights={first}", "--epochs=1")[0] == 0
     before, after = weights.read(str(first)), weights.read(newest(folder))
     for name in ("conv1/kernel", "conv1/bias"):
         np.testing.assert_array_equal(after[name], before[name])
     assert after["conv6/kernel"].shape == (3, 3, 6, 16)
     assert abs(after["fc8/kernel"] - before["fc8/kernel"]).max() > 1e-3
     shutil.rmtree(first)
-    assert command(*argv, f"--initial_weights={first}", "--epochs=2") == 0
+    assert call(train, *argv, f"--initial_weights={first}", "--epochs=2")[0] == 0
     assert len(history(folder)) == 2
-    assert command(*argv, "--epochs=3") == 2  # without its initial weights it is another run
-    assert "--initial_weights= (the run has" in capsys.readouterr().err
+    # Without its initial weights it is another run.
+    assert "--initial_weights= (the run has" in refusal(train, *argv, "--epochs=3")
 
 
-def test_bad_files_are_named_counted_and_left_out(data, tmp_path, capsys):
+def test_bad_files_are_named_counted_and_left_out(data, tmp_path):
     whole = (data / "train" / "blue_disk" / "0.jpg").read_bytes()
-    (data / "train" / "blue_disk" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (data / "train" / "red_square" / "empty\x1b.png").write_bytes(b"")
-    (data / "val" / "red_square" / "text.jpg").write_text("not an image")
-    (data / "val" / "red_square" / "notes.txt").write_text("not an image")
-    (data / "val" / "red_square" / "0.jpg").write_bytes(whole)
-    bad = {"train/blue_disk/cut.jpg", "train/red_square/empty\\x1b.png", "val/red_square/text.jpg"}
-    flags = [f"--data_dir={data}", "--epochs=1", "--noexport"]
-    assert command(*flags, f"--model_dir={tmp_path / 'skip'}") == 0
-    shown = capsys.readouterr()
-    assert "4 files are not images: " in shown.out and all(name in shown.out for name in bad)
-    assert "18 images of 3 classes" in shown.out and "validation: 9 images" in shown.out
-    assert "1 of 10 validation images are training images too" in shown.err
-    skipped = tmp_path / "skip" / "skipped.txt"
-    assert set(skipped.read_text().split()) == bad | {"val/red_square/notes.txt"}
+    bad = {
+        "train/blue_disk/cut.jpg": whole[: len(whole) // 2],
+        "train/red_square/empty\x1b.png": b"",
+        "val/red_square/notes.txt": b"not an image",
+        "val/red_square/text.jpg": b"not an image",
+    }
+    for name, content in {**bad, "val/red_square/0.jpg": whole}.items():
+        (data / name).write_bytes(content)
+    names = [name.replace("\x1b", "\\x1b") for name in bad]
+    flags = [*TINY_RUN, f"--data_dir={data}", "--epochs=1", "--noexport"]
+    code, shown, error = call(train, *flags, f"--model_dir={tmp_path / 'skip'}")
+    assert code == 0 and f"4 files are not images: {', '.join(names)}; all are in" in shown
+    assert "18 images of 3 classes" in shown and "validation: 9 images" in shown
+    assert "1 of 10 validation images are training images too" in error
+    assert sorted((tmp_path / "skip" / "skipped.txt").read_text().splitlines()) == names
     # Refused, mended, and the same command again.
     fail = [*flags, f"--model_dir={tmp_path / 'fail'}", "--bad_images=fail"]
-    assert command(*fail) == 1
-    assert "4 files are not images: " in capsys.readouterr().err
-    assert (tmp_path / "fail" / "skipped.txt").read_text() == skipped.read_text()
-    (data / "train" / "blue_disk" / "cut.jpg").write_bytes(whole)
-    for path in (*data.glob("*/red_square/*.png"), *data.glob("val/red_square/*t*")):
-        path.unlink()
-    assert command(*fail) == 0
+    assert "4 files are not images: " in call(train, *fail)[2]
+    assert sorted((tmp_path / "fail" / "skipped.txt").read_text().splitlines()) == names
+    for name in bad:
+        (data / name).unlink()
+    assert call(train, *fail)[0] == 0
     assert not (tmp_path / "fail" / "skipped.txt").exists()
     for path in (data / "val" / "red_square").iterdir():
         path.write_text("not an image")
-    assert command(*flags, f"--model_dir={tmp_path / 'class'}") == 2
-    assert "val/red_square holds no image that can be read" in capsys.readouterr().err
+    assert "val/red_square holds no image that can be read" in call(train, *flags, f"--model_dir={tmp_path / 'new'}")[2]
 
 
-@pytest.mark.parametrize("mended", [False, True])
-def test_a_file_that_becomes_unreadable_while_training_is_named(mended, tiny_run, data, tmp_path, capsys, monkeypatch):
-    shutil.copytree(tiny_run, tmp_path / "run")
-    path = data / "train" / "blue_disk" / "3.jpg"
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("damaged", "1 file is not an image: train/blue_disk/3.jpg. Restore what was there"),
+        ("mended", "Every file can be read now; the same command resumes after the last checkpoint"),
+        ("gone", "data back as it was, and the same command resumes"),
+    ],
+)
+def test_images_that_cannot_be_read_any_more_are_named(what, words, tiny_run, data, tmp_path, monkeypatch):
+    run, path, find = (
+        shutil.copytree(tiny_run, tmp_path / "run"),
+        data / "train/blue_disk/3.jpg",
+        datasets.find_bad_files,
+    )
     whole = path.read_bytes()
     path.write_bytes(bytes(len(whole)))  # a fault of the disk: the name and the size are as before
-    summarize = loop.summarize
 
-    def mend(*arguments, **options):
-        if mended:
+    def change_and_find(*arguments):
+        if what == "mended":
             path.write_bytes(whole)
-        return summarize(*arguments, **options)
+        elif what == "gone":
+            data.rename(tmp_path / "elsewhere")
+        return find(*arguments)
 
-    monkeypatch.setattr(loop, "summarize", mend)
-    assert command(f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}", "--epochs=4") == 1
-    error = capsys.readouterr().err
-    assert error.startswith("train: an image could not be read: ") and error.count("\n") == 1
-    assert ("Every file can be read now" if mended else "1 file is not an image: train/blue_disk/3.jpg.") in error
-    assert len(history(tmp_path / "run")) == 3
+    monkeypatch.setattr(datasets, "find_bad_files", change_and_find)
+    line = refusal(train, *TINY_RUN, f"--data_dir={data}", f"--model_dir={run}", "--epochs=4", code=1)
+    assert line.startswith("an image could not be read: ") and words in line
+    assert len(history(run)) == 3
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small_images, tmp_path, capsys):
-    flags = [f"--data_dir={small_images}", f"--model_dir={tmp_path}", "--noexport", "--epochs=3"]
-    assert command(*flags, "--learning_rate=1e30") == 1
-    error = capsys.readouterr().err.strip()
-    assert "the loss is" in error and "there is no checkpoint yet" in error and error.count("\n") == 0
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small_images, tmp_path):
+    flags = [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={tmp_path}", "--noexport", "--epochs=3"]
+    line = refusal(train, *flags, "--learning_rate=1e30", code=1)
+    assert "the loss is" in line and "there is no checkpoint yet" in line
     assert not (tmp_path / "history.csv").exists()
     # Without a checkpoint there is nothing to resume: the same folder takes other flags.
-    assert command(*flags, "--lr_policy=schedule", "--lr_schedule=1:1e30") == 1
-    assert "the checkpoint after epoch 1 is kept" in capsys.readouterr().err
+    line = refusal(train, *flags, "--lr_policy=schedule", "--lr_schedule=1:1e30", code=1)
+    assert "the checkpoint after epoch 1 is kept" in line
     ((step, words),) = points(tmp_path, "train")["warnings"]
     assert step >= 3 and "the loss is" in str(words)
     assert [row["epoch"] for row in history(tmp_path)] == ["1"]
     assert all(np.isfinite(value).all() for name, value in state(tmp_path).items())
 
 
-# --dry_run
-
-
-def test_a_dry_run_says_what_the_run_would_take_and_writes_nothing(data, tmp_path, capsys, monkeypatch):
-    argv = [f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}", "--epochs=3", "--dry_run"]
+def test_a_dry_run_says_what_the_run_would_take_and_writes_nothing(data, tmp_path, monkeypatch):
+    argv = [*TINY_RUN, f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}", "--epochs=3", "--dry_run"]
     (data / "val" / "blue_disk" / "text.jpg").write_text("not an image")
     (data / "train" / "blue_disk" / "0.jpg").write_bytes(b"")
-    assert command(*argv) == 0
-    shown = capsys.readouterr().out
-    assert "2 files are not images: train/blue_disk/0.jpg, val/blue_disk/text.jpg" in shown
+    code, shown, _ = call(train, *argv)
+    assert code == 0 and "2 files are not images: train/blue_disk/0.jpg, val/blue_disk/text.jpg" in shown
     assert "17 images of 3 classes" in shown and "steps:      3 an epoch, 9 in 3 epochs to go" in shown
-    assert "nothing was written" in shown
     parameters = int(shown.partition("1 tower, ")[2].partition(" parameters")[0].replace(",", ""))
     # Weights and velocities, for three checkpoints, those of the last and the best epoch and one being written.
     assert f"disk:       {(8 * 6 + 4) * parameters / 1e9:.2f} GB for 3 checkpoints" in shown
-    assert command(*argv, "--bad_images=fail") == 1
-    assert "--bad_images=fail: training would stop at them" in capsys.readouterr().err
-    shutil.rmtree(data / "val" / "blue_disk")
-    shutil.copytree(data / "val" / "red_square", data / "val" / "blue_disk")
-    (data / "train" / "blue_disk" / "0.jpg").unlink()
-    usage = shutil.disk_usage(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**5))
-        assert command(*argv) == 2
-    assert "0.00 GB are free and 0.00 GB are needed; make room" in capsys.readouterr().err
-    assert command(*argv, "--learning_rate=1e30") == 1
-    assert "the loss is" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
-
-
-def test_a_dry_run_of_shapes_draws_them_elsewhere(tmp_path, capsys, monkeypatch):
+    assert "training would stop at them" in refusal(train, *argv, "--bad_images=fail", code=1)
     monkeypatch.chdir(tmp_path)
-    argv = ["--dataset=shapes", "--shapes_train=2", "--shapes_val=1", "--dry_run", "--model_dir=run"]
-    assert command(*argv) == 0
-    assert "20 images of 10 classes" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    argv += ["--dataset=shapes", "--data_dir=", "--shapes_train=2", "--shapes_val=1"]
+    assert "the loss is" in refusal(train, *argv, "--learning_rate=1e30", code=1)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**5))
+    assert "0.00 GB are free and 0.00 GB are needed; make room" in refusal(train, *argv)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]

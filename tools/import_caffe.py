@@ -25,9 +25,10 @@ def main(argv):
     start_tensorflow()
     import numpy as np
 
-    from keras_alexnet import caffe, rundir
     from keras_alexnet import config as configs
+    from keras_alexnet import rundir
     from keras_alexnet.data.statistics import Statistics
+    from keras_alexnet.model import caffe
     from keras_alexnet.model import weights as named_weights
 
     mean_image = caffe.read_mean(options.mean and os.path.expanduser(options.mean))
@@ -111,7 +112,7 @@ def as_text(options, out, weights, names, rgb_mean):
             f"mean:      {options.mean or 'one color'}, red {red:.2f}, green {green:.2f}, blue {blue:.2f}",
             f"measure:   python -m keras_alexnet.evaluate --model_dir={out}",
             f"export:    python -m keras_alexnet.export --model_dir={out}",
-            f"ask:       python -m keras_alexnet.predict --model={out}/export/1 PHOTO...",
+            f"ask:       python -m keras_alexnet.predict --model={out}/export/1 IMAGE...",
             f"train on:  python -m keras_alexnet.train --variant=caffe --initial_weights={out} ...",
         ]
     )

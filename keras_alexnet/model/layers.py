@@ -4,6 +4,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_alexnet.errors import ArgumentError
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        f"keras_alexnet computes with TensorFlow, and Keras is set to {keras.config.backend()}: set "
+        "KERAS_BACKEND=tensorflow before Keras is imported"
+    )
+
 
 @keras.saving.register_keras_serializable("keras_alexnet")
 class LocalResponseNormalization(keras.layers.Layer):
@@ -33,11 +41,11 @@ class LocalResponseNormalization(keras.layers.Layer):
     def __init__(self, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, **kwargs):
         super().__init__(**kwargs)
         if int(n) != n or n < 1 or n % 2 == 0:
-            raise ValueError(f"n must be an odd number of channels, at least 1. Received: n={n}")
+            raise ArgumentError("n", n, "must be an odd number of channels, at least 1")
         if not k > 0:
-            raise ValueError(f"k must be positive, or a zero activation divides by zero. Received: k={k}")
+            raise ArgumentError("k", k, "must be positive, or a zero activation divides by zero")
         if groups < 1:
-            raise ValueError(f"groups must be at least 1. Received: groups={groups}")
+            raise ArgumentError("groups", groups, "must be at least 1")
         self.k, self.n, self.alpha, self.beta, self.groups = k, int(n), alpha, beta, groups
 
     def build(self, input_shape):
@@ -130,7 +138,7 @@ class InMapNormalization(keras.layers.Layer):
     def __init__(self, size=5, scale=0.001, power=0.75, **kwargs):
         super().__init__(**kwargs)
         if int(size) != size or size < 1 or size % 2 == 0:
-            raise ValueError(f"size must be an odd number of pixels, at least 1. Received: size={size}")
+            raise ArgumentError("size", size, "must be an odd number of pixels, at least 1")
         self.size, self.scale, self.power = int(size), scale, power
 
     def call(self, inputs):
@@ -178,7 +186,7 @@ class Dropout(keras.layers.Layer):
     def __init__(self, rate, seed=None, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
-            raise ValueError(f"rate must be a probability, 0 <= rate < 1. Received: rate={rate}")
+            raise ArgumentError("rate", rate, "must be a probability, 0 <= rate < 1")
         self.rate, self.seed, self.replica_shard = rate, seed, None
         self.seed_generator = keras.random.SeedGenerator(seed)
 
@@ -228,7 +236,7 @@ class ChannelShare(keras.layers.Layer):
     def __init__(self, start, stop, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= start < stop <= 1:
-            raise ValueError(f"shares must be 0 <= start < stop <= 1. Received: start={start}, stop={stop}")
+            raise ArgumentError("start", start, f"must be below stop={stop}, both from 0 to 1")
         self.start, self.stop = start, stop
 
     def call(self, inputs):

@@ -1,15 +1,152 @@
-"""Section 3.2: the devices of the towers, and layers that stay on theirs, forward and backward."""
+"""Section 3.2: the network in two towers, their devices, and layers that stay on theirs, forward and backward."""
 
 import functools
+import itertools
 import re
+from functools import partial
 
+import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_alexnet.errors import UsageError
+from keras_alexnet.errors import ArgumentError
+from keras_alexnet.model.layers import ChannelShare, Copies, Dropout, InMapNormalization, LocalResponseNormalization
+from keras_alexnet.model.variants import TOPOLOGIES, UNITS, VARIANTS
 
+_ORDER = "channels_last"  # whatever Keras' global image_data_format is
 # From which compute capability on a GPU has arithmetic and convolutions in a type (NVIDIA's CUDA C++ Programming Guide,
 # "Arithmetic Instructions").
 CAPABILITY = {"mixed_float16": (5, 3), "mixed_bfloat16": (8, 0)}
+
+
+class TowerLayers:
+    """The kinds of layers that a network consists of. Each method makes one per tower, on the tower's device.
+
+    A value of the graph is the list of its parts, one per tower; with two towers the names of their layers end in
+    "_tower0" and "_tower1".
+
+    Args:
+        network: variants.Network.
+        devices: names as `choose_devices` returns them.
+        dtype: Keras dtype policy, or None for Keras' own.
+        seed: optional int.
+    """
+
+    def __init__(self, network, devices, dtype, seed):
+        self.network, self.variant, self.dtype = network, VARIANTS[network.variant], dtype
+        self.units, self.count = {**UNITS, **TOPOLOGIES[network.topology]}, network.towers
+        self.devices = devices if len(devices) == self.count else (devices or (None,)) * self.count
+        # Far apart for neighboring seeds: seed + 1 must not be seed with its layers moved up by one.
+        states = None if seed is None else np.random.SeedSequence(seed).generate_state(64).tolist()
+        self.seeds = itertools.repeat(None) if states is None else iter(states)
+        self.own_groups = network.groups if self.count == 1 else 1  # where a layer sees its own tower only
+        # The convolution that sees both towers, as the others of these three do not.
+        self.linking = next(filter(self.has_layer, ("conv3", "conv4", "conv5")), None)
+
+    def has_layer(self, name):
+        return name not in self.network.removed_layers
+
+    def padding(self, name, parts, pixels):
+        """Zeros at the bottom and at the right."""
+        margins = ((0, pixels), (0, pixels))
+        return self._layer(partial(keras.layers.ZeroPadding2D, margins, data_format=_ORDER), name, parts)
+
+    def convolution(self, name, parts, size, stddev, bias, strides=1):
+        make = partial(
+            keras.layers.Conv2D,
+            self._units_of(name),
+            size,
+            strides=strides,
+            padding="valid" if strides > 1 else "same",
+            data_format=_ORDER,
+            groups=1 if name in ("conv1", "conv6", self.linking) else self.own_groups,
+            bias_initializer=keras.initializers.Constant(bias),
+        )
+        return self._layer(lambda **common: make(kernel_initializer=self._normal(stddev), **common), name, parts)
+
+    def dense(self, name, parts, stddev, bias):
+        make = partial(keras.layers.Dense, self._units_of(name), bias_initializer=keras.initializers.Constant(bias))
+        return self._layer(lambda **common: make(kernel_initializer=self._normal(stddev), **common), name, parts)
+
+    def classifier(self, parts, activation):
+        """fc8 and its softmax, which belong to no tower."""
+        make = partial(keras.layers.Dense, self.network.num_classes, kernel_initializer=self._normal(0.01))
+        logits = self._on_first(make, "fc8", self._join("join8", parts))
+        return self._on_first(
+            lambda name, dtype: keras.layers.Activation(activation, dtype="float32", name=name), "predictions", logits
+        )
+
+    def nonlinearity(self, name, parts):
+        return self._layer(partial(keras.layers.Activation, self.network.activation), name, parts)
+
+    def max_pooling(self, name, parts):
+        size = 3 if self.network.overlapping_pooling else 2
+        return self._layer(partial(keras.layers.MaxPooling2D, size, 2, data_format=_ORDER), name, parts)
+
+    def flatten(self, name, parts):
+        return self._layer(partial(keras.layers.Flatten, data_format=_ORDER), name, parts)
+
+    def dropout(self, name, parts):
+        rate = self.network.dropout
+        return self._layer(lambda **common: Dropout(rate, seed=next(self.seeds), **common), name, parts)
+
+    def normalization(self, name, parts):
+        """Section 3.3, within each tower or, as Caffe has it, across both."""
+        v = self.variant
+        if not self.network.local_response_normalization:
+            return parts
+        if not v.whole_layer:
+            make = partial(LocalResponseNormalization, v.k, 5, v.alpha, 0.75, groups=self.own_groups)
+            return self._layer(make, name, parts)
+        # Each tower normalizes the whole layer and keeps its part.
+        whole = self.exchange(f"{name}_whole", parts)
+        whole = self._layer(partial(LocalResponseNormalization, v.k, 5, v.alpha, 0.75), name, whole)
+        if self.count == 1:
+            return whole
+        halves = iter(((0, 0.5), (0.5, 1)))
+        return self._layer(lambda **common: ChannelShare(*next(halves), **common), f"{name}_own", whole)
+
+    def in_map_normalization(self, name, parts):
+        return self._layer(InMapNormalization, name, parts) if self.network.local_response_normalization else parts
+
+    def exchange(self, name, parts):
+        """Every tower gets all parts, concatenated where they are used, so that each half crosses once."""
+        if self.count == 1 or self.network.topology == "separate":
+            return parts
+        copies = self._layer(partial(Copies, self.count), f"{name}_copies", parts)
+        received = [list(parts) for parts in zip(*copies, strict=True)]  # by the tower that gets them
+        return self._layer(keras.layers.Concatenate, name, received)
+
+    def features(self, parts, pooling):
+        """The maps of both towers, pooled or not."""
+        maps = self._join("features", parts)
+        if pooling is None:
+            return maps
+        kind = keras.layers.GlobalAveragePooling2D if pooling == "avg" else keras.layers.GlobalMaxPooling2D
+        return self._on_first(partial(kind, data_format=_ORDER), f"{pooling}_pool", maps)
+
+    def _units_of(self, name):
+        """Units of a layer in one tower, int."""
+        return round(self.units[name] * self.network.width) // self.count
+
+    def _normal(self, stddev):
+        return keras.initializers.RandomNormal(stddev=stddev, seed=next(self.seeds))
+
+    def _join(self, name, parts):
+        """All parts as one value, on the first device."""
+        return parts[0] if self.count == 1 else self._on_first(keras.layers.Concatenate, name, parts)
+
+    def _layer(self, make, name, parts):
+        """What one layer per tower returns for the tower's part; `make` takes name and dtype."""
+        names = [f"{name}_tower{tower}" for tower in range(self.count)] if self.count == 2 else [name]
+        return [self._on(*each, make) for each in zip(self.devices, names, parts, strict=True)]
+
+    def _on_first(self, make, name, value):
+        """What a layer of no tower returns; it is on the first device (`layers-145.cfg`: fc1000 on gpu 0)."""
+        return self._on(self.devices[0], name, value, make)
+
+    def _on(self, device, name, value, make):
+        return pinned(lambda name: make(name=name, dtype=self.dtype), name, device)(value)
 
 
 def choose_devices(names, towers):
@@ -24,8 +161,8 @@ def choose_devices(names, towers):
         everything itself.
 
     Raises:
-        UsageError: a device is not there (the message lists those that are), or named twice, or there are more devices
-            than towers.
+        ArgumentError: a device is missing (the message lists those that are present), or named twice, or there are
+            more devices than towers.
     """
     if names is None:
         if towers == 1 or not tf.config.list_physical_devices("GPU"):
@@ -33,13 +170,12 @@ def choose_devices(names, towers):
         gpus = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
         return tuple(gpus[:2]) if len(gpus) >= 2 else ()
     names = tuple(name.strip().upper() for name in (names.split(",") if isinstance(names, str) else names))
+    text = ",".join(names)
     for name in names:
         if not re.fullmatch(r"(CPU|GPU):\d{1,3}", name):
-            raise UsageError(f"--devices={','.join(names)}: {name!r} is no device; write names such as GPU:0,GPU:1")
+            raise ArgumentError("devices", text, f"must be names such as GPU:0,GPU:1, and {name!r} is none")
     if not 1 <= len(set(names)) == len(names) <= towers:
-        raise UsageError(
-            f"--devices={','.join(names)}: give one device, or a different one for each tower (towers={towers})"
-        )
+        raise ArgumentError("devices", text, f"must be one device, or a different one for each tower (towers={towers})")
     cpus = 1 + max((int(name.split(":")[1]) for name in names if name.startswith("CPU:")), default=0)
     if 1 < cpus <= 8:
         _make_logical_cpus(cpus)
@@ -50,7 +186,7 @@ def choose_devices(names, towers):
     ]
     for name in names:
         if name not in present:
-            raise UsageError(f"--devices={','.join(names)}: there is no {name}; present: {', '.join(present)}")
+            raise ArgumentError("devices", text, f"must be present: {name} is missing, there are {', '.join(present)}")
     return names
 
 
@@ -62,7 +198,7 @@ def check_precision(precision, devices):
         devices: names as `choose_devices` returns them; () for what TensorFlow takes, a GPU where there is one.
 
     Raises:
-        UsageError: one cannot; the message says what it can do.
+        ArgumentError: one cannot; the message says what it can do.
     """
     if precision not in CAPABILITY:
         return
@@ -71,15 +207,13 @@ def check_precision(precision, devices):
         kind, index = name.split(":")
         if kind == "CPU":
             if precision == "mixed_float16":
-                raise UsageError(f"--precision={precision}: {name} has no float16; use mixed_bfloat16 or float32")
+                raise ArgumentError("precision", precision, f"{name} has no float16; use mixed_bfloat16 or float32")
             continue
         found = tf.config.experimental.get_device_details(gpus[int(index)]).get("compute_capability")
         if found is not None and found < CAPABILITY[precision]:
-            needed = "{}.{}".format(*CAPABILITY[precision])
-            raise UsageError(
-                f"--precision={precision}: {name} has compute capability {found[0]}.{found[1]}, and this needs "
-                f"{needed}; use float32"
-            )
+            has, needed = ("{}.{}".format(*each) for each in (found, CAPABILITY[precision]))
+            problem = f"needs compute capability {needed}, and {name} has {has}; use float32"
+            raise ArgumentError("precision", precision, problem)
 
 
 def pinned(make, name, device):
@@ -104,12 +238,12 @@ def pinned(make, name, device):
     build, call = layer.build, layer.call
 
     @functools.wraps(build)
-    def build_there(*args, **kwargs):
+    def build_on_device(*args, **kwargs):
         with tf.device(device):
             return build(*args, **kwargs)
 
     @functools.wraps(call)
-    def call_there(inputs, **options):
+    def call_on_device(inputs, **options):
         several = isinstance(inputs, (list, tuple))
 
         @tf.custom_gradient
@@ -131,7 +265,7 @@ def pinned(make, name, device):
         with tf.device(device):  # around the decorated function, which adds operations of its own
             return differentiated(*inputs) if several else differentiated(inputs)
 
-    layer.build, layer.call = build_there, call_there
+    layer.build, layer.call = build_on_device, call_on_device
     return layer
 
 
@@ -140,5 +274,4 @@ def _make_logical_cpus(count):
     try:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     except RuntimeError:
-        # The runtime is up already: what it has is what there is, and the caller checks that.
-        return
+        return  # TensorFlow has started, and its devices are fixed; the caller checks them

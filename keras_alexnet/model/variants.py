@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 from keras_alexnet.errors import ArgumentError
 
@@ -47,7 +48,80 @@ TOPOLOGIES = {
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc7")
 # Those with weights; conv6 is of the network of Table 2 only.
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
+_BOOLS = {"true": True, "false": False}
 UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256, "conv6": 256, "fc6": 4096, "fc7": 4096}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a network computes; the defaults are the paper's. All but `num_classes` are flags of training, too.
+
+    `towers` is a form only: two towers compute what one stack with two groups computes, from the same weights.
+    """
+
+    num_classes: int = 1000
+    variant: str = "paper"
+    towers: int = 2
+    groups: int = 2
+    topology: str = "alexnet"
+    removed_layers: tuple[str, ...] = ()
+    activation: str = "relu"
+    local_response_normalization: bool = True
+    overlapping_pooling: bool = True
+    dropout: float = 0.5
+    width: float = 1.0
+
+    def __post_init__(self):
+        if not isinstance(self.num_classes, numbers.Integral) or self.num_classes < 1:
+            raise ArgumentError("num_classes", self.num_classes, "must be a whole number, at least 1")
+        form = (self.towers, self.groups, self.topology)
+        check(self.variant, *form, self.removed_layers, self.width, self.dropout)
+
+
+def settings_of_flags(texts):
+    """The settings of Network among the flags of a run.
+
+    Args:
+        texts: dict of flag name -> str, as in a run's flags.cfg; a flag that is missing has its default.
+
+    Returns:
+        dict of the names of Network's fields, without num_classes -> values.
+
+    Raises:
+        ValueError or KeyError: a flag has no such value.
+    """
+    convert = {tuple: lambda text: tuple(filter(None, text.split(","))), bool: lambda text: _BOOLS[text.lower()]}
+    found = {}
+    for field in dataclasses.fields(Network)[1:]:
+        kind, text = type(field.default), texts.get(field.name)
+        found[field.name] = field.default if text is None else convert.get(kind, kind)(text)
+    return found
+
+
+def combined(given, stored, source):
+    """The network of arguments and of stored weights, whose settings hold where no argument is given.
+
+    Args:
+        given: dict of names of Network's fields -> values, the arguments.
+        stored: dict of the same, what is known of the weights; {} without weights.
+        source: where they are stored, for messages.
+
+    Returns:
+        Network.
+
+    Raises:
+        ArgumentError: there is no such network, or an argument contradicts the weights.
+    """
+    for name in given.keys() & stored.keys() - {"towers"}:
+        value, trained = given[name], stored[name]
+        if name == "removed_layers":
+            value, trained = set(value), set(trained)
+        if getattr(value, "__name__", value) != trained:  # an activation may be a function
+            problem = f"must be left out, or {stored[name]!r} as the weights of {source} were trained"
+            raise ArgumentError(name, given[name], problem)
+    if given.get("towers") == 2 and stored.get("groups") == 1:
+        raise ArgumentError("towers", 2, f"must be left out, or 1: the weights of {source} are without groups")
+    return Network(**{**stored, **given})
 
 
 def check(variant, towers, groups, topology, removed_layers, width, dropout):
@@ -66,12 +140,16 @@ def check(variant, towers, groups, topology, removed_layers, width, dropout):
     if topology == "separate" and (towers == 1 or variant == "caffe"):
         problem = f"is two towers, each normalized by itself, not towers={towers}, variant={variant}"
         raise ArgumentError("topology", topology, problem)
-    unknown = [name for name in removed_layers if name not in REMOVABLE]
-    if unknown:
+    if any(name not in REMOVABLE for name in removed_layers):
         raise ArgumentError("removed_layers", ",".join(removed_layers), f"must be of {', '.join(REMOVABLE)}")
-    if not 0 < width < math.inf or any(
-        round(units * width) < 2 or round(units * width) % 2 for units in (96, 256, 384, 4096)
-    ):
+    if not _is_width(width):
         raise ArgumentError("width", width, "must give each of two towers the same units in every layer")
-    if not 0 <= dropout < 1:
+    if not (isinstance(dropout, numbers.Real) and 0 <= dropout < 1):
         raise ArgumentError("dropout", dropout, "must be at least 0 and below 1")
+
+
+def _is_width(width):
+    """Whether a width gives every layer a whole and even number of units, bool."""
+    if not (isinstance(width, numbers.Real) and 0 < width < math.inf):
+        return False
+    return all(round(units * width) >= 2 and round(units * width) % 2 == 0 for units in (96, 256, 384, 4096))

@@ -7,17 +7,23 @@ Both forms compute the same, so that a network trained on two devices can be loo
 stack, and back.
 """
 
-import glob
+import json
 import os
 import re
+import sys
 import zipfile
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-# Those with weights; conv6 is of the network of Table 2 only.
-LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
+from keras_alexnet.errors import ArgumentError
+from keras_alexnet.model import variants
+from keras_alexnet.model.variants import LAYERS
+from keras_alexnet.training.progress import epoch_checkpoints
+
+_NAME = re.compile(rf"({'|'.join(LAYERS)})(_tower[01])?/(kernel|bias)")
+_EXPECTED = "a run's folder, an exported model's, or an .npz of named weights"
 
 
 def named(model):
@@ -134,50 +140,84 @@ def read(path):
     """The weights that a run, an exported model or a file holds.
 
     Args:
-        path: str, a run's folder (its newest checkpoint), a folder with a SavedModel that `keras_alexnet.export` wrote,
-            the path of a checkpoint without its suffix, or an `.npz` of what `named` returns
-            (`np.savez(path, **named(model))`).
+        path: str or os.PathLike: a run's folder, of which the checkpoint is taken that evaluation and export take (the
+            last whole epoch); a folder with a SavedModel that `keras_alexnet.export` wrote; the path of a checkpoint
+            without its suffix; or an `.npz` of what `named` returns (`np.savez(path, **named(model))`).
 
     Returns:
         dict as of `named`.
 
     Raises:
-        ValueError: there is no such thing there, or it cannot be read. Nothing is unpickled.
+        ArgumentError: it is not a path.
+        ValueError: nothing is there, or something else; the message says what. Nothing is unpickled.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentError("weights", path, f"must be the path of {_EXPECTED}")
+    path = os.fspath(path)
+    if set(os.path.abspath(path)) & set("[]*?\\") and not os.path.isfile(path):
+        raise ArgumentError("weights", path, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
     try:
         if os.path.isfile(path):
-            return _of_arrays(path)
+            return _of_file(path)
         if os.path.isfile(os.path.join(path, "saved_model.pb")):
             return _of_checkpoint(os.path.join(path, "variables", "variables"))
-        if not glob.glob(f"{glob.escape(path)}*"):  # the name of a checkpoint is the beginning of its files'
-            raise ValueError(f"{path}: there is no such file or folder")
-        checkpoint = tf.train.latest_checkpoint(os.path.join(path, "checkpoints"))
-        if os.path.isdir(path) and not checkpoint:
-            raise ValueError(f"{path}: holds no weights, neither a run's checkpoints nor an exported model")
-        return _of_checkpoint(checkpoint or path)
-    except ValueError:
-        raise
+        if os.path.isfile(f"{path}.index"):
+            return _of_checkpoint(path)
+        return _of_run(path)
     except Exception as error:
+        if isinstance(error, ValueError) and str(error).startswith(path):  # one of ours
+            raise
         # A damaged file fails in its zip or its table, with errors of their own; a shortened one with an IndexError.
-        raise ValueError(f"{path}: holds no weights that can be read ({' '.join(str(error).split())[:200]})") from None
+        raise ValueError(f"{path}: the weights cannot be read ({_one_line(error)})") from None
 
 
-def _of_arrays(path):
-    with open(path, "rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise ValueError(
-                f"{path}: is no .npz of weights; give a run's folder, an exported model's, or an .npz (Keras' own "
-                "files are read by model.load_weights)"
-            )
+def read_with_settings(path):
+    """As `read`, and the settings that the network of the weights was trained with, as far as they are known.
+
+    Returns:
+        (dict of names of `variants.Network`'s fields -> values, dict as of `named`).
+    """
+    weights = read(path)
+    settings = {"num_classes": weights["fc8/bias"].size} if "fc8/bias" in weights else {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except ValueError as error:  # an array's header, or objects that would have to be unpickled
-        raise ValueError(f"{path}: holds no weights that can be read ({error})") from None
+        texts = _flags_of(os.fspath(path))
+        return settings | (variants.settings_of_flags(texts) if texts else {}), weights
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: the flags of its run cannot be read ({_one_line(error)})") from None
+
+
+def _flags_of(path):
+    """The flags of the run that weights are of: dict of str -> str, or None where they are not known."""
+    metadata = os.path.join(path, "assets.extra", "metadata.json")
+    if os.path.isfile(metadata):
+        with open(metadata, encoding="utf-8") as file:
+            return json.load(file)["flags"] or None
+    is_checkpoint = os.path.isfile(f"{path}.index")  # in a run's folder of checkpoints
+    run = os.path.dirname(os.path.dirname(os.path.abspath(path))) if is_checkpoint else path
+    if not os.path.isfile(os.path.join(run, "flags.cfg")):
+        return None
+    with open(os.path.join(run, "flags.cfg"), encoding="utf-8") as file:
+        pairs = (line[2:].rstrip("\n").partition("=") for line in file if line.startswith("--"))
+        return {name: value for name, _, value in pairs}
+
+
+def _of_run(path):
+    """The weights of the last whole epoch, or of the one before where that is damaged."""
+    checkpoints = epoch_checkpoints(os.path.join(path, "checkpoints"))
+    if not checkpoints:
+        what = "holds no weights" if os.path.isdir(path) else "there is no such file or folder"
+        raise ValueError(f"{path}: {what}; give {_EXPECTED} (no weights come with the package)")
+    for checkpoint in checkpoints:
+        try:
+            return _of_checkpoint(checkpoint)
+        except Exception as error:
+            if checkpoint == checkpoints[-1]:
+                raise
+            print(f"warning: {checkpoint}: {_one_line(error)}; trying the one before", file=sys.stderr, flush=True)
 
 
 def _of_checkpoint(path):
-    """Weights by the names that their variables had: those of a run, or wherever they hang in a graph of objects."""
+    """Weights by the names that their variables had: those of a run, or wherever they are in a graph of objects."""
     reader = tf.train.load_checkpoint(path)
     if reader.has_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"):
         graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
@@ -186,11 +226,41 @@ def _of_checkpoint(path):
         keys = {each.full_name: each.checkpoint_key for node in graph.nodes for each in node.attributes}
     else:
         keys = {name: name for name in reader.get_variable_to_shape_map()}
-    found = {
-        name: reader.get_tensor(key)
-        for name, key in keys.items()
-        if re.fullmatch(rf"({'|'.join(LAYERS)})(_tower[01])?/(kernel|bias)", name)
-    }
+    found = {name: reader.get_tensor(key) for name, key in keys.items() if _NAME.fullmatch(name)}
     if not found:
         raise ValueError(f"{path}: is a checkpoint of something else, without a layer named {LAYERS[0]}")
     return found
+
+
+def _of_file(path):
+    """The arrays of an `.npz` that have names of weights."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+        names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else None
+    if names is None:
+        kinds = {b"\x89HDF": "an HDF5 file of Keras", b"\x93NUM": "an .npy", b"\x80": "a pickle, perhaps of PyTorch"}
+        what = next((kind for magic, kind in kinds.items() if start.startswith(magic)), "another kind of file")
+    elif "config.json" in names:
+        what = "a model of Keras, which keras.saving.load_model reads"
+    elif any(name.endswith("data.pkl") for name in names):
+        what = "a file of PyTorch"
+    elif "mean_image.npy" in names:
+        what = "the statistics of a training set"
+    elif any(_NAME.fullmatch(name.removesuffix(".npy")) for name in names):
+        what = None
+    else:
+        what = "an archive without weights of a layer"
+    if what:
+        raise ValueError(f"{path}: is {what}; give {_EXPECTED}")
+    with np.load(path, allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files if _NAME.fullmatch(name)}
+    for name, array in found.items():
+        if array.dtype.kind not in "fiu" or not array.ndim:
+            raise ValueError(
+                f"{path}: {name} must be an array of numbers. Received: {array.dtype}, shape {array.shape}"
+            )
+    return found
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:200]

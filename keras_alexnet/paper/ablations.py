@@ -1,31 +1,34 @@
 """What every part of the network is worth: runs without it against runs with it, on a small set.
 
-    python -m keras_alexnet.paper.ablations --data_dir=photos --grid=runs/ablations      # trains what is missing
-    python -m keras_alexnet.paper.ablations --grid=runs/ablations                        # reads the runs that exist
-
 The grid is every flagfile of flags/ablations times the seeds, see tools/run_grid.py. Each ablation is compared with the
-baseline seed by seed: mean difference, 95 % interval and p of the paired t-test, corrected by Holm's method for the
-number of comparisons. Nothing is called worse or better unless its corrected p is below 0.05. A run that is unfinished,
-or has other flags than its flagfile, is named and left out.
+baseline seed by seed, by a paired t-test corrected by Holm's method for the number of comparisons: nothing is called
+worse or better unless its corrected p is below 0.05. A run that is unfinished, or has other flags than its flagfile, is
+named and left out.
 """
 
 import dataclasses
 import glob
+import json
 import os
 import sys
+import typing
 
-from keras_alexnet import cli, flags
-from keras_alexnet.errors import ArgumentError, UsageError
+import numpy as np
+
+from keras_alexnet import cli, flags, rundir
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
+from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment, grid, stats
 from keras_alexnet.paper.experiment import NOT_RUN, Experiment, Result, Table, Verdict
 
 BASELINE = "baseline"
-CENTER = "center_view"
+CENTER = "center_view"  # of the baseline, compared with its ten views
 LEVEL = 0.05
 QUICK = (BASELINE, "no_normalization", "fixed_crops")
 QUICK_FLAGS = ("--shapes_train=2", "--shapes_val=1", "--width=0.0625", "--epochs=1", "--batch_size=8")
 COLORS = {"worse": "tab:red", "better": "tab:green"}
+FAR = 15.0  # points; a mean that is farther from 0 is drawn as a number at the edge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +53,10 @@ class Settings(experiment.Settings):
 # What is left out (name of the flagfile, title), and what that changes on ImageNet, in points of top-1 / top-5 error:
 # in the paper, with its section, and in the release, as the difference of two of the authors' notes by ten views.
 ABLATIONS = {
-    # 42.03 - 40.66 and 19.36 - 18.21; the normalization within maps is gone too.
+    # 148 is without the normalization within maps too.
     "no_normalization": ("no normalization", "+1.4 / +1.2 (section 3.3)", "+1.37 / +1.15 (148 - 145)"),
-    # 41.06 - 40.66 and 18.51 - 18.21
     "no_overlapping_pooling": ("no overlap of pools", "+0.4 / +0.3 (section 3.4)", "+0.40 / +0.30 (147 - 145)"),
-    # 39.17 - 37.47 and 18.23 - 17.00
     "half_tower": ("one half-width tower", "+1.7 / +1.2 (section 3.2)", "+1.70 / +1.23 (145-half - 145-2010)"),
-    # 41.83 - 40.66 and 19.33 - 18.21
     "separate_towers": ("towers apart to fc8", "-", "+1.17 / +1.12 (150 - 145)"),
     "no_color_noise": ("no color noise", "over +1 / - (section 4.1)", "-"),
     "fixed_crops": ("no random crops", '"substantial overfitting" (section 4.1)', "-"),
@@ -64,38 +64,181 @@ ABLATIONS = {
     "tanh": ("tanh for ReLU", "slower, no error given (section 3.1)", "-"),
     **{f"no_{name}": (f"no {name}", "about +2 / - (section 7)", "-") for name in ("conv2", "conv3", "conv4", "conv5")},
     "no_fc7": ("no fc7", "about +2 / - (section 7)", "-"),
-    # No run of its own: the baseline by its center view against the same by ten views. 39.0 - 37.5 and 18.3 - 17.0;
-    # 39.02 - 37.47 and 18.30 - 17.00.
+    # No run of its own: the baseline by its center view against the same by ten views.
     CENTER: ("center for ten views", "+1.5 / +1.3 (section 6)", "+1.55 / +1.30 (145-2010)"),
 }
 
 
+class FinishedRun(typing.NamedTuple):
+    """A run that reached its end, as its folder has it; errors in percent after the last epoch, by center views."""
+
+    folder: str
+    epochs: int
+    error: float  # on the validation set
+    training_error: float
+    training_images: int
+    label_counts: list  # of the validation set
+    fingerprints: tuple[str, str]  # of the training and the validation set
+
+
 def run(settings):
-    """Trains what the grid lacks and compares its runs: Result."""
+    paths = sorted(glob.glob(os.path.join(glob.escape(settings.flags_dir), "*.cfg")))
+    found = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+    if BASELINE not in found:
+        raise ArgumentError("flags_dir", settings.flags_dir, f"must be a folder with a {BASELINE}.cfg")
+    names = [name for name in (BASELINE, *_every(found)) if name in found]
+    folder, seeds = flags.required(settings, "grid"), settings.seeds
+    further = [f"--data_dir={settings.data_dir}"] if settings.data_dir else []
+    if settings.quick:
+        if settings.data_dir:
+            print("--quick trains on a few drawn shapes: --data_dir and --grid are ignored", flush=True)
+        folder, names, seeds = os.path.join(settings.results_dir, "ablations"), QUICK, seeds[:2]
+        further = ["--dataset=shapes", f"--data_dir={folder}/shapes", "--precision=float32", *QUICK_FLAGS]
+    cells = grid.cells_of([found[name] for name in names], seeds, folder, further)
+    trains = settings.quick or (settings.data_dir and settings.train)
+    if not trains and not os.path.isdir(folder):
+        raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
     with cli.quiet_start():
         # What needs TensorFlow or the extra `figures` is missing before the training, and not after it. The GPUs are
         # free until TensorFlow is started, which is done when the trainers have ended.
-        from keras_alexnet.paper import ablation_runs
-    cells, folder = _cells_of(settings)
-    if settings.quick or (settings.data_dir and settings.train):
+        from keras_alexnet import evaluation
+        from keras_alexnet.paper import plots
+    if trains:
         failed, elsewhere = grid.run(cells, grid.train_here if settings.quick else grid.train_in_process)
         for cell, why in {**elsewhere, **failed}.items():
             print(f"{cell.name}: {why}", file=sys.stderr)
-    elif not os.path.isdir(folder):
-        raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
     cli.start_tensorflow()
-    values = ablation_runs.compare(cells, None if settings.quick else settings.data_dir)
+    values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir)
     rows = {row["name"]: row for row in values["rows"] if row["difference"]}
     shown = [(title, rows[name]) for name, (title, _, _) in _every(rows).items() if name in rows]
-    ablation_runs.draw(
-        [(title, row["difference"], COLORS.get(judgement(row), "black")) for title, row in shown],
-        os.path.join(settings.results_dir, "ablations.svg"),
+    figure, axes = plots.panel(4.4, 1.0 + 0.36 * max(1, len(shown)))  # narrow enough for a phone
+    draw(axes, shown)
+    plots.write(figure, os.path.join(settings.results_dir, "ablations.svg"))
+    numbers = ", ".join(f"{name} {value}" for name, value in values["flags"].items())
+    protocol = (
+        f"{values['training_images']} training and {values['images']} validation images, {values['classes']} classes; "
+        f"one network by its center view after {values['epochs']} epochs; {numbers}; seeds of the baseline: "
+        f"{', '.join(map(str, values['rows'][0]['seeds']))}; paired t-test over seeds, Holm's correction; each "
+        "ablation as its flagfile in flags/ablations says"
     )
     caption = (
         "Points of top-1 error above the baseline of the same seed: single seeds gray, means with 95 % intervals. Red "
         "is worse and green better with a corrected p below 0.05; black cannot be told."
     )
-    return Result(values, _protocol(values), (("ablations.svg", caption),))
+    return Result(values, protocol, (("ablations.svg", caption),))
+
+
+def compare(cells, evaluate, data_dir=None):
+    """Reads the runs of a grid and compares them with the baseline; None as data_dir: the images are where they were.
+
+    Returns:
+        dict: `rows`, list of dict: name, seeds, errors and training_errors (percent, one a seed), of the center view's
+        row ten_views too; unlearned (seeds whose error is not below the majority-class baseline's); difference, see
+        stats.paired, or None; corrected, p by Holm or None. `missing`, list of (run, why); and what the protocol says.
+    """
+    runs, missing, first = {cell.stem: {} for cell in cells}, [], None
+    for cell in sorted(cells, key=lambda cell: cell.stem != BASELINE):
+        try:
+            run = read(cell)
+            first = first or run
+            if run.fingerprints != first.fingerprints:
+                raise RunError("has other images than the baseline")
+            runs[cell.stem][cell.seed] = run
+        except RunError as error:
+            missing.append((cell.name, str(error)))
+    if not runs[BASELINE]:
+        why = "; ".join(f"{name} {reason}" for name, reason in missing if name.startswith(f"{BASELINE}/"))
+        raise RunError(f"--grid: no run of the baseline is done ({why}); give --data_dir to train it")
+    rows, views, majority = [], {}, 100 * (1 - max(first.label_counts) / sum(first.label_counts))
+    for name, own in runs.items():
+        pairs = [(run.error, runs[BASELINE][seed].error) for seed, run in own.items() if seed in runs[BASELINE]]
+        rows.append(
+            {
+                "name": name,
+                "seeds": list(own),
+                "errors": [run.error for run in own.values()],
+                "training_errors": [run.training_error for run in own.values()],
+                "unlearned": [seed for seed, run in own.items() if run.error >= majority],
+                "difference": stats.paired(pairs) if pairs and name != BASELINE else None,
+            }
+        )
+    for seed, run in runs[BASELINE].items():
+        try:
+            views[seed] = [error_by_views(run, count, evaluate, data_dir) for count in (1, 10)]
+        except (RunError, UsageError) as error:
+            missing.append((f"ten views of {BASELINE}/seed{seed}", str(error)))
+    center, ten = ([errors[place] for errors in views.values()] for place in (0, 1))
+    row = {"name": CENTER, "seeds": list(views), "errors": center, "ten_views": ten, "unlearned": []}
+    rows.append({**row, "difference": stats.paired(views.values()) if views else None})
+    corrected = stats.holm([row["difference"] and row["difference"]["p"] for row in rows])
+    shown = ("batch_size", "learning_rate", "lr_schedule", "precision", "variant", "width")
+    return {
+        "rows": [{**row, "corrected": p} for row, p in zip(rows, corrected, strict=True)],
+        "missing": missing,
+        "epochs": first.epochs,
+        "images": sum(first.label_counts),
+        "training_images": first.training_images,
+        "classes": len(first.label_counts),
+        "flags": {name: text for name, text in flags.as_text(cells[0].config).items() if name in shown},
+    }
+
+
+def read(cell):
+    """The finished run of a cell. Raises RunError, one line without the folder's name, where there is none."""
+    if not rundir.is_run(cell.folder):
+        raise RunError("is missing")
+    if cell.changes:
+        raise RunError(f"has other flags than its flagfile: {', '.join(cell.changes)}")
+    wanted = cell.config.training.epochs
+    if not cell.done or cell.epochs > wanted:
+        raise RunError(f"has {cell.epochs} of {wanted} epochs")
+    with (
+        reading("its files"),
+        open(os.path.join(cell.folder, rundir.VALIDATION), encoding="utf-8") as file,
+        np.load(os.path.join(cell.folder, rundir.STATISTICS)) as trained_on,
+    ):
+        validation = json.load(file)
+        fingerprints = str(trained_on["fingerprint"]), validation["fingerprint"]
+        errors = (cell.history[-1][name] for name in ("val_top1_error", "top1_error"))
+        counts = int(trained_on["count"]), validation["label_counts"]
+        return FinishedRun(cell.folder, cell.epochs, *errors, *counts, fingerprints)
+
+
+def error_by_views(run, views, evaluate, data_dir=None):
+    """The validation error of a FinishedRun by the center view (1) or by ten views, in percent."""
+    report = evaluate(EvaluateConfig(model_dir=(run.folder,), views=views, data_dir=data_dir))
+    found, images = report["set"], sum(run.label_counts)
+    if found["images"] != images:
+        raise UsageError(f"--data_dir={found['data_dir']}: holds {found['images']} images and not {images}")
+    return report["result"]["top1_error"]
+
+
+def draw(axes, rows):
+    """Draws paired differences. Args: rows: list of (title, row of `compare` with a difference)."""
+    ends = [0.0]  # of the axis: all seeds and intervals, except where the mean is far
+    for each in (row["difference"] for _, row in rows if abs(row["difference"]["mean"]) <= FAR):
+        # The interval of three seeds can be far longer than everything else; it is cut off then.
+        interval = [max(-20.0, min(20.0, each[end])) for end in ("low", "high") if each[end] is not None]
+        ends += each["by_seed"] + interval
+    margin = 0.06 * (max(ends) - min(ends)) or 1.0
+    low, high = min(ends) - margin, max(ends) + margin
+    for place, (_, row) in enumerate(rows):
+        each, color = row["difference"], COLORS.get(judgement(row), "black")
+        mean = each["mean"]
+        if not low <= mean <= high:
+            edge, side, text = (high, "right", f"{mean:+.1f} →") if mean > high else (low, "left", f"{mean:+.1f} ←")
+            axes.annotate(text, (edge, place), ha=side, va="center", color=color)
+            continue
+        axes.plot(each["by_seed"], [place] * each["seeds"], "o", color="0.65", markersize=4, zorder=2)
+        if each["low"] is not None:
+            axes.plot([each["low"], each["high"]], [place, place], color=color, linewidth=1.4, zorder=1)
+        axes.plot([mean], [place], "D", color=color, markersize=6, zorder=3)
+    axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
+    axes.set_xlim(low, high)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [title for title, _ in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("points of top-1 error above the baseline")
 
 
 def judgement(row):
@@ -112,12 +255,29 @@ def judgement(row):
 
 
 def tables(values):
-    """The costs, the overfitting, and the runs that are missing: list of Table."""
     rows = {row["name"]: row for row in values["rows"]}
     every = _every(rows)
     costs = [("baseline", "-", "-", stats.mean_and_spread(rows[BASELINE]["errors"]), "-", "-", "-", "-")]
-    costs += [(title, paper, release, *_cost(rows.get(name))) for name, (title, paper, release) in every.items()]
-    trained = {BASELINE: "baseline", **{name: each[0] for name, each in every.items() if name != CENTER}}
+    for name, (title, paper, release) in every.items():
+        row, cells = rows.get(name), (NOT_RUN,) * 5
+        if row and row["errors"]:
+            error, difference, shown = stats.mean_and_spread(row["errors"]), row["difference"], ("-", "-", "-")
+            if name == CENTER:
+                error += f" (ten views {stats.mean_and_spread(row['ten_views'])})"
+            if difference:
+                shown = (stats.as_text(difference), _p(difference["p"]), _p(row["corrected"]))
+            cells = (error, *shown, judgement(row))
+        costs.append((title, paper, release, *cells))
+    overfitting = []
+    for name, title in {
+        BASELINE: "baseline",
+        **{name: each[0] for name, each in every.items() if name != CENTER},
+    }.items():
+        row, cells = rows.get(name), (NOT_RUN,) * 3
+        if row and row["errors"]:
+            training, error = (sum(row[key]) / len(row[key]) for key in ("training_errors", "errors"))
+            cells = f"{training:.2f}", f"{error:.2f}", f"{error - training:+.2f}"
+        overfitting.append((title, *cells))
     found = [
         Table(
             "What leaving one thing out costs: top-1 error",
@@ -128,7 +288,7 @@ def tables(values):
         Table(
             "Overfitting: top-1 error of the last epoch, %, means over seeds",
             ("", "training", "validation", "validation - training"),
-            tuple((title, *_overfitting(rows.get(name))) for name, title in trained.items()),
+            tuple(overfitting),
             "training: as the images were trained on, with crops, noise and dropout where there are any, during the "
             "epoch",
         ),
@@ -138,35 +298,14 @@ def tables(values):
 
 
 def verdict(values):
-    """Whether every part lowers the error: Verdict."""
     rows, titles = {row["name"]: row for row in values["rows"]}, {}
     every = _every(rows)
     for name, (title, _, _) in every.items():
         titles.setdefault(judgement(rows[name]) if name in rows else NOT_RUN, []).append(title)
-    worse, better = titles.get("worse", ()), titles.get("better", ())
-    outcome = "holds" if len(worse) == len(every) else "does not hold" if better else "cannot be told"
-    numbers = [f"{len(each)} {word}" for word, each in titles.items() if word not in ("worse", "better")]
-    numbers += [
-        f"{len(each)} {word} ({', '.join(each)})" for word, each in titles.items() if word in ("worse", "better")
-    ]
+    outcome = "holds" if set(titles) == {"worse"} else "does not hold" if "better" in titles else "cannot be told"
+    named = {word: f" ({', '.join(each)})" * (word in COLORS) for word, each in titles.items()}
+    numbers = [f"{len(titles[word])} {word}{named[word]}" for word in sorted(titles, key=lambda word: word in COLORS)]
     return Verdict(outcome, f"of {len(every)} ablations {', '.join(numbers)}")
-
-
-def _cells_of(settings):
-    """The cells of the grid, the baseline's first, and its folder."""
-    paths = sorted(glob.glob(os.path.join(glob.escape(settings.flags_dir), "*.cfg")))
-    found = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
-    if BASELINE not in found:
-        raise ArgumentError("flags_dir", settings.flags_dir, f"must be a folder with a {BASELINE}.cfg")
-    names = [name for name in (BASELINE, *_every(found)) if name in found]
-    folder, seeds = flags.required(settings, "grid"), settings.seeds
-    further = [f"--data_dir={settings.data_dir}"] if settings.data_dir else []
-    if settings.quick:
-        if settings.data_dir:
-            print("--quick trains on a few drawn shapes: --data_dir and --grid are ignored", flush=True)
-        folder, names, seeds = os.path.join(settings.results_dir, "ablations"), QUICK, seeds[:2]
-        further = ["--dataset=shapes", f"--data_dir={folder}/shapes", "--precision=float32", *QUICK_FLAGS]
-    return grid.cells_of([found[name] for name in names], seeds, folder, further), folder
 
 
 def _every(names):
@@ -174,28 +313,8 @@ def _every(names):
     return {**ABLATIONS, **{name: (name, "-", "-") for name in names if name not in (*ABLATIONS, BASELINE)}}
 
 
-def _cost(row):
-    """The cells of a row that were measured here."""
-    if not row or not row["errors"]:
-        return (NOT_RUN,) * 5
-    error, difference = stats.mean_and_spread(row["errors"]), row["difference"]
-    if row["name"] == CENTER:
-        error += f" (ten views {stats.mean_and_spread(row['ten_views'])})"
-    if difference is None:
-        return error, "-", "-", "-", judgement(row)
-    text = stats.Difference(**{name: each for name, each in difference.items() if name != "by_seed"}).as_text()
-    return error, text, _p(difference["p"]), _p(row["corrected"]), judgement(row)
-
-
 def _p(p):
     return "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
-
-
-def _overfitting(row):
-    if not row or not row["errors"]:
-        return (NOT_RUN,) * 3
-    training, error = (sum(row[key]) / len(row[key]) for key in ("training_errors", "errors"))
-    return f"{training:.2f}", f"{error:.2f}", f"{error - training:+.2f}"
 
 
 def _note(values):
@@ -207,20 +326,11 @@ def _note(values):
     tested = [row["difference"] for row in values["rows"] if row["difference"] and row["difference"]["low"] is not None]
     if tested:
         reach, seeds = sorted((each["high"] - each["mean"], each["seeds"]) for each in tested)[len(tested) // 2]
-        least = stats.reach_at(reach, seeds, LEVEL / len(tested))
+        t = stats.scipy_stats().t(seeds - 1)
+        least = reach * float(t.ppf(1 - LEVEL / len(tested) / 2) / t.ppf(0.975))
         note += f"; with these seeds and so many rows a difference is certain from about {least:.1f} points on"
     unlearned = [f"{row['name']}/seed{seed}" for row in values["rows"] for seed in row["unlearned"]]
     return note + f"; no better than the majority-class baseline: {', '.join(unlearned)}" * bool(unlearned)
-
-
-def _protocol(values):
-    settings = ", ".join(f"{name} {value}" for name, value in values["flags"].items())
-    seeds = ", ".join(str(seed) for seed in values["rows"][0]["seeds"])
-    return (
-        f"{values['training_images']} training and {values['images']} validation images, {values['classes']} classes; "
-        f"one network by its center view after {values['epochs']} epochs; {settings}; seeds of the baseline: {seeds}; "
-        "paired t-test over seeds, Holm's correction; each ablation as its flagfile in flags/ablations says"
-    )
 
 
 EXPERIMENT = Experiment(

@@ -1,10 +1,7 @@
-"""Section 3.3 on CIFAR-10: a four-layer network with and without response normalization.
+"""Section 3.3 on CIFAR-10: networks of the authors' code with and without response normalization, seed by seed.
 
-    python -m keras_alexnet.paper.cifar10_lrn --dataset=folder --data_dir=CIFAR [--networks=13pct,11pct --crop_border=4]
-
-Pairs of the networks that came with the authors' code, without and with normalization: 19pct and 18pct, which has it
-within maps and also another decay of its last layer, as their files say; 13pct and 11pct, which has it across maps as
-the paper describes it, and whose names are the paper's two errors. Both of a pair see the same images in one order.
+18pct is 19pct with normalization within maps and, as their files say, another decay of its last layer. 11pct is 13pct
+with normalization across maps, as the paper describes it; these names are the paper's two errors.
 """
 
 import dataclasses
@@ -15,16 +12,16 @@ from keras_alexnet import cli
 from keras_alexnet.errors import ArgumentError
 from keras_alexnet.files import progress_bar
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import cifar, experiment, stats
+from keras_alexnet.paper import experiment, stats
 from keras_alexnet.paper.experiment import NOT_RUN, Result, Table, Verdict
+from keras_alexnet.paper.figure1 import CifarSettings
 
 PAIRS = (("19pct", "18pct"), ("13pct", "11pct"))
 NETWORKS = tuple(name for pair in PAIRS for name in pair)
-PAPER = {"13pct": "13", "11pct": "11"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(cifar.CifarSettings):
+class Settings(CifarSettings):
     """Section 3.3 on CIFAR-10."""
 
     networks: tuple[str, ...] = flag(("19pct", "18pct"), f"Networks that are trained, of {', '.join(NETWORKS)}.")
@@ -53,81 +50,60 @@ def run(settings):
         limits = {"epochs": 2, "seeds": 2, "batch_size": 16}
         limits = {name: min(getattr(settings, name), limit) for name, limit in limits.items()}
         settings = dataclasses.replace(settings, rate_drops=(1,), **limits)
-    images = cifar.load(settings)
-
-    def start(network, seed):
-        names = ("crop_border", "rate_drops", "batch_size", "precision")
-        trial = cifar_network.Trial(network, **{name: getattr(settings, name) for name in names}, seed=seed)
-        return cifar_network.Training(os.path.join(settings.results_dir, "cifar10_lrn"), trial, images)
-
-    values = compare(settings, start)
-    figure, axes = plots.panel(6.4, 4.2)
-    draw(axes, values)
-    plots.write(figure, os.path.join(settings.results_dir, "cifar10_lrn.svg"))
-    drops = " and ".join(map(str, settings.rate_drops)) or "none"
-    crops = f"crops of {cifar.SIZE - 2 * settings.crop_border} and reflections, centers tested"
-    protocol = (
-        f"{images.description}; test error after the last epoch, one view, one network; {settings.epochs} epochs, "
-        f"learning rate 0.001 divided by ten after {drops} (18pct's file: 140, after 120 and 130), batches of "
-        f"{settings.batch_size}, {settings.precision}, decay by layer as in the files; augmentation: "
-        f"{crops if settings.crop_border else 'none'}; {settings.seeds} seeds"
-    )
-    caption = "Training error by epoch of every network and seed; test errors as dots at the end."
-    return Result(values, protocol, (("cifar10_lrn.svg", caption),))
-
-
-def compare(settings, start):
-    """Trains every network with every seed.
-
-    Args:
-        settings: Settings.
-        start: function of (network, seed) -> cifar_network.Training.
-
-    Returns:
-        dict: `networks`, name -> list of dict, one for each seed: seed, curve, and the test's loss and top1_error; and
-        `epochs`, int.
-    """
-    found = {name: [] for name in settings.networks}
+    images, folder = cifar_network.load(settings), os.path.join(settings.results_dir, "cifar10_lrn")
+    names = ("crop_border", "rate_drops", "batch_size", "precision")
+    given, found = {name: getattr(settings, name) for name in names}, {name: [] for name in settings.networks}
     # Seed by seed, so that an interrupted command has all networks of the seeds that it has finished.
     for seed in range(settings.seed, settings.seed + settings.seeds):
         for name in settings.networks:
-            training = start(name, seed)
-            done = training.progress.epochs
-            if done > settings.epochs:
-                problem = f"{name}, seed {seed} has been trained for {done}; give as many, or another --results_dir"
-                raise ArgumentError("epochs", settings.epochs, problem)
+            training = cifar_network.Training(folder, cifar_network.Trial(name, seed=seed, **given), images)
+            progress = training.progress
+            if progress.epochs > settings.epochs:
+                problem = f"has been trained for {progress.epochs}; give as many, or another --results_dir"
+                raise ArgumentError("epochs", settings.epochs, f"{name}, seed {seed} {problem}")
             training.train(settings.epochs, show=progress_bar(f"{name}, seed {seed}", "epochs"))
-            tested, progress = training.test(), training.progress
+            tested = training.test()
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
             found[name].append({"seed": seed, **tested, "diverged": progress.finished, "curve": progress.history})
-    return {"networks": found, "epochs": settings.epochs}
-
-
-def draw(axes, values):
-    """Draws the training curves and test errors."""
-    for index, (name, trainings) in enumerate(values["networks"].items()):
+    figure, axes = plots.panel(6.4, 4.2)
+    for index, (name, trainings) in enumerate(found.items()):
         for each in trainings:
             labels = (f"{name}, training", f"{name}, test") if each is trainings[0] else (None, None)
             epochs, errors = ([row[column] for row in each["curve"]] for column in ("epoch", "top1_error"))
             axes.plot(epochs, errors, color=f"C{index}", linewidth=0.8, label=labels[0])
-            axes.plot([values["epochs"]], [each["top1_error"]], "o", color=f"C{index}", label=labels[1])
+            axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{index}", label=labels[1])
     axes.set_xlabel("epochs")
     axes.set_ylabel("error, %")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
+    plots.write(figure, f"{folder}.svg")
+    drops = " and ".join(map(str, settings.rate_drops)) or "none"
+    size = cifar_network.SIZE - 2 * settings.crop_border
+    crops = f"crops of {size} and reflections, centers tested" if settings.crop_border else "none"
+    protocol = (
+        f"{images.description}; test error after the last epoch, one view, one network; {settings.epochs} epochs, "
+        f"learning rate 0.001 divided by ten after {drops} (18pct's file: 140, after 120 and 130), batches of "
+        f"{settings.batch_size}, {settings.precision}, decay by layer as in the files; augmentation: {crops}; "
+        f"{settings.seeds} seeds"
+    )
+    caption = "Training error by epoch of every network and seed; test errors as dots at the end."
+    values = {"networks": found, "epochs": settings.epochs}
+    return Result(values, protocol, (("cifar10_lrn.svg", caption),))
 
 
 def tables(values):
     rows, differences = [], []
     for pair in PAIRS:
+        in_paper = pair == PAIRS[1]
         for name, normalization in zip(pair, ("without", "with"), strict=True):
-            errors = [each["top1_error"] for each in values["networks"].get(name, ())]
+            errors = _errors(values, name)
             ours = stats.mean_and_spread(errors) if errors else NOT_RUN
             seeds = ", ".join(f"{error:.2f}" for error in errors) or "-"
-            rows.append((f"{name}, {normalization} normalization", PAPER.get(name, "-"), name[:2], ours, seeds))
+            paper = name[:2] if in_paper else "-"
+            rows.append((f"{name}, {normalization} normalization", paper, name[:2], ours, seeds))
         found, release = _difference(values, pair), int(pair[0][:2]) - int(pair[1][:2])
-        paper, ours = "2" if pair[0] in PAPER else "-", found.as_text() if found else NOT_RUN
-        differences.append((" minus ".join(pair), paper, str(release), ours))
+        ours = stats.as_text(found) if found else NOT_RUN
+        differences.append((" minus ".join(pair), "2" if in_paper else "-", str(release), ours))
     return [
         Table(
             "Test error, %",
@@ -155,16 +131,22 @@ def verdict(values):
     for pair in PAIRS:
         found = _difference(values, pair)
         if found:
-            outcome = "cannot be told" if not found.certain else "holds" if found.mean > 0 else "does not hold"
+            outcome = "cannot be told"
+            if found["low"] is not None and found["low"] * found["high"] > 0:  # the interval excludes 0
+                outcome = "holds" if found["mean"] > 0 else "does not hold"
             both = " (normalization and a lower decay together)" if pair == PAIRS[0] else ""
-            said.append(f"error of {pair[0]} minus that of {pair[1]}{both} {found.as_text()} points")
+            said.append(f"error of {pair[0]} minus that of {pair[1]}{both} {stats.as_text(found)} points")
     return Verdict(outcome, f"{'; '.join(said) or 'no pair was run'}, {values['epochs']} epochs")
 
 
+def _errors(values, name):
+    return [each["top1_error"] for each in values["networks"].get(name, ())]
+
+
 def _difference(values, pair):
-    """stats.Difference of a pair, seed by seed; None where it was not run."""
-    errors = [[each["top1_error"] for each in values["networks"].get(name, ())] for name in pair]
-    return stats.paired(*errors) if all(errors) else None
+    """The paired difference of a pair; None where it was not run."""
+    errors = [_errors(values, name) for name in pair]
+    return stats.paired(zip(*errors, strict=True)) if all(errors) else None
 
 
 EXPERIMENT = experiment.Experiment(

@@ -1,4 +1,4 @@
-"""The small networks for CIFAR-10 that came with the authors' code, and how one of them is trained.
+"""CIFAR-10 in memory, the small networks for it that came with the authors' code, and how one of them is trained.
 
 Four networks, named by the test error in the names of their files (`example-layers/*.cfg` of the release; 11pct of the
 earlier cuda-convnet, whose notes describe its training). The paper's "four-layer network" (Figure 1, section 3.3) is
@@ -7,23 +7,33 @@ response normalization, are the numbers in the names of 13pct and 11pct; that th
 five learned layers, is an inference.
 """
 
+import collections
 import dataclasses
+import functools
 import hashlib
+import io
 import json
 import math
 import os
+import sys
+import typing
+from pathlib import Path
 
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
-from keras_alexnet.errors import ArgumentError
+from keras_alexnet.data import shapes, sources
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
+from keras_alexnet.files import progress_bar
 from keras_alexnet.model.layers import InMapNormalization, LocalResponseNormalization
-from keras_alexnet.paper.cifar import POINTS
+from keras_alexnet.paper.figure1 import POINTS
 from keras_alexnet.training.checkpoints import Checkpoints
 from keras_alexnet.training.optimizer import MomentumSGD
 from keras_alexnet.training.trainer import NonFiniteError, Trainer
 
+SIZE = 32  # rows and columns of the images
 # Weight decay by the start of a layer's name (`layer-params-*.cfg`, key wc).
 DECAYS = {
     "19pct": {"conv": 0.004, "fc10": 3.0},
@@ -31,9 +41,77 @@ DECAYS = {
     "13pct": {"conv": 0.0, "local": 0.004, "fc10": 0.004},
     "11pct": {"conv": 0.0, "local": 0.004, "fc10": 0.004},
 }
-LEARNING_RATE = 0.001  # of kernels; epsW of every layer
-BIAS_MULTIPLIER = 2.0  # epsB over epsW
-TEST_BATCH = 500
+BIAS_MULTIPLIER = 2.0  # of the learning rate: epsB over epsW
+_QUICK = 20  # images of each class with --quick
+_SHAPES = 400, 100  # drawn for training and testing in place of CIFAR-10
+
+
+class Images(typing.NamedTuple):
+    """Two sets, each a pair of images, uint8 (count, 32, 32, 3), RGB, and labels, int32 (count,)."""
+
+    description: str
+    class_names: tuple[str, ...]
+    train: tuple[np.ndarray, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]
+
+
+def load(settings):
+    """Reads the images that CifarSettings name, with --quick a few of each class: Images."""
+    limit = _QUICK if settings.quick else sys.maxsize
+    if settings.dataset == "shapes":
+        origin, class_names = "the built-in shapes, not CIFAR-10", shapes.CLASS_NAMES
+        most = limit * len(class_names)
+        train, test = _drawn(0, min(_SHAPES[0], most)), _drawn(10_000, min(_SHAPES[1], most))
+    else:
+        origin, *opened = _opened(settings.dataset, settings.data_dir)
+        class_names = opened[0].class_names
+        train, test = (_read(source, limit) for source in opened)
+    first = f", the first {limit} of each class" * settings.quick
+    description = f"{len(train[1]):,} / {len(test[1]):,} images of {origin}{first}"
+    return Images(description, tuple(class_names), train, test)
+
+
+def _drawn(first_seed, count):
+    """So many shapes and their labels."""
+    labels = np.arange(count, dtype=np.int32) % len(shapes.CLASS_NAMES)
+    drawn = [shapes.draw(shapes.CLASS_NAMES[label], first_seed + place) for place, label in enumerate(labels)]
+    return np.stack([np.asarray(image.resize((SIZE, SIZE))) for image in drawn]), labels
+
+
+def _opened(dataset, data_dir):
+    """(what the set is, source of its training images, source of its test images)."""
+    if dataset != "folder":
+        try:
+            train, test = (sources.open_tfds_split(dataset, data_dir, split, 1) for split in ("train", "test"))
+        except UsageError as error:
+            raise UsageError(f"{error}; or give images of your own: --dataset=folder --data_dir=DIR") from None
+        return f"{dataset} (TensorFlow Datasets)", train, test
+    root = Path(data_dir)
+    second = next((name for name in ("test", "val", "validation") if (root / name).is_dir()), "test")
+    train, test = (sources.list_split(root, name) for name in ("train", second))
+    if train.class_names != test.class_names:
+        raise UsageError(f"--data_dir={data_dir}: train and {second} hold different classes")
+    if len(train.class_names) < 2:
+        raise UsageError(f"--data_dir={data_dir}: holds one class; give two or more")
+    is_jpeg = train.files[0].lower().endswith((".jpg", ".jpeg"))
+    kind = "JPEG files, which lose a little against the original pixels" if is_jpeg else "files"
+    return f"class folders ({kind})", train, test
+
+
+def _read(source, limit):
+    """The first images of each class of a source and their labels."""
+    images, labels, kept, show = [], [], collections.Counter(), progress_bar(f"reading {source.name}")
+    for done, (name, content, label) in enumerate(source.items().map(source.loader()).as_numpy_iterator(), 1):
+        if kept[label] < limit:
+            kept[label] += 1
+            path = f"{source.name}/{name.decode()}"
+            with reading(path), Image.open(io.BytesIO(content)) as image:
+                if image.size != (SIZE, SIZE):
+                    raise RunError(f"{path}: is {image.width}x{image.height}; these networks take {SIZE}x{SIZE}")
+                images.append(np.asarray(image.convert("RGB")))
+            labels.append(label)
+        show(done, source.count)
+    return np.stack(images), np.array(labels, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +120,7 @@ class Trial:
 
     network: str  # see `build`
     activation: str = "relu"  # or "tanh"
-    learning_rate: float = LEARNING_RATE  # of kernels at the start; biases have twice that
+    learning_rate: float = 0.001  # of kernels at the start; biases have twice that. 0.001: epsW of every layer file
     weight_decay: bool = True  # the decays of the layer file, or none
     crop_border: int = 0  # n: random crops of 32 - 2 n pixels, reflected or not; 0: whole images, not reflected
     rate_drops: tuple[int, ...] = ()  # epochs after which the learning rate is divided by ten
@@ -52,47 +130,35 @@ class Trial:
 
 
 class Training:
-    """A trial in progress, which resumes after its last whole epoch.
+    """A trial in progress, which resumes after its last whole epoch from a folder of its own below `parent`.
 
-    Args:
-        parent: str, the folder that holds the folders of trials; each has a name of its own.
-        trial: Trial.
-        images: cifar.Images.
-
-    Attributes:
-        progress: training.progress.Progress. Its `history` is the training curve, dicts with `epoch` (float), `loss`
-            (nats) and `top1_error` (percent), POINTS an epoch: means over the images since the point before, as they
-            were trained on. It is `finished` when the loss has become non-finite.
-
-    Raises:
-        ArgumentError: there are too few images for the batches.
-        RunError: its checkpoint cannot be read.
+    `progress.history` is the training curve, dicts with `epoch` (float), `loss` (nats) and `top1_error` (percent),
+    POINTS an epoch: means over the images since the point before, as they were trained on. `progress.finished` is True
+    once the loss is non-finite.
     """
 
     def __init__(self, parent, trial, images):
         self.trial, self.images = trial, images
-        pixels, classes = images.images["train"], len(images.class_names)
+        pixels, name = images.train[0], f"{trial.network}_{trial.activation}_{trial.learning_rate:g}_seed{trial.seed}"
         if len(pixels) < POINTS * trial.batch_size:
             problem = f"{len(pixels)} training images are fewer than {POINTS} batches; give a smaller one"
             raise ArgumentError("batch_size", trial.batch_size, problem)
         self.mean = pixels.mean(axis=0, dtype=np.float64).astype(np.float32)
-        self.size = len(self.mean) - 2 * trial.crop_border
+        self.size = SIZE - 2 * trial.crop_border
+        classes = len(images.class_names)
         self.model = build(trial.network, classes, self.size, trial.activation, trial.precision, trial.seed)
         decays = DECAYS[trial.network] if trial.weight_decay else {}
         self.optimizer = MomentumSGD(trial.learning_rate, 0.9, 0.0, BIAS_MULTIPLIER, layer_weight_decays=decays)
         self.trainer = Trainer(self.model, self.optimizer)
-        folder = os.path.join(parent, _name_of(trial, images), "checkpoints")
+        digest = hashlib.sha256(json.dumps([dataclasses.asdict(trial), images.class_names]).encode())
+        for array in (*images.train, *images.test):
+            digest.update(array)
+        folder = os.path.join(parent, f"{name}-{digest.hexdigest()[:8]}", "checkpoints")
         self.checkpoints = Checkpoints(folder, self.trainer.variables(), keep=1)
         _, self.progress = self.checkpoints.resume()
 
     def train(self, epochs, enough=lambda curve: False, show=lambda done, total: None):
-        """Trains until `epochs` are done, or the loss is non-finite.
-
-        Args:
-            epochs: int, counted from the start of the trial.
-            enough: function of the curve -> bool that ends it earlier; called before every epoch.
-            show: function of (done, total) epochs, a progress bar.
-        """
+        """Trains until so many epochs are done, the loss is non-finite, or the curve is enough before an epoch."""
         while self.progress.epochs < epochs and not self.progress.finished and not enough(self.progress.history):
             self._train_epoch()
             self.checkpoints.write(self.progress)
@@ -101,7 +167,7 @@ class Training:
 
     def _train_epoch(self):
         progress, averages = self.progress, self.trainer.averages
-        steps = math.ceil(len(self.images.labels["train"]) / self.trial.batch_size)
+        steps = math.ceil(len(self.images.train[1]) / self.trial.batch_size)
         points = {round(steps * point / POINTS) for point in range(1, POINTS + 1)}
         drops = sum(progress.epochs >= drop for drop in self.trial.rate_drops)
         self.optimizer.learning_rate = self.trial.learning_rate * 0.1**drops
@@ -119,7 +185,7 @@ class Training:
 
     def _batches(self):
         """The training images of the next epoch in its order: pairs of float32 images and labels."""
-        images, labels = self.images.images["train"], self.images.labels["train"]
+        images, labels = self.images.train
         rng = np.random.default_rng((self.trial.seed, self.progress.epochs))
         order = rng.permutation(len(labels))
         for start in range(0, len(order), self.trial.batch_size):
@@ -133,75 +199,47 @@ class Training:
         if not border:
             return images
         rows, columns = rng.integers(0, 2 * border + 1, (2, len(images)))
-        reflected = rng.random(len(images)) < 0.5
+        steps = np.where(rng.random(len(images)) < 0.5, -1, 1)
         views = [
-            image[row : row + self.size, column : column + self.size][:, :: -1 if mirrored else 1]
-            for image, row, column, mirrored in zip(images, rows, columns, reflected, strict=True)
+            image[row : row + self.size, column : column + self.size][:, ::step]
+            for image, row, column, step in zip(images, rows, columns, steps, strict=True)
         ]
         return np.stack(views)
 
     def test(self):
         """The loss (nats) and top-1 error (percent) on the test images, or on their centers: dict."""
         inside = slice(self.trial.crop_border, self.trial.crop_border + self.size)
-        images, labels = self.images.images["test"], self.images.labels["test"]
-        starts = range(0, len(labels), TEST_BATCH)
-        batches = (
-            ((images[start : start + TEST_BATCH] - self.mean)[:, inside, inside], labels[start : start + TEST_BATCH])
-            for start in starts
-        )
-        means = self.trainer.evaluate(batches, len(labels), len(starts))
+        images, labels = self.images.test
+        batches = [slice(start, start + 500) for start in range(0, len(labels), 500)]
+        views = (((images[batch] - self.mean)[:, inside, inside], labels[batch]) for batch in batches)
+        means = self.trainer.evaluate(views, len(labels), len(batches))
         return {"loss": means["loss"], "top1_error": means["top1_error"]}
 
 
-def _name_of(trial, images):
-    """The name of a trial's folder, str: other settings or images have another one."""
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(trial), images.class_names]).encode())
-    for split in ("train", "test"):
-        digest.update(images.images[split])
-        digest.update(images.labels[split])
-    return f"{trial.network}_{trial.activation}_{trial.learning_rate:g}_seed{trial.seed}-{digest.hexdigest()[:8]}"
-
-
-def build(name, classes=10, size=32, activation="relu", dtype="float32", seed=None):
-    """One of the networks.
+def build(name, classes=10, size=SIZE, activation="relu", dtype="float32", seed=None):
+    """The network of that name: keras.Model on (B, size, size, 3), RGB, 0..255 minus the mean image -> logits.
 
     Args:
-        name: "19pct", "18pct", "13pct" or "11pct".
-        classes: int >= 1, units of the output.
-        size: int, rows and columns of the input; 24 after crops from 32.
-        activation: a Keras activation, after every layer but the last.
+        activation: of every layer but the last.
         dtype: Keras dtype policy or its name; the output is float32 always.
-        seed: optional int.
-
-    Returns:
-        keras.Model on float32 (B, size, size, 3), RGB, 0..255 minus the mean image -> float32 (B, classes), logits.
-
-    Raises:
-        ValueError: the name is unknown.
     """
-    if name not in DECAYS:
-        raise ValueError(f"name must be one of {', '.join(DECAYS)}. Received: name={name!r}")
     seeds = iter([None] * 8 if seed is None else np.random.SeedSequence(seed).generate_state(8).tolist())
-
-    def normal(stddev):
-        return keras.initializers.RandomNormal(stddev=stddev, seed=next(seeds))
-
-    def convolution(layer_name, filters, kernel_size, stddev, x):
-        settings = {"kernel_initializer": normal(stddev), "dtype": dtype, "name": layer_name}
-        if layer_name.startswith("local"):
-            x = LocallyConnected2D(filters, kernel_size, **settings)(x)
-        else:
-            x = keras.layers.Conv2D(filters, kernel_size, padding="same", **settings)(x)
-        return keras.layers.Activation(activation, dtype=dtype, name=f"{layer_name}_{activation}")(x)
-
+    common = {"activation": activation, "dtype": dtype}
+    convolution = functools.partial(keras.layers.Conv2D, kernel_size=5, padding="same", **common)
     # The release's pools reach over the edge, 32 -> 16 -> 8 -> 4, and average over what is inside; so does "same".
-    def maximum(layer_name, x):
-        return keras.layers.MaxPooling2D(3, 2, "same", dtype=dtype, name=layer_name)(x)
+    maximum = functools.partial(keras.layers.MaxPooling2D, 3, 2, "same", dtype=dtype)
+    average = functools.partial(keras.layers.AveragePooling2D, 3, 2, "same", dtype=dtype)
 
-    def average(layer_name, x):
-        return keras.layers.AveragePooling2D(3, 2, "same", dtype=dtype, name=layer_name)(x)
+    def normal(deviation):
+        return keras.initializers.RandomNormal(stddev=deviation, seed=next(seeds))
 
-    def normalized(layer_name, x):
+    def local(x, name):
+        """Filters of 3x3 that positions do not share (type `local` of the layer files), 32 at each."""
+        shape, settings = (*x.shape[1:3], 32), {"kernel_initializer": normal(0.04), "name": name, **common}
+        patches = Patches(dtype=dtype, name=f"{name}_patches")(x)
+        return keras.layers.EinsumDense("bhwp,hwpf->bhwf", shape, bias_axes="hwf", **settings)(patches)
+
+    def normalized(x, layer_name):
         if name == "18pct":
             return InMapNormalization(3, 5e-5, 0.75, dtype=dtype, name=layer_name)(x)
         if name == "11pct":
@@ -211,17 +249,19 @@ def build(name, classes=10, size=32, activation="relu", dtype="float32", seed=No
 
     image = keras.Input((size, size, 3), dtype="float32", name="images")
     if name in ("19pct", "18pct"):
+        x = convolution(32, kernel_initializer=normal(0.0001), name="conv1")(image)
         # Where the file pools before its ReLU, the maximum is the same; with tanh too, which rises as well.
-        x = maximum("pool1", convolution("conv1", 32, 5, 0.0001, image))  # 16x16x32
-        x = average("pool2", convolution("conv2", 32, 5, 0.01, normalized("norm1", x)))  # 8x8x32
-        x = average("pool3", convolution("conv3", 64, 5, 0.01, normalized("norm2", x)))  # 4x4x64
+        x = normalized(maximum(name="pool1")(x), "norm1")  # 16x16x32
+        x = convolution(32, kernel_initializer=normal(0.01), name="conv2")(x)
+        x = normalized(average(name="pool2")(x), "norm2")  # 8x8x32
+        x = convolution(64, kernel_initializer=normal(0.01), name="conv3")(x)
+        x = average(name="pool3")(x)  # 4x4x64
     else:
-        x = convolution("conv1", 64, 5, 0.0001, image)
-        x = maximum("pool1", normalized("norm1", x))  # 16x16x64
-        x = convolution("conv2", 64, 5, 0.01, x)
-        x = maximum("pool2", normalized("norm2", x))  # 8x8x64
-        x = convolution("local3", 32, 3, 0.04, x)  # 8x8x32
-        x = convolution("local4", 32, 3, 0.04, x)  # 8x8x32
+        x = convolution(64, kernel_initializer=normal(0.0001), name="conv1")(image)
+        x = maximum(name="pool1")(normalized(x, "norm1"))  # 16x16x64
+        x = convolution(64, kernel_initializer=normal(0.01), name="conv2")(x)
+        x = maximum(name="pool2")(normalized(x, "norm2"))  # 8x8x64
+        x = local(local(x, "local3"), "local4")  # 8x8x32
     x = keras.layers.Flatten(dtype=dtype, name="flatten")(x)
     x = keras.layers.Dense(classes, kernel_initializer=normal(0.01), dtype=dtype, name="fc10")(x)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
@@ -229,40 +269,8 @@ def build(name, classes=10, size=32, activation="relu", dtype="float32", seed=No
 
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class LocallyConnected2D(keras.layers.Layer):
-    """A convolution whose filters are not shared between positions (type `local` of the layer files); Keras 3 has none.
-
-    Zeros around the map keep its size. Bias: one for each filter and position.
-
-    Args:
-        filters: int >= 1.
-        kernel_size: odd int >= 1, rows and columns of a filter.
-        kernel_initializer: of the kernels; biases start at 0.
-
-    Call arguments:
-        inputs: float (B, height, width, channels); all but B known.
-
-    Returns:
-        float (B, height, width, filters), same dtype.
-    """
-
-    def __init__(self, filters, kernel_size, kernel_initializer="glorot_uniform", **kwargs):
-        super().__init__(**kwargs)
-        self.filters, self.kernel_size = filters, kernel_size
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-
-    def build(self, input_shape):
-        _, height, width, channels = input_shape
-        shape = (height, width, self.kernel_size**2 * channels, self.filters)
-        self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, name="kernel")
-        self.bias = self.add_weight(shape=(height, width, self.filters), initializer="zeros", name="bias")
+class Patches(keras.layers.Layer):
+    """What a 3x3 filter sees at each position, zeros outside: (..., rows, columns, C) -> (..., rows, columns, 9 C)."""
 
     def call(self, inputs):
-        size = (1, self.kernel_size, self.kernel_size, 1)
-        patches = tf.image.extract_patches(inputs, size, (1, 1, 1, 1), (1, 1, 1, 1), "SAME")
-        return tf.einsum("bhwp,hwpf->bhwf", patches, self.kernel) + self.bias
-
-    def get_config(self):
-        initializer = keras.initializers.serialize(self.kernel_initializer)
-        own = {"filters": self.filters, "kernel_size": self.kernel_size, "kernel_initializer": initializer}
-        return {**super().get_config(), **own}
+        return tf.image.extract_patches(inputs, (1, 3, 3, 1), (1, 1, 1, 1), (1, 1, 1, 1), "SAME")

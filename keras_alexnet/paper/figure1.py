@@ -1,9 +1,8 @@
 """Figure 1: how much sooner ReLU reaches 25 % training error on CIFAR-10 than tanh.
 
-The four-layer network of the release (19pct) is trained without regularization, with the best learning rate of each
-nonlinearity. The search is successive halving: all learning rates train for --first_round epochs, the better half for
-twice as many, and so on until one is left. A training stops at the target, and none is longer than the shortest that
-reached it. An error is the mean over the last epoch's worth of images as they were trained on.
+The release's four-layer network (19pct) is trained without regularization, with the best learning rate of each
+nonlinearity, by successive halving: all learning rates train for --first_round epochs, the better half for twice as
+many, and so on until one is left. A training stops at the target, and none is longer than the shortest that reached it.
 """
 
 import dataclasses
@@ -11,23 +10,46 @@ import math
 import os
 import sys
 
-from keras_alexnet import cli
-from keras_alexnet.errors import ArgumentError
+from keras_alexnet import cli, rundir
+from keras_alexnet.config import PRECISIONS
+from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.files import progress_bar
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import cifar, experiment
+from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import Result, Table, Verdict
 
 NAMES = {"relu": "ReLU", "tanh": "tanh"}
+POINTS = 5  # of a training curve in an epoch
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(cifar.CifarSettings):
+class CifarSettings(experiment.Settings):
+    """The flags of every command that trains on CIFAR-10."""
+
+    dataset: str = flag(
+        "cifar10",
+        "cifar10 of TensorFlow Datasets; folder: 32x32 images in DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/* (or "
+        "val, or validation); shapes: 500 drawn images, to try the command.",
+        choices=("cifar10", "folder", "shapes"),
+    )
+    data_dir: str | None = flag(None, "As in training.", path=True)
+    batch_size: int = flag(128, "Images per update.", low=1)
+    precision: str = flag("float32", "Arithmetic, as in training.", choices=PRECISIONS[:2])
+    seed: int = flag(2012, "Of weights and order.", low=0)
+
+    def __post_init__(self):
+        rundir.check_path(self.results_dir, "results_dir")
+        if self.dataset == "folder" and not self.data_dir:
+            raise UsageError("--data_dir is missing: --dataset=folder reads DATA_DIR/train/CLASS/* and DATA_DIR/test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(CifarSettings):
     """Figure 1."""
 
     relu_rates: tuple[float, ...] = flag(
         (0.001, 0.002, 0.004, 0.008),
-        "Learning rates that are tried for ReLU; the best should not be the last or first.",
+        "Learning rates that are tried for ReLU; some should be below and above the best.",
     )
     tanh_rates: tuple[float, ...] = flag((0.004, 0.008, 0.016, 0.032), "Likewise for tanh.")
     target_error: float = flag(25.0, "Training error to reach, in percent.", low=0.0, high=100.0)
@@ -40,12 +62,8 @@ class Settings(cifar.CifarSettings):
         for name in ("relu_rates", "tanh_rates"):
             rates = getattr(self, name)
             if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
-                problem = "must be different numbers above 0, such as 0.001,0.002"
-                raise ArgumentError(name, ",".join(map(str, rates)), problem)
-
-    def rates(self, activation):
-        """The learning rates to try: tuple of float, two of them with --quick."""
-        return getattr(self, f"{activation}_rates")[: 2 if self.quick else None]
+                text = ",".join(map(str, rates))
+                raise ArgumentError(name, text, "must be different numbers above 0, such as 0.001,0.002")
 
 
 def run(settings):
@@ -53,45 +71,52 @@ def run(settings):
     from keras_alexnet.paper import cifar_network, plots  # TensorFlow and Matplotlib, which `--help` does not wait for
 
     if settings.quick:
-        epochs, batch_size = min(settings.max_epochs, 2), min(settings.batch_size, 16)
-        settings = dataclasses.replace(settings, max_epochs=epochs, batch_size=batch_size)
-    images = cifar.load(settings)
+        limits = {"max_epochs": min(settings.max_epochs, 2), "batch_size": min(settings.batch_size, 16)}
+        rates = {"relu_rates": settings.relu_rates[:2], "tanh_rates": settings.tanh_rates[:2]}
+        settings = dataclasses.replace(settings, **limits, **rates)
+    images, folder = cifar_network.load(settings), os.path.join(settings.results_dir, "figure1")
 
     def start(activation, learning_rate, seed):
         numbers = {"batch_size": settings.batch_size, "precision": settings.precision, "seed": seed}
         trial = cifar_network.Trial("19pct", activation, learning_rate, weight_decay=False, **numbers)
-        return cifar_network.Training(os.path.join(settings.results_dir, "figure1"), trial, images)
+        return cifar_network.Training(folder, trial, images)
 
     values = compare(settings, start)
     figure, axes = plots.panel(6.4, 4.2)
-    draw(axes, values)
-    plots.write(figure, os.path.join(settings.results_dir, "figure1.svg"))
-    rates = "; ".join(f"{NAMES[each]} {', '.join(f'{rate:g}' for rate in settings.rates(each))}" for each in NAMES)
+    for activation, style in zip(NAMES, ("-", "--"), strict=True):
+        for trial in values[activation]["trials"]:
+            look = {"color": "0.75", "linewidth": 0.8, "zorder": 1}
+            if trial["learning_rate"] == values[activation]["best_rate"]:
+                label = f"{NAMES[activation]}, learning rate {trial['learning_rate']:g}"
+                look = {"color": "black", "linewidth": 1.8, "zorder": 2, "label": label}
+            points = smoothed(trial["curve"])
+            axes.plot([epoch for epoch, _ in points], [error for _, error in points], style, **look)
+    axes.axhline(values["target_error"], color="tab:red", linewidth=0.8)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("training error, %")
+    axes.legend(frameon=False)
+    plots.write(figure, f"{folder}.svg")
+    relu, tanh = (", ".join(f"{rate:g}" for rate in rates) for rates in (settings.relu_rates, settings.tanh_rates))
     protocol = (
         f"{images.description}; the release's 19pct network without decay, crops and dropout, batches of "
         f"{settings.batch_size}, {settings.precision}; training error over the last epoch's worth of images; learning "
-        f"rates tried: {rates}, the better half continues after {settings.first_round}, {2 * settings.first_round}, "
-        f"... epochs; seeds of the best: {settings.repeats}"
+        f"rates tried: ReLU {relu}; tanh {tanh}, the better half continues after {settings.first_round}, "
+        f"{2 * settings.first_round}, ... epochs; seeds of the best: {settings.repeats}"
     )
     caption = "Training error by epoch, each nonlinearity at its best learning rate; other learning rates in gray."
     return Result(values, protocol, (("figure1.svg", caption),))
 
 
 def compare(settings, start):
-    """Searches the best learning rate of each nonlinearity and compares them.
+    """Searches the best learning rate of each nonlinearity and trains it with further seeds.
 
-    Args:
-        settings: Settings.
-        start: function of (activation, learning rate, seed) -> cifar_network.Training.
-
-    Returns:
-        dict: for "relu" and "tanh" the trials (learning rate, curve, epochs to the target or None), the best learning
-        rate, and the epochs of its repetitions; `factor`, tanh's mean over ReLU's, or None where one did not reach the
-        target.
+    `start` is a function of (activation, learning rate, seed) -> cifar_network.Training. The epochs to the target are
+    None where it was not reached.
     """
     found, target = {}, settings.target_error
     for activation in NAMES:
-        trainings = {rate: start(activation, rate, settings.seed) for rate in settings.rates(activation)}
+        rates = getattr(settings, f"{activation}_rates")
+        trainings = {rate: start(activation, rate, settings.seed) for rate in rates}
         search(activation, trainings, settings)
         best = min(trainings, key=lambda rate: _standing(trainings[rate].progress.history, target))
         curves = [trainings[best].progress.history]
@@ -99,12 +124,11 @@ def compare(settings, start):
             again = start(activation, best, seed)
             _train(again, settings.max_epochs, target, f"{activation}, learning rate {best:g}, seed {seed}")
             curves.append(again.progress.history)
-        trials = [
-            {"learning_rate": rate, "diverged": each.finished, "epochs": epochs_to(each.history, target)}
-            | {"curve": each.history}
-            for rate, each in ((rate, training.progress) for rate, training in trainings.items())
-        ]
-        epochs = [epochs_to(curve, target) for curve in curves]
+        epochs, trials = [epochs_to(curve, target) for curve in curves], []
+        for rate, training in trainings.items():
+            curve, diverged = training.progress.history, training.progress.finished
+            reached = epochs_to(curve, target)
+            trials.append({"learning_rate": rate, "diverged": diverged, "epochs": reached, "curve": curve})
         found[activation] = {"best_rate": best, "epochs": epochs, "trials": trials}
     relu, tanh = (found[activation]["epochs"] for activation in NAMES)
     factor = None if None in relu + tanh else (sum(tanh) / len(tanh)) / (sum(relu) / len(relu))
@@ -112,20 +136,17 @@ def compare(settings, start):
 
 
 def search(activation, trainings, settings):
-    """Trains in rounds, see the head of this file. Args: trainings: dict of learning rate -> Training."""
+    """Trains a dict of learning rate -> Training in rounds, see the head of this file."""
     rates, limit, target = list(trainings), min(settings.first_round, settings.max_epochs), settings.target_error
     while True:
         for rate in rates:
-            reached = [epochs_to(training.progress.history, target) for training in trainings.values()]
-            shortest = min((math.ceil(epochs) for epochs in reached if epochs is not None), default=limit)
-            _train(trainings[rate], min(limit, shortest), target, f"{activation}, learning rate {rate:g}")
-        if limit >= settings.max_epochs:
-            return
-        # Curves up to here: a search that resumes may have longer ones.
+            reached = [_standing(training.progress.history, target)[0] for training in trainings.values()]
+            _train(trainings[rate], math.ceil(min(limit, *reached)), target, f"{activation}, learning rate {rate:g}")
+        # Of curves up to here: a search that resumes may have longer ones.
         curves = {rate: [row for row in trainings[rate].progress.history if row["epoch"] <= limit] for rate in rates}
-        rates.sort(key=lambda rate, curves=curves: _standing(curves[rate], target))
-        rates = rates[: math.ceil(len(rates) / 2)]
-        if epochs_to(trainings[rates[0]].progress.history, target) is not None:
+        standings = {rate: _standing(curve, target) for rate, curve in curves.items()}
+        rates = sorted(rates, key=standings.get)[: math.ceil(len(rates) / 2)]
+        if limit >= settings.max_epochs or standings[rates[0]][0] < math.inf:
             return
         limit = min(2 * limit, settings.max_epochs)
 
@@ -140,46 +161,32 @@ def _train(training, epochs, target, label):
 
 
 def _standing(curve, target):
-    """What trainings are sorted by: (epochs to the target, last error)."""
+    """What trainings are sorted by: (epochs to the target, last error), infinity where there is none."""
     reached, points = epochs_to(curve, target), smoothed(curve)
     return (math.inf if reached is None else reached, points[-1][1] if points else math.inf)
 
 
 def epochs_to(curve, target):
-    """When the mean training error over an epoch's worth of images is first at most `target`: float, or None."""
+    """When the error over an epoch's worth of images is first at most `target`: float, or None."""
     return next((epoch for epoch, error in smoothed(curve) if error <= target), None)
 
 
 def smoothed(curve):
     """Pairs of (epoch, mean error over the epoch that ends there), from the end of the first epoch on."""
-    rows = [curve[end - cifar.POINTS : end] for end in range(cifar.POINTS, len(curve) + 1)]
-    return [(window[-1]["epoch"], sum(row["top1_error"] for row in window) / cifar.POINTS) for window in rows]
-
-
-def draw(axes, values):
-    """Draws the figure: ReLU solid and tanh dashed, as in the paper; other learning rates thin."""
-    for activation, style in zip(NAMES, ("-", "--"), strict=True):
-        for trial in values[activation]["trials"]:
-            look = {"color": "0.75", "linewidth": 0.8, "zorder": 1}
-            if trial["learning_rate"] == values[activation]["best_rate"]:
-                label = f"{NAMES[activation]}, learning rate {trial['learning_rate']:g}"
-                look = {"color": "black", "linewidth": 1.8, "zorder": 2, "label": label}
-            points = smoothed(trial["curve"])
-            axes.plot([epoch for epoch, _ in points], [error for _, error in points], style, **look)
-    axes.axhline(values["target_error"], color="tab:red", linewidth=0.8)
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("training error, %")
-    axes.legend(frameon=False)
+    rows = [curve[end - POINTS : end] for end in range(POINTS, len(curve) + 1)]
+    return [(window[-1]["epoch"], sum(row["top1_error"] for row in window) / POINTS) for window in rows]
 
 
 def tables(values):
-    factor, rows = "not reached" if values["factor"] is None else f"{values['factor']:.1f}", []
+    rows = []
     for activation, name in NAMES.items():
         epochs = ", ".join("not reached" if each is None else f"{each:.1f}" for each in values[activation]["epochs"])
         rows.append((name, f"{values[activation]['best_rate']:g}", epochs))
-    columns = ("", "paper", "release", "ours")
+    factor = "not reached" if values["factor"] is None else f"{values['factor']:.1f}"
     return [
-        Table("How many times longer tanh takes", columns, (("tanh / ReLU", "6", "-", factor),)),
+        Table(
+            "How many times longer tanh takes", ("", "paper", "release", "ours"), (("tanh / ReLU", "6", "-", factor),)
+        ),
         Table(
             "Ours, at the best of the learning rates tried",
             ("", "learning rate", f"epochs to {values['target_error']:g} % training error"),

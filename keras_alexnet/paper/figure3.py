@@ -1,10 +1,7 @@
 """Figure 3: the filters of the first layer, and how sensitive to color each tower's are.
 
-    python -m keras_alexnet.paper.figure3 --model_dir=RUN [--normalize=each]
-
 A filter's color share is how much of its energy, the sum of its squared weights, lies outside the gray axis R = G = B:
-0 for a filter that sees brightness only, 1 for one that sees color only. Random weights have 2/3 on average, two of
-three directions. A permutation test tells whether the towers differ by more than chance.
+0 for a filter that sees brightness only, 1 for one that sees color only; 2/3 on average for random weights.
 """
 
 import dataclasses
@@ -15,7 +12,7 @@ import numpy as np
 
 from keras_alexnet import cli, flags, rundir
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import experiment
+from keras_alexnet.paper import experiment, stats
 from keras_alexnet.paper.experiment import Result, Table, Verdict
 
 RANDOM = 2 / 3  # the mean color share of random weights
@@ -58,7 +55,16 @@ def run(settings):
     pixels = monitoring.grid(trained, SCALE, settings.normalize)
     plots.write_pixels(pixels, os.path.join(settings.results_dir, "figure3.png"))
     figure, axes = plots.panel(6.4, 2.4)
-    draw_shares(axes, values)
+    for tower, shares in enumerate(values["shares"]):
+        # Spread in height, always the same way, so that dots of similar filters can be told apart.
+        heights = tower + 0.5 * (np.arange(len(shares)) * 0.618 % 1 - 0.5)
+        axes.plot(shares, heights, "o", color=f"C{tower}", markersize=4, alpha=0.7, markeredgewidth=0)
+        axes.plot([np.mean(shares)] * 2, [tower - 0.35, tower + 0.35], color="black", linewidth=1.8)
+    axes.axvline(RANDOM, color="0.5", linestyle="--", linewidth=0.8)
+    axes.set_yticks([0, 1], ["tower 0", "tower 1"])
+    axes.set_ylim(1.5, -0.5)  # as in the image of the filters: tower 0 above
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("color share (0: gray, 1: color only)")
     plots.write(figure, os.path.join(settings.results_dir, "figure3_color.svg"))
     protocol = (
         f"{sum(kernel.shape[-1] for kernel in trained)} filters of one run, {network.variant}, width "
@@ -75,91 +81,45 @@ def run(settings):
 
 
 def compare(trained, start, permutations):
-    """The color shares of both towers, and how far their filters have moved.
+    """The color shares of both towers, and medians of how far their filters have moved; None without a known start.
 
-    Args:
-        trained, start: lists of two float32 (11, 11, 3, filters), the filters of each tower; start is None where it is
-            unknown.
-        permutations: int.
-
-    Returns:
-        dict: `shares`, a list of color shares for each tower; `difference`, the mean of tower 1 minus that of tower 0,
-        and `p`, by `permutations` permutations; `start_difference` and `start_p`, the same of the start; `moved` and
-        `cosine`, for each tower the median over its filters of the distance from the start over the start's norm, and
-        of the cosine with it. What needs the start is None where it is unknown.
+    `trained` and `start` are lists of two float32 (11, 11, 3, filters).
     """
     shares = [color_shares(kernel) for kernel in trained]
-    difference, p = permutation_test(*shares, permutations)
-    start_difference, start_p = permutation_test(*map(color_shares, start), permutations) if start else (None, None)
-    moved, cosine = [], []
-    for kernels in zip(trained, start or (), strict=start is not None):
-        now, was = (np.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1).astype(np.float64) for kernel in kernels)
-        lengths, start_lengths = np.linalg.norm(now, axis=1), np.linalg.norm(was, axis=1)
-        moved.append(float(np.median(np.linalg.norm(now - was, axis=1) / start_lengths)))
-        cosine.append(float(np.median((now * was).sum(1) / np.maximum(lengths * start_lengths, 1e-30))))
-    return {
-        "shares": [each.tolist() for each in shares],
-        "difference": difference,
-        "p": p,
-        "permutations": permutations,
-        "start_difference": start_difference,
-        "start_p": start_p,
-        "moved": moved or None,
-        "cosine": cosine or None,
-    }
+    difference, p = permutation_test(shares, permutations)
+    start_difference = start_p = moved = cosine = None
+    if start:
+        start_difference, start_p = permutation_test([color_shares(kernel) for kernel in start], permutations)
+        moved, cosine = [], []
+        for kernels in zip(trained, start, strict=True):
+            now, was = (kernel.reshape(-1, kernel.shape[-1]).astype(np.float64) for kernel in kernels)
+            length, start_length = np.linalg.norm(now, axis=0), np.linalg.norm(was, axis=0)
+            moved.append(float(np.median(np.linalg.norm(now - was, axis=0) / start_length)))
+            cosine.append(float(np.median((now * was).sum(0) / np.maximum(length * start_length, 1e-30))))
+    numbers = {"difference": difference, "p": p, "start_difference": start_difference, "start_p": start_p}
+    shares = [each.tolist() for each in shares]
+    return {"shares": shares, "permutations": permutations, "moved": moved, "cosine": cosine, **numbers}
 
 
 def color_shares(kernel):
-    """How much of each filter's energy is outside the gray axis; filters of zeros are left out.
-
-    Args:
-        kernel: float (rows, columns, 3, filters), RGB.
-
-    Returns:
-        float64 (at most filters,), 0 (gray) to 1.
-    """
+    """How much of each filter's energy is outside the gray axis, 0 to 1; filters of zeros are left out."""
     kernel = np.asarray(kernel, np.float64)
     energy = np.square(kernel).sum((0, 1, 2))
     outside = np.square(kernel - kernel.mean(axis=2, keepdims=True)).sum((0, 1, 2))
     return outside[energy > 0] / energy[energy > 0]
 
 
-def permutation_test(values, others, permutations=PERMUTATIONS, seed=SEED):
-    """Whether two groups differ in their means by more than random groups of the same values do.
-
-    Args:
-        values, others: float (N,) and (M,); groups of fewer than two tell nothing.
-        permutations: int >= 1; where there are fewer ways to form the groups, all of them.
-        seed: int.
-
-    Returns:
-        (mean of others minus mean of values, two-sided p), floats.
-    """
-    from scipy import stats  # of the extra `figures`, which a report of what was measured does not need
-
-    if min(len(values), len(others)) < 2:
+def permutation_test(shares, permutations=PERMUTATIONS):
+    """(mean of the second group minus mean of the first, two-sided p), floats; fewer than two values tell nothing."""
+    if min(map(len, shares)) < 2:
         return 0.0, 1.0
-
-    def distance(first, second, axis):
-        return np.abs(np.mean(second, axis=axis) - np.mean(first, axis=axis))
-
-    options = {"vectorized": True, "n_resamples": permutations, "alternative": "greater"}
-    test = stats.permutation_test((values, others), distance, **options, rng=np.random.default_rng(seed))
-    return float(np.mean(others) - np.mean(values)), float(test.pvalue)
-
-
-def draw_shares(axes, values):
-    """Draws the color shares, a line of dots for each tower."""
-    for tower, shares in enumerate(values["shares"]):
-        # Spread in height, always the same way, so that dots of similar filters can be told apart.
-        heights = tower + 0.5 * (np.arange(len(shares)) * 0.618 % 1 - 0.5)
-        axes.plot(shares, heights, "o", color=f"C{tower}", markersize=4, alpha=0.7, markeredgewidth=0)
-        axes.plot([np.mean(shares)] * 2, [tower - 0.35, tower + 0.35], color="black", linewidth=1.8)
-    axes.axvline(RANDOM, color="0.5", linestyle="--", linewidth=0.8)
-    axes.set_yticks([0, 1], ["tower 0", "tower 1"])
-    axes.set_ylim(1.5, -0.5)  # as in the image of the filters: tower 0 above
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("color share (0: gray, 1: color only)")
+    test = stats.scipy_stats().permutation_test(  # tries all ways to form the groups where they are fewer
+        shares[::-1],
+        lambda second, first, axis: second.mean(axis) - first.mean(axis),
+        n_resamples=permutations,
+        rng=np.random.default_rng(SEED),
+    )
+    return float(test.statistic), float(test.pvalue)
 
 
 def tables(values):
@@ -170,9 +130,9 @@ def tables(values):
         moved = values["moved"] and (f"{values['moved'][tower]:.2f}", f"{values['cosine'][tower]:.3f}")
         moves.append((f"tower {tower}", *(moved or ("-", "-"))))
     shares.append(("random weights", "-", f"{RANDOM:.3f}", f"{RANDOM:.3f}", "-"))
-    tests = [("trained", f"{values['difference']:+.3f}", f"{values['p']:.4f}"), ("at the random start", "-", "-")]
+    at_start = ("-", "-")
     if values["start_p"] is not None:
-        tests[1] = ("at the random start", f"{values['start_difference']:+.3f}", f"{values['start_p']:.4f}")
+        at_start = (f"{values['start_difference']:+.3f}", f"{values['start_p']:.4f}")
     return [
         Table(
             "Color share of the filters: 0 gray, 1 color only",
@@ -183,7 +143,7 @@ def tables(values):
         Table(
             "Are the towers different?",
             ("", "tower 1 minus tower 0, means", "p"),
-            tuple(tests),
+            (("trained", f"{values['difference']:+.3f}", f"{values['p']:.4f}"), ("at the random start", *at_start)),
             "p tells whether these two towers differ, not why: the filters of a tower learn together. The paper's "
             "claim is of every run; one run cannot confirm it.",
         ),
@@ -200,15 +160,16 @@ def verdict(values):
         return Verdict("cannot be told", "the network has one tower; the halves of its filters mean nothing")
     if values["cosine"] and min(values["cosine"]) > AT_START:
         return Verdict("cannot be told", "the filters are still what they were at the random start")
+    outcome = "does not hold"
     least, most = sorted(float(np.mean(shares)) for shares in values["shares"])
     if values["p"] >= CERTAIN:
-        outcome, words = "does not hold", "the towers differ no more than by chance"
+        words = "the towers differ no more than by chance"
     elif least < RANDOM / 2 and most >= RANDOM:
         outcome, words = "holds", "one tower is mostly gray, the other sees color"
     elif least >= RANDOM:
-        outcome, words = "does not hold", "both towers see more color than random filters do"
+        words = "both towers see more color than random filters do"
     else:
-        outcome, words = "does not hold", "the towers differ, but not as gray and colored"
+        words = "the towers differ, but not as gray and colored"
     means = " and ".join(f"{np.mean(shares):.2f}" for shares in values["shares"])
     alike = "the towers are built alike and see the same images, only their random numbers differ"
     return Verdict(outcome, f"in this run {words} (mean color shares {means}, p = {values['p']:.4f}); {alike}")

@@ -42,21 +42,42 @@ class Cell:
     argv: tuple[str, ...]
     config: configs.Config
 
-    @property
-    def name(self):
-        return f"{self.stem}/seed{self.seed}"
+    name = property(lambda self: f"{self.stem}/seed{self.seed}")
+    log = property(lambda self: f"{self.folder}.log")
+    lock = property(lambda self: f"{self.folder}.lock")
 
     @property
-    def log(self):
-        return f"{self.folder}.log"
+    def history(self):
+        """The rows of history.csv, list of dict of str -> float, one an epoch; empty where it is missing."""
+        path = os.path.join(self.folder, "history.csv")
+        if not os.path.isfile(path):
+            return []
+        with reading(path), open(path, newline="", encoding="utf-8") as file:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
     @property
-    def lock(self):
-        return f"{self.folder}.lock"
+    def epochs(self):
+        """Epochs that are in the history and not after the newest checkpoint, int."""
+        paths = progress.checkpoint_paths(os.path.join(self.folder, rundir.CHECKPOINTS))
+        return min(progress.checkpoint_place(paths[-1])[0], len(self.history)) if paths else 0
 
     @property
     def done(self):
-        return is_done(self.folder, self.config)
+        """Whether the run has reached the end that its settings name, bool."""
+        epochs, training = self.epochs, self.config.training
+        if not epochs or epochs >= training.epochs or training.lr_policy != "plateau":
+            return epochs >= training.epochs
+        # TensorFlow, which a grid of other schedules does without.
+        from keras_alexnet.training import checkpoints
+
+        return checkpoints.read_progress(os.path.join(self.folder, rundir.CHECKPOINTS, f"epoch-{epochs}")).finished
+
+    @property
+    def changes(self):
+        """The flags in which the run in the folder differs from the cell: list of str; empty where there is no run."""
+        if not rundir.is_run(self.folder) or not rundir.has_checkpoint(self.folder):
+            return []
+        return flags.changes(rundir.read_config(self.folder), self.config)
 
 
 def check_seeds(seeds):
@@ -67,21 +88,11 @@ def check_seeds(seeds):
 
 
 def cells_of(flagfiles, seeds, out, further=()):
-    """The cells of a grid in the order in which they are trained.
+    """The cells of a grid below the folder `out` in the order in which they are trained, tuple of Cell.
 
-    Args:
-        flagfiles: sequence of str, paths.
-        seeds: sequence of int.
-        out: str, the grid's folder.
-        further: sequence of str, flags of training that come after each flagfile.
-
-    Returns:
-        tuple of Cell.
-
-    Raises:
-        UsageError: a flagfile is missing, has another's name or is not one of training.
+    `further` are flags of training that come after each flagfile.
     """
-    stems = {}
+    stems, cells = {}, []
     for path in flagfiles:
         stem = os.path.splitext(os.path.basename(path))[0]
         if not os.path.isfile(path):
@@ -89,57 +100,19 @@ def cells_of(flagfiles, seeds, out, further=()):
         if stem in stems:
             raise UsageError(f"{path}: {stems[stem]} has the same name, and both runs would be {stem}; rename one")
         stems[stem] = path
-    cells = []
     for seed in seeds:
         for stem, path in stems.items():
             folder = os.path.join(out, stem, f"seed{seed}")
             argv = (f"--flagfile={path}", *further, f"--seed={seed}", f"--model_dir={folder}")
             try:
-                config = configs.parse_train(argv, "")
+                cells.append(Cell(stem, seed, folder, argv, configs.parse_train(argv, "")))
             except UsageError as error:
                 raise UsageError(f"{path}: {error}") from None
-            cells.append(Cell(stem, seed, folder, argv, config))
     return tuple(cells)
 
 
-def changes(cell):
-    """The flags in which the run in a cell's folder differs from the cell: list of str; empty where there is no run."""
-    if not rundir.is_run(cell.folder) or not rundir.has_checkpoint(cell.folder):
-        return []
-    return flags.changes(rundir.read_config(cell.folder), cell.config)
-
-
-def history(folder):
-    """The history.csv of a run: list of dict of str -> float, one an epoch; empty where it is missing."""
-    path = os.path.join(folder, "history.csv")
-    if not os.path.isfile(path):
-        return []
-    with reading(path), open(path, newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def epochs_done(folder):
-    """Epochs that are in the history of a run and not after its newest checkpoint, int."""
-    paths = progress.checkpoint_paths(os.path.join(folder, rundir.CHECKPOINTS))
-    return min(progress.checkpoint_place(paths[-1])[0], len(history(folder))) if paths else 0
-
-
-def is_done(folder, config):
-    """Whether the run in a folder, which need not exist, has reached the end that its settings name, bool."""
-    epochs = epochs_done(folder)
-    if not epochs or epochs >= config.training.epochs or config.training.lr_policy != "plateau":
-        return epochs >= config.training.epochs
-    # TensorFlow, which a grid of other schedules does without.
-    from keras_alexnet.training import checkpoints
-
-    return checkpoints.read_progress(os.path.join(folder, rundir.CHECKPOINTS, f"epoch-{epochs}")).finished
-
-
 def settings_of(config):
-    """The flags of a run that change what is learned: dict of name -> bool, int, float or str, as HParams take them.
-
-    The seed is text, since it is a name and not a quantity.
-    """
+    """The flags of a run that change what is learned, as HParams take them; the seed is text, since it is a name."""
     texts, found = flags.as_text(config), {}
     for group in vars(config).values():
         for field in dataclasses.fields(group):
@@ -150,15 +123,10 @@ def settings_of(config):
 
 
 def train_in_process(argv, log, lock):
-    """Trains in a process of its own, which outlives this one only where this one is killed.
+    """Trains in a process of its own, which outlives this one only where this one is killed; returns its exit code.
 
-    Args:
-        argv: sequence of str, the trainer's arguments.
-        log: str, the file that its output is added to.
-        lock: open file; the trainer keeps it open too, so that the run stays locked as long as it is trained.
-
-    Returns:
-        int, the exit code.
+    Its output is added to the file `log`. It keeps the open file `lock` open too, so that the run stays locked as long
+    as it is trained.
     """
     # SIGTERM and SIGHUP do what Ctrl-C does. They can be caught in the main thread only; nohup ignores SIGHUP.
     if threading.current_thread() is threading.main_thread():
@@ -199,66 +167,47 @@ def train_here(argv, log, lock):
 def run(cells, trainer=train_in_process):
     """Trains each cell that is neither done nor being trained by another runner, and prints how far it is.
 
-    Args:
-        cells: sequence of Cell.
-        trainer: function of (arguments, log, lock) -> exit code: `train_in_process` or `train_here`.
-
-    Returns:
-        (dict of Cell -> str, the cells that failed and why; dict of Cell -> str, those that are not done and who trains
-        them); all others are done.
-
-    Raises:
-        UsageError: one of the runs exists with other flags.
-        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGHUP; the trainer has ended and its run can be resumed.
+    Returns (dict of Cell -> why it failed, dict of Cell -> who trains it); all others are done. Ctrl-C, SIGTERM and
+    SIGHUP are a KeyboardInterrupt, after which the trainer has ended and its run can be resumed.
     """
     out = os.path.dirname(os.path.dirname(cells[0].folder)) or "."
     for cell in cells:
-        if changes(cell):  # also of a run that would only be passed over
-            changed = ", ".join(changes(cell))
+        if cell.changes:  # also of a run that would only be passed over
+            changed = ", ".join(cell.changes)
             raise UsageError(f"{cell.folder}: holds a run with other flags: {changed}; name another folder")
         os.makedirs(os.path.dirname(cell.folder), exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         # Version 0.1 listed the columns of HParams there. Without a list TensorBoard takes the columns from the runs,
         # and those of several grids below one folder are all shown.
         os.remove(os.path.join(out, HPARAMS_FILE))
-    left = [cell for cell in cells if not cell.done]
-    print(f"{out}: {len(cells)} runs, {len(cells) - len(left)} done", flush=True)
-    for cell in cells:
-        if cell not in left:
-            write_hparams(cell)
-    failed, seconds = {}, []
+    done, failed, seconds = [cell for cell in cells if cell.done], {}, []
+    left = [cell for cell in cells if cell not in done]
+    print(f"{out}: {len(cells)} runs, {len(done)} done", flush=True)
+    for cell in done:
+        write_hparams(cell)
     while (taken := _next(left)) is not None:
         cell, lock = taken
         started = time.perf_counter()
         with lock:
-            failure = _train(cell, lock, trainer)
+            code, failure = trainer(cell.argv, cell.log, lock), ""
+        if code:
+            with open(cell.log, encoding="utf-8", errors="replace") as file:
+                lines = [line.strip() for line in file if line.strip()]
+            failure = printable(lines[-1])[:300] if lines else f"exit code {code}"
+        elif not cell.done:
+            failure = f"ended after {cell.epochs} of {cell.config.training.epochs} epochs"
         seconds.append(time.perf_counter() - started)
         if failure:
             failed[cell], result = failure, f"FAILED: {failure}"
         else:
-            error = history(cell.folder)[-1]["val_top1_error"]
+            write_hparams(cell)
+            error = cell.history[-1]["val_top1_error"]
             result = f"validation top-1 error {error:.2f} %, {seconds[-1] / 60:.1f} min"
         left = [each for each in left if each != cell and not each.done]
         minutes = len(left) * sum(seconds) / len(seconds) / 60
         remaining = f"; {len(left)} left, about {minutes:.0f} min with this runner alone" * bool(left)
         print(f"{len(cells) - len(left)}/{len(cells)} {cell.name}: {result}{remaining}", flush=True)
     return failed, {cell: files.owner(cell.lock) for cell in cells if cell not in failed and not cell.done}
-
-
-def write_hparams(cell):
-    """Writes what TensorBoard shows of a finished run under HParams; doing so again replaces the file."""
-    last, folder = history(cell.folder)[-1], os.path.join(cell.folder, "logs", "hparams")
-    ended = os.path.getmtime(os.path.join(cell.folder, "history.csv"))
-    # Runs of one name are one row of the table: the grid's folder keeps apart what grids have in common.
-    name = "/".join(os.path.abspath(cell.folder).split(os.sep)[-3:])
-    summaries = [(0, hparams_pb(settings_of(cell.config), trial_id=name, start_time_secs=ended))]
-    summaries += [(int(last["epoch"]), scalar_pb(metric, last[metric])) for metric in METRICS]
-    events = [Event(wall_time=ended, step=step, summary=summary) for step, summary in summaries]
-    os.makedirs(folder, exist_ok=True)
-    with files.atomic_write(os.path.join(folder, HPARAMS_FILE), "wb") as file:
-        writer = RecordWriter(file)
-        for event in (Event(wall_time=ended, file_version="brain.Event:2"), *events):
-            writer.write(event.SerializeToString())
 
 
 def _next(cells):
@@ -272,19 +221,17 @@ def _next(cells):
     return None
 
 
-def _train(cell, lock, trainer):
-    """Trains a cell; returns why it failed, or an empty str."""
-    code = trainer(cell.argv, cell.log, lock)
-    if code:
-        return _last_line(cell.log) or f"exit code {code}"
-    if not cell.done:
-        return f"ended after {epochs_done(cell.folder)} of {cell.config.training.epochs} epochs"
-    write_hparams(cell)
-    return ""
-
-
-def _last_line(path):
-    """The last line of a log that is not empty, str."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = [line.strip() for line in file if line.strip()]
-    return printable(lines[-1])[:300] if lines else ""
+def write_hparams(cell):
+    """Writes what TensorBoard shows of a finished run under HParams; doing so again replaces the file."""
+    last, folder = cell.history[-1], os.path.join(cell.folder, "logs", "hparams")
+    ended = os.path.getmtime(os.path.join(cell.folder, "history.csv"))
+    # Runs of one name are one row of the table: the grid's folder keeps apart what grids have in common.
+    name = "/".join(os.path.abspath(cell.folder).split(os.sep)[-3:])
+    summaries = [(0, hparams_pb(settings_of(cell.config), trial_id=name, start_time_secs=ended))]
+    summaries += [(int(last["epoch"]), scalar_pb(metric, last[metric])) for metric in METRICS]
+    os.makedirs(folder, exist_ok=True)
+    with files.atomic_write(os.path.join(folder, HPARAMS_FILE), "wb") as file:
+        writer = RecordWriter(file)
+        writer.write(Event(wall_time=ended, file_version="brain.Event:2").SerializeToString())
+        for step, summary in summaries:
+            writer.write(Event(wall_time=ended, step=step, summary=summary).SerializeToString())

@@ -31,7 +31,7 @@ pyplot.rcParams.update({"svg.hashsalt": "keras_alexnet", "svg.fonttype": "none",
 
 
 def panel(width, height, columns=1):
-    """A figure with axes without a box. Args: inches. Returns (figure, axes, or an array of them)."""
+    """A figure of so many inches, whose axes have no box: (figure, axes, or an array of them)."""
     figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
     for each in np.ravel(axes):
         each.spines[["top", "right"]].set_visible(False)
@@ -39,14 +39,14 @@ def panel(width, height, columns=1):
 
 
 def write(figure, path):
-    """Writes a Matplotlib figure as SVG and closes it. Args: path: str, RESULTS/NAME.svg."""
+    """Writes a Matplotlib figure as SVG, RESULTS/NAME.svg, and closes it."""
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
     _log(pixels_of(figure), path)
 
 
 def write_pixels(pixels, path):
-    """Writes an image as PNG. Args: pixels: uint8 (height, width, 3), RGB; path: str, RESULTS/NAME.png."""
+    """Writes an image, uint8 (height, width, 3), RGB, as RESULTS/NAME.png."""
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "PNG", optimize=True)
     write_png(encoded.getvalue(), path)

@@ -10,6 +10,7 @@ it too, with their commands. With --markdown the same text is written for GitHub
 import base64
 import dataclasses
 import html
+import io
 import mimetypes
 import os
 import re
@@ -19,6 +20,7 @@ import urllib.parse
 from pathlib import Path
 
 import markdown
+from PIL import Image
 
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command
@@ -110,7 +112,9 @@ def section_of(about, folder):
     if result["quick"]:
         verdict = f"Nothing can be told of a quick trial. ({verdict})"
     missing = [file for file in files if not os.path.isfile(os.path.join(folder, file))]
-    return Section(about, verdict, tables, result, tuple(f"{file}: is missing; run it again" for file in missing))
+    return Section(
+        about, verdict, tables, result, tuple(f"{file}: is missing; run the command again" for file in missing)
+    )
 
 
 def document(sections, links):
@@ -142,7 +146,7 @@ def page(sections, folder):
     # Wide tables are scrolled in their own box, by the keyboard too.
     body = body.replace("<table>", '<div class="scroll" role="region" aria-label="table" tabindex="0"><table>')
     body = body.replace("</table>", "</table></div>")
-    body = re.sub('(?<=src=")[^"]+', lambda link: _data_uri(os.path.join(folder, urllib.parse.unquote(link[0]))), body)
+    body = re.sub('src="([^"]+)"', lambda link: _source(os.path.join(folder, urllib.parse.unquote(link[1]))), body)
     return string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(body=body)
 
 
@@ -192,11 +196,14 @@ def _escaped(text):
     return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
-def _data_uri(path):
+def _source(path):
+    """The attributes of an img element that contains a figure, str; on a phone it is not less than half as wide."""
     if not os.path.isfile(path):
-        return "data:,"
-    kind = mimetypes.guess_type(path)[0]
-    return f"data:{kind};base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
+        return 'src="data:,"'
+    data, kind = Path(path).read_bytes(), mimetypes.guess_type(path)[0]
+    points = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', data)
+    width = float(points[1]) * 4 / 3 if points else Image.open(io.BytesIO(data)).width
+    return f'src="data:{kind};base64,{base64.b64encode(data).decode()}" style="--least: {0.55 * width:.0f}px"'
 
 
 def _write(name, path, text):

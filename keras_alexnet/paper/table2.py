@@ -1,14 +1,67 @@
 """Table 2: errors on ILSVRC-2012 of one network, of five, and of two more that were trained on more classes first.
 
-    python -m keras_alexnet.paper.table2 --cnn=RUN [up to five] [--pretrained_cnn=RUN, up to two] [--split=SPLIT]
-
 "1 CNN" is the first --cnn. Without any network it prints the table and what to run.
 """
 
+import dataclasses
 import sys
 
-from keras_alexnet.paper import experiment
-from keras_alexnet.paper.ilsvrc_tables import TABLE_2 as EXPERIMENT
+from keras_alexnet.flags import flag
+from keras_alexnet.paper import experiment, table1
+from keras_alexnet.paper.experiment import NOT_RUN, Experiment
+from keras_alexnet.paper.table1 import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(table1.Settings):
+    """Networks and sets."""
+
+    cnn: tuple[str, ...] = flag(
+        (), "A run's folder, or an exported model's; up to five times, of five seeds.", many=True, path=True
+    )
+    pretrained_cnn: tuple[str, ...] = flag(
+        (), "Likewise, up to twice, of networks that were trained on more classes first.", many=True, path=True
+    )
+    split: str | None = flag(None, "As in evaluation.")
+    test_split: str | None = flag(None, "A second, labeled split for the column test.")
+
+    most = {"cnn": 5, "pretrained_cnn": 2}
+
+
+TABLE = table1.Ilsvrc(
+    2012,
+    "validation",
+    50_000,
+    (
+        Row("SIFT + FVs [7]", test="26.2"),
+        Row("1 CNN", (40.7, 18.2), "40.66 / 18.21", (1, 0)),
+        Row("5 CNNs", (38.1, 16.4), "-", (5, 0), "16.4"),
+        Row("1 CNN*", (39.0, 16.6), "38.99 / 16.62", (0, 1)),
+        Row("7 CNNs*", (36.7, 15.4), "-", (5, 2), "15.3"),
+    ),
+    "release: networks 145 and 146-2012-2011, no averages of five or seven; a CNN is trained with flags/paper.cfg or "
+    "flags/release2012.cfg, a CNN* with flags/conv6_pretrain.cfg and then flags/conv6_finetune.cfg, each with its own "
+    "--seed",
+    "python -m keras_alexnet.paper.table2 --cnn=runs/cnn1 --cnn=runs/cnn2 --cnn=runs/cnn3 --cnn=runs/cnn4 "
+    "--cnn=runs/cnn5 --pretrained_cnn=runs/conv6a --pretrained_cnn=runs/conv6b",
+)
+# A CNN* is trained for 8 epochs of 15 million images and 54 of 1.28 million, at a higher cost an image.
+EXPERIMENT = Experiment(
+    name="table2",
+    title="Table 2: ILSVRC-2012",
+    claim="One network has 18.2 % top-5 error on ILSVRC-2012, an average of five 16.4 %, of seven, two of them "
+    "pre-trained on the Fall 2011 release, 15.3 %; the second-best entry of the contest has 26.2 % (section 6, Table "
+    "2).",
+    cost="training on ImageNet: 30 days a network on two CPU cores (estimated: 90 epochs of 1.28 million images at 45 "
+    "images a second), a CNN* at least 49, all seven at least 246; five to six days a network on the authors' two GTX "
+    f"580; a GPU of today: {NOT_RUN}",
+    command=TABLE.command,
+    settings=Settings,
+    run=TABLE.run,
+    tables=TABLE.tables,
+    verdict=TABLE.verdict,
+    reference=tuple(TABLE.tables(table1.NOTHING)),
+)
 
 if __name__ == "__main__":
     sys.exit(experiment.main(EXPERIMENT))

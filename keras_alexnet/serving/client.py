@@ -1,42 +1,50 @@
 """Clients of TensorFlow Serving, by REST (`http://`, `https://`) and by gRPC (`grpc://`); and of a model loaded here.
 
     client = open_client("http://localhost:8501/v1/models/alexnet")
-    answer = client.predict([open("photo.jpg", "rb").read()])     # {"classes": (1, 5), "scores": (1, 5), ...}
+    answer = client.predict([open("image.jpg", "rb").read()])     # {"classes": (1, 5), "scores": (1, 5), ...}
 
-All three are used alike, from as many threads as one likes. The REST client needs no TensorFlow.
+All three are used alike, from any number of threads. The REST client needs no TensorFlow.
 """
 
 import base64
-import concurrent.futures
 import glob
-import itertools
+import ipaddress
 import json
 import os
 import random
 import re
-import threading
 import time
+from urllib.parse import urljoin, urlsplit
 
 import numpy as np
+import requests
+import urllib3
 
-from keras_alexnet.errors import RunError, UsageError, brief, brief_message, reading
+from keras_alexnet.errors import RunError, UsageError, brief, brief_message, printable, reading
 
 DEADLINE = 30.0  # seconds for a request, its repetitions included
 RETRIES = 3  # repetitions of a request that failed for the time being
 MODEL = "alexnet"  # the name of a served model, where an address gives none
 REST_PORT, GRPC_PORT = 8501, 8500  # of TensorFlow Serving
 _FIRST = ("classes", "scores")  # the order in which servers send outputs is any
-_MOST_PARALLEL = 256  # connections that are kept
+_CONNECTIONS = 256  # that are kept open
 _MAX_ANSWER = 2**26  # bytes; the features of a thousand images take less
 _PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]+))?/?")
+# Statuses of HTTP and of gRPC.
+_TEMPORARY = (408, 429, 502, 503, 504, "UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED")
+_REFUSED = (400, "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 
 
 class RefusedError(RunError):
-    """The request itself is wrong: a picture, a signature. To repeat it would not help."""
+    """The request is wrong or too large: a part of its files may be answered, all of them never."""
 
 
 class _TemporaryError(Exception):
-    """What may be over when the request is repeated."""
+    """What a repetition may overcome; `pause` is the seconds that the server asks for, or None."""
+
+    def __init__(self, reason, pause=None):
+        super().__init__(reason)
+        self.pause = pause
 
 
 def open_client(target, deadline=DEADLINE, retries=RETRIES):
@@ -52,17 +60,16 @@ def open_client(target, deadline=DEADLINE, retries=RETRIES):
         an object with `predict(files, signature="serving_default")`: list of bytes -> dict of np.ndarray, each with one
         row a file: classes (B, 5) of str, scores and probabilities float32; or features float32.
 
-        `predict` raises RefusedError when a file is at fault, UsageError when the signature is, and RunError when the
-        server or its answer is. `close()` ends what is under way.
+        `predict` raises RefusedError when a file is at fault or the request too large, UsageError when the signature
+        is, and RunError when the server or its answer is. `close()` closes its connections.
 
     Raises:
         UsageError: the target is nothing of the kind, or `tensorflow-serving-api` is missing.
     """
     if "://" not in target:
         return FolderClient(target)
-    scheme, host, port, model, version = _parse(target)
-    kind = GrpcClient if scheme == "grpc" else RestClient
-    return kind(target, scheme, host, port, model, version, deadline, retries)
+    kind = GrpcClient if target.startswith("grpc://") else RestClient
+    return kind(_Server(target, deadline, retries))
 
 
 class FolderClient:
@@ -70,286 +77,256 @@ class FolderClient:
 
     def __init__(self, folder):
         if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
-            below = (
-                glob.glob(os.path.join(glob.escape(folder), *up, "*", "saved_model.pb")) for up in ((), ("export",))
-            )
-            near = "".join(f"; did you mean {os.path.dirname(each)}?" for each in sorted(itertools.chain(*below))[-1:])
-            raise UsageError(f"--model={folder}: is no exported model (there is no saved_model.pb in it){near}")
+            raise UsageError(f"--model={printable(folder)}: {_instead_of(folder)}")
+        if set(os.path.abspath(folder)) & set("[]*?\\"):
+            raise UsageError(f"--model={folder}: must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
         with reading(folder):
-            import tensorflow as tf
+            import tensorflow as tf  # takes seconds, and a client by REST does without
 
-            self._model = tf.saved_model.load(folder)
+            self._tf, self._model = tf, tf.saved_model.load(folder)
 
     def predict(self, files, signature="serving_default"):
         """See `open_client`."""
-        import tensorflow as tf
-
         signatures = self._model.signatures
         if signature not in signatures or "image_bytes" not in signatures[signature].structured_input_signature[1]:
-            raise UsageError(f"--signature={signature}: the model has {_list_of(signatures)}; give one of image files")
+            names = ", ".join(sorted(signatures))
+            raise UsageError(f"--signature={signature}: the model has {names}; give one of image files")
         try:
-            outputs = signatures[signature](image_bytes=tf.constant(files, tf.string))
-        except tf.errors.InvalidArgumentError as error:
+            outputs = signatures[signature](image_bytes=self._tf.constant(files, self._tf.string))
+        except self._tf.errors.InvalidArgumentError as error:
             raise RefusedError(brief(error)) from None
         return _checked({name: value.numpy() for name, value in outputs.items()}, len(files), "the model")
 
     def close(self):
-        """Nothing is under way that would have to be ended."""
+        """Nothing is open."""
 
 
 class RestClient:
     """TensorFlow Serving by HTTP and JSON: files go as base64, in the columnar format of its REST API."""
 
-    def __init__(self, target, scheme, host, port, model, version, deadline, retries):
-        which = f"/versions/{version}" if version else ""
-        self._url = f"{scheme}://{host}:{port or REST_PORT}/v1/models/{model}{which}:predict"
-        self._target, self._deadline, self._retries = target, deadline, retries
-        self._closed = threading.Event()
-        import requests
-
+    def __init__(self, server):
+        self._server = server
+        version = f"/versions/{server.version}" if server.version else ""
+        address = f"{server.scheme}://{server.host}:{server.port or REST_PORT}"
+        self._url = f"{address}/v1/models/{server.model}{version}:predict"
         self._session = requests.Session()  # keeps connections open; as many as there are requests at a time
-        self._session.mount(f"{scheme}://", requests.adapters.HTTPAdapter(pool_maxsize=_MOST_PARALLEL))
+        self._session.mount(f"{server.scheme}://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        self._proxies = dict.fromkeys(("http", "https", "all")) if server.is_loopback else None
+        server.name_proxy(requests.utils.select_proxy(self._url, requests.utils.get_environ_proxies(self._url)))
 
     def predict(self, files, signature="serving_default"):
         """See `open_client`."""
         encoded = [{"b64": base64.b64encode(file).decode("ascii")} for file in files]
         body = json.dumps({"signature_name": signature, "inputs": {"image_bytes": encoded}}).encode("ascii")
-        answer = _repeated(
-            lambda seconds: self._within(body, signature, seconds), self._target, self._deadline, self._retries
-        )
+        answer = self._server.repeated(lambda seconds: self._post(body, signature, seconds))
         outputs = answer.get("outputs") if isinstance(answer, dict) else None
         if outputs is None:
-            raise RunError(f"{self._target}: answers something else than TensorFlow Serving does (no outputs)")
+            raise RunError(f"{self._server}: the answer is not TensorFlow Serving's (no outputs)")
         if not isinstance(outputs, dict):
             outputs = {signature: outputs}  # the server leaves the name of a single output out
-        return _checked(outputs, len(files), self._target)
+        return _checked(outputs, len(files), self._server)
 
     def close(self):
-        """Ends what is under way, whichever thread waits for it, with a RunError."""
-        self._closed.set()
-
-    def _within(self, body, signature, seconds):
-        """The answer to a request, unless it takes longer.
-
-        The timeout of requests is for each piece that comes: a server that sends a byte now and then would never meet
-        it. So a thread of its own waits for the answer, and is given up when the time is over.
-        """
-        found = concurrent.futures.Future()
-
-        def post():
-            try:
-                found.set_result(self._post(body, signature, seconds))
-            except BaseException as error:
-                found.set_exception(error)
-
-        threading.Thread(target=post, daemon=True).start()
-        end = time.monotonic() + seconds
-        while not self._closed.is_set():
-            try:
-                return found.result(timeout=max(0, min(0.1, end - time.monotonic())))
-            except concurrent.futures.TimeoutError:
-                if found.done():
-                    continue  # between the two lines
-                if time.monotonic() >= end:
-                    raise _TemporaryError("no answer in time") from None
-        raise RunError(f"{self._target}: the client was closed")
+        """Closes the connections that are not in use."""
+        self._session.close()
 
     def _post(self, body, signature, seconds):
-        import requests
-
-        end = time.monotonic() + seconds
+        """The answer to one request, as JSON."""
+        options = {"timeout": seconds, "proxies": self._proxies, "stream": True, "allow_redirects": False}
         try:
             with self._session.post(
-                self._url,
-                data=body,
-                headers={"Content-Type": "application/json"},
-                timeout=seconds,
-                stream=True,
-                allow_redirects=False,
+                self._url, body, headers={"Content-Type": "application/json"}, **options
             ) as response:
-                content = bytearray()
-                for chunk in response.iter_content(2**16):
-                    content += chunk
-                    if len(content) > _MAX_ANSWER:
-                        raise RunError(f"{self._target}: the answer is larger than {_MAX_ANSWER >> 20} MB")
-                    if time.monotonic() > end:
-                        raise _TemporaryError("no answer in time")
-        except requests.Timeout:
+                content = response.raw.read(_MAX_ANSWER + 1, decode_content=True)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
             raise _TemporaryError("no answer in time") from None
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
             raise _TemporaryError(_reason(error)) from None
         except (requests.RequestException, OSError) as error:
-            raise RunError(f"{self._target}: {_short(str(error))}") from None
+            raise RunError(f"{self._server}: {_short(error)}") from None
+        if len(content) > _MAX_ANSWER:
+            raise RunError(f"{self._server}: the answer is larger than {_MAX_ANSWER >> 20} MB")
+        if response.is_redirect:
+            location = _short(printable(urljoin(self._url, response.headers["Location"])))
+            raise RunError(f"{self._server}: redirects to {location}; give the address of the server itself")
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):  # undecodable bytes are a ValueError too
             answer = None
-        words = answer.get("error") if isinstance(answer, dict) else None
-        said = _short(brief_message(str(words))) if words else f"HTTP status {response.status_code} {response.reason}"
-        if response.status_code in (408, 429, 502, 503, 504):
-            raise _TemporaryError(said)
-        if response.status_code == 400:
-            raise _refusal(said, signature)
         if response.status_code != 200:
-            raise RunError(f"{self._target}: {said}")
+            said = answer.get("error") if isinstance(answer, dict) else None
+            said = said or f"HTTP status {response.status_code} {response.reason}"
+            raise self._server.error(response.status_code, said, signature, response.headers.get("Retry-After", ""))
         if answer is None:
-            raise RunError(f"{self._target}: answers something else than TensorFlow Serving does (no JSON)")
+            raise RunError(f"{self._server}: the answer is not TensorFlow Serving's (no JSON)")
         return answer
 
 
 class GrpcClient:
     """TensorFlow Serving by gRPC, with its published protocol (extra `serving`)."""
 
-    def __init__(self, target, scheme, host, port, model, version, deadline, retries):
+    def __init__(self, server):
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come back as errors; its log would be on the screen
         try:
+            # An extra, and TensorFlow takes seconds: a client by REST does without.
             import grpc
+            import tensorflow as tf
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
         except ImportError:
             raise UsageError(
-                f"--model={target}: gRPC needs tensorflow-serving-api; pip install 'keras-alexnet[serving]', or give "
+                f"--model={server}: gRPC needs tensorflow-serving-api; pip install 'keras-alexnet[serving]', or give "
                 "an http:// address"
             ) from None
-        self._target, self._deadline, self._retries = target, deadline, retries
-        self._request = predict_pb2.PredictRequest
-        self._model, self._version = model, version
+        self._server, self._grpc, self._tf, self._request = server, grpc, tf, predict_pb2.PredictRequest
+        server.name_proxy(next(filter(None, map(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy"))), None))
         self._channel = grpc.insecure_channel(
-            f"{host}:{port or GRPC_PORT}",
+            f"{server.host}:{server.port or GRPC_PORT}",
             options=[
                 ("grpc.max_receive_message_length", _MAX_ANSWER),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.enable_retries", 0),  # they are counted here
+                ("grpc.enable_retries", 0),  # `_Server.repeated` counts them
+                ("grpc.enable_http_proxy", 0 if server.is_loopback else 1),
             ],
         )
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def predict(self, files, signature="serving_default"):
         """See `open_client`."""
-        import tensorflow as tf
-
         request = self._request()
-        request.model_spec.name = self._model
+        request.model_spec.name = self._server.model
         request.model_spec.signature_name = signature
-        if self._version:
-            request.model_spec.version.value = int(self._version)
-        request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto(files, tf.string, (len(files),)))
-        answer = _repeated(
-            lambda seconds: self._call(request, signature, seconds), self._target, self._deadline, self._retries
-        )
+        if self._server.version:
+            request.model_spec.version.value = int(self._server.version)
+        request.inputs["image_bytes"].CopyFrom(self._tf.make_tensor_proto(files, self._tf.string, (len(files),)))
+        answer = self._server.repeated(lambda seconds: self._call(request, signature, seconds))
         try:
-            outputs = {name: tf.make_ndarray(value) for name, value in answer.outputs.items()}
+            outputs = {name: self._tf.make_ndarray(value) for name, value in answer.outputs.items()}
         except (TypeError, ValueError) as error:
-            raise RunError(f"{self._target}: answers what is no tensor ({_short(str(error))})") from None
-        return _checked(outputs, len(files), self._target)
+            raise RunError(f"{self._server}: an answer is not a tensor ({_short(error)})") from None
+        return _checked(outputs, len(files), self._server)
 
     def close(self):
         """Ends what is under way, whichever thread waits for it, with a RunError."""
         self._channel.close()
 
     def _call(self, request, signature, seconds):
-        import grpc
-
         try:
             return self._stub.Predict(request, timeout=seconds)
         except ValueError as error:  # a channel that was closed
-            raise RunError(f"{self._target}: {_short(str(error))}") from None
-        except grpc.RpcError as error:
-            code, said = error.code(), _short(brief_message(error.details() or ""))
-            if code in (
-                grpc.StatusCode.UNAVAILABLE,
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                grpc.StatusCode.ABORTED,
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-            ):
-                raise _TemporaryError(said) from None
-            if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION):
-                raise _refusal(said, signature) from None
-            raise RunError(f"{self._target}: {code.name}: {said}") from None
+            raise RunError(f"{self._server}: {_short(error)}") from None
+        except self._grpc.RpcError as error:
+            raise self._server.error(error.code().name, error.details() or "", signature) from None
 
 
-def _parse(target):
-    """(scheme, host, port or None, model, version or None)."""
-    from urllib.parse import urlsplit
+class _Server:
+    """Where a model is served, and how long and how often it is asked; as a text, its address for messages."""
 
-    try:
-        parts = urlsplit(target)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise UsageError(f"--model={target}: {error}") from None
-    if parts.scheme not in ("http", "https", "grpc"):
-        raise UsageError(f"--model={target}: give http://, https://, grpc:// or the folder of an exported model")
-    path = _PATH.fullmatch(parts.path)
-    if not host or not path or parts.query or parts.fragment or parts.username is not None:
-        example = "grpc://HOST:8500/alexnet" if parts.scheme == "grpc" else "http://HOST:8501/v1/models/alexnet"
-        raise UsageError(f"--model={target}: is no address of a model; write {example}, /versions/N behind it or not")
-    host = f"[{host}]" if ":" in host else host
-    return parts.scheme, host, port, path["model"] or MODEL, path["version"]
-
-
-def _repeated(attempt, target, deadline, retries):
-    """The result of `attempt(seconds left)`, which is repeated a few times after a _TemporaryError."""
-    end = time.monotonic() + deadline
-    for number in range(retries + 1):
+    def __init__(self, target, deadline, retries):
+        self._target, self._deadline, self._retries, self._proxy = target, deadline, retries, None
         try:
-            return attempt(max(0.001, end - time.monotonic()))
-        except _TemporaryError as error:
-            # Twice as long each time, and not all clients at once.
-            pause = 0.1 * 2**number * random.uniform(0.5, 1.5)
-            late = time.monotonic() + pause >= end
-            if late or number == retries:
-                reason = f"no answer within {deadline:g} s" if late else f"failed {retries + 1} times"
-                raise RunError(f"{target}: {reason} ({error}); is the server running, and this its address?") from None
-            time.sleep(pause)
+            parts = urlsplit(target)
+            host, self.port = parts.hostname, parts.port
+        except ValueError as error:
+            raise UsageError(f"--model={target}: {error}") from None
+        path = _PATH.fullmatch(parts.path)
+        if parts.scheme not in ("http", "https", "grpc"):
+            raise UsageError(f"--model={target}: give http://, https://, grpc:// or the folder of an exported model")
+        if not host or not path or parts.query or parts.fragment or parts.username is not None:
+            example = "grpc://HOST:8500/alexnet" if parts.scheme == "grpc" else "http://HOST:8501/v1/models/alexnet"
+            problem = f"is not the address of a model; write {example}, with or without /versions/N behind it"
+            raise UsageError(f"--model={target}: {problem}")
+        self.scheme, self.host = parts.scheme, f"[{host}]" if ":" in host else host
+        self.model, self.version = path["model"] or MODEL, path["version"]
+        try:
+            self.is_loopback = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            self.is_loopback = host == "localhost" or host.endswith(".localhost")
+
+    def __str__(self):
+        return self._target + (f" (through the proxy {self._proxy})" if self._proxy else "")
+
+    def name_proxy(self, proxy):
+        """Remembers the proxy that requests go through, str or None, without its password; to loopback none does."""
+        self._proxy = None if self.is_loopback or not proxy else proxy.rpartition("@")[2]
+
+    def repeated(self, attempt):
+        """The result of `attempt(seconds left)`, which is repeated after a _TemporaryError.
+
+        The pauses double and take half of the deadline together, so that a server can restart meanwhile; or they are
+        what the server asks for. (urllib3's Retry has no deadline for all attempts, and gRPC needs one as well.)
+        """
+        end = time.monotonic() + self._deadline
+        for number in range(self._retries + 1):
+            try:
+                return attempt(max(0.001, end - time.monotonic()))
+            except _TemporaryError as error:
+                share = 2**number / max(1, 2**self._retries - 1) * random.uniform(0.7, 1)  # not all clients at once
+                pause = max(0.1, self._deadline / 2 * share) if error.pause is None else error.pause
+                late = time.monotonic() + (pause if number < self._retries else 0) >= end
+                if late or number == self._retries:
+                    reason = f"no answer within {self._deadline:g} s" if late else f"failed {self._retries + 1} times"
+                    hint = "is the server running, and is the address right?"
+                    raise RunError(f"{self}: {reason} ({error}); {hint}") from None
+                time.sleep(pause)
+
+    def error(self, status, said, signature, retry_after=""):
+        """The exception for a status of HTTP or gRPC, the server's words, and the seconds of a header Retry-After."""
+        said = _short(brief_message(str(said)))
+        if status == 413 or "larger than max" in said:
+            return RefusedError(f"the request is too large ({said})")
+        if status in _TEMPORARY:
+            return _TemporaryError(said, float(retry_after) if retry_after.isdecimal() else None)
+        if status in _REFUSED and re.search(r"\b[Ss]ignature\b", said):
+            return UsageError(f"--signature={signature}: {said}")
+        return RefusedError(said) if status in _REFUSED else RunError(f"{self}: {said}")
 
 
-def _refusal(said, signature):
-    """What a refused request is: a wrong signature is the user's own, all else may be a picture's."""
-    if re.search(r"\b[Ss]ignature\b", said):
-        return UsageError(f"--signature={signature}: {said}")
-    return RefusedError(said)
+def _instead_of(folder):
+    """What to write instead of a folder without a model, str."""
+    if re.fullmatch(r"[^/\\]+:\d+(/.*)?", folder):
+        return f"is not a folder; for a server, write http://{folder} or grpc://{folder}"
+    found = [
+        path
+        for up in ("", "export")
+        for path in glob.glob(os.path.join(glob.escape(folder), up, "*", "saved_model.pb"))
+    ]
+    versions = [path for path in map(os.path.dirname, found) if os.path.basename(path).isdigit()]
+    newest = max(versions, key=lambda path: int(os.path.basename(path)), default=None)
+    hint = f"; did you mean {printable(newest)}?" if newest else ""
+    return f"is not an exported model (there is no saved_model.pb in it){hint}"
 
 
-def _checked(outputs, count, whose):
+def _checked(outputs, count, source):
     """Arrays with one row a file, or RunError: classes are texts, everything else is finite numbers."""
     if not outputs:
-        raise RunError(f"{whose}: answers without a single output")
+        raise RunError(f"{source}: the answer has no outputs")
     arrays = {}
     for name in sorted(outputs, key=lambda name: (name not in _FIRST, name)):
         try:
             array = np.asarray(outputs[name])
-        except ValueError:
-            raise RunError(f"{whose}: answers {name} that are no table") from None
+            if array.dtype == object:  # bytes of a tensor
+                array = np.array([text.decode(errors="replace") for text in array.ravel()]).reshape(array.shape)
+        except (ValueError, AttributeError):
+            raise RunError(f"{source}: {name} in the answer are not a table of texts or numbers") from None
         if array.ndim != 2 or len(array) != count or not array.shape[1]:
-            raise RunError(f"{whose}: answers {name} of shape {array.shape} to {count} files")
-        if name == "classes":
-            texts = [each.decode(errors="replace") if isinstance(each, bytes) else each for each in array.ravel()]
-            if not all(isinstance(each, str) for each in texts):
-                raise RunError(f"{whose}: answers classes that are no texts")
-            arrays[name] = np.array(texts).reshape(array.shape)
-        elif array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise RunError(f"{whose}: answers {name} that are not all numbers")
-        else:
-            arrays[name] = array.astype(np.float32)
+            raise RunError(f"{source}: {name} in the answer to {count} files are of the shape {array.shape}")
+        if array.dtype.kind not in ("U" if name == "classes" else "fiu"):
+            raise RunError(f"{source}: {name} in the answer are {array.dtype}")
+        if name != "classes" and not np.isfinite(array).all():
+            raise RunError(f"{source}: {name} in the answer have non-finite numbers")
+        arrays[name] = array if name == "classes" else array.astype(np.float32)
     if "classes" in arrays and ("scores" not in arrays or arrays["classes"].shape != arrays["scores"].shape):
-        raise RunError(f"{whose}: answers classes and scores of different shapes")
+        raise RunError(f"{source}: classes and scores in the answer are of different shapes")
     return arrays
 
 
 def _reason(error):
-    """Why a connection failed, without the objects that stand in its words."""
-    match = re.search(
-        r"(Connection refused|Name or service not known|Connection reset|[A-Z][a-z ]+timed out|Remote end closed)",
-        str(error),
-    )
-    if match:
-        return match[1]
-    return "what comes is no HTTP, or ends early"
+    """Why a connection failed, without the objects that are named in its message."""
+    known = r"(Connection refused|Name or service not known|Connection reset|[A-Z][a-z ]+timed out|Remote end closed)"
+    match = re.search(known, str(error))
+    return match[1] if match else "the answer is not HTTP, or ends early"
 
 
 def _short(text):
-    line = " ".join(text.split())
+    line = " ".join(str(text).split())
     return line if len(line) <= 300 else f"{line[:300]} ..."
-
-
-def _list_of(names):
-    return ", ".join(sorted(names))

@@ -1,7 +1,7 @@
-"""What an exported model answers: pictures as they are stored, prepared floats, or features.
+"""What an exported model answers, to image files, to prepared floats, and with features.
 
-The decoding and the views are the ones of validation and evaluation, in the graph: a served photograph gives the
-numbers that evaluation saw.
+The decoding and the views are those of validation and evaluation, in the graph: a served image gives the numbers that
+evaluation saw.
 """
 
 import keras
@@ -13,7 +13,7 @@ from keras_alexnet.model import weights
 
 BEST = 5
 MAX_VIEWS = 512  # of one request: more would take gigabytes for as long as it runs
-_DECODED_AT_A_TIME = 8  # files of a request; what the machine has of cores, it uses
+_DECODED_AT_A_TIME = 8  # files of a request, on as many cores as there are
 
 
 class ServedModel(tf.Module):
@@ -23,8 +23,8 @@ class ServedModel(tf.Module):
         model: keras.Model of `keras_alexnet.AlexNet`, images -> logits.
         class_names: sequence of str, one per class.
         mean_image: float32 (256, 256, 3), the training set's.
-        aligned_mean: bool, a view loses the part of the mean image that it is a view of, and not the center.
-        views: 1, a picture is answered by its center view, or 10, by the mean probabilities of its ten views.
+        aligned_mean: bool, the part of the mean image under a view is subtracted from it, and not the center.
+        views: 1, an image is answered by its center view, or 10, by the mean probabilities of its ten views.
 
     Attributes:
         weights: dict of "LAYER/kernel" and "LAYER/bias" -> tf.Variable, as of `keras_alexnet.model.weights.named`.
@@ -39,8 +39,8 @@ class ServedModel(tf.Module):
             raise ValueError(f"views must be 1 or 10. Received: views={views}")
         hidden = next(layer for layer in model.layers if layer.name == "fc8").input
         network = keras.Model(model.input, [model.output, hidden])
-        # What TensorFlow sees of the module is its variables and not Keras' model: from a Keras variable the loader for
-        # sessions, which is the server's, restores nothing; and seen in both ways each would be stored twice.
+        # TensorFlow sees the module's variables and not Keras' model: the loader for sessions, which is the server's,
+        # does not restore a Keras variable; and seen in both ways each would be stored twice.
         self.weights = {name: variable.value for name, variable in weights.variables(model).items()}
         self._outputs = lambda images: network(images, training=False)  # logits and the last hidden layer
         self.class_names = tf.constant(class_names)
@@ -111,12 +111,12 @@ def _decoded(image_bytes, size, views=1):
     """JPEG or PNG files, string (B,) -> their centers, uint8 (B, size, size, 3).
 
     Raises:
-        tf.errors.InvalidArgumentError: (when the graph runs) a file is no image; the message says which one. There are
-            too many.
+        tf.errors.InvalidArgumentError: (when the graph runs) a file is not an image, the message says which; or there
+            are too many.
     """
     with _within_bounds(image_bytes, views):
         image_bytes = tf.identity(image_bytes)
-    # An image alone needs no telling which; a data set of one would take as long to set up as to decode it.
+    # For one image, a dataset would take as long to set up as to decode the image.
     images = tf.cond(
         tf.equal(tf.size(image_bytes), 1),
         lambda: decode_center(image_bytes[0], size)[None],
@@ -126,7 +126,7 @@ def _decoded(image_bytes, size, views=1):
 
 
 def _decoded_in_parallel(image_bytes, size):
-    """As `_decoded`. A loop of the graph would end at the first error without a word about its place."""
+    """As `_decoded`. A loop of the graph would end at the first error without naming the file's place."""
     count = tf.size(image_bytes, out_type=tf.int64)
     numbered = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
     decoded = numbered.map(
@@ -136,7 +136,7 @@ def _decoded_in_parallel(image_bytes, size):
     )
     options = tf.data.Options()
     options.autotune.enabled = False  # its thread may sleep for a minute while the request waits for it
-    # A batch of what is left: with a row that is none at the end, there is a batch also when nothing is left.
+    # A batch of what could be decoded; the additional row at the end makes it a batch where nothing could.
     end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), tf.zeros((size, size, 3), tf.uint8)))
     batch = decoded.ignore_errors().concatenate(end).batch(count + 1).with_options(options)
     indices, images = batch.get_single_element()

@@ -27,10 +27,10 @@ def write(folder, size):
         size: int, rows and columns of the network's input.
     """
     os.makedirs(os.path.join(folder, os.path.dirname(PATH)), exist_ok=True)
-    picture = _picture()
+    image = _image()
     with tf.io.TFRecordWriter(os.path.join(folder, PATH)) as file:
         for batch in BATCHES:
-            files = tf.make_tensor_proto([picture] * batch)
+            files = tf.make_tensor_proto([image] * batch)
             file.write(_predict_log("serving_default", "image_bytes", files))
             file.write(_predict_log("features", "image_bytes", files))
             # One number for all of them: a TensorProto repeats its last value.
@@ -38,8 +38,8 @@ def write(folder, size):
             file.write(_predict_log("images", "images", zeros))
 
 
-def _picture():
-    """A JPEG of 500x375, as large as photographs on ImageNet are."""
+def _image():
+    """A JPEG of 500x375, the usual size of images on ImageNet."""
     file = io.BytesIO()
     shapes.draw(shapes.CLASS_NAMES[0], 0).resize((500, 375)).save(file, "JPEG", quality=90)
     return file.getvalue()

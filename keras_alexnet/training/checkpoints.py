@@ -1,10 +1,7 @@
-"""A run's checkpoints: tables of named arrays, written by a thread beside training, each whole or not there.
+"""A run's checkpoints: named arrays, written by a thread during training, each whole or not there.
 
-The files are TensorFlow's own (`tf.train.load_checkpoint`), with a checksum for every tensor; `checkpoint` names the
-newest (`tf.train.latest_checkpoint`).
-
-Keras' and TensorFlow's own checkpoints do not suffice: TensorFlow 2.21's asynchronous ones fail at the second one with
-Keras 3's variables, and neither writes a file to the disk before its name.
+The files are TensorFlow's (`tf.train.load_checkpoint`), with checksums; `checkpoint` names the newest. TensorFlow
+2.21's own asynchronous checkpoints fail at the second one with Keras 3's variables, and do not sync before they rename.
 """
 
 import contextlib
@@ -16,7 +13,7 @@ import threading
 import tensorflow as tf
 
 from keras_alexnet.errors import RunError, brief, reading
-from keras_alexnet.files import atomic_write, sync_directory
+from keras_alexnet.files import atomic_write, sync
 from keras_alexnet.training import progress as progresses
 from keras_alexnet.training.progress import Progress, checkpoint_name, checkpoint_paths, checkpoint_place
 
@@ -51,13 +48,9 @@ class Checkpoints:
         self.writer, self.failure = None, None
 
     def write(self, progress):
-        """Copies all variables and writes them while training continues; the best checkpoint is kept, however old.
+        """Copies all variables and writes them, with a progress.Progress, while training continues.
 
-        Args:
-            progress: progress.Progress, stored with them.
-
-        Raises:
-            RunError: the checkpoint before could not be written.
+        The best checkpoint is kept, however old. Raises RunError where the checkpoint before could not be written.
         """
         self.wait()
         # On a CPU the tensor shares the memory of the variable until the next update, which copies what it changes.
@@ -87,8 +80,7 @@ class Checkpoints:
             (path, progress.Progress); (None, a new one) where there is no checkpoint.
 
         Raises:
-            ChangedError: the newest that can be read is of another network.
-            RunError: there are checkpoints, and none can be read.
+            RunError: the newest that can be read is of another network, or none of several can be read.
         """
         paths = checkpoint_paths(self.folder)
         for path in reversed(paths):
@@ -104,17 +96,9 @@ class Checkpoints:
         return None, Progress()
 
     def read(self, path):
-        """Assigns a checkpoint to the variables.
+        """Assigns a checkpoint to the variables; returns the progress stored with them, str.
 
-        Args:
-            path: str, without suffix.
-
-        Returns:
-            str, the progress stored with them.
-
-        Raises:
-            ChangedError: it has other variables, or of other shapes; nothing was changed.
-            RunError: it is damaged or missing; nothing was changed.
+        Nothing is changed where this raises ChangedError (other variables, or of other shapes) or RunError (damaged).
         """
         try:
             reader = tf.train.load_checkpoint(path)
@@ -125,14 +109,15 @@ class Checkpoints:
                     "new run"
                 )
             own = {name: variable.shape.as_list() for name, variable in self.variables.items()}
-            unknown = sorted(
+            mismatched = sorted(
                 f"{name} is {shapes.get(name, 'missing')} instead of {own.get(name, 'missing')}"
                 for name in {*own, *shapes} - {PROGRESS}
                 if own.get(name) != shapes.get(name)
             )
-            if unknown or PROGRESS not in shapes:
-                shown = "; ".join(unknown[:5]) + (f"; and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-                raise ChangedError(f"{path}: is of another network ({shown or 'its progress is missing'})")
+            if mismatched or PROGRESS not in shapes:
+                more = f"; and {len(mismatched) - 5} more" if len(mismatched) > 5 else ""
+                shown = "; ".join(mismatched[:5]) + more or "its progress is missing"
+                raise ChangedError(f"{path}: is of another network ({shown})")
             # Everything is read, and its checksums are checked, before anything is changed.
             values = {name: reader.get_tensor(name) for name in own}
             progress = reader.get_tensor(PROGRESS).decode()
@@ -160,28 +145,26 @@ class Checkpoints:
                     tensors=[*tensors, tf.constant(progress)],
                 )
             for path in sorted(glob.glob(f"{glob.escape(temporary)}.*")):  # .data-* comes before .index
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+                sync(path)
                 os.replace(path, os.path.join(self.folder, name) + path.removeprefix(temporary))
-            sync_directory(self.folder)
+            sync(self.folder)
             self._sweep(name, best)
-        except tf.errors.OpError as error:
-            self.failure = brief(error)
-        except OSError as error:
-            self.failure = error.strerror or str(error)
         except Exception as error:
             # The thread would only print it; `wait` raises it.
             self.failure = f"{type(error).__name__}: {error}"
-        if self.failure:
+            if isinstance(error, tf.errors.OpError):
+                self.failure = brief(error)
+            elif isinstance(error, OSError):
+                self.failure = error.strerror or str(error)
             with contextlib.suppress(OSError):
                 self._remove_temporary()  # it may be what fills the disk
 
     def _sweep(self, name, best):
         """Names the newest, and removes those that are neither new nor the best nor of the last whole epoch."""
         names = [os.path.basename(path) for path in checkpoint_paths(self.folder)]
-        # Checkpoints behind this one are of a future that the run has gone back before.
+        # Checkpoints of later steps were damaged when the run resumed from an earlier one.
         names = [each for each in names if checkpoint_place(each) <= checkpoint_place(name)]
-        # The last whole epoch is kept too: evaluation and export take it.
+        # Evaluation and export take the last whole epoch.
         whole = [each for each in names if not checkpoint_place(each)[1]][-1:]
         kept = [each for each in names if each in names[-self.keep :] or each in (best, *whole)]
         with atomic_write(os.path.join(self.folder, "checkpoint")) as file:  # for tf.train.latest_checkpoint

@@ -17,41 +17,34 @@ from keras_alexnet.model.towers import check_precision, choose_devices
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """The processes and replicas of a run.
+    """The processes and replicas of a run."""
 
-    Attributes:
-        strategy: tf.distribute.Strategy, in whose scope model, optimizer and trainer are made.
-        workers: int >= 1, processes.
-        worker: int, which of them this is.
-        replicas: int, of all processes.
-    """
-
-    strategy: tf.distribute.Strategy
-    workers: int = 1
-    worker: int = 0
-    replicas: int = 1
+    strategy: tf.distribute.Strategy  # model, optimizer and trainer are made in its scope
+    workers: int = 1  # processes
+    worker: int = 0  # which of them this is
+    replicas: int = 1  # of all processes
 
     @property
     def is_chief(self):
         """Whether this is the process that writes, bool."""
         return self.worker == 0
 
+    @property
+    def part(self):
+        """(worker, workers), by which a source gives this process its part of the images."""
+        return self.worker, self.workers
+
 
 def choose(run, network, batch_size):
-    """The distribution and the devices of a run; before TensorFlow does anything else, since it connects the machines.
-
-    Args:
-        run: config.RunConfig; with "multi_worker", TF_CONFIG is read, or Slurm's environment where it is not set.
-        network: config.NetworkConfig.
-        batch_size: int, images of a whole batch.
+    """The distribution and the devices of a run's settings; before all else in TensorFlow: it connects the machines.
 
     Returns:
         (Distribution, names of the towers' devices, names of all devices that were asked for); () where TensorFlow
         places everything itself.
 
     Raises:
-        UsageError: a device is missing or lacks the precision, there is no cluster in the environment, or the batch
-            does not divide.
+        UsageError or ArgumentError: a device is missing or lacks the precision, the environment names no cluster, or
+            the batch cannot be divided.
     """
     names = network.device_names()
     if run.strategy == "one":
@@ -68,7 +61,7 @@ def choose(run, network, batch_size):
 
 
 def open_distribution(strategy, devices=(), batch_size=1):
-    """The Distribution of a strategy's name; devices such as "GPU:0" are for "mirrored", () for all GPUs or the CPU."""
+    """The Distribution of --strategy; devices such as "GPU:0" are for "mirrored", () for all GPUs or the CPU."""
     if strategy == "one":
         return Distribution(tf.distribute.get_strategy())
     if strategy == "mirrored":
@@ -87,16 +80,16 @@ def open_distribution(strategy, devices=(), batch_size=1):
 
 
 def resolver():
-    """Where the workers are and which this one is, from TF_CONFIG or Slurm: a tf.distribute ClusterResolver."""
+    """The tf.distribute ClusterResolver of TF_CONFIG or, where that is not set, of Slurm's environment."""
     text = os.environ.get("TF_CONFIG")
     if text is None and "SLURM_PROCID" in os.environ:
-        # Port 8888 on every node, 8889 for its second task and so on. The GPUs of a task are those that Slurm shows it;
-        # what is said of them here only has to be enough for all tasks, since the class counts tasks by GPUs.
+        # Port 8888 on every node, 8889 for its second task and so on. The class counts tasks by GPUs: the number given
+        # here only has to be enough for all tasks. A task uses the GPUs that Slurm shows it.
         tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")))
         found = tf.distribute.cluster_resolver.SlurmClusterResolver(
             gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
         )
-        found.cluster_spec()  # which finds out the task, too
+        found.cluster_spec()  # sets task_id too
         return found
     try:
         config = json.loads(text or "null")

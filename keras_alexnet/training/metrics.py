@@ -6,36 +6,24 @@ NAMES = ("loss", "top1_error", "top5_error", "mean_squared_error")
 
 
 def top_k_credit(scores, labels, k):
-    """How right each answer is among the k best, ties shared as the release shares them.
+    """How right each answer is among the k best, ties shared as the release shares them: float32 (B,) in 0..1.
 
     Slots are what the classes strictly above the label leave of k; the label gets min(1, slots / classes tied with
-    it, itself included), or 0 without a slot (`src/layer_kernels.cu`, kMultiSoftmaxCost).
-
-    Args:
-        scores: float (B, classes), larger is better.
-        labels: int (B,).
-        k: int >= 1.
-
-    Returns:
-        float32 (B,), in 0..1.
+    it, itself included), or 0 without a slot (`src/layer_kernels.cu`, kMultiSoftmaxCost). Scores are float
+    (B, classes), larger is better; labels int (B,).
     """
     label_score = tf.gather(scores, labels, batch_dims=1)[:, None]
     above = tf.reduce_sum(tf.cast(scores > label_score, tf.float32), axis=1)
     tied = tf.reduce_sum(tf.cast(scores == label_score, tf.float32), axis=1)
-    # A score that is not a number ties with nothing, itself included, and is never right.
+    # A score that is nan ties with nothing, itself included, and is never right.
     return tf.clip_by_value(tf.math.divide_no_nan(k - above, tied), 0.0, 1.0)
 
 
 def per_image(logits, labels):
-    """The numbers behind every metric, image by image.
+    """The metrics of each image, from logits (B, classes) and labels int (B,): dict of float32 (B,) by NAMES.
 
-    Args:
-        logits: float32 (B, classes).
-        labels: int (B,).
-
-    Returns:
-        dict of float32 (B,) by the names in NAMES: cross-entropy in nats, errors in percent (0..100), and the mean
-        over the classes of the squared difference between probabilities and the one-hot label.
+    Cross-entropy in nats, errors in percent (0..100), and the mean over the classes of the squared difference between
+    probabilities and the one-hot label.
     """
     return {
         "loss": tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits),
@@ -44,14 +32,9 @@ def per_image(logits, labels):
 
 
 def of_probabilities(probabilities, labels):
-    """As `per_image`, of probabilities: those of an exported model, or the mean of several.
-
-    Args:
-        probabilities: float32 (B, classes); a sum of several models' is fine for the two errors.
-        labels: int (B,).
-    """
+    """As `per_image`, from the probabilities of an exported model or the mean of several models'."""
     of_label = tf.gather(probabilities, labels, batch_dims=1)
-    # A probability too small for float32 is 0; its logarithm is to stay a number.
+    # A probability too small for float32 is 0; its logarithm must stay finite.
     loss = -tf.math.log(tf.maximum(of_label, 1e-37))
     return {"loss": loss, **_errors(probabilities, probabilities, labels)}
 
@@ -66,27 +49,17 @@ def _errors(scores, probabilities, labels):
 
 
 def sums(values, counted):
-    """Sums over a batch, and the number of its images behind them.
+    """Sums of `per_image` over a batch, and behind them the number of its images: float32 (len(NAMES) + 1,).
 
-    Args:
-        values: dict as of `per_image`.
-        counted: float32 (B,), 1 for an image and 0 for what only fills the batch.
-
-    Returns:
-        float32 (len(NAMES) + 1,).
+    `counted` is float32 (B,), 1 for an image and 0 for what only fills the batch.
     """
     return tf.stack([*(tf.reduce_sum(counted * values[name]) for name in NAMES), tf.reduce_sum(counted)])
-
-
-def loss_of(sums):
-    """The mean loss of `sums`, float32."""
-    return sums[NAMES.index("loss")] / sums[-1]
 
 
 class Averages:
     """Running means of `per_image` over a set, so that every image counts the same.
 
-    Keras' `Mean` has a sum in float32, which is too short for an epoch of a million images, and one more for each name.
+    Keras' `Mean` has a sum in float32, which is not exact enough for an epoch of a million images.
     """
 
     def __init__(self):

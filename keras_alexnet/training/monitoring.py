@@ -1,6 +1,7 @@
 """What a run shows while it trains: TensorBoard's curves and filters, `history.csv`, and warnings."""
 
 import csv
+import glob
 import math
 import os
 import resource
@@ -15,18 +16,10 @@ import tensorflow as tf
 from keras_alexnet.files import atomic_write
 from keras_alexnet.training import metrics
 
+_ERRORS = ("loss", "top1_error", "top5_error")
 HISTORY_COLUMNS = (
-    "epoch",
-    "loss",
-    "top1_error",
-    "top5_error",
-    "val_loss",
-    "val_top1_error",
-    "val_top5_error",
-    "learning_rate",
-    "images_per_second",
-    "mean_squared_error",
-    "val_mean_squared_error",
+    *("epoch", *_ERRORS, *(f"val_{name}" for name in _ERRORS), "learning_rate", "images_per_second"),
+    *("mean_squared_error", "val_mean_squared_error"),
 )
 _SPLITS = ("train", "val")
 
@@ -48,36 +41,32 @@ GAP = 4
 class Curves(keras.callbacks.Callback):
     """TensorBoard: loss, errors, learning rate, images/s and conv1's filters; weights and a profile on request.
 
-    Training and validation go to two runs of the same tags over the same steps, so that they share their charts.
+    Training and validation are two TensorBoard runs with the same tags and steps, so that they share their charts.
 
     Args:
-        log_dir: str, gets the folders `train` and `val`.
+        run: config.RunConfig.
         trainer: trainer.Trainer.
-        first_step: int, updates made before this process.
-        every: int, updates between two points of the training curves; an epoch has one at its end in any case.
-        histograms: bool, weights and velocities once an epoch.
-        profile: None or (first, last), the steps to profile, counted from 1 over the whole run.
-        sums: dict, sums at the last point, as `flushed` returned them; empty at the start of a run.
-        files: dict of str -> int, bytes of TensorBoard's files at that time: what was written later is removed, since
+        progress: progress.Progress that the run resumes from. What TensorBoard's files got after it is removed, since
             those steps are made again.
     """
 
-    def __init__(self, log_dir, trainer, first_step, every, histograms, profile, sums=None, files=None):
+    def __init__(self, run, trainer, progress):
         super().__init__()
-        _truncate(log_dir, files or {})
-        self.trainer, self.step, self.every = trainer, first_step, every
-        self.histograms, self.profile, self.profiling = histograms, profile, False
-        self.log_dir = log_dir
-        self.train_writer = tf.summary.create_file_writer(os.path.join(log_dir, _SPLITS[0]))
-        self.val_writer = tf.summary.create_file_writer(os.path.join(log_dir, _SPLITS[1]))
-        self.before = sums or {}
+        self.log_dir = os.path.join(run.model_dir, "logs")
+        _truncate(self.log_dir, progress.files)
+        self.trainer, self.step, self.every = trainer, progress.steps, run.summary_steps
+        self.histograms, self.profile, self.profiling = run.histograms, run.profile, False
+        self.train_writer, self.val_writer = (
+            tf.summary.create_file_writer(os.path.join(self.log_dir, split)) for split in _SPLITS
+        )
+        self.before = progress.sums  # sums of the epoch at the last point
 
-    def flushed(self):
-        """Writes everything to the files; returns (sums, files), see the arguments."""
+    def flush(self, progress):
+        """Writes everything to the files, and notes in `progress` how far they are."""
         self.train_writer.flush()
         self.val_writer.flush()
-        sizes = {name: os.path.getsize(os.path.join(self.log_dir, name)) for name in _files(self.log_dir)}
-        return self.before, sizes
+        progress.sums = self.before
+        progress.files = {name: os.path.getsize(os.path.join(self.log_dir, name)) for name in _files(self.log_dir)}
 
     def on_epoch_begin(self, epoch, logs=None):
         if not self.trainer.averages.count():  # a resumed epoch keeps its last point
@@ -90,7 +79,7 @@ class Curves(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.profiling and self.step >= self.profile[1]:
+        if self.profile and self.step >= self.profile[1]:
             self._stop_profiling()
         if self.step % self.every == 0:
             self._write_point()
@@ -113,8 +102,7 @@ class Curves(keras.callbacks.Callback):
         self.val_writer.flush()
 
     def on_train_end(self, logs=None):
-        if self.profiling:
-            self._stop_profiling()
+        self._stop_profiling()
         self.train_writer.close()
         self.val_writer.close()
 
@@ -128,31 +116,29 @@ class Curves(keras.callbacks.Callback):
         self.before = now
 
     def _stop_profiling(self):
-        tf.profiler.experimental.stop()
-        self.profiling = False
+        if self.profiling:
+            tf.profiler.experimental.stop()
+            self.profiling = False
 
 
 def write_history(path, rows):
-    """Writes all rows of a run's history; no reader sees half of it.
-
-    Args:
-        path: str, `history.csv`.
-        rows: list of dict with the keys in HISTORY_COLUMNS, one an epoch.
-    """
+    """Writes a run's `history.csv`: rows are dicts with the keys in HISTORY_COLUMNS, one for each epoch."""
     with atomic_write(path, newline="") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
         writer.writeheader()
-        writer.writerows({name: _short(row[name]) for name in HISTORY_COLUMNS} for row in rows)
+        for row in rows:
+            values = {name: row[name] for name in HISTORY_COLUMNS}
+            writer.writerow({name: f"{each:.6g}" if isinstance(each, float) else each for name, each in values.items()})
 
 
 class Warnings(keras.callbacks.Callback):
-    """TensorBoard: speed, waiting and memory; and a warning for each thing that goes wrong, once a process.
+    """TensorBoard: speed, waiting and memory; and each warning once in a process.
 
     Args:
         curves: Curves, in whose training part the points appear.
         folder: str, whose disk is watched.
         needed: int, bytes of a checkpoint.
-        constant_loss: float, nats, of the majority-class baseline.
+        constant_loss: float, nats, of always answering with the shares of the classes.
         classes: int.
         epoch_steps: int, steps of an epoch.
         variant: str, of the network.
@@ -163,29 +149,28 @@ class Warnings(keras.callbacks.Callback):
         self.curves, self.folder, self.needed = curves, folder, needed
         self.constant_loss, self.classes, self.variant = constant_loss, classes, variant
         self.patience = min(FLAT_STEPS, FLAT_EPOCHS * epoch_steps)
-        self.begun, self.images, self.waited, self.seen, self.flat = None, 0.0, 0.0, 0, 0
-        self.warned = set()
+        self.begun = None  # (time, images, seconds waited) at the last point
+        self.seen, self.flat, self.warned = 0, 0, set()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.begun = None  # the time of the validation does not count
 
     def on_train_batch_end(self, batch, logs=None):
-        trainer, now = self.curves.trainer, time.perf_counter()
+        trainer = self.curves.trainer
         self.seen += 1
-        count = trainer.averages.count()
+        now = (time.perf_counter(), trainer.averages.count(), trainer.waited)
         if self.begun is None:
-            self.begun, self.images, self.waited = now, count, trainer.waited
+            self.begun = now
             return
         if self.curves.step % self.curves.every:
             return
-        seconds, images = now - self.begun, count - self.images
-        waiting = (trainer.waited - self.waited) / seconds
+        seconds, images, waited = (end - start for end, start in zip(now, self.begun, strict=True))
+        self.begun, waiting = now, waited / seconds
         with self.curves.train_writer.as_default(self.curves.step):
             tf.summary.scalar("speed/images_per_second", images / seconds)
             tf.summary.scalar("speed/share_of_time_waiting_for_images", waiting)
             for name, size in memory().items():
                 tf.summary.scalar(f"memory/{name}_gigabytes", size / _GIGABYTE)
-        self.begun, self.images, self.waited = now, count, trainer.waited
         if self.seen > WARM_UP and waiting > WAITING:
             self._warn(
                 "waiting",
@@ -219,33 +204,15 @@ class Warnings(keras.callbacks.Callback):
             )
 
     def _warn(self, kind, message):
-        if kind in self.warned:
-            return
-        self.warned.add(kind)
-        print(f"warning: {message}", file=sys.stderr, flush=True)
-        self.note(message)
+        if kind not in self.warned:
+            self.warned.add(kind)
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+            self.note(message)
 
     def note(self, message):
         """Writes a warning to TensorBoard alone."""
         with self.curves.train_writer.as_default(self.curves.step):
             tf.summary.text("warnings", message)
-
-
-class FirstStep(keras.callbacks.Callback):
-    """Prints once how long it took to the first step.
-
-    Args:
-        started: float, `time.perf_counter` when the program started.
-    """
-
-    def __init__(self, started):
-        super().__init__()
-        self.started = started
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.started is not None:
-            print(f"first step {time.perf_counter() - self.started:.1f} s after the start", flush=True)
-            self.started = None
 
 
 def memory():
@@ -260,49 +227,41 @@ def memory():
 
 def idle_gpus(model):
     """GPUs that hold no variable of a model: list of str, such as "GPU:1"."""
-    used = {device for variable in model.variables for device in _devices_of(variable.value)}
+    used = set()
+    for variable in model.variables:
+        replicas = getattr(variable.value, "values", None)  # a method of variables that are not of several replicas
+        used |= {each.device for each in (replicas if isinstance(replicas, tuple) else [variable.value])}
     present = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
     return [name for name in present if not any(device.endswith(name) for device in used)]
 
 
-def _devices_of(variable):
-    replicas = getattr(variable, "values", None)
-    return [each.device for each in replicas] if isinstance(replicas, tuple) else [variable.device]
-
-
 def conv1_towers(model):
-    """The filters of conv1 by tower.
-
-    Args:
-        model: AlexNet, in two towers or in one, whose first and second half of filters then stand for them.
-
-    Returns:
-        list of two float32 (11, 11, 3, filters).
-    """
+    """The filters of conv1 by tower: list of two float32 (11, 11, 3, filters); of one tower, its two halves."""
     kernels = [layer.kernel.numpy() for layer in model.layers if layer.name.startswith("conv1")]
     return kernels if len(kernels) > 1 else np.array_split(kernels[0], 2, axis=-1)
 
 
 def conv1_grid(model, scale=3):
-    """The filters of conv1, scaled by one common factor. Args and returns as `grid`, of `conv1_towers`."""
+    """The filters of conv1 as an image, see `grid`."""
     return grid(conv1_towers(model), scale)
 
 
 def grid(towers, scale=3, normalize="jointly"):
-    """Filters as an image, one block per tower.
+    """Filters as an image, uint8 (rows, columns, 3), RGB: a block for each tower, lines of 16 filters, white borders.
 
     Args:
-        towers: list of two float (rows, columns, 3, filters).
+        towers: as of `conv1_towers`.
         scale: int >= 1, pixels per weight.
-        normalize: "jointly", one common factor for all, or "each": every filter is first standardized by its own mean
-            and standard deviation, as `shownet.py --norm-filters` of the release has it.
-
-    Returns:
-        uint8 (rows, columns, 3), RGB: the first tower's 48 filters in three lines of 16, below them the second's. Zero
-        ("each": a filter's mean) is mid-grey, borders white.
+        normalize: "jointly", one common factor for all, zero is mid-grey; or "each": every filter is first standardized
+            by its own mean and standard deviation, as by `shownet.py --norm-filters` of the release.
     """
     if normalize == "each":
-        towers = [_standardized(kernel) for kernel in towers]
+        # A filter of equal weights becomes 0.
+        deviations = [kernel.std((0, 1, 2)) for kernel in towers]
+        towers = [
+            (kernel - kernel.mean((0, 1, 2))) / np.where(deviation > 0, deviation, 1.0)
+            for kernel, deviation in zip(towers, deviations, strict=True)
+        ]
     peak = max(np.abs(kernel).max() for kernel in towers) or 1.0
     blocks = [_block(kernel / peak * 0.5 + 0.5) for kernel in towers]
     gap = np.ones((GAP, blocks[0].shape[1], 3))
@@ -310,32 +269,19 @@ def grid(towers, scale=3, normalize="jointly"):
     return grid.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _standardized(kernel):
-    """Each filter with mean 0 and standard deviation 1; one of equal weights becomes 0."""
-    centered = kernel - kernel.mean((0, 1, 2))
-    deviation = kernel.std((0, 1, 2))
-    return centered / np.where(deviation > 0, deviation, 1.0)
-
-
 def _block(kernel):
     """(11, 11, 3, filters) in 0..1 -> (lines * 12, 16 * 12, 3), white where a line is not full."""
     filters = np.moveaxis(kernel, -1, 0)
     missing = -len(filters) % min(PER_LINE, len(filters))
-    margins = ((0, missing), (0, BORDER), (0, BORDER), (0, 0))
-    filters = np.pad(filters, margins, constant_values=1.0)
-    lines = math.ceil(len(filters) / PER_LINE)
-    return np.concatenate([np.concatenate(line, axis=1) for line in np.split(filters, lines)], axis=0)
+    filters = np.pad(filters, ((0, missing), (0, BORDER), (0, BORDER), (0, 0)), constant_values=1.0)
+    lines = np.split(filters, math.ceil(len(filters) / PER_LINE))
+    return np.concatenate([np.concatenate(line, axis=1) for line in lines], axis=0)
 
 
 def _files(log_dir):
     """TensorBoard's files of the curves, by their paths below the logs."""
-    return [
-        os.path.join(split, name)
-        for split in _SPLITS
-        if os.path.isdir(os.path.join(log_dir, split))
-        for name in sorted(os.listdir(os.path.join(log_dir, split)))
-        if name.startswith("events.out.tfevents.")
-    ]
+    paths = (glob.glob(os.path.join(glob.escape(log_dir), split, "events.out.tfevents.*")) for split in _SPLITS)
+    return [os.path.relpath(path, log_dir) for each in paths for path in sorted(each)]
 
 
 def _truncate(log_dir, files):
@@ -346,7 +292,3 @@ def _truncate(log_dir, files):
             os.unlink(path)
         elif os.path.getsize(path) > files[name]:
             os.truncate(path, files[name])
-
-
-def _short(value):
-    return value if isinstance(value, int) else f"{value:.6g}"

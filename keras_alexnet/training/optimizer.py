@@ -21,9 +21,9 @@ class MomentumSGD(keras.optimizers.Optimizer):
         momentum: float, 0 <= momentum < 1.
         weight_decay: float >= 0, for kernels.
         bias_learning_rate_multiplier: float >= 0, learning rate of the biases over that of the kernels.
-        layer_learning_rate_multipliers: optional dict, start of a layer's name -> float >= 0, a further factor for
-            the kernels and biases of the layers whose name starts so; the longest start counts. Factors can be
-            changed while training by `set_multiplier`; their names are fixed here.
+        layer_learning_rate_multipliers: optional dict, start of a layer's name -> float >= 0, a further factor for the
+            kernels and biases of the layers whose name starts so; the longest start counts. `set_multiplier` changes
+            a factor while training.
         layer_weight_decays: optional dict, start of a layer's name -> float >= 0, the decay of its kernels in place of
             `weight_decay`; the longest start counts.
         name: str.
@@ -68,20 +68,13 @@ class MomentumSGD(keras.optimizers.Optimizer):
         for variable in variables:
             with tf.device(variable.value.device):
                 self.velocities.append(self.add_variable_from_reference(variable, "velocity"))
-        self._labels = [self._labels_of(variable) for variable in variables]
-        self._decays = [self._decay_of(variable) for variable in variables]
-
-    def _labels_of(self, variable):
-        """The labels of the multipliers that a variable has."""
-        layers = _longest_start([label for label in self._multipliers if label != "bias"], variable)
-        return [*(["bias"] if "bias" in variable.name else []), *layers]
-
-    def _decay_of(self, variable):
-        """The decay of a variable, float; 0 for a bias."""
-        if "bias" in variable.name:
-            return 0.0
-        layers = _longest_start(self.layer_decays, variable)
-        return self.layer_decays[layers[0]] if layers else self.kernel_decay
+        layers = [label for label in self._multipliers if label != "bias"]
+        self._labels, self._decays = [], []  # of each variable: labels of its multipliers, and decay
+        for variable in variables:
+            is_bias = "bias" in variable.name
+            self._labels.append(["bias"] * is_bias + _longest_start(layers, variable))
+            decay = [self.layer_decays[label] for label in _longest_start(self.layer_decays, variable)]
+            self._decays.append(0.0 if is_bias else [*decay, self.kernel_decay][0])
 
     def set_multiplier(self, label, value):
         """Sets the factor of a layer named at construction, or of "bias". Raises KeyError for another."""
@@ -161,6 +154,6 @@ def _each_on_its_device(function, tensors):
 
 
 def _longest_start(labels, variable):
-    """The longest of the labels that the name of a variable's layer starts with, in a list; an empty one for none."""
+    """The longest of the labels that the name of a variable's layer starts with, in a list that is empty for none."""
     layer = getattr(variable, "path", variable.name).split("/")[-2:][0]  # the last but one part of its path
     return sorted((label for label in labels if layer.startswith(label)), key=len)[-1:]

@@ -15,31 +15,18 @@ _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint keeps as JSON, so that a run resumes as if it had not been interrupted.
+    """What a checkpoint keeps as JSON, so that a run resumes as if it had not been interrupted."""
 
-    Attributes:
-        epochs: int, whole epochs done, their validation included.
-        steps: int, updates made.
-        batches: int, of these, the updates of the unfinished epoch.
-        seconds: float, that these took.
-        history: list of dict, a row of `history.csv` for each epoch.
-        plateau: dict, the state of `schedules.Plateau`; empty without one.
-        finished: bool, the plateau policy has ended training.
-        sums: dict, what `monitoring.Curves` counts from since its last point.
-        files: dict of str -> int, bytes of TensorBoard's files up to here, by their paths below the logs.
-        workers: int, processes that train together.
-    """
-
-    epochs: int = 0
-    steps: int = 0
-    batches: int = 0
-    seconds: float = 0.0
-    history: list = dataclasses.field(default_factory=list)
-    plateau: dict = dataclasses.field(default_factory=dict)
-    finished: bool = False
-    sums: dict = dataclasses.field(default_factory=dict)
-    files: dict = dataclasses.field(default_factory=dict)
-    workers: int = 1
+    epochs: int = 0  # whole epochs done, their validation included
+    steps: int = 0  # updates made
+    batches: int = 0  # of these, the updates of the unfinished epoch
+    seconds: float = 0.0  # that these took
+    history: list = dataclasses.field(default_factory=list)  # a row of `history.csv` for each epoch, dict
+    plateau: dict = dataclasses.field(default_factory=dict)  # the state of `schedules.Plateau`; empty without one
+    finished: bool = False  # the plateau policy has ended training
+    sums: dict = dataclasses.field(default_factory=dict)  # of the epoch at the last point of `monitoring.Curves`
+    files: dict = dataclasses.field(default_factory=dict)  # TensorBoard's, path below the logs -> bytes up to here
+    workers: int = 1  # processes that train together
 
     def to_json(self):
         return json.dumps(dataclasses.asdict(self))
@@ -52,7 +39,7 @@ class Progress:
 
 
 def of_json(text):
-    """Progress as `to_json` wrote it; of an earlier version what it had. Raises ValueError of anything else."""
+    """Progress as this or an earlier version's `to_json` wrote it. Raises ValueError of anything else."""
     kept = json.loads(text)
     if not isinstance(kept, dict):
         raise ValueError("is not the progress of a run")

@@ -15,9 +15,8 @@ SCALINGS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": ma
 class Plateau:
     """Section 5: "divide the learning rate by 10 when the validation error rate stopped improving", three times.
 
-    The paper does not say how long its authors waited; `patience` does. An error that the majority-class baseline
-    reaches too is not learning yet: nothing is counted before the error first falls below it, or the flat start of the
-    published initialization would use up all cuts.
+    The paper does not say how long its authors waited. No epoch is counted before the error first falls below that of
+    the majority-class baseline, or the flat start of the published initialization would use up all cuts.
 
     Attributes:
         rate: float, the rate now.
@@ -55,17 +54,10 @@ class Plateau:
 
 
 def parse(text):
-    """The text of a schedule by epoch -> its entries.
+    """The text of --lr_schedule -> tuple of (after_epoch, label, learning rate), in the order of the epochs.
 
-    Args:
-        text: str, AFTER_EPOCH:[LAYERS=]RATE,... such as "25:0.001,25:bias=0.002".
-
-    Returns:
-        tuple of (after_epoch, label, learning rate), in the order of the epochs; the label is "" for all kernels,
-        "bias" for all biases, or the start of layer names.
-
-    Raises:
-        ArgumentError: an entry is malformed, or freezes everything.
+    The label is "" for all kernels, "bias" for all biases, or the start of layer names. Raises ArgumentError where an
+    entry is malformed or freezes everything.
     """
     entries = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -83,17 +75,13 @@ def parse(text):
 
 
 def rates_after(epochs, schedule, learning_rate, bias_multiplier):
-    """The rates of a schedule by epoch, once so many epochs are done.
+    """The learning rates of a schedule (entries as of `parse`) after so many epochs.
 
-    Args:
-        epochs: int >= 0, epochs done.
-        schedule: entries as `parse` gives them.
-        learning_rate: float, rate of the kernels at the start.
-        bias_multiplier: float, rate of the biases over it.
+    Without an entry the kernels have `learning_rate`, and the biases `bias_multiplier` times theirs.
 
     Returns:
-        (rate, multipliers): the kernels' rate, and a dict of label -> factor on it ("bias" always). A rate set for
-        biases or layers stays as it is when the kernels' rate changes: the release had one rate each.
+        (learning rate of the kernels, dict of label -> factor on it, "bias" always). A learning rate set for biases or
+        layers stays when that of the kernels changes: the release had one for each.
     """
     rate, own = learning_rate, {}
     for after_epoch, label, value in schedule:
@@ -103,11 +91,10 @@ def rates_after(epochs, schedule, learning_rate, bias_multiplier):
             own[label] = value
         else:
             rate = value
-    labels = {label for _, label, _ in schedule if label} - {"bias"}
-    multipliers = {label: _ratio(own[label], rate) if label in own else 1.0 for label in labels}
-    multipliers["bias"] = _ratio(own["bias"], rate) if "bias" in own else bias_multiplier
-    return rate, multipliers
+    multipliers = {**dict.fromkeys(layer_labels(schedule), 1.0), "bias": bias_multiplier}
+    return rate, multipliers | {label: value / rate if rate else 0.0 for label, value in own.items()}
 
 
-def _ratio(value, rate):
-    return value / rate if rate else 0.0
+def layer_labels(schedule):
+    """The starts of layer names that have entries in a schedule: set of str."""
+    return {label for _, label, _ in schedule} - {"", "bias"}

@@ -11,48 +11,42 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 class StopRequest:
-    """Whether the process was asked to stop.
-
-    Attributes:
-        signal: int, the number of the first signal, or None.
-        at_once: bool, a signal raises RequeueError (Ctrl-C: KeyboardInterrupt) where it arrives, since there is nothing
-            to save yet.
-    """
+    """Whether the process was asked to stop."""
 
     def __init__(self):
-        self.signal, self.at_once = None, True
+        self.signal = None  # the number of the first one
+        # A signal raises RequeueError (Ctrl-C: KeyboardInterrupt) where it arrives, since there is nothing to save yet.
+        self.at_once = True
 
     def __bool__(self):
         return self.signal is not None
 
+    def listen(self):
+        """Sets the handlers; again after TensorFlow's multi-worker strategy is made, which replaces that of SIGTERM."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main thread may set handlers
+        for number in STOPPING:
+            # A signal that is ignored, such as SIGINT in a shell's background or SIGHUP under nohup, stays ignored.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        if number == signal.SIGINT and (self.at_once or self.signal == signal.SIGINT):
+            raise KeyboardInterrupt
+        if self.at_once:
+            name = signal.Signals(number).name
+            raise RequeueError(f"stopped by {name} before the first step; the same command starts again")
+        self.signal = self.signal or number
+
 
 @contextlib.contextmanager
 def catch_signals():
-    """A block in which the signals are noted; a second Ctrl-C interrupts as usual.
-
-    Yields:
-        StopRequest.
-    """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request  # only the main thread may set handlers
-        return
-
-    def note(number, frame):
-        if number == signal.SIGINT and (request.at_once or request.signal == signal.SIGINT):
-            raise KeyboardInterrupt
-        if request.at_once:
-            name = signal.Signals(number).name
-            raise RequeueError(f"stopped by {name} before the first step; the same command starts again")
-        request.signal = request.signal or number
-
-    # A signal that is ignored, such as SIGINT in a shell's background or SIGHUP under nohup, stays ignored.
-    before = {number: signal.getsignal(number) for number in STOPPING}
-    for number, handler in before.items():
-        if handler != signal.SIG_IGN:
-            signal.signal(number, note)
+    """A block in which signals are noted in the StopRequest that it yields; a second Ctrl-C interrupts as usual."""
+    request, before = StopRequest(), {number: signal.getsignal(number) for number in STOPPING}
+    request.listen()
     try:
         yield request
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,7 +1,6 @@
-"""The compiled training and test steps, and how a dataset runs through them.
+"""The compiled training and test steps, and the loops over a dataset.
 
-Keras' `fit` does not run under the multi-worker strategy (its issue 20585), and cannot start within an epoch; these
-steps do both, and are the same everywhere.
+Keras' `fit` does not run under the multi-worker strategy (its issue 20585), and cannot start within an epoch.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ class NonFiniteError(RunError):
 class Trainer:
     """The compiled steps of one model, on one device, on several or on several machines.
 
-    Created within the scope of its strategy, see `training.distribution`. All replicas together make the step that one
+    Created in the scope of its strategy, see `training.distribution`. All replicas together make the step that one
     would make on the whole batch.
 
     Args:
@@ -55,7 +54,7 @@ class Trainer:
         sums = self._sum_of_replicas(self._update, images, labels)
         with tf.device(self.device):
             self.averages.add(sums)
-            return metrics.loss_of(sums)
+            return sums[metrics.NAMES.index("loss")] / sums[-1]
 
     def _test_step(self, images, labels):
         sums = self._sum_of_replicas(self._test, images, labels)
@@ -101,7 +100,7 @@ class Trainer:
         return tf.pad(images, [[0, none], [0, 0], [0, 0], [0, 0]]), tf.pad(labels, [[0, none]]), counted
 
     def variables(self):
-        """All that training resumes with, by name: dict of str -> tf.Variable."""
+        """All that training resumes with: dict of str -> tf.Variable."""
         trained, optimizer = self.model.trainable_variables, self.optimizer
         velocities = getattr(optimizer, "inner_optimizer", optimizer).velocities
         found = {variable.path: variable for variable in trained}
@@ -113,7 +112,7 @@ class Trainer:
         return {name: variable.value for name, variable in found.items()} | {"averages": self.averages.variable}
 
     def steps(self, dataset, last, callbacks, progress):
-        """Trains on the batches of a dataset, and counts them.
+        """Trains on the batches of a dataset; yields the loss of each step, float, after it.
 
         Args:
             dataset: of (images, labels), see `data.pipeline.training`.
@@ -122,21 +121,15 @@ class Trainer:
             callbacks: keras.callbacks.CallbackList.
             progress: progress.Progress, whose steps and batches are updated.
 
-        Yields:
-            float, the loss of each step, after it.
-
         Raises:
-            ReadError: the data graph failed.
+            ReadError: an image cannot be read.
             NonFiniteError: the loss is not finite.
             RunError: the dataset holds another number of batches.
         """
         batches = self._filled(dataset, last - progress.batches)
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
+        asked = time.perf_counter()
+        for batch in batches:
             self.waited += time.perf_counter() - asked
-            if batch is None:
-                return
             callbacks.on_train_batch_begin(progress.batches)
             loss = float(self.train_step(*batch))
             progress.steps, progress.batches = progress.steps + 1, progress.batches + 1
@@ -144,22 +137,19 @@ class Trainer:
                 raise NonFiniteError(f"the loss is {loss} at step {progress.steps}")
             callbacks.on_train_batch_end(progress.batches - 1, self.averages.result())
             yield loss
+            asked = time.perf_counter()
 
     def evaluate(self, dataset, count, last, stop=lambda: False):
-        """Averages over a dataset that must hold `count` images.
+        """Averages over a dataset: dict of name -> float, see `metrics.NAMES`; None where it was stopped.
 
         Args:
             dataset: of (images, labels).
-            count: int, of the images of all processes.
+            count: int, images that all processes together must see.
             last: int, batches, as of `steps`.
             stop: function of nothing -> bool, called after every batch, whether to stop.
 
-        Returns:
-            dict of name -> float, see `metrics.NAMES`; None where it was stopped.
-
         Raises:
-            ReadError: the data graph failed.
-            RunError: another number of images was seen.
+            RunError: another number of images was seen, or one cannot be read.
         """
         self.tested.reset()
         for images, labels in self._filled(dataset, last):
@@ -173,8 +163,7 @@ class Trainer:
     def _filled(self, dataset, count):
         """`count` batches: those of a dataset and, where processes train together, empty ones after them."""
         found = 0
-        for batch in read(dataset):
-            found += 1
+        for found, batch in enumerate(read(dataset), 1):
             if found > count:
                 break
             yield batch
@@ -187,14 +176,15 @@ class Trainer:
 
     def is_same_for_all(self, number):
         """Whether all processes pass the same number, bool; all of them have to call this."""
-        processes = _processes(self.strategy)
-        return processes == 1 or float(self._sum(tf.constant(float(number)))) == processes * float(number)
+        return self._sum_of_processes(number) == _processes(self.strategy) * float(number)
 
     def any_of_all(self, flag):
         """Whether a flag is set in any of the processes, bool; all of them have to call this."""
-        if _processes(self.strategy) == 1:
-            return bool(flag)
-        return float(self._sum(tf.constant(float(bool(flag))))) > 0
+        return self._sum_of_processes(bool(flag)) > 0
+
+    def _sum_of_processes(self, number):
+        number = float(number)
+        return number if _processes(self.strategy) == 1 else float(self._sum(tf.constant(number)))
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.float32)])
     def _sum(self, number):

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 
 from keras_alexnet import AlexNet
-from keras_alexnet.model import weights
+from keras_alexnet.errors import ArgumentError
+from keras_alexnet.model import variants, weights
+from keras_alexnet.model.variants import TOPOLOGIES
 from tests.reference import network as reference
 
 # Section 3.5 and the shapes of the release, both towers together.
@@ -20,6 +22,11 @@ SHAPES = {
     "fc7": (4096,),
 }
 TINY = 1 / 16
+VARIANTS = ["paper", "release2012", "caffe"]
+
+
+def images_of(size, count=1, scale=60):
+    return np.random.default_rng(0).normal(scale=scale, size=(count, size, size, 3)).astype(np.float32)
 
 
 def layers_named(model, start):
@@ -28,13 +35,13 @@ def layers_named(model, start):
 
 def grouped_weights(model):
     """The weights of either form, as the reference wants them: towers next to each other."""
-    names = [*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7", "fc8"]
-    weights = {}
-    for name in names:
-        layers = layers_named(model, name)
-        weights[f"{name}/kernel"] = np.concatenate([layer.kernel.numpy() for layer in layers], axis=-1)
-        weights[f"{name}/bias"] = np.concatenate([layer.bias.numpy() for layer in layers])
-    return weights
+    return weights.to_grouped(weights.named(model))
+
+
+@pytest.fixture
+def quick_start(monkeypatch):
+    """Weights of zeros: sixty million random numbers take a second."""
+    monkeypatch.setattr(keras.initializers, "RandomNormal", lambda stddev, seed: keras.initializers.Zeros())
 
 
 @pytest.mark.parametrize(
@@ -49,15 +56,27 @@ def grouped_weights(model):
         ({"towers": 1, "groups": 1}, 62_378_344),
         # conv6: 9 x 256 x 256 + 256 = 590,080 more
         ({"topology": "conv6"}, 61_555_304),
+        # 34,944 + 2 (25 x 48 + 1) 160 + 2 (9 x 160 + 1) 192 + 663,936 + 442,624 + 2 (4,608 + 1) 4,096
+        # + 2 (4,096 + 1) 2,048 + 4,097,000
+        ({"topology": "separate"}, 60_714_408),
+        # conv1 17,472 + conv2 153,728 + conv3 221,376 + conv4 331,968 + conv5 442,624, and the dense layers as ever:
+        # 37,752,832 + 16,781,312 + 4,097,000. The release's note says 59.8 million.
+        ({"topology": "half", "towers": 1, "groups": 1}, 59_798_312),
     ],
-    ids=["paper", "grouped", "release2012", "caffe", "one group", "conv6"],
+    ids=["paper", "grouped", "release2012", "caffe", "one group", "conv6", "separate", "half"],
 )
-def test_parameters_and_shapes(settings, parameters):
+def test_parameters_and_shapes(quick_start, settings, parameters):
     model = AlexNet(**settings)
     size = 227 if settings.get("variant") == "caffe" else 224
     assert model.count_params() == parameters
     assert model.input_shape == (None, size, size, 3)
+    other_units = {
+        "separate": ("conv2", "pool2", "fc6"),
+        "half": ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4"),
+    }
     for name, shape in SHAPES.items():
+        if name in other_units.get(settings.get("topology"), ()):
+            shape = (*shape[:-1], TOPOLOGIES[settings["topology"]].get(name.replace("pool", "conv")))
         layers = layers_named(model, name)
         assert len(layers) == settings.get("towers", 2)
         assert all(layer.output.shape[1:-1] == shape[:-1] for layer in layers)
@@ -65,22 +84,21 @@ def test_parameters_and_shapes(settings, parameters):
 
 
 @pytest.mark.parametrize("towers", [1, 2], ids=["grouped", "two towers"])
-@pytest.mark.parametrize("variant", ["paper", "release2012", "caffe"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_forward_pass_is_the_reference(variant, towers):
     model = AlexNet(7, variant, towers, width=TINY, classifier_activation=None, seed=3)
     for layer in model.layers:
         for weight in layer.weights:  # weights large enough for every part of the sum to show
             weight.assign(keras.random.normal(weight.shape, stddev=0.2, seed=len(weight.path) + weight.shape[-1]))
-    size = model.input_shape[1]
-    images = np.random.default_rng(1).normal(scale=60, size=(1, size, size, 3)).astype(np.float32)
+    images = images_of(model.input_shape[1])
     expected = reference.forward(grouped_weights(model), images, variant)["logits"]
     # float32 against float64, over eight layers of sums of up to 2,304 terms
     np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("variant", ["paper", "release2012", "caffe"])
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_start_of_the_weights(variant):
-    weights = grouped_weights(AlexNet(variant=variant, seed=1))
+    weights = grouped_weights(AlexNet(variant=variant, width=0.25, seed=1))
     wide = 0.03 if variant == "release2012" else 0.01
     hidden = 0.005 if variant == "caffe" else 0.01
     one = 0.1 if variant == "caffe" else 1.0
@@ -102,68 +120,42 @@ def test_start_of_the_weights(variant):
         assert np.all(weights[f"{name}/bias"] == np.float32(bias)), name
 
 
-def test_neighboring_seeds_share_no_weights():
-    first, second = (AlexNet(3, width=TINY, seed=seed).get_weights() for seed in (5, 6))
-    kernels = [w for w in (*first, *second) if w.ndim > 1]
+def test_seeds_repeat_and_neighbors_share_no_weights():
+    first, again, second = (AlexNet(3, width=TINY, seed=seed) for seed in (5, 5, 6))
+    for a, b in zip(first.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # No kernel is another one's, neither the other tower's nor another layer's of the next seed.
+    kernels = [w for w in (*first.get_weights(), *second.get_weights()) if w.ndim > 1]
     assert len({w.ravel()[:8].tobytes() for w in kernels}) == len(kernels)
 
 
-def test_towers_start_with_weights_of_their_own_and_a_seed_repeats():
-    first, second = (AlexNet(3, width=TINY, seed=5) for _ in range(2))
-    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    for name in ("conv1", "conv3", "fc7"):
-        towers = [layer.kernel.numpy() for layer in layers_named(first, name)]
-        assert not np.any(towers[0] == towers[1])
-
-
 @pytest.mark.parametrize(
-    "name, sees_both",
+    "name, before, sees_both",
     [
-        ("conv2", False),
-        ("conv3", True),
-        ("conv4", False),
-        ("conv5", False),
-        ("fc6", True),
-        ("fc7", True),
-        ("fc8", True),
+        ("conv2", "conv1", False),
+        ("conv3", "conv2", True),
+        ("conv4", "conv3", False),
+        ("conv5", "conv4", False),
+        ("fc6", "conv5", True),
+        ("fc7", "fc6", True),
+        ("fc8", "fc7", True),
     ],
 )
-def test_who_sees_whom(name, sees_both):
+def test_layers_see_their_own_tower_or_both(name, before, sees_both):
     """A change of tower 1's layer before shows in tower 0's layer exactly where the paper joins the towers."""
-    before = {
-        "conv2": "conv1",
-        "conv3": "conv2",
-        "conv4": "conv3",
-        "conv5": "conv4",
-        "fc6": "conv5",
-        "fc7": "fc6",
-        "fc8": "fc7",
-    }
     model = AlexNet(5, width=TINY, classifier_activation=None, seed=2)
     probe = keras.Model(model.input, layers_named(model, name)[0].output)
-    image = np.random.default_rng(0).normal(scale=60, size=(1, 224, 224, 3)).astype(np.float32)
-    was = probe(image).numpy()
-    layers_named(model, before[name])[1].bias.assign_add(np.full(layers_named(model, before[name])[1].bias.shape, 50.0))
-    assert np.any(probe(image).numpy() != was) == sees_both
-
-
-def test_one_tower_of_two_has_the_parameters_of_145_half():
-    model = AlexNet(topology="half", towers=1, groups=1)
-    # conv1 17,472 + conv2 153,728 + conv3 221,376 + conv4 331,968 + conv5 442,624, and the dense layers as ever:
-    # 37,752,832 + 16,781,312 + 4,097,000. The release's note says 59.8 million.
-    assert model.count_params() == 59_798_312
-    assert model.get_layer("conv4").output.shape == (None, 13, 13, 192)
-    assert model.get_layer("pool5").output.shape == (None, 6, 6, 256)
+    image = images_of(224)
+    original = probe(image).numpy()
+    bias = layers_named(model, before)[1].bias
+    bias.assign_add(np.full(bias.shape, 50.0))
+    assert np.any(probe(image).numpy() != original) == sees_both
 
 
 def test_separate_towers_meet_at_fc8_only():
-    # 34,944 + 2 (25 x 48 + 1) 160 + 2 (9 x 160 + 1) 192 + 663,936 + 442,624 + 2 (4,608 + 1) 4,096
-    # + 2 (4,096 + 1) 2,048 + 4,097,000
-    assert AlexNet(topology="separate").count_params() == 60_714_408
     model = AlexNet(5, topology="separate", width=TINY, classifier_activation=None, seed=2)
     probe = keras.Model(model.input, [layers_named(model, "fc7")[0].output, model.output])
-    image = np.random.default_rng(0).normal(scale=60, size=(1, 224, 224, 3)).astype(np.float32)
+    image = images_of(224)
     own, answer = (value.numpy() for value in probe(image))
     for layer in model.layers:
         if layer.name.endswith("_tower1") and layer.weights:
@@ -191,26 +183,22 @@ def test_other_networks_are_the_same_function_in_both_forms(settings, first):
         for towers in (2, 1)
     )
     weights.copy(towers, grouped)
-    image = np.random.default_rng(0).normal(scale=60, size=(2, 224, 224, 3)).astype(np.float32)
+    image = images_of(224, count=2)
     np.testing.assert_allclose(towers(image), grouped(image), rtol=2e-4, atol=1e-6)
     (layer,) = layers_named(grouped, first)
     assert layer.kernel.shape[2] == layer.input.shape[-1]
-
-
-@pytest.mark.parametrize("name", ["conv2", "conv3", "conv4", "conv5", "fc7"])
-def test_a_removed_layer_is_gone_and_its_pool_is_not(name):
-    model = AlexNet(5, "release2012", width=TINY, removed_layers=(name,))
-    index = name[-1]
-    gone = {name, f"relu{index}", f"norm{index}", f"in_map_norm{index}", f"dropout{index}", f"join{name[-1]}"}
-    gone -= {"join3"}  # where the towers meet stays
-    assert not gone & {layer.name.split("_tower")[0] for layer in model.layers}
-    assert len(layers_named(model, "pool2")) == len(layers_named(model, "pool5")) == 2
+    # What is removed is gone with what belongs to it; pools and the exchange between the towers stay.
+    for name in settings.get("removed_layers", ()):
+        index = name[-1]
+        gone = {name, f"relu{index}", f"norm{index}", f"in_map_norm{index}", f"dropout{index}", f"join{index}"}
+        assert not (gone - {"join3"}) & {layer.name.split("_tower")[0] for layer in towers.layers}
+    assert len(layers_named(towers, "pool2")) == len(layers_named(towers, "pool5")) == 2
 
 
 def test_zeros_at_the_bottom_and_right_reach_only_the_last_windows():
     model = AlexNet(3, towers=1, width=TINY)
     conv1 = keras.Model(model.input, model.get_layer("conv1").output)
-    image = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    image = images_of(224, scale=1)
     kernel = model.get_layer("conv1").kernel.numpy()
     # The first window begins at pixel 0; the last one covers rows and columns 216 to 226, of which 3 are zeros.
     first = np.einsum("hwc,hwcf->f", image[0, :11, :11], kernel)
@@ -225,92 +213,124 @@ def test_ablations_leave_out_what_they_say():
 
     assert {"LocalResponseNormalization", "InMapNormalization"} <= kinds()
     assert not {"LocalResponseNormalization", "InMapNormalization"} & kinds(local_response_normalization=False)
-    plain = AlexNet(3, width=TINY, overlapping_pooling=False)
-    assert {layer.pool_size for layer in plain.layers if "pool" in layer.name} == {(2, 2)}
-    tanh = AlexNet(3, width=TINY, activation="tanh", classifier_activation=None)
-    assert {layer.activation.__name__ for layer in tanh.layers if layer.name.startswith("relu")} == {"tanh"}
-    assert {layer.rate for layer in AlexNet(3, width=TINY, dropout=0.2).layers if "dropout" in layer.name} == {0.2}
+    model = AlexNet(3, width=TINY, overlapping_pooling=False, activation="tanh", dropout=0.2)
+    assert {layer.pool_size for layer in model.layers if "pool" in layer.name} == {(2, 2)}
+    assert {layer.activation.__name__ for layer in model.layers if layer.name.startswith("relu")} == {"tanh"}
+    assert {layer.rate for layer in model.layers if "dropout" in layer.name} == {0.2}
 
 
-def test_outputs_are_probabilities_or_logits_in_float32():
-    image = np.random.default_rng(0).normal(scale=60, size=(2, 224, 224, 3)).astype(np.float32)
-    model = AlexNet(4, width=TINY, dtype="mixed_bfloat16", seed=1)
+@pytest.mark.parametrize("by", ["argument", "global policy"])
+def test_mixed_precision_ends_in_float32(by):
+    image = images_of(224, count=2)
+    if by == "argument":
+        model = AlexNet(4, width=TINY, dtype="mixed_bfloat16", seed=1)
+    else:
+        keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            model = AlexNet(4, width=TINY, seed=1)
+        finally:
+            keras.config.set_dtype_policy("float32")
     np.testing.assert_allclose(model(image).numpy().sum(axis=1), 1.0, rtol=1e-5)
     assert model(image).dtype == "float32"
     assert model.get_layer("conv3_tower0").compute_dtype == "bfloat16"
     assert model.get_layer("conv3_tower0").kernel.dtype == "float32"
 
 
-@pytest.mark.parametrize("variant", ["paper", "release2012", "caffe"])
-def test_saved_and_loaded_by_keras(variant, tmp_path):
-    model = AlexNet(3, variant, width=TINY, seed=1)
-    model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
-    size = model.input_shape[1]
-    image = np.random.default_rng(0).normal(scale=60, size=(1, size, size, 3)).astype(np.float32)
-    np.testing.assert_array_equal(again(image), model(image))
+def test_channels_are_last_whatever_keras_is_set_to():
+    image = images_of(224)
+    expected = AlexNet(3, width=TINY, seed=1)(image)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        np.testing.assert_array_equal(AlexNet(3, width=TINY, seed=1)(image), expected)
+        assert AlexNet(include_top=False, pooling="avg", width=TINY).output_shape == (None, 16)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.parametrize("towers", [1, 2])
+def test_without_the_top_it_ends_with_the_maps_of_pool5(towers):
+    model = AlexNet(include_top=False, towers=towers, width=TINY, seed=1)
+    whole = AlexNet(7, towers=towers, width=TINY, seed=1)
+    assert model.output_shape == (None, 6, 6, 16) and model.input_shape == (None, 224, 224, 3)
+    images = images_of(224, count=2)
+    names = ["pool5_tower0", "pool5_tower1"] if towers == 2 else ["pool5"]
+    parts = [keras.Model(whole.input, whole.get_layer(name).output)(images) for name in names]
+    expected = np.concatenate(parts, axis=-1)
+    np.testing.assert_array_equal(model(images), expected)
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        pooled = AlexNet(include_top=False, towers=towers, width=TINY, seed=1, pooling=pooling)(images)
+        np.testing.assert_allclose(pooled, reduce(expected, axis=(1, 2)).reshape(2, 16), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     "settings, words",
     [
         ({"variant": "vgg"}, "variant must be one of paper, release2012, caffe.*'vgg'"),
-        ({"towers": 3}, "towers and groups must be 1 or 2.*towers=3"),
-        ({"groups": 4}, "towers and groups must be 1 or 2.*groups=4"),
-        ({"groups": 1}, "two towers are two groups"),
-        ({"num_classes": 0}, "num_classes must be at least 1.*num_classes=0"),
+        ({"towers": 3}, "towers must be 1 or 2.*towers=3"),
+        ({"groups": 4}, "groups must be 1 or 2.*groups=4"),
+        ({"groups": 1}, "groups must be 2 with two towers"),
+        ({"num_classes": 0}, "num_classes must be a whole number, at least 1.*num_classes=0"),
+        ({"num_classes": "10"}, "num_classes must be a whole number, at least 1.*num_classes='10'"),
         ({"width": 0.01}, "width must give each of two towers.*width=0.01"),
-        ({"devices": ("GPU:77",)}, "there is no GPU:77; present: CPU:0"),
+        ({"width": "1"}, "width must give each of two towers.*width='1'"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1.*dropout=1.0"),
+        ({"devices": ("GPU:77",)}, "devices must be present: GPU:77 is missing, there are CPU:0"),
         ({"topology": "vgg"}, "topology must be one of alexnet, half, separate, conv6.*'vgg'"),
-        ({"topology": "half"}, "half is one tower without groups.*towers=2, groups=2"),
-        ({"topology": "separate", "towers": 1}, "separate towers are two"),
-        ({"topology": "separate", "variant": "caffe"}, "separate towers are two, each normalized by itself"),
+        ({"topology": "half"}, "topology is one tower without groups, not towers=2, groups=2"),
+        ({"topology": "separate", "towers": 1}, "topology is two towers, each normalized by itself"),
+        ({"topology": "separate", "variant": "caffe"}, "topology is two towers, each normalized by itself"),
         ({"removed_layers": ("conv1",)}, "removed_layers must be of conv2, .*'conv1'"),
+        ({"pooling": "avg"}, "pooling must be None, or without the top avg or max .include_top=True"),
+        ({"pooling": "sum", "include_top": False}, "pooling must be None, or without the top avg or max"),
+        ({"weights": 5}, "weights must be the path of a run's folder.*weights=5"),
+        (
+            {"weights": "imagenet"},
+            "^imagenet: there is no such file or folder; give .* .no weights come with the packa",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(settings, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=words) as raised:
         AlexNet(**settings)
+    assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("towers", [1, 2])
-def test_without_the_top_it_ends_with_the_maps_of_pool5(towers):
-    model = AlexNet(include_top=False, towers=towers, width=1 / 16, seed=1)
-    whole = AlexNet(7, towers=towers, width=1 / 16, seed=1)
-    assert model.output_shape == (None, 6, 6, 16) and model.input_shape == (None, 224, 224, 3)
-    images = np.random.default_rng(0).normal(size=(2, 224, 224, 3), scale=50).astype(np.float32)
-    names = ["pool5_tower0", "pool5_tower1"] if towers == 2 else ["pool5"]
-    parts = [keras.Model(whole.input, whole.get_layer(name).output)(images) for name in names]
-    expected = np.concatenate(parts, axis=-1)
-    np.testing.assert_array_equal(model(images), expected)
-    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
-        pooled = AlexNet(include_top=False, towers=towers, width=1 / 16, seed=1, pooling=pooling)(images)
-        np.testing.assert_allclose(pooled, reduce(expected, axis=(1, 2)).reshape(2, 16), rtol=1e-5)
+def test_a_run_gives_its_settings_with_the_top_and_without(tiny_run):
+    whole = AlexNet(weights=tiny_run)  # release2012, one tower without most layers, three classes
+    bottom = AlexNet(include_top=False, weights=tiny_run)
+    assert whole.output_shape == (None, 3) and "conv2" not in [layer.name for layer in whole.layers]
+    images = images_of(224, count=2, scale=50)
+    flat = keras.Model(whole.input, whole.get_layer("flatten").output)(images)
+    np.testing.assert_array_equal(np.reshape(bottom(images), flat.shape), flat)
+    exported = AlexNet(weights=tiny_run / "export" / "1")
+    np.testing.assert_array_equal(exported(images), whole(images))
 
 
-def test_the_size_without_the_top():
-    dense = 37_752_832 + 16_781_312 + 4_097_000
-    assert AlexNet(include_top=False).count_params() == 60_965_224 - dense
+@pytest.mark.parametrize(
+    "argument, words",
+    [
+        ({"num_classes": 4}, "num_classes must be left out, or 3 as the weights of .*num_classes=4"),
+        ({"variant": "paper"}, "variant must be left out, or 'release2012'"),
+        ({"activation": "tanh"}, "activation must be left out, or 'relu'"),
+        ({"activation": keras.activations.tanh}, "activation must be left out, or 'relu'"),
+        ({"removed_layers": ["fc7"]}, r"removed_layers must be left out, or \('conv2', "),
+        ({"towers": 2}, "towers must be left out, or 1: the weights of .* are without groups"),
+        ({"groups": 2}, "groups must be left out, or 1"),
+        ({"dropout": 0.1}, "dropout must be left out, or 0.5"),
+        ({"width": 1.0}, "width must be left out, or 0.0625"),
+    ],
+)
+def test_an_argument_that_contradicts_the_weights_is_an_error(tiny_run, argument, words):
+    with pytest.raises(ArgumentError, match=words):
+        AlexNet(weights=tiny_run, **argument)
+    removed = ["fc7", "conv5", "conv4", "conv3", "conv2"]
+    AlexNet(3, "release2012", 1, weights=tiny_run, activation=keras.activations.relu, removed_layers=removed)
 
 
-def test_features_of_the_last_hidden_layer():
-    model = AlexNet(7, width=1 / 16, seed=1)
-    features = keras.Model(model.input, model.get_layer("fc8").input)
-    assert features.output_shape == (None, 256)
-
-
-def test_weights_are_taken_from_a_run_with_the_top_and_without(run_of_three_epochs):
-    arguments = {"variant": "release2012", "width": 1 / 16, "weights": run_of_three_epochs}
-    whole = AlexNet(3, **arguments)
-    bottom = AlexNet(include_top=False, towers=1, **arguments)
-    images = np.random.default_rng(0).normal(size=(2, 224, 224, 3), scale=50).astype(np.float32)
-    flat = keras.Model(whole.input, whole.get_layer("flatten_tower0").output)(images)
-    np.testing.assert_allclose(np.reshape(bottom(images), flat.shape), flat, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="fc8/kernel should be"):
-        AlexNet(4, **arguments)
-
-
-@pytest.mark.parametrize("arguments", [{"pooling": "avg"}, {"pooling": "sum", "include_top": False}])
-def test_pooling_that_is_none(arguments):
-    with pytest.raises(ValueError, match="pooling must be None, or without the top avg or max"):
-        AlexNet(width=1 / 16, **arguments)
+def test_settings_come_from_flags_and_towers_are_a_form_only():
+    flags = {"towers": "1", "removed_layers": "conv3,conv4", "overlapping_pooling": "False", "width": "0.5", "x": "y"}
+    stored = variants.settings_of_flags(flags)
+    network = variants.combined({"towers": 2}, stored, "a run")
+    assert network == variants.Network(
+        removed_layers=("conv3", "conv4"), overlapping_pooling=False, width=0.5, towers=2, groups=2
+    )

@@ -1,3 +1,5 @@
+import zipfile
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,85 +10,61 @@ from keras_alexnet.model import weights
 TINY = 1 / 16
 
 
+@pytest.fixture(scope="module")
+def two_towers():
+    return AlexNet(5, "release2012", 2, classifier_activation=None, width=TINY, seed=1)
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
 @pytest.mark.parametrize("variant", ["paper", "release2012", "caffe"])
 def test_both_forms_compute_the_same_and_the_way_back_is_exact(variant):
-    towers = AlexNet(5, variant, 2, classifier_activation=None, width=TINY, seed=1)
-    grouped = AlexNet(5, variant, 1, classifier_activation=None, width=TINY, seed=2)
-    again = AlexNet(5, variant, 2, classifier_activation=None, width=TINY, seed=3)
+    towers, grouped, again = (
+        AlexNet(5, variant, count, classifier_activation=None, width=TINY, seed=count) for count in (2, 1, 2)
+    )
     weights.copy(towers, grouped)
     weights.copy(grouped, again)
-    for name, value in weights.named(towers).items():
-        np.testing.assert_array_equal(weights.named(again)[name], value)
+    assert_same(weights.named(again), weights.named(towers))
     size = towers.input_shape[1]
     images = np.random.default_rng(0).normal(scale=60, size=(2, size, size, 3)).astype(np.float32)
     # the same sums in another order, eight layers of them
     np.testing.assert_allclose(grouped(images), towers(images), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(again(images), towers(images))
 
 
 def test_a_tower_is_half_of_the_outputs_and_names_are_the_papers():
     grouped = weights.named(AlexNet(5, towers=1, width=TINY, seed=1))
-    assert list(grouped) == [
-        f"{layer}/{kind}"
-        for layer in ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-        for kind in ("kernel", "bias")
-    ]
+    layers = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+    assert list(grouped) == [f"{layer}/{kind}" for layer in layers for kind in ("kernel", "bias")]
     towers = weights.to_towers(grouped)
     np.testing.assert_array_equal(towers["conv2_tower1/kernel"], grouped["conv2/kernel"][..., 8:])
     np.testing.assert_array_equal(towers["fc7_tower0/bias"], grouped["fc7/bias"][:128])
     assert towers["fc8/kernel"] is grouped["fc8/kernel"]
-    assert weights.to_towers(towers).keys() == towers.keys()  # what is in towers stays
+    assert weights.to_towers(towers).keys() == towers.keys()  # what is in towers is unchanged
 
 
 @pytest.mark.parametrize("source, target", [(1, 2), (2, 1)], ids=["to towers", "from towers"])
 def test_a_network_without_groups_does_not_fit(source, target):
     one = {"towers": 1, "groups": 1}
     first, second = (AlexNet(3, width=TINY, seed=n, **(one if n == 1 else {})) for n in (source, target))
-    before = second.get_weights()
+    before = weights.named(second)
     with pytest.raises(ValueError, match=r"conv2.*/kernel should be \(5, 5, .*Received: \(5, 5, "):
         weights.copy(first, second)
-    for a, b in zip(before, second.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_same(weights.named(second), before)
 
 
-@pytest.mark.parametrize(
-    "function, wrong, words",
-    [
-        (weights.to_grouped, {"fc6_tower0/bias": np.zeros(4)}, "fc6_tower0/bias has no other half: fc6_tower1/bias"),
-        (
-            weights.to_grouped,
-            {"fc6_tower0/bias": np.zeros(4), "fc6_tower1/bias": np.zeros(3)},
-            r"fc6_tower0/bias is \(4,\) and fc6_tower1/bias is \(3,\)",
-        ),
-        (weights.to_towers, {"fc6/bias": np.zeros(5)}, r"fc6/bias is \(5,\): its last dimension does not divide"),
-    ],
-)
-def test_halves_that_do_not_match_are_named(function, wrong, words):
-    with pytest.raises(ValueError, match=words):
-        function(wrong)
-
-
-@pytest.fixture(scope="module")
-def two_towers():
-    return AlexNet(5, "release2012", 2, classifier_activation=None, width=TINY, seed=1)
-
-
-def test_an_npz_of_the_names_is_read_again(two_towers, tmp_path):
-    np.savez(tmp_path / "weights.npz", **weights.named(two_towers))
-    again = AlexNet(5, "release2012", 1, weights=tmp_path / "weights.npz", width=TINY, seed=2)
-    expected = weights.to_grouped(weights.named(two_towers))
-    for name, value in weights.named(again).items():
-        np.testing.assert_array_equal(value, expected[name])
-
-
-@pytest.mark.parametrize("kind", ["run", "export"])
-def test_a_run_and_its_export_hold_the_same_weights(run_of_three_epochs, kind):
-    folder = run_of_three_epochs if kind == "run" else run_of_three_epochs / "export" / "1"
-    found = weights.read(str(folder))
-    model = rundir.build(rundir.open_run(str(run_of_three_epochs)))
-    assert found.keys() == weights.named(model).keys()
-    for name, value in weights.named(model).items():
-        np.testing.assert_array_equal(found[name], value)
+def test_halves_that_do_not_match_are_named():
+    four, three, five = (np.zeros(size) for size in (4, 3, 5))
+    for function, wrong, words in (
+        (weights.to_grouped, {"fc6_tower0/bias": four}, "fc6_tower0/bias has no other half: fc6_tower1/bias"),
+        (weights.to_grouped, {"fc6_tower0/bias": four, "fc6_tower1/bias": three}, r"\(4,\) and fc6_tower1/bias is"),
+        (weights.to_towers, {"fc6/bias": five}, r"fc6/bias is \(5,\): its last dimension does not divide"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            function(wrong)
 
 
 def test_a_layer_can_keep_what_it_has(two_towers):
@@ -94,32 +72,99 @@ def test_a_layer_can_keep_what_it_has(two_towers):
     before = weights.named(target)
     with pytest.raises(ValueError, match=r"fc8/kernel should be \(256, 3\). Received: \(256, 5\)"):
         weights.assign(weights.named(two_towers), target)
-    np.testing.assert_array_equal(weights.named(target)["conv1_tower0/kernel"], before["conv1_tower0/kernel"])
+    assert_same(weights.named(target), before)
     weights.assign(weights.named(two_towers), target, without=("fc8",))
-    after, source = weights.named(target), weights.named(two_towers)
-    for name, value in after.items():
-        np.testing.assert_array_equal(value, (before if name.startswith("fc8") else source)[name])
+    expected = weights.named(two_towers) | {name: before[name] for name in ("fc8/kernel", "fc8/bias")}
+    assert_same(weights.named(target), expected)
 
 
-def test_what_holds_no_weights(tmp_path):
-    for path, words in ((tmp_path / "nowhere", "there is no such file or folder"), (tmp_path, "holds no weights")):
-        with pytest.raises(ValueError, match=words):
-            weights.read(str(path))
-    (tmp_path / "text.npz").write_text("no arrays")
-    with pytest.raises(ValueError, match="is no .npz of weights"):
-        weights.read(str(tmp_path / "text.npz"))
-    with open(tmp_path / "cut.npz", "wb") as file:
-        np.savez(file, a=np.zeros(1000))
-    whole = (tmp_path / "cut.npz").read_bytes()
-    (tmp_path / "bad.npz").write_bytes(whole.replace(b"NUMPY", b"NUMBY"))
-    with pytest.raises(ValueError):
-        weights.read(str(tmp_path / "bad.npz"))
-    tf.train.Checkpoint(other=tf.Variable(1.0)).write(str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="without a layer named conv1"):
-        weights.read(str(tmp_path / "other"))
+def test_an_npz_of_the_names_is_read_and_other_arrays_are_left(two_towers, tmp_path):
+    np.savez(tmp_path / "weights.npz", **weights.named(two_towers), epoch=5)
+    again = AlexNet(variant="release2012", towers=1, weights=tmp_path / "weights.npz", width=TINY)  # five classes
+    assert_same(weights.named(again), weights.to_grouped(weights.named(two_towers)))
 
 
-def test_nothing_is_unpickled(tmp_path):
-    np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle"):
-        weights.read(str(tmp_path / "objects.npz"))
+def test_a_run_its_export_and_its_checkpoint_hold_the_same(tiny_run):
+    run = rundir.open_run(str(tiny_run))
+    expected = weights.named(rundir.build(run))
+    for path in (tiny_run, tiny_run / "export" / "1", run.checkpoint):
+        settings, found = weights.read_with_settings(path)
+        assert_same(found, expected)
+        assert (settings["variant"], settings["width"], settings["num_classes"]) == ("release2012", TINY, 3)
+
+
+def test_of_a_run_the_last_whole_epoch_that_can_be_read_is_taken(two_towers, tmp_path, capsys):
+    """A checkpoint within an epoch is not what evaluation and export take."""
+    values = weights.named(two_towers)
+
+    def write(name, number):
+        tensors = [*values.values()]
+        tensors[-1] = np.full_like(tensors[-1], number)  # fc8's bias
+        path = str(tmp_path / "checkpoints" / name)
+        tf.raw_ops.SaveV2(prefix=path, tensor_names=[*values], shape_and_slices=[""] * len(values), tensors=tensors)
+        return path
+
+    (tmp_path / "checkpoints").mkdir()
+    for name, number in (("epoch-1", 1), ("epoch-2", 2), ("epoch-2-step-7", 3)):
+        write(name, number)
+    assert weights.read(tmp_path)["fc8/bias"][0] == 2
+    (tmp_path / "checkpoints" / "epoch-2.index").write_bytes(b"damaged")
+    assert weights.read(tmp_path)["fc8/bias"][0] == 1
+    message = capsys.readouterr().err
+    assert "epoch-2: " in message and message.endswith("; trying the one before\n") and message.count("\n") == 1
+
+
+def savez(**arrays):
+    return lambda path: np.savez(path.open("wb"), **arrays)
+
+
+def zipped(*names):
+    def write(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, b"content")
+
+    return write
+
+
+OTHERS = {
+    "nothing": (lambda path: None, "there is no such file or folder; give a run's folder"),
+    "folder": (lambda path: path.mkdir(), "holds no weights; give a run's folder"),
+    "text": (lambda path: path.write_text("no arrays"), "is another kind of file; give"),
+    "npy": (lambda path: np.save(path.open("wb"), np.zeros(3)), "is an .npy; give"),
+    "old .pth": (lambda path: path.write_bytes(b"\x80\x02}q\x00."), "is a pickle, perhaps of PyTorch; give"),
+    ".pth": (zipped("archive/data.pkl", "archive/data/0"), "is a file of PyTorch; give"),
+    ".keras": (zipped("metadata.json", "config.json", "model.weights.h5"), "is a model of Keras, which keras.saving"),
+    ".weights.h5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "is an HDF5 file of Keras; give"),
+    "statistics": (savez(mean_image=np.zeros(3), count=5), "is the statistics of a training set; give"),
+    "scalar": (savez(a=5), "is an archive without weights of a layer; give"),
+    "objects": (savez(a=np.array([{}], object)), "is an archive without weights of a layer; give"),
+    "images": (zipped("a.jpg", "b.jpg"), "is an archive without weights of a layer; give"),
+    "scalar kernel": (savez(**{"conv1/kernel": 5}), r"conv1/kernel must be an array of numbers. Received: int64, sh"),
+    "kernel of objects": (savez(**{"conv1/kernel": np.array([{}], object)}), "cannot be read .*allow_pickle"),
+    "other checkpoint": (
+        lambda path: tf.train.Checkpoint(other=tf.Variable(1.0)).write(str(path)),
+        "is a checkpoint of something else, without a layer named conv1",
+    ),
+}
+
+
+@pytest.mark.parametrize("write, words", OTHERS.values(), ids=OTHERS)
+def test_what_holds_no_weights_is_named_in_one_line(tmp_path, write, words):
+    path = tmp_path / "file"
+    write(path)
+    with pytest.raises(ValueError, match=words) as raised:
+        weights.read(path)
+    assert str(raised.value).startswith(f"{path}: ") and "\n" not in str(raised.value)
+
+
+def test_damaged_files_are_one_line(two_towers, tmp_path):
+    np.savez(tmp_path / "whole.npz", **weights.named(two_towers))
+    content = (tmp_path / "whole.npz").read_bytes()
+    for damaged in (content.replace(b"NUMPY", b"NUMBY"), content[:-100], content[: len(content) // 2]):
+        (tmp_path / "bad.npz").write_bytes(damaged)
+        with pytest.raises(ValueError, match="bad.npz: (the weights cannot be read|is another kind of file)") as raised:
+            weights.read(tmp_path / "bad.npz")
+        assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"weights must not contain \[ \]"):
+        weights.read(tmp_path / "run [1]")

@@ -24,7 +24,7 @@ def main(argv):
     with open(os.path.join(beside, "pid.txt"), "w") as file:
         file.write(str(os.getpid()))
     with open(os.path.join(beside, "starts.txt"), "a") as file:
-        file.write(f"{os.path.basename(folder)} after {grid.epochs_done(folder)}\n")
+        file.write(f"{os.path.basename(folder)} after {grid.Cell('', 0, folder, (), config).epochs}\n")
     print(f"training {folder}", flush=True)
     write(config, 1)
     if training.momentum == 0.5:

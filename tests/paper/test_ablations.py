@@ -1,17 +1,17 @@
+"""Ablations: differences and tests by closed forms, tables, runs that are left out, the figure, and a trial."""
+
 import json
 import math
-import shutil
-import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from keras_alexnet import config as configs
-from keras_alexnet import evaluate
-from keras_alexnet.cli import run_command
+from keras_alexnet import evaluation
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.paper import ablation_runs, ablations, config
+from keras_alexnet.evaluate import EvaluateConfig
+from keras_alexnet.paper import ablations, experiment, grid, plots
 from tests.paper import fake_trainer
 
 ROOT = Path(__file__).parents[2]
@@ -20,26 +20,35 @@ BASELINE = [30.0, 31.0, 33.0]
 
 
 @pytest.fixture
-def grid(tmp_path, monkeypatch):
-    """A function: name -> errors of three seeds, or None where a run is missing -> what `compare` says of the grid."""
+def compare(tmp_path, monkeypatch):
+    """A function: name -> errors of three seeds, None where a run is missing -> what `compare` says of the grid."""
     monkeypatch.chdir(ROOT)  # flagfiles name each other from here
-    ten = {seed: {1: error, 10: error - 1 - 0.1 * seed} for seed, error in zip(SEEDS, BASELINE, strict=True)}
-    monkeypatch.setattr(ablation_runs, "by_views", lambda ended, data_dir: ten[ended.config.run.seed])
 
-    def make(compared=True, **errors):
-        flagfiles = {name: f"flags/ablations/{name}.cfg" for name in errors}
-        for name, each in errors.items():
-            for seed, error in zip(SEEDS, each, strict=True):
-                if error is not None:
-                    fake_trainer.write(recipe_of(tmp_path, name, seed), 10, error)
-        return ablations.compare(str(tmp_path), flagfiles, SEEDS) if compared else flagfiles
+    def evaluate(config):
+        """By ten views the baseline's error is 1.1, 1.2 and 1.3 less."""
+        seed = int(config.model_dir[0][-1])
+        error = BASELINE[SEEDS.index(seed)] - (0 if config.views == 1 else 1 + 0.1 * seed)
+        return {"set": {"images": 20}, "result": {"top1_error": error}}
+
+    def make(damage=lambda folder: None, **errors):
+        cells = cells_of(tmp_path, *errors)
+        for cell in cells:
+            error = errors[cell.stem][SEEDS.index(cell.seed)]
+            if error is not None:
+                fake_trainer.write(cell.config, 10, error)
+        damage(tmp_path)
+        return ablations.compare(cells, evaluate)
 
     return make
 
 
-def recipe_of(folder, name, seed, *further):
-    argv = [f"--flagfile=flags/ablations/{name}.cfg", "--data_dir=photos", f"--seed={seed}", *further]
-    return configs.parse_train([*argv, f"--model_dir={folder / name / f'seed{seed}'}"], "")
+def cells_of(folder, *names, seeds=SEEDS, further=()):
+    return grid.cells_of([f"flags/ablations/{name}.cfg" for name in names], seeds, str(folder), further)
+
+
+def plus(*more):
+    """The baseline's errors and more."""
+    return [error + each for error, each in zip(BASELINE, more, strict=True)]
 
 
 def row_of(values, name):
@@ -51,54 +60,42 @@ def p_of(t):
     return 1 - abs(t) / math.sqrt(t * t + 2)
 
 
-def test_differences_are_paired_and_corrected_as_defined(grid):
-    plus = {"no_dropout": [1.0, 1.2, 0.8], "tanh": [-2.0, -2.1, -1.9], "no_conv3": [2.0, -1.0, 0.0]}
-    values = grid(
-        baseline=BASELINE,
-        **{name: [error + more for error, more in zip(BASELINE, each, strict=True)] for name, each in plus.items()},
-    )
+def test_differences_are_paired_and_corrected_as_defined(compare):
+    errors = {"no_dropout": plus(1.0, 1.2, 0.8), "tanh": plus(-2.0, -2.1, -1.9), "no_conv3": plus(2.0, -1.0, 0.0)}
+    values = compare(baseline=BASELINE, **errors)
     found = row_of(values, "no_dropout")["difference"]
     t = 1.0 / (0.2 / math.sqrt(3))
-    assert (
-        found["mean"] == pytest.approx(1.0) and found["seeds"] == 3 and found["by_seed"] == pytest.approx([1, 1.2, 0.8])
-    )
-    assert found["p"] == pytest.approx(p_of(t))
+    assert found["mean"] == pytest.approx(1.0) and found["by_seed"] == pytest.approx([1, 1.2, 0.8])
+    assert found["seeds"] == 3 and found["p"] == pytest.approx(p_of(t))
     assert found["high"] - found["mean"] == pytest.approx(4.302653 * 0.2 / math.sqrt(3), rel=1e-6)
-    for name, each in plus.items():
-        errors = [error + more for error, more in zip(BASELINE, each, strict=True)]
-        assert row_of(values, name)["difference"]["p"] == pytest.approx(stats.ttest_rel(errors, BASELINE).pvalue)
+    assert row_of(values, "tanh")["difference"]["p"] == pytest.approx(stats.ttest_rel(errors["tanh"], BASELINE).pvalue)
     # By size: tanh, center view (0.1, 1.2 on average), no_dropout, no_conv3.
     ps = {"tanh": p_of(20 * math.sqrt(3)), "center_view": p_of(12 * math.sqrt(3)), "no_dropout": p_of(t)}
     ps["no_conv3"] = row_of(values, "no_conv3")["difference"]["p"]
     assert list(ps.values()) == sorted(ps.values())
-    expected, least = {}, 0.0
-    for place, (name, p) in enumerate(ps.items()):
-        least = max(least, min(1.0, (4 - place) * p))
-        expected[name] = least
-    assert {name: row_of(values, name)["corrected"] for name in ps} == pytest.approx(expected)
-    assert {name: ablations.judged(row_of(values, name)) for name in ps} == {
+    # Times 4, 3, 2 and 1: none is above 1, or below the one before.
+    expected = [p * (4 - place) for place, p in enumerate(ps.values())]
+    assert [row_of(values, name)["corrected"] for name in ps] == pytest.approx(expected)
+    assert {name: ablations.judgement(row_of(values, name)) for name in ps} == {
         "tanh": "better", "center_view": "worse", "no_dropout": "worse", "no_conv3": "cannot be told",
     }  # fmt: skip
-    assert ablations.verdict(values) == (
-        "Worse: no dropout (a quarter of the rate), center for ten views. Better: tanh for ReLU. Cannot be told: no "
-        "conv3. Not run: no normalization, no overlap of pools, one half-width tower, towers apart to fc8, no color "
-        "noise, no random crops, no conv2, no conv4, no conv5, no fc7."
+    assert str(ablations.verdict(values)) == (
+        "Does not hold: of 14 ablations 10 not run, 1 cannot be told, 2 worse (no dropout (a quarter of the learning "
+        "rate), center for ten views), 1 better (tanh for ReLU)."
     )
 
 
-def test_a_p_below_the_level_is_not_enough_among_many(grid):
-    same = [[error + more for error, more in zip(BASELINE, (1.5, 1.0, 0.8), strict=True)] for _ in range(4)]
-    p = p_of(1.1 / math.sqrt(0.13 / 3))  # 0.034
-    alone = grid(baseline=BASELINE, no_conv2=same[0])
-    assert row_of(alone, "no_conv2")["difference"]["p"] == pytest.approx(p)
-    assert ablations.judged(row_of(alone, "no_conv2")) == "worse"  # the center view has a smaller p
-    among = grid(baseline=BASELINE, no_conv2=same[0], no_conv3=same[1])
-    assert row_of(among, "no_conv2")["corrected"] == pytest.approx(2 * p)  # of three, two are left
-    assert ablations.judged(row_of(among, "no_conv2")) == "cannot be told"
+def test_a_p_below_the_level_is_not_enough_among_many(compare):
+    same, p = plus(1.5, 1.0, 0.8), p_of(1.1 / math.sqrt(0.13 / 3))  # 0.034
+    for further, corrected, said in (({}, p, "worse"), ({"no_conv3": same}, 2 * p, "cannot be told")):
+        row = row_of(compare(baseline=BASELINE, no_conv2=same, **further), "no_conv2")
+        # The center view has a smaller p: of two one is left, and of three two.
+        assert row["difference"]["p"] == pytest.approx(p) and row["corrected"] == pytest.approx(corrected)
+        assert ablations.judgement(row) == said
 
 
-def test_the_tables(grid):
-    values = grid(
+def test_tables(compare):
+    values = compare(
         baseline=BASELINE, no_normalization=[31.0, 32.5, 33.5], tanh=[50.0, 55.0, 48.0], no_fc7=[None, 30.0, 34.0]
     )
     costs, fit, left_out = ablations.tables(values)
@@ -109,148 +106,112 @@ def test_the_tables(grid):
         "+1.4 / +1.2 (section 3.3)", "+1.37 / +1.15 (148 - 145)", "32.33 ± 1.26", "+1.00 [-0.24, +2.24]",
         "0.074", "0.074", "cannot be told",
     )  # fmt: skip
-    assert rows["no fc7"][2:] == (
-        "32.00 ± 2.83",
-        "+0.00 (2 seeds, no interval)",
-        "-",
-        "-",
-        "no test: 2 of at least 3 seeds",
-    )
-    assert rows["no conv4"][2:] == ("not run",) * 5
+    untested = ("32.00 ± 2.83", "+0.00 (2 seeds, no interval)", "-", "-", "no test: 2 of at least 3 seeds")
+    assert rows["no fc7"][2:] == untested and rows["no conv4"][2:] == ("not run",) * 5
     assert rows["center for ten views"][2:4] == ("31.33 ± 1.53 (ten views 30.13 ± 1.43)", "+1.20 [+0.95, +1.45]")
-    assert (
-        "no better than a majority-class baseline: tanh/seed1, tanh/seed2" in costs.note
-        and "tanh/seed3" not in costs.note
-    )
+    assert costs.note.endswith("no better than the majority-class baseline: tanh/seed1, tanh/seed2")
     assert fit.rows[0] == ("baseline", "25.00", "31.33", "+6.33")
-    assert left_out.rows == (("no_fc7/seed1", "not there"),)
-    assert json.loads(json.dumps(values, allow_nan=False)) == json.loads(json.dumps(values))
+    assert left_out.rows == (("no_fc7/seed1", "is missing"),)
     # As the report reads them.
-    assert ablations.tables(json.loads(json.dumps(values)))[0] == costs
+    assert ablations.tables(json.loads(json.dumps(values, allow_nan=False))) == [costs, fit, left_out]
 
 
-def test_nothing_was_run():
-    assert ablations.verdict(None) == "not run"
-    costs, fit = ablations.tables(None)
-    assert all(row[3] == "not run" for row in costs.rows) and all(row[1:] == ("not run",) * 3 for row in fit.rows)
-    assert [row[1] for row in costs.rows if row[0] == "one half-width tower"] == ["+1.7 / +1.2 (section 3.2)"]
-
-
-def test_the_releases_effects_are_differences_of_its_notes():
+def test_effects_of_the_release_are_differences_of_its_notes():
     notes = {  # ten views, top-1 and top-5; "c": by the center view
         "145": (40.66, 18.21), "147": (41.06, 18.51), "148": (42.03, 19.36), "150": (41.83, 19.33),
         "145-2010": (37.47, 17.00), "145-half": (39.17, 18.23), "145-2010 c": (39.02, 18.30),
     }  # fmt: skip
-    for each in ablations.ABLATIONS:
-        if each.release != "-":
-            numbers, _, pair = each.release.partition(" (")
+    for title, _, release in ablations.ABLATIONS.values():
+        if release != "-":
+            numbers, _, pair = release.partition(" (")
             left, _, right = pair.rstrip(")").partition(" - ")
             left, right = (left, right) if right else (f"{left} c", left)
             top1, top5 = (a - b for a, b in zip(notes[left], notes[right], strict=True))
-            assert numbers == f"{top1:+.2f} / {top5:+.2f}", each
-    assert {path.stem for path in (ROOT / "flags" / "ablations").glob("*.cfg")} == {
-        "baseline",
-        *(each.name for each in ablations.ABLATIONS if each.name != "center_view"),
-    }
+            assert numbers == f"{top1:+.2f} / {top5:+.2f}", title
+    flagfiles = {path.stem for path in (ROOT / "flags" / "ablations").glob("*.cfg")}
+    assert flagfiles == {"baseline", *ablations.ABLATIONS} - {"center_view"}
 
 
-def test_runs_that_are_not_what_they_should_be_are_named_and_left_out(grid, tmp_path):
-    errors = {name: [40.0, 40.0, 40.0] for name in ("tanh", "no_conv2", "no_dropout", "no_fc7")}
-    flagfiles = grid(compared=False, baseline=BASELINE, **errors)
-    fake_trainer.write(recipe_of(tmp_path, "tanh", 1), 4)
-    fake_trainer.write(recipe_of(tmp_path, "tanh", 2, "--momentum=0.8"), 10)
-    fake_trainer.write(recipe_of(tmp_path, "tanh", 3, "--activation=relu"), 10)
-    fake_trainer.write(recipe_of(tmp_path, "no_conv2", 1, "--epochs=11"), 11)
-    (tmp_path / "no_conv2" / "seed2" / "flags.cfg").write_text("--nonsense=1\n")
-    (tmp_path / "no_conv2" / "seed3" / "validation.json").write_text("{")
-    other = json.loads((tmp_path / "no_fc7" / "seed2" / "validation.json").read_text()) | {"fingerprint": "other"}
-    (tmp_path / "no_fc7" / "seed2" / "validation.json").write_text(json.dumps(other))
-    values = ablations.compare(str(tmp_path), flagfiles, SEEDS)
-    told = dict(values["missing"])
-    assert told["tanh/seed1"] == "unfinished, 4 of 10 epochs"
-    assert told["tanh/seed2"] == "does not differ from the baseline as flags/ablations/tanh.cfg does: --momentum=0.8"
-    assert told["tanh/seed3"].endswith("does: --activation=relu")
-    assert told["no_conv2/seed1"].endswith("does: --epochs=11")
-    assert "nonsense" in told["no_conv2/seed2"] and "cannot be read" in told["no_conv2/seed3"]
-    assert told["no_fc7/seed2"] == "is of other images than the baseline"
-    assert len(told) == 7 and not row_of(values, "tanh")["errors"]
-    assert row_of(values, "no_fc7")["seeds"] == [1, 3] and row_of(values, "no_fc7")["difference"]["by_seed"] == [10, 7]
+def test_runs_that_are_not_what_they_should_be_are_named_and_left_out(compare):
+    def damage(folder):
+        for seed, epochs, flag in ((1, 4, "--epochs=10"), (2, 10, "--momentum=0.8"), (3, 10, "--activation=relu")):
+            fake_trainer.write(cells_of(folder, "tanh", seeds=[seed], further=[flag])[0].config, epochs)
+        fake_trainer.write(cells_of(folder, "no_conv2", seeds=[1])[0].config, 11)
+        (folder / "no_conv2" / "seed2" / "flags.cfg").write_text("--nonsense=1\n")
+        (folder / "no_conv2" / "seed3" / "validation.json").write_text("{")
+        other = folder / "no_fc7" / "seed2" / "validation.json"
+        other.write_text(other.read_text().replace("validation", "other"))
+
+    errors = {name: [40.0, 40.0, 40.0] for name in ("tanh", "no_conv2", "no_fc7")}
+    values = compare(damage, baseline=BASELINE, **errors)
+    why = dict(values["missing"])
+    assert why["tanh/seed1"] == "has 4 of 10 epochs" and why["no_conv2/seed1"] == "has 11 of 10 epochs"
+    assert why["tanh/seed2"] == "has other flags than its flagfile: --momentum=0.9 (the run has 0.8)"
+    assert why["tanh/seed3"].endswith("--activation=tanh (the run has relu)")
+    assert "nonsense" in why["no_conv2/seed2"] and "cannot be read" in why["no_conv2/seed3"]
+    assert why["no_fc7/seed2"] == "has other images than the baseline"
+    assert len(why) == 7 and not row_of(values, "tanh")["errors"]
+    assert row_of(values, "no_fc7")["difference"]["by_seed"] == [10, 7]
 
 
-def test_without_a_baseline_there_is_nothing_to_compare_with(grid):
-    with pytest.raises(RunError, match=r"no run of the baseline is done \(baseline/seed1 not there; .*give --data_dir"):
-        grid(baseline=[None] * 3, tanh=[40.0, 41.0, 42.0])
+def test_without_a_baseline_there_is_nothing_to_compare(compare):
+    with pytest.raises(RunError, match=r"baseline is done \(baseline/seed1 is missing; .*give --data_dir"):
+        compare(baseline=[None] * 3, tanh=[40.0, 41.0, 42.0])
 
 
-def test_the_picture_shows_seeds_and_what_is_far_off_as_a_number(grid, tmp_path):
-    values = grid(baseline=BASELINE, no_conv2=[31.0, 32.5, 34.0], tanh=[80.0, 79.0, 78.0])
-    ablations.draw(values, str(tmp_path / "a.svg"))
-    root = xml.etree.ElementTree.parse(tmp_path / "a.svg").getroot()
-    texts = ["".join(each.itertext()).strip() for each in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"no conv2", "tanh for ReLU", "center for ten views", "+47.7 →"} <= set(texts)
-    assert not any("no dropout" in each for each in texts)
-    width = float(root.get("width").removesuffix("pt"))
-    assert width < 340  # 10 pt letters on a phone of 360 pixels
-    ablations.draw(values, str(tmp_path / "b.svg"))
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+def test_figure_shows_seeds_and_far_means_as_numbers(compare):
+    values = compare(baseline=BASELINE, no_conv2=[31.0, 32.5, 34.0], tanh=[80.0, 79.0, 78.0])
+    rows = [(row["name"], row) for row in values["rows"] if row["difference"]]
+    figure, axes = plots.panel(4.4, 2.0)
+    ablations.draw(axes, rows)
+    texts = [text.get_text() for text in (*axes.texts, *axes.get_yticklabels())]
+    assert texts == ["+47.7 →", "no_conv2", "tanh", "center_view"] and axes.get_xlim()[1] < 10
+    assert [line.get_color() for line in axes.lines if line.get_marker() == "D"] == ["tab:red", "tab:red"]
+    plots.pixels_of(figure)
 
 
-def test_ten_views_are_evaluated_once_and_kept_with_the_run(run_of_three_epochs, tmp_path, monkeypatch, small_pictures):
-    folder = tmp_path / "run"
-    shutil.copytree(run_of_three_epochs, folder, ignore=shutil.ignore_patterns("export", "evaluation*"))
-    ended = ablation_runs.read(str(folder))
-    assert (ended.epochs, ended.images, ended.training_images, ended.classes) == (3, 9, 18, 3)
-    assert ended.constant_error == pytest.approx(200 / 3)
-    found = ablation_runs.by_views(ended)
-    argv = [f"--model_dir={folder}", "--views=10"]
-    assert found[10] == evaluate.evaluate(configs.parse_evaluate(argv, ""))["result"]["top1_error"]
-    assert found[1] == pytest.approx(ended.error, abs=1e-3)
-    monkeypatch.setattr(evaluate, "evaluate", lambda config: pytest.fail("evaluated again"))
-    assert ablation_runs.by_views(ended) == found
-    # A run that went on since is evaluated again; photographs that are not there are said so.
-    monkeypatch.undo()
-    (folder / "ablations_10views.json").unlink()
+def test_views_of_a_real_run(run_of_three_epochs, small_pictures):
+    config = configs.read_flags_cfg((run_of_three_epochs / "flags.cfg").read_text())
+    run = ablations.read(grid.Cell("whole", config.run.seed, str(run_of_three_epochs), (), config))
+    assert (run.epochs, sum(run.label_counts), run.training_images) == (3, 9, 18)
+    error = ablations.error_by_views(run, 1, evaluation.evaluate)
+    assert error == pytest.approx(run.error, abs=1e-3)
+    report = evaluation.evaluate(EvaluateConfig(model_dir=(str(run_of_three_epochs),), views=10))
+    error = ablations.error_by_views(run, 10, evaluation.evaluate, str(small_pictures))
+    assert error == report["result"]["top1_error"]
     with pytest.raises(UsageError, match="nowhere"):
-        ablation_runs.by_views(ended, "nowhere")
+        ablations.error_by_views(run, 10, evaluation.evaluate, "nowhere")
 
 
-def test_a_quick_run_from_start_to_end_and_again(tmp_path, capsys, monkeypatch):
+def test_a_trial_from_start_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    argv = ["--quick", f"--results_dir={tmp_path}"]
-    assert run_command("ablations", ablations.main, argv) == 0
-    first = json.loads((tmp_path / "quick" / "ablations.json").read_text())
-    assert first["quick"] and "20 training and 10 validation images, 10 classes" in first["protocol"]
-    assert [(row["name"], row["seeds"]) for row in first["values"]["rows"]] == [
-        (name, [2012, 2013]) for name in ("baseline", "no_normalization", "fixed_crops", "center_view")
+    monkeypatch.setattr(ablations, "QUICK", ("baseline", "fixed_crops"))
+    argv = ["--quick", f"--results_dir={tmp_path}", "--data_dir=unused", "--seeds=2012"]
+    assert experiment.main(ablations.EXPERIMENT, argv) == 0
+    found = json.loads((tmp_path / "quick" / "ablations.json").read_text())
+    assert found["quick"] and "20 training and 10 validation images, 10 classes" in found["protocol"]
+    assert [(row["name"], len(row["errors"])) for row in found["values"]["rows"]] == [
+        (name, 1) for name in ("baseline", "fixed_crops", "center_view")
     ]
-    assert not first["values"]["missing"] and "No test: no normalization, no random crops, center" in (
-        capsys.readouterr().out
-    )
-    assert (tmp_path / "quick" / "ablations.svg").read_text().startswith("<?xml")
-    assert (tmp_path / "quick" / "ablations" / "grid" / "baseline" / "seed2013.log").stat().st_size
-    assert run_command("ablations", ablations.main, argv) == 0
-    assert "6 runs, 6 done" in capsys.readouterr().out
-    assert json.loads((tmp_path / "quick" / "ablations.json").read_text())["values"] == first["values"]
+    said = capsys.readouterr().out
+    assert "--data_dir and --grid are ignored" in said and "2/2 fixed_crops/seed2012: validation top-1" in said
+    assert "Cannot be told: of 14 ablations 12 not run, 2 no test: 1 of at least 3 seeds." in said
+    assert not found["values"]["missing"] and (tmp_path / "quick" / "ablations.svg").stat().st_size
+    assert (tmp_path / "quick" / "ablations" / "baseline" / "seed2012.log").stat().st_size
 
 
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        (["--seeds=1,1"], 2, "--seeds=1,1: give different whole numbers"),
-        (["--seeds="], 2, "--seeds="),
+        (["--seeds=1,1"], 2, "--seeds=1,1: must be different whole numbers"),
         (["--grid="], 2, "--grid is missing"),
-        (["--flags_dir=nowhere"], 2, "--flags_dir=nowhere: holds no baseline.cfg"),
-        (["--grid=nowhere"], 2, "--grid=nowhere: there is no such folder; give --data_dir"),
-        (["--grid=tests"], 1, "--grid=tests: no run of the baseline is done (baseline/seed2012 not there; "),
+        (["--flags_dir=nowhere"], 2, "--flags_dir=nowhere: must be a folder with a baseline.cfg"),
+        (["--grid=nowhere"], 2, "--grid=nowhere: is not a folder; give --data_dir"),
+        (["--grid=tests"], 1, "--grid: no run of the baseline is done (baseline/seed2012 is missing; "),
     ],
 )
 def test_bad_input_is_one_line(argv, code, words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert run_command("ablations", ablations.main, [*argv, f"--results_dir={tmp_path}"]) == code
+    assert experiment.main(ablations.EXPERIMENT, [*argv, f"--results_dir={tmp_path}"]) == code
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
-def test_train_is_a_switch():
-    assert config.parse_ablations(["--notrain"], "usage").train is False
-    assert config.parse_ablations([], "usage").seeds == (2012, 2013, 2014)

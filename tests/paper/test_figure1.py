@@ -1,10 +1,15 @@
+"""Figure 1: the error of an epoch, the search over learning rates, verdicts, and a trial."""
+
+import contextlib
+import importlib
 import json
+import sys
 import types
 
 import pytest
 
-from keras_alexnet.cli import run_command
-from keras_alexnet.paper import config, figure1
+from keras_alexnet.errors import UsageError
+from keras_alexnet.paper import experiment, figure1
 
 
 def curve_of(errors):
@@ -13,141 +18,118 @@ def curve_of(errors):
 
 def test_the_error_is_the_mean_over_an_epochs_worth():
     curve = curve_of([50, 40, 30, 20, 10, 10, 15])
-    points = figure1.smoothed(curve)
-    assert [(row["epoch"], error) for row, error in points] == [(1.0, 30.0), (1.2, 22.0), (1.4, 17.0)]
-    assert figure1.smoothed(curve[:4]) == []
+    assert figure1.smoothed(curve) == [(1.0, 30.0), (1.2, 22.0), (1.4, 17.0)] and not figure1.smoothed(curve[:4])
+    for target, epochs in ((30.0, 1.0), (29.9, 1.2), (22.0, 1.2), (17.0, 1.4), (16.9, None), (100.0, 1.0)):
+        assert figure1.epochs_to(curve, target) == epochs
+    assert figure1.epochs_to(curve_of([50, 50, 0, 50, 50]), 25.0) is None  # one low fifth is not enough
 
 
-@pytest.mark.parametrize(
-    ("target", "epochs"), [(30.0, 1.0), (29.9, 1.2), (22.0, 1.2), (17.0, 1.4), (16.9, None), (100.0, 1.0)]
-)
-def test_when_the_target_is_reached(target, epochs):
-    assert figure1.epochs_to(curve_of([50, 40, 30, 20, 10, 10, 15]), target) == epochs
-
-
-def test_one_low_fifth_is_not_enough():
-    assert figure1.epochs_to(curve_of([50, 50, 0, 50, 50]), 25.0) is None
-
-
-class FakeRun:
-    """A run whose error falls from 90 by `speed` an epoch, one number an epoch's five fifths share."""
+class FakeTraining:
+    """Its error falls from 90 by `speed` an epoch; the five points of an epoch share one error."""
 
     def __init__(self, speed):
-        self.speed, self.curve, self.diverged = speed, [], False
-        self.progress = types.SimpleNamespace(epochs=0)
+        self.speed, self.progress = speed, types.SimpleNamespace(epochs=0, history=[], finished=False)
 
     def train(self, epochs, enough, show):
-        while self.progress.epochs < epochs and not enough(self.curve):
+        curve = self.progress.history
+        while self.progress.epochs < epochs and not enough(curve):
             self.progress.epochs += 1
+            error = 90 - self.speed * self.progress.epochs
             for _ in range(5):
-                place = (len(self.curve) + 1) / 5
-                self.curve.append({"epoch": place, "loss": 1.0, "top1_error": 90 - self.speed * self.progress.epochs})
-                if enough(self.curve):
+                curve.append({"epoch": (len(curve) + 1) / 5, "loss": 1.0, "top1_error": error})
+                if enough(curve):
                     return
 
 
-def search(speeds, max_epochs=100, target=25.0, runs=None, first_round=2):
-    runs = runs or {0.001 * (place + 1): FakeRun(speed) for place, speed in enumerate(speeds)}
-    settings = types.SimpleNamespace(first_round=first_round, max_epochs=max_epochs, target_error=target)
-    figure1._search("relu", runs, settings)
-    return runs
+# The error at epoch e is 90 - speed * e: with a target of 25 nobody is there before epoch 13.
+@pytest.mark.parametrize(
+    ("speeds", "settings", "epochs"),
+    [
+        # 6 learning rates to 2 epochs, 3 to 4, 2 to 8, the best on to 16; 65 / 5 = 13 is where it reaches the target.
+        ([1, 2, 3, 4, 5, 0.5], {"first_round": 2}, [2, 2, 4, 8, 13, 2]),
+        ([1, 2, 3, 4, 5, 0.5], {"first_round": 8}, [8, 8, 13, 13, 13, 8]),  # 16 for three, cut at 13
+        # They reach it after 2.4, 1.8 and 1.4 epochs; who comes later has no more than the best until then.
+        ([1, 1, 30, 40, 50, 1], {"target_error": 20.0, "first_round": 8}, [8, 8, 3, 2, 2, 2]),
+        ([1, 2], {"max_epochs": 5, "first_round": 2}, [2, 5]),
+    ],
+)
+def test_the_search_halves_the_field_and_resumes(speeds, settings, epochs, monkeypatch):
+    settings, rates = figure1.Settings(**settings), [0.001 * (place + 1) for place in range(len(speeds))]
+    trainings = {rate: FakeTraining(speed) for rate, speed in zip(rates, speeds, strict=True)}
+    train, calls = FakeTraining.train, []
+
+    def interrupted(training, *arguments):
+        calls.append(training)
+        if len(calls) in (4, 7):
+            raise KeyboardInterrupt
+        train(training, *arguments)
+
+    monkeypatch.setattr(FakeTraining, "train", interrupted)
+    for _ in range(4):  # at most two are interrupted; a search that resumes ends as one that was not
+        with contextlib.suppress(KeyboardInterrupt):
+            figure1.search("relu", trainings, settings)
+    assert [training.progress.epochs for training in trainings.values()] == epochs
 
 
-def test_the_search_halves_the_field():
-    # The error at epoch e is 90 - speed * e: nobody is at 25 before epoch 13.
-    runs = search([1, 2, 3, 4, 5, 0.5])
-    # 6 rates to 2 epochs, 3 to 4, 2 to 8, the best on to 16; 65 / 5 = 13 is where it arrives.
-    assert [run.progress.epochs for run in runs.values()] == [2, 2, 4, 8, 13, 2]
-    runs = search([1, 2, 3, 4, 5, 0.5], first_round=8)
-    assert [run.progress.epochs for run in runs.values()] == [8, 8, 13, 13, 13, 8]  # 16 for three, cut at 13
-    assert figure1.epochs_to(runs[0.005].curve, 25.0) == pytest.approx(13.0)
+def test_the_best_learning_rates_are_compared():
+    speeds, started = {0.1: 4, 0.2: 10, 0.3: 2, 0.4: 5}, []
 
+    def start(activation, learning_rate, seed):
+        started.append((activation, learning_rate, seed))
+        return FakeTraining(speeds[learning_rate] * (1 if seed == 2012 else 0.5))
 
-def test_nobody_trains_on_for_longer_than_the_best_took():
-    # They arrive after 2.4, 1.8 and 1.4 epochs; who comes later has no more than the best until then.
-    runs = search([1, 1, 30, 40, 50, 1], target=20.0, first_round=8)
-    assert [run.progress.epochs for run in runs.values()] == [8, 8, 3, 2, 2, 2]
-    arrived = [figure1.epochs_to(run.curve, 20.0) for run in runs.values()]
-    assert arrived == [None, None, 2.4, 1.8, 1.4, None]
-
-
-def test_the_search_ends_at_its_limit():
-    runs = search([1, 2], max_epochs=5)
-    assert [run.progress.epochs for run in runs.values()] == [2, 5]
-
-
-def test_a_search_that_is_taken_up_ends_as_it_did():
-    first = search([1, 2, 3, 4, 5, 0.5])
-    epochs = [run.progress.epochs for run in first.values()]
-    again = search((), runs=first)
-    assert [run.progress.epochs for run in again.values()] == epochs
-
-
-def values_of(relu, tanh):
-    def own(rate, epochs):
-        trial = {"learning_rate": rate, "diverged": False, "epochs": epochs, "curve": curve_of([60] * 4 + [30] * 6)}
-        return {"best_rate": rate, "epochs": epochs, "trials": [trial]}
-
-    factor = None if None in relu + tanh else sum(tanh) / len(tanh) / (sum(relu) / len(relu))
-    return {"relu": own(0.002, relu), "tanh": own(0.001, tanh), "target_error": 25.0, "factor": factor}
-
-
-def test_tables_and_verdict():
-    values = values_of([5.0, 7.0], [36.0])
+    values = figure1.compare(figure1.Settings(relu_rates=(0.1, 0.2), tanh_rates=(0.3, 0.4), repeats=2), start)
+    assert started[2] == ("relu", 0.2, 2013) and started[5] == ("tanh", 0.4, 2013)
+    # 65 / 10 = 6.5: the fifths of epoch 7 have an error of 20, those of epoch 6 30, and half of each is 25.
+    assert values["relu"]["epochs"] == pytest.approx([6.6, 13.0]) and values["relu"]["best_rate"] == 0.2
+    assert values["tanh"]["epochs"] == pytest.approx([13, 26]) and values["factor"] == pytest.approx(39 / 19.6)
+    assert figure1.verdict(values).outcome == "holds" and "2 seeds" in figure1.verdict(values).numbers
+    values["factor"] = 1.2
+    assert str(figure1.verdict(values)) == "Does not hold: tanh takes 1.2 times as long here, 2 seeds."
+    values["factor"], values["tanh"]["epochs"] = None, [13.0, None]
+    assert figure1.verdict(values).outcome == "cannot be told"
     factor, rates = figure1.tables(values)
-    assert factor.rows == (("tanh / ReLU", "6", "-", "6.0"),)
-    assert rates.rows == (("ReLU", "0.002", "5.0, 7.0"), ("tanh", "0.001", "36.0"))
-    assert figure1.verdict(values).startswith("Holds") and "6.0 times" in figure1.verdict(values)
-    assert figure1.verdict(values_of([5.0], [6.0])).startswith("Does not hold here")
-    unreached = values_of([5.0], [None])
-    assert figure1.verdict(unreached).startswith("Cannot be told")
-    assert figure1.tables(unreached)[0].rows[0][3] == "not reached"
-    assert figure1.tables(unreached)[1].rows[1][2] == "not reached"
+    assert factor.rows == (("tanh / ReLU", "6", "-", "not reached"),)
+    assert rates.rows[1] == ("tanh", "0.4", "13.0, not reached")
 
 
-def test_not_run():
-    assert figure1.verdict(None) == "not run"
-    factor, rates = figure1.tables(None)
-    assert factor.rows[0] == ("tanh / ReLU", "6", "-", "not run")
-    assert all(row[1:] == ("not run", "not run") for row in rates.rows)
+def test_the_committed_result_says_the_same_numbers():
+    values = experiment.read("figure1", "docs/results")["values"]
+    assert figure1.tables(values)[1].rows == (("ReLU", "0.002", "7.4"), ("tanh", "0.008", "45.0"))
+    said = "Holds: ReLU is faster, 6.1 times here and six times in the paper, one seed."
+    assert str(figure1.verdict(values)) == said
 
 
-def test_a_trial_run_from_start_to_end_and_again(tmp_path, capsys):
-    argv = ["--dataset=shapes", "--quick", f"--results_dir={tmp_path}"]
-    assert run_command("figure1", figure1.main, argv) == 0
-    about = json.loads((tmp_path / "quick" / "figure1.json").read_text())
-    assert about["quick"] and about["pictures"][0]["file"] == "figure1.svg"
-    settings = config.parse_figure1([], "usage")
-    rates = {"relu": list(settings.relu_rates), "tanh": list(settings.tanh_rates)}
-    for activation in figure1.ACTIVATIONS:
-        assert [trial["learning_rate"] for trial in about["values"][activation]["trials"]] == rates[activation][:2]
-        # 200 pictures in batches of 16: two epochs of five fifths, unless the target came first.
-        assert all(0 < len(trial["curve"]) <= 10 for trial in about["values"][activation]["trials"])
+def test_a_trial_from_start_to_end(tmp_path, capsys):
+    assert experiment.main(figure1.EXPERIMENT, ["--dataset=shapes", "--quick", f"--results_dir={tmp_path}"]) == 0
+    content = json.loads((tmp_path / "quick" / "figure1.json").read_text())
+    assert content["quick"] and "ReLU 0.001, 0.002; tanh 0.004, 0.008" in content["protocol"]
+    for activation, rates in (("relu", [0.001, 0.002]), ("tanh", [0.004, 0.008])):
+        trials = content["values"][activation]["trials"]
+        assert [trial["learning_rate"] for trial in trials] == rates
+        # Two epochs of five points, unless the target came first.
+        assert all(0 < len(trial["curve"]) <= 10 for trial in trials)
     assert (tmp_path / "quick" / "figure1.svg").read_text().startswith("<?xml")
-    assert run_command("figure1", figure1.main, argv) == 0
-    assert json.loads((tmp_path / "quick" / "figure1.json").read_text())["values"] == about["values"]
-    assert run_command("figure1", figure1.main, [*argv, "--precision=mixed_bfloat16"]) == 2
-    assert "holds another trial: precision mixed_bfloat16 (there: float32)" in capsys.readouterr().err
+    assert capsys.readouterr().out.endswith(f"figure: {tmp_path}/quick/figure1.svg\n")
+    assert len(list((tmp_path / "quick" / "figure1").iterdir())) == 4
+
+
+def test_what_figures_need_is_checked_before_training(monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras_alexnet.paper.plots", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UsageError, match=r"matplotlib is not installed; pip install 'keras-alexnet\[figures\]'"):
+        importlib.import_module("keras_alexnet.paper.plots")
 
 
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("--relu_rates=0.1,x", "--relu_rates=0.1,x: give different numbers above 0"),
-        ("--tanh_rates=0.1,0.1", "--tanh_rates=0.1,0.1: give different numbers above 0"),
-        ("--relu_rates=-1", "--relu_rates=-1: give different numbers above 0"),
+        ("--tanh_rates=0.1,0.1", "--tanh_rates=0.1,0.1: must be different numbers above 0"),
+        ("--relu_rates=-1", "--relu_rates=-1.0: must be different numbers above 0"),
         ("--dataset=mnist", "dataset"),
         ("--target_error=101", "target_error"),
-        ("--repeats=0", "repeats"),
     ],
 )
-def test_bad_flags_are_named(flag, words, capsys):
-    assert run_command("figure1", figure1.main, [flag]) == 2
+def test_wrong_flags_are_named(flag, words, capsys):
+    assert experiment.main(figure1.EXPERIMENT, [flag]) == 2
     assert words in capsys.readouterr().err
-
-
-def test_defaults_are_four_rates_for_each():
-    settings = config.parse_figure1([], "usage")
-    assert settings.relu_rates == (0.001, 0.002, 0.004, 0.008)
-    assert settings.tanh_rates == (0.004, 0.008, 0.016, 0.032)
-    assert settings.target_error == 25.0 and settings.repeats == 1

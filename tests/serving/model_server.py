@@ -3,11 +3,15 @@
     python tests/serving/model_server.py EXPORT_DIR        # prints {"rest": PORT, "grpc": PORT} when it serves
 
 It loads the highest version, runs its warm-up requests as the real one does, answers REST (row and columnar) and gRPC,
-and ends with its standard input. It cannot import keras_alexnet: what it serves must stand by itself.
+and ends with its standard input. It cannot import keras_alexnet: what it serves needs nothing but TensorFlow.
+
+Not as TensorFlow Serving: one model, `alexnet`, in one version, which is not reloaded; no batching, labels of versions,
+monitoring, classify, regress or TLS; the words of some errors.
 """
 
 import base64
 import concurrent.futures
+import gzip
 import http.server
 import json
 import os
@@ -86,15 +90,20 @@ def _name_of(error):
     return {3: "INVALID_ARGUMENT", 9: "FAILED_PRECONDITION", 14: "UNAVAILABLE"}.get(error.error_code, "INTERNAL")
 
 
+def _or_abort(context, function, *arguments):
+    """What a function returns; its failure becomes the status of a call by gRPC."""
+    try:
+        return function(*arguments)
+    except FailureError as failure:
+        context.abort(grpc.StatusCode[failure.code], str(failure))
+
+
 class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, servable):
         self.servable = servable
 
     def Predict(self, request, context):  # noqa: N802 (the protocol's name)
-        try:
-            outputs = self.servable.predict(request)
-        except FailureError as failure:
-            context.abort(grpc.StatusCode[failure.code], str(failure))
+        outputs = _or_abort(context, self.servable.predict, request)
         response = predict_pb2.PredictResponse()
         response.model_spec.CopyFrom(request.model_spec)
         response.model_spec.version.value = self.servable.version
@@ -103,7 +112,7 @@ class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
     def GetModelMetadata(self, request, context):  # noqa: N802
-        return metadata(self.servable, request.model_spec)
+        return _or_abort(context, metadata, self.servable, request.model_spec)
 
 
 class Models(model_service_pb2_grpc.ModelServiceServicer):
@@ -111,10 +120,12 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):
         self.servable = servable
 
     def GetModelStatus(self, request, context):  # noqa: N802
-        return status(self.servable)
+        return _or_abort(context, status, self.servable, request.model_spec)
 
 
-def status(servable):
+def status(servable, spec):
+    if spec.HasField("version") and spec.version.value != servable.version:
+        raise FailureError("NOT_FOUND", f"Could not find version {spec.version.value} of model {spec.name}")
     response = get_model_status_pb2.GetModelStatusResponse()
     entry = response.model_version_status.add(version=servable.version)
     entry.state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
@@ -124,6 +135,7 @@ def status(servable):
 def metadata(servable, spec):
     servable.signature(spec)
     response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec)
+    response.model_spec.version.value = servable.version
     definitions = get_model_metadata_pb2.SignatureDefMap(signature_def=dict(servable.meta_graph.signature_def))
     response.metadata["signature_def"].Pack(definitions)
     return response
@@ -135,31 +147,42 @@ def handler(servable):
         wbufsize = -1  # headers and body in one packet: else the second waits for the first to be acknowledged
 
         def do_GET(self):  # noqa: N802
-            match = STATUS.fullmatch(self.path)
-            if not match or match[1] != "alexnet":
-                return self.answer(404, {"error": "Malformed request: GET " + self.path})
-            if match[3]:
-                spec = predict_pb2.PredictRequest(model_spec={"name": match[1]}).model_spec
-                return self.answer(200, json_format.MessageToDict(metadata(servable, spec)))
-            return self.answer(200, json_format.MessageToDict(status(servable), preserving_proto_field_name=True))
+            self.answered(
+                STATUS,
+                lambda match: json_format.MessageToDict(
+                    (metadata if match[3] else status)(servable, spec(match)), preserving_proto_field_name=True
+                ),
+            )
 
         def do_POST(self):  # noqa: N802
-            content = self.rfile.read(int(self.headers["Content-Length"]))
-            match = PREDICT.fullmatch(self.path)
+            length = self.headers.get("Content-Length", "")
+            if not length.isdigit():
+                self.close_connection = True
+                return self.answer(411, {"error": "Content-Length is missing"})
+            content = self.rfile.read(int(length))
+
+            def predicted(match):
+                body = gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
+                return self.predicted(json.loads(body), spec(match))
+
+            self.answered(PREDICT, predicted)
+
+        def answered(self, pattern, function):
+            """Answers with what a function of the match of the path returns, or with its failure."""
+            match = pattern.fullmatch(self.path)
             if not match:
-                return self.answer(404, {"error": "Malformed request: POST " + self.path})
+                return self.answer(404, {"error": f"Malformed request: {self.command} {self.path}"})
             try:
-                self.answer(200, self.predicted(json.loads(content), match[1], match[2]))
-            except ValueError as error:
-                self.answer(400, {"error": f"JSON Parse error: {error}"})
+                self.answer(200, function(match))
             except FailureError as failure:
                 self.answer(HTTP_STATUS.get(failure.code, 500), {"error": str(failure)})
+            except Exception as error:
+                # Whatever is wrong with the JSON of a request: no JSON, no object, values of other kinds.
+                self.answer(400, {"error": f"JSON Parse error: {error}"})
 
-        def predicted(self, body, model, version):
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name, request.model_spec.signature_name = model, body.get("signature_name", "")
-            if version:
-                request.model_spec.version.value = int(version)
+        def predicted(self, body, model_spec):
+            request = predict_pb2.PredictRequest(model_spec=model_spec)
+            request.model_spec.signature_name = body.get("signature_name", "")
             signature = servable.signature(request.model_spec)
             rows = body.get("instances")
             columns = body.get("inputs")
@@ -193,6 +216,16 @@ def handler(servable):
             pass
 
     return Rest
+
+
+def spec(match):
+    """The model that a path names."""
+    found = predict_pb2.PredictRequest(model_spec={"name": match[1]}).model_spec
+    if match[1] != "alexnet":
+        raise FailureError("NOT_FOUND", f"Servable not found for request: Latest({match[1]})")
+    if match[2]:
+        found.version.value = int(match[2])
+    return found
 
 
 def _plain(value):

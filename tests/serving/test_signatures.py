@@ -68,15 +68,13 @@ def test_ten_views_are_averaged(tiny_model, mean_image, files, aligned):
         images.append(image[row : row + 256, column : column + 256])
     expected = [ten_views_by_hand(tiny_model, image, mean_of) for image in images]
     np.testing.assert_allclose(served.ten_views(np.stack(images)), expected, rtol=1e-4, atol=1e-7)
-    answer = served.signatures()["serving_default"](image_bytes=tf.constant(files[:3]))
+    answer = served.classify_files(tf.constant(files[:3]))
     np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-4, atol=1e-7)
 
 
 def test_with_fewer_than_five_classes_all_are_returned(mean_image, files):
     model = AlexNet(2, classifier_activation=None, width=1 / 16, devices=(), seed=4)
-    answer = ServedModel(model, ["a", "b"], mean_image).signatures()["serving_default"](
-        image_bytes=tf.constant(files[:3])
-    )
+    answer = ServedModel(model, ["a", "b"], mean_image).classify_files(tf.constant(files[:3]))
     assert answer["classes"].shape == answer["scores"].shape == (3, 2)
 
 
@@ -103,9 +101,9 @@ HUGE = (
 
 @pytest.mark.parametrize(
     ("name", "bad"),
-    [("empty", b""), ("text", b"no picture"), ("header", HUGE), ("jpeg", b"\xff\xd8\xff\xe0" + bytes(50))],
+    [("empty", b""), ("text", b"no image"), ("header", HUGE), ("jpeg", b"\xff\xd8\xff\xe0" + bytes(50))],
 )
-def test_a_bad_picture_is_named_by_its_place_and_the_model_goes_on(served, files, name, bad):
+def test_a_bad_file_is_named_by_its_place_and_the_model_continues(served, files, name, bad):
     with pytest.raises(tf.errors.InvalidArgumentError) as failed:
         classify(served, [*files[:2], bad, files[2]])
     assert brief(failed.value).startswith("image_bytes[2]: not a JPEG or PNG file that can be decoded")
@@ -114,7 +112,7 @@ def test_a_bad_picture_is_named_by_its_place_and_the_model_goes_on(served, files
     assert classify(served, files[:2])["classes"].shape == (2, 5)
 
 
-def test_of_cut_pictures_all_are_named(served, files):
+def test_of_truncated_images_all_are_named(served, files):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"image_bytes\[0, 3\]: not a JPEG"):
         classify(served, [files[0][:200], files[1], files[2], files[3][: len(files[3]) // 2]])
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"image_bytes\[0, 1\]: not a JPEG"):
@@ -131,8 +129,8 @@ def test_a_request_of_nothing_or_of_too_much_is_refused(served, files, signature
 
 def test_the_limit_counts_views(tiny_model, mean_image, monkeypatch):
     monkeypatch.setattr(signatures, "MAX_VIEWS", 20)
-    ten = ServedModel(tiny_model, CLASSES, mean_image, views=10).signatures()
+    ten = ServedModel(tiny_model, CLASSES, mean_image, views=10)
     with pytest.raises(tf.errors.InvalidArgumentError, match="3 images in one request; 1 to 2 are taken"):
-        ten["serving_default"](image_bytes=tf.constant([b"a", b"b", b"c"]))
+        ten.classify_files(tf.constant([b"a", b"b", b"c"]))
     with pytest.raises(tf.errors.InvalidArgumentError, match="21 images in one request; 1 to 20 are taken"):
-        ten["images"](images=tf.zeros((21, 224, 224, 3)))
+        ten.classify_images(tf.zeros((21, 224, 224, 3)))

@@ -1,6 +1,7 @@
 """The configuration of TensorFlow Serving, read by its own protocol, and the script that starts it."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,49 +31,32 @@ def parsed(name, **messages):
 
 
 def test_models():
-    config = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2").ModelServerConfig()
-    text_format.Parse((SERVING / "models.config").read_text(), config)
-    (model,) = config.model_config_list.config
-    assert (model.name, model.base_path, model.model_platform) == ("alexnet", "/models/alexnet", "tensorflow")
-    assert model.model_version_policy.latest.num_versions == 1
-
-
-def test_the_lines_to_go_back_are_ones_that_can_be_used():
+    """The configuration, and the lines in it that go back to an earlier version."""
     protocol = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
     text = (SERVING / "models.config").read_text()
+    (model,) = text_format.Parse(text, protocol.ModelServerConfig()).model_config_list.config
+    assert (model.name, model.base_path, model.model_platform) == ("alexnet", "/models/alexnet", "tensorflow")
+    assert model.model_version_policy.latest.num_versions == 1
     used = next(line for line in text.splitlines() if line.strip().startswith("model_version_policy"))
-    others = [
-        line.split("#   ")[1].split("   and")[0] for line in text.splitlines() if "#   model_version_policy" in line
-    ]
-    assert len(others) == 2
+    others = re.findall(r"#   (model_version_policy.*?)(?:   and.*)?$", text, re.M)
     for other, versions in zip(others, ([1], [1, 2]), strict=True):
-        config = text_format.Parse(text.replace(used, other), protocol.ModelServerConfig())
-        assert config.model_config_list.config[0].model_version_policy.specific.versions == versions
+        (model,) = text_format.Parse(text.replace(used, other), protocol.ModelServerConfig()).model_config_list.config
+        assert model.model_version_policy.specific.versions == versions
 
 
-def test_batching():
+def test_batching_and_monitoring():
     int64 = ".google.protobuf.Int64Value"
-    # session_bundle_config.proto of TensorFlow Serving
-    config = parsed(
-        "batching.config",
-        BatchingParameters={
-            "max_batch_size": (1, int64),
-            "batch_timeout_micros": (2, int64),
-            "max_enqueued_batches": (3, int64),
-            "num_batch_threads": (4, int64),
-        },
-    )
-    assert config.max_batch_size.value == 128 and config.num_batch_threads.value >= 1
-
-
-def test_monitoring():
-    # monitoring_config.proto of TensorFlow Serving
-    config = parsed(
+    # session_bundle_config.proto and monitoring_config.proto of TensorFlow Serving
+    names = ("max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads")
+    numbered = {name: (number, int64) for number, name in enumerate(names, 1)}
+    batching = parsed("batching.config", BatchingParameters=numbered)
+    assert batching.max_batch_size.value == 128 and batching.num_batch_threads.value >= 1
+    monitoring = parsed(
         "monitoring.config",
         MonitoringConfig={"prometheus_config": (1, ".test.PrometheusConfig")},
         PrometheusConfig={"enable": (1, "BOOL"), "path": (2, "STRING")},
-    )
-    assert config.prometheus_config.enable and config.prometheus_config.path == "/monitoring/prometheus/metrics"
+    ).prometheus_config
+    assert monitoring.enable and monitoring.path == "/monitoring/prometheus/metrics"
 
 
 def test_the_compose_file_and_the_script_start_the_same_server():
@@ -129,21 +113,15 @@ def test_the_script_fills_the_place_in_and_keeps_what_was_changed(run, export, t
     assert (tmp_path / "elsewhere" / "batching.config").read_text() == (SERVING / "batching.config").read_text()
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
+def test_what_cannot_be_served(run, export):
+    for argv, words in (
         ([], "give the export folder"),
         (["nowhere"], "there is no such folder"),
         (["."], "holds no version of a model"),
         (["a run/export/3"], "give the folder above it"),
-    ],
-)
-def test_what_cannot_be_served(run, export, argv, words):
-    done = run(*argv)
-    assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(bool(shutil.which("tensorflow_model_server")), reason="tensorflow_model_server is on the PATH")
-def test_without_the_server(run, export):
-    done = run(export, there=False)
-    assert done.returncode == 2 and "is not on the PATH" in done.stderr
+    ):
+        done = run(*argv)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+    if not shutil.which("tensorflow_model_server"):
+        done = run(export, there=False)
+        assert done.returncode == 2 and "is not on the PATH" in done.stderr

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+import unittest.mock
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +34,27 @@ def write(folder, value, epochs, batches=0, keep=3, history=()):
     return written
 
 
+def check(own, value):
+    for name, wanted in variables(value).items():
+        np.testing.assert_array_equal(own.variables[name].numpy(), wanted.numpy(), err_msg=name)
+
+
 def names(folder):
     return [os.path.basename(path) for path in checkpoint_paths(str(folder))]
 
 
 def test_what_was_written_is_read(tmp_path):
     assert opened(tmp_path / "none").resume() == (None, Progress())
+    # Left by a kill while writing.
+    (tmp_path / ".writing.data-00000-of-00001").write_bytes(b"half")
+    (tmp_path / "epoch-1.data-00000-of-00001").write_bytes(b"its index was not renamed yet")
     write(tmp_path, 3, 1, 5)
+    assert names(tmp_path) == ["epoch-1-step-5"] and not list(tmp_path.glob(".writing*"))
     own = opened(tmp_path)
     path, progress = own.resume()
+    assert epoch_checkpoints(str(tmp_path)) == [path]  # within the first epoch there are no others
     assert path == str(tmp_path / "epoch-1-step-5") and (progress.epochs, progress.batches) == (1, 5)
-    for name, wanted in variables(3).items():
-        np.testing.assert_array_equal(own.variables[name].numpy(), wanted.numpy())
+    check(own, 3)
     # TensorFlow finds and reads it.
     assert tf.train.latest_checkpoint(str(tmp_path)) == path
     np.testing.assert_array_equal(tf.train.load_checkpoint(path).get_tensor("conv1/kernel"), np.full(40_000, 3.0))
@@ -52,40 +62,25 @@ def test_what_was_written_is_read(tmp_path):
 
 
 def test_the_newest_the_best_and_the_last_whole_epoch_are_kept(tmp_path):
-    history = [{"epoch": epoch, "val_top1_error": error} for epoch, error in enumerate((50, 30, 40, 30, 35, 36), 1)]
-    for epochs in range(1, 7):
-        write(tmp_path, epochs, epochs, keep=2, history=history[:epochs])
-        write(tmp_path, epochs, epochs, 7, keep=2, history=history[:epochs])
-    assert names(tmp_path) == ["epoch-2", "epoch-6", "epoch-6-step-7"]  # the first of two that are as good
+    history = [{"epoch": epoch, "val_top1_error": error} for epoch, error in enumerate((50, 30, 40, 30, 35, 36), 5)]
+    for epochs in range(5, 11):
+        write(tmp_path, epochs, epochs, keep=2, history=history[: epochs - 4])
+        write(tmp_path, epochs, epochs, 7, keep=2, history=history[: epochs - 4])
+    assert names(tmp_path) == ["epoch-6", "epoch-10", "epoch-10-step-7"]  # the first of two that are as good
     state = tf.train.get_checkpoint_state(str(tmp_path))
-    assert state.model_checkpoint_path == str(tmp_path / "epoch-6-step-7")
+    assert state.model_checkpoint_path == str(tmp_path / "epoch-10-step-7")
     assert state.all_model_checkpoint_paths == [str(tmp_path / name) for name in names(tmp_path)]
     for batches in (9, 12):
-        write(tmp_path, 6, 6, batches, keep=2, history=history)
-    assert names(tmp_path) == ["epoch-2", "epoch-6", "epoch-6-step-9", "epoch-6-step-12"]
-
-
-def test_epochs_are_ordered_as_numbers_and_whole_ones_stand_for_a_run(tmp_path):
-    for name in ("epoch-9-step-100", "epoch-9-step-20", "other-1", "epoch-x"):
-        (tmp_path / f"{name}.index").touch()
-    assert names(tmp_path) == ["epoch-9-step-20", "epoch-9-step-100"]
-    # Within the first epoch there are no others.
-    assert epoch_checkpoints(str(tmp_path)) == [f"{tmp_path}/epoch-9-step-100", f"{tmp_path}/epoch-9-step-20"]
-    for name in ("epoch-9", "epoch-10"):
-        (tmp_path / f"{name}.index").touch()
-    assert names(tmp_path) == ["epoch-9", "epoch-9-step-20", "epoch-9-step-100", "epoch-10"]
-    assert epoch_checkpoints(str(tmp_path)) == [f"{tmp_path}/epoch-10", f"{tmp_path}/epoch-9"]
+        write(tmp_path, 10, 10, batches, keep=2, history=history)
+    assert names(tmp_path) == ["epoch-6", "epoch-10", "epoch-10-step-9", "epoch-10-step-12"]
+    # Whole epochs stand for a run, the newest first.
+    assert epoch_checkpoints(str(tmp_path)) == [str(tmp_path / "epoch-10"), str(tmp_path / "epoch-6")]
 
 
 def test_what_is_written_is_the_moment_of_the_call(tmp_path, monkeypatch):
     """The numbers change while the thread writes: it waits here until they have."""
     changed, save = threading.Event(), tf.raw_ops.SaveV2
-
-    def late(**arguments):
-        assert changed.wait(30)
-        return save(**arguments)
-
-    monkeypatch.setattr(tf.raw_ops, "SaveV2", late)
+    monkeypatch.setattr(tf.raw_ops, "SaveV2", lambda **arguments: changed.wait(30) and save(**arguments))
     own = opened(tmp_path, 1)
     own.write(Progress(epochs=1))
     kernel, velocity = own.variables["conv1/kernel"], own.variables["velocity/conv1/kernel"]
@@ -98,8 +93,7 @@ def test_what_is_written_is_the_moment_of_the_call(tmp_path, monkeypatch):
     assert not np.any(kernel.numpy() == 1.0)
     again = opened(tmp_path)
     again.resume()
-    for name, wanted in variables(1).items():
-        np.testing.assert_array_equal(again.variables[name].numpy(), wanted.numpy(), err_msg=name)
+    check(again, 1)
 
 
 def test_any_flipped_byte_or_shortened_file_is_found_or_does_no_harm(tmp_path, capfd):
@@ -114,9 +108,7 @@ def test_any_flipped_byte_or_shortened_file_is_found_or_does_no_harm(tmp_path, c
         for content in (*flipped, b"", whole[:20], whole[: len(whole) // 2]):
             path.write_bytes(content)
             own = opened(tmp_path)
-            taken, progress = own.resume()
-            value = progress.epochs
-            assert os.path.basename(taken) == f"epoch-{value}"
+            value = own.resume()[1].epochs
             np.testing.assert_array_equal(own.variables["conv1/kernel"].numpy(), np.full(40_000, value, np.float32))
             found += value == 1
         path.write_bytes(whole)
@@ -130,8 +122,8 @@ def test_any_flipped_byte_or_shortened_file_is_found_or_does_no_harm(tmp_path, c
     own.write(Progress(epochs=1, batches=4))
     own.wait()
     assert names(tmp_path) == ["epoch-1", "epoch-1-step-4"]
-    for name in names(tmp_path):
-        (tmp_path / f"{name}.index").write_bytes(b"nothing")
+    for path in tmp_path.glob("*.index"):
+        path.write_bytes(b"nothing")
     with pytest.raises(RunError, match="no checkpoint can be read"):
         own.resume()
 
@@ -139,46 +131,27 @@ def test_any_flipped_byte_or_shortened_file_is_found_or_does_no_harm(tmp_path, c
 def test_another_network_is_named_and_nothing_changed(tmp_path):
     write(tmp_path, 1, 1)
     other = {**variables(0, size=7), **{f"fc{index}": tf.Variable([1.0]) for index in range(5)}}
-    with pytest.raises(checkpoints.ChangedError) as error:
+    with pytest.raises(checkpoints.ChangedError, match=r"\[40000\] instead of \[7\]; fc0 is missing .*; and 2 more"):
         checkpoints.Checkpoints(str(tmp_path), other, 3).resume()
-    words = str(error.value)
-    assert "conv1/kernel is [40000] instead of [7]" in words and "fc0 is missing instead of [1]" in words
-    assert "and 2 more" in words and np.all(other["conv1/kernel"].numpy() == 0.0)
+    assert np.all(other["conv1/kernel"].numpy() == 0.0)
     tf.train.Checkpoint(value=tf.Variable(1.0)).write(str(tmp_path / "epoch-2"))
     with pytest.raises(checkpoints.ChangedError, match="was not written by this version's training"):
         opened(tmp_path).resume()
 
 
-@pytest.mark.parametrize("failure", ["replace", "save", "bug"])
-def test_a_failure_to_write_is_named_and_leaves_what_was_there(failure, tmp_path, monkeypatch):
-    own = write(tmp_path, 1, 1)
-    errors = {
-        "replace": OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-        "save": tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
-        "bug": ValueError("No space left on device"),
-    }
-
-    def fail(*_, **__):
-        raise errors[failure]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(*((os, "replace") if failure == "replace" else (tf.raw_ops, "SaveV2")), fail)
-        own.write(Progress(epochs=2))
-        with pytest.raises(RunError, match=r"could not be written \(.*No space.*\); the checkpoint epoch-1 is kept"):
-            own.wait()
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "epoch-1.data-00000-of-00001", "epoch-1.index"]
+def test_a_failure_to_write_is_named_and_leaves_what_was_there(tmp_path, monkeypatch):
+    own, words = write(tmp_path, 1, 1), "No space left on device"
+    errors = [OSError(errno.ENOSPC, words), tf.errors.ResourceExhaustedError(None, None, words), ValueError(words)]
+    for module, name, error in zip((os, tf.raw_ops, tf.raw_ops), ("replace", "SaveV2", "SaveV2"), errors, strict=True):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, unittest.mock.Mock(side_effect=error))
+            own.write(Progress(epochs=2))
+            with pytest.raises(RunError, match=r"not be written \(.*No space.*\); the checkpoint epoch-1 is kept"):
+                own.wait()
+        assert sorted(os.listdir(tmp_path)) == ["checkpoint", "epoch-1.data-00000-of-00001", "epoch-1.index"]
     own.write(Progress(epochs=2))
     own.wait()
     assert names(tmp_path) == ["epoch-1", "epoch-2"]
-
-
-def test_a_kill_while_writing_leaves_no_half_checkpoint(tmp_path):
-    write(tmp_path, 1, 1)
-    (tmp_path / ".writing.data-00000-of-00001").write_bytes(b"half")
-    (tmp_path / "epoch-2.data-00000-of-00001").write_bytes(b"its index was not renamed yet")
-    assert names(tmp_path) == ["epoch-1"]
-    write(tmp_path, 2, 2)
-    assert names(tmp_path) == ["epoch-1", "epoch-2"] and not list(tmp_path.glob(".writing*"))
 
 
 def test_progress_is_read_as_it_was_written_and_of_other_versions():

@@ -11,9 +11,7 @@ def test_credit_with_ties_is_the_releases(k):
     scores = rng.integers(0, 4, size=(200, 9)).astype(np.float32)  # few values, so that many tie
     labels = rng.integers(0, 9, size=200).astype(np.int32)
     np.testing.assert_allclose(metrics.top_k_credit(scores, labels, k), top_k_credit(scores, labels, k), rtol=1e-6)
-
-
-def test_a_non_finite_score_is_never_right():
+    # A non-finite score is never right.
     scores = np.array([[np.nan, np.nan], [np.nan, 1.0]], np.float32)
     np.testing.assert_array_equal(metrics.top_k_credit(scores, np.array([0, 0]), 1), [0.0, 0.0])
 

@@ -8,13 +8,8 @@ from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 from tests.reference.update import momentum_sgd
 
 
-def variables(*names):
-    rng = np.random.default_rng(0)
-    return [keras.Variable(rng.normal(size=(3, 4)).astype(np.float32), name=name) for name in names]
-
-
 def layers(*names):
-    """The variables of dense layers: kernel, bias, kernel, ..."""
+    """The variables of dense layers with random weights: kernel, bias, kernel, ..."""
     model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4, name=name) for name in names)])
     rng = np.random.default_rng(0)
     for weight in model.trainable_variables:
@@ -22,55 +17,45 @@ def layers(*names):
     return model.trainable_variables
 
 
-def graph_of(optimizer, weights):
-    """The update in a graph, as training runs it."""
-    return tf.function(lambda *gradients: optimizer.apply(list(gradients), weights))
-
-
-def check(optimizer, weights, rates, decays, steps=5, momentum=0.9):
-    """Steps with random gradients, next to the rule: `rates` and `decays` of each variable, or functions of the step."""
+@pytest.mark.parametrize(
+    ("settings", "names", "rates", "decays"),
+    [
+        # The published rule; biases are not decayed.
+        ((0.1, 0.9, 0.05, 2.0), ["conv1"], [0.1, 0.2], [0.05, 0]),
+        # The longest start of a layer's name counts; fc8 has what all others have.
+        (
+            (0.1, 0.9, 0.02, 2.0, {"conv": 0.5, "conv2": 0.1}, {"conv": 0.5, "conv2": 0.25, "fc1": 0.0}),
+            ["conv1", "conv2_tower0", "fc10", "fc8"],
+            [0.05, 0.1, 0.01, 0.02, 0.1, 0.2, 0.1, 0.2],
+            [0.5, 0, 0.25, 0, 0, 0, 0.02, 0],
+        ),
+    ],
+)
+def test_steps_with_random_gradients(settings, names, rates, decays):
+    """In a graph, as training makes them, next to the rule; the learning rate drops after six steps."""
+    weights, optimizer = layers(*names), MomentumSGD(*settings)
     optimizer.build(weights)
-    apply, rng = graph_of(optimizer, weights), np.random.default_rng(1)
+    apply = tf.function(lambda *gradients: optimizer.apply(list(gradients), weights))
+    rng = np.random.default_rng(1)
     expected = [(weight.numpy().astype(np.float64), 0.0) for weight in weights]
-    for step in range(steps):
+    for step in range(12):
+        if step == 6:
+            optimizer.learning_rate = 0.01
+            rates = [rate / 10 for rate in rates]
         gradients = [rng.normal(size=weight.shape).astype(np.float32) for weight in weights]
-        now = rates(step) if callable(rates) else rates
         apply(*gradients)
         expected = [
-            momentum_sgd(*state, gradient, rate, momentum, decay)
-            for state, gradient, rate, decay in zip(expected, gradients, now, decays, strict=True)
+            momentum_sgd(*state, gradient, rate, 0.9, decay)
+            for state, gradient, rate, decay in zip(expected, gradients, rates, decays, strict=True)
         ]
     for weight, velocity, (value, speed) in zip(weights, optimizer.velocities, expected, strict=True):
         np.testing.assert_allclose(weight, value, rtol=1e-5, atol=1e-6)  # float32 over several steps
         np.testing.assert_allclose(velocity, speed, rtol=1e-5, atol=1e-6)
 
 
-def test_the_published_rule_and_biases_are_not_decayed():
-    check(MomentumSGD(0.1, 0.9, 0.05, 2.0), variables("kernel", "bias"), (0.1, 0.2), (0.05, 0.0), steps=12)
-
-
-def test_the_learning_rate_can_be_changed_between_steps():
-    optimizer = MomentumSGD(0.1, 0.9, 0.1)
-
-    def rates(step):
-        optimizer.learning_rate = 0.1 if step < 2 else 0.01
-        return [0.1 if step < 2 else 0.01]
-
-    check(optimizer, variables("kernel"), rates, [0.1])
-
-
-def test_layers_with_learning_rates_and_decays_of_their_own():
-    """The longest start of a layer's name counts; fc8 has what all others have."""
-    weights = layers("conv1", "conv2_tower0", "fc10", "fc8")
-    multipliers, decays = {"conv": 0.5, "conv2": 0.1}, {"conv": 0.5, "conv2": 0.25, "fc1": 0.0}
-    optimizer = MomentumSGD(0.1, 0.9, 0.02, 2.0, multipliers, decays)
-    check(optimizer, weights, [0.05, 0.1, 0.01, 0.02, 0.1, 0.2, 0.1, 0.2], [0.5, 0, 0.25, 0, 0, 0, 0.02, 0])
-
-
 @pytest.mark.parametrize("label", ["conv1", "bias"])
-def test_what_is_frozen_does_not_move_by_its_velocity(label):
-    weights = layers("conv1", "conv2")
-    optimizer = MomentumSGD(0.1, 0.9, 0.01, 1.0, {"conv1": 0.5})
+def test_what_is_frozen_is_not_moved_by_its_velocity(label):
+    weights, optimizer = layers("conv1", "conv2"), MomentumSGD(0.1, 0.9, 0.01, 1.0, {"conv1": 0.5})
     optimizer.build(weights)
     one = [np.ones(weight.shape, np.float32) for weight in weights]
     optimizer.apply(one, weights)
@@ -90,23 +75,24 @@ def test_configuration_round_trip():
 
 def test_loss_scaling_of_float16_is_keras_own():
     """Updates, the scale and its growth, with an overflow, next to Keras' optimizer of the same name."""
-    settings = {"initial_scale": 1024.0, "dynamic_growth_steps": 2}
     reached = []
     for scaling in (LossScale, keras.optimizers.LossScaleOptimizer):
-        weights = variables("kernel", "bias", "unused")
-        optimizer = scaling(MomentumSGD(0.1), **settings)
+        weights = layers("fc6", "unused")
+        optimizer = scaling(MomentumSGD(0.1), initial_scale=1024.0, dynamic_growth_steps=2)
         optimizer.build(weights)
-        apply = graph_of(optimizer, weights)
+        apply = tf.function(lambda *gradients: optimizer.apply([*gradients, None, None], weights))  # noqa: B023
         rng, scales = np.random.default_rng(2), []
         for step in range(7):
-            gradients = [rng.normal(size=(3, 4)).astype(np.float32) * float(optimizer.scale_loss(1.0)) for _ in "kb"]
+            scale = float(optimizer.scale_loss(1.0))
+            gradients = [rng.normal(size=weight.shape).astype(np.float32) * scale for weight in weights[:2]]
             if step == 3:
-                gradients[1][0, 0] = np.inf
-            apply(*gradients, None)
+                gradients[1][0] = np.inf
+            apply(*gradients)
             scales.append(float(optimizer.dynamic_scale))
-        reached.append((scales, [np.array(weight) for weight in weights]))
+        reached.append((scales, [weight.numpy() for weight in weights]))
     assert reached[0][0] == reached[1][0] == [1024, 2048, 2048, 1024, 1024, 2048, 2048]
-    np.testing.assert_allclose(reached[0][1], reached[1][1], rtol=1e-6)
+    for ours, theirs in zip(reached[0][1], reached[1][1], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

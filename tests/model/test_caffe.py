@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_alexnet import AlexNet, caffe
+from keras_alexnet import AlexNet
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.model import weights
+from keras_alexnet.model import caffe, weights
 from tests.reference import caffe_network
 
 CLASSES = 7
@@ -177,11 +177,6 @@ def test_training_sees_what_caffes_training_sees(blobs, tmp_path):
     np.testing.assert_array_equal(read["fc8/kernel"], blobs["fc8"][0].T)
 
 
-def changed(blobs, layer, kernel=None, bias=None):
-    old = blobs[layer]
-    return blobs | {layer: [old[0] if kernel is None else kernel, old[1] if bias is None else bias]}
-
-
 def with_nan(array):
     array = array.copy()
     array.flat[-1] = np.nan
@@ -195,93 +190,72 @@ class Evil:
         return os.system, ("touch was_run",)
 
 
+NONE = "holds no weights, .caffemodel or .npy"
+NO_NPY = "holds no weights as caffe-tensorflow writes them"
+NO_MEAN = "holds no mean image"
+SHORT = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }".ljust(80)
 BAD = {
-    "empty": (lambda b: b"", "the file is empty"),
-    "text": (lambda b: b"no caffemodel, but a text of some length\n" * 9, "holds no weights, .caffemodel or .npy"),
-    "zip": (lambda b: b"PK\x03\x04" + bytes(60), "holds no weights, .caffemodel or .npy"),
-    "cut off": (lambda b: caffemodel(b)[:-100], "holds no weights, .caffemodel or .npy, or is cut off"),
-    "cut off between layers": (
+    "empty": (lambda b: b"", "has 0 bytes; 1 to "),
+    "text": (lambda b: b"no caffemodel, but a text of some length\n" * 9, NONE),
+    "truncated": (lambda b: caffemodel(b)[:-100], f"{NONE}, or is truncated"),
+    "without its last layers": (
         lambda b: caffemodel({n: b[n] for n in list(b)[:5]}),
         "fc6 is missing; AlexNet has conv1, .*, fc8, the file conv1, conv2, conv3, conv4, conv5",
     ),
-    "another last layer": (
-        lambda b: caffemodel({n.replace("fc8", "fc8_flickr"): a for n, a in b.items()}),
-        "fc8 is missing; .* fc7, fc8_flickr",
-    ),
     "no bias": (lambda b: caffemodel(b | {"fc7": b["fc7"][:1]}), "fc7 has 1 arrays; a kernel and a bias"),
-    "kernel of other size": (
-        lambda b: caffemodel(changed(b, "conv2", b["conv2"][0][:, :, :3, :3])),
-        r"conv2: the kernel is \(16, 3, 3, 3\); \(16, 3, 5, 5\) is expected",
-    ),
     "no groups": (
-        lambda b: caffemodel(changed(b, "conv4", np.ones((24, 24, 3, 3)))),
-        r"conv4: the kernel is \(24, 24, 3, 3\); \(24, 12, 3, 3\) is expected",
-    ),
-    "bias of other size": (
-        lambda b: caffemodel(changed(b, "fc6", bias=np.ones(9))),
-        r"fc6: the bias is \(9,\); \(256,\) is expected",
+        lambda b: caffemodel(b | {"conv4": [np.ones((24, 24, 3, 3)), b["conv4"][1]]}),
+        r"conv4: the kernel is float.. \(24, 24, 3, 3\); \(24, 12, 3, 3\) is expected",
     ),
     "bias of a matrix": (
-        lambda b: caffemodel(changed(b, "fc6", bias=np.ones((16, 16)))),
-        r"fc6: the bias is \(16, 16\); \(256,\) is expected",
+        lambda b: caffemodel(b | {"fc6": [b["fc6"][0], np.ones((16, 16))]}),
+        r"fc6: the bias is float.. \(16, 16\); \(256,\) is expected",
     ),
     "fewer numbers than its shape": (
         lambda b: caffemodel(b, lambda a: blob_2015(a).replace(bytes((6, 3, 11, 11)), bytes((7, 3, 11, 11)))),
         r"conv1: 8,712 bytes of numbers; \(7, 3, 11, 11\) should have 10,164",
     ),
     "odd width": (lambda b: caffemodel(blobs_of(c1=7)), "conv1 has 7 outputs and AlexNet 96; width must"),
-    "no outputs": (lambda b: caffemodel(blobs_of(classes=0)), r"fc8: the kernel is \(0, 256\)"),
-    "not finite": (
-        lambda b: caffemodel(changed(b, "conv5", with_nan(b["conv5"][0]))),
-        "conv5: the kernel has numbers that are not finite",
+    "no outputs": (lambda b: caffemodel(blobs_of(classes=0)), r"fc8: the kernel is float.. \(0, 256\)"),
+    "non-finite": (
+        lambda b: caffemodel(b | {"fc8": map(with_nan, b["fc8"])}),
+        "fc8: the kernel has non-finite numbers",
     ),
     "too large for float32": (
-        lambda b: caffemodel(changed(b, "fc8", bias=np.full(CLASSES, 1e300)), blob_of_doubles),
-        "fc8: the bias has numbers that are not finite",
+        lambda b: caffemodel(b | {"fc8": [b["fc8"][0], np.full(CLASSES, 1e300)]}, blob_of_doubles),
+        "fc8: the bias has non-finite numbers",
     ),
     "CaffeNet": (lambda b: caffemodel(b, order=("pool1", "norm1")), "pools before it normalizes, as CaffeNet does"),
-    "npy of numbers": (
-        lambda b: b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }".ljust(80),
-        r"as caffe-tensorflow writes them \(an array float32 \(2,\)",
-    ),
-    "npy cut off": (lambda b: npy(converted(b))[:-1000], "holds no weights as caffe-tensorflow writes them"),
-    "npy of half a header": (lambda b: npy(converted(b))[:9], "holds no weights as caffe-tensorflow writes them"),
+    "npy of numbers": (lambda b: SHORT, rf"{NO_NPY} \(an array float32 \(2,\)"),
+    "npy, truncated": (lambda b: npy(converted(b))[:-1000], NO_NPY),
     "npy of no dictionary": (lambda b: npy(3), "a int; a dictionary of layers is expected"),
-    "npy of no arrays": (lambda b: npy({"conv1": [1, 2]}), "holds no weights as caffe-tensorflow writes them"),
-    "npy of whole numbers": (
-        lambda b: npy(converted(b) | {"conv3": [np.ones(3, np.int64)] * 2}),
-        "an array of type i8; f4 or f8 is expected",
-    ),
-    "npy of objects": (
-        lambda b: npy(converted(b) | {"conv3": [np.array([{}], object)] * 2}),
-        "an array of type O8; f4 or f8 is expected",
-    ),
-    "npy without a layer": (
-        lambda b: npy({n: a for n, a in converted(b).items() if n != "conv4"}),
-        "conv4 is missing; AlexNet has",
-    ),
-    "npy in Caffe's axes": (lambda b: npy(b), r"conv1: the kernel is \(6, 3, 11, 11\); \(11, 11, 3, 6\) is expected"),
-    "npy that runs a program": (
-        lambda b: npy({"conv1": Evil()}),
-        r"its pickle asks for (posix|nt)\.system, and only arrays are let in",
-    ),
-    "npy that runs Python": (
-        lambda b: npy(0)[:0] + npy(np.array(None, object))[:128] + b'cbuiltins\neval\n(S\'open("was_run", "w")\'\ntR.',
-        "its pickle asks for builtins.eval, and only arrays are let in",
-    ),
+    "npy of no arrays": (lambda b: npy({"conv1": [1, 2]}), NO_NPY),
+    "npy of objects": (lambda b: npy({"conv3": [np.array([{}], object)] * 2}), "an array of type O8; f4 or f8 is"),
+    "npy in Caffe's axes": (npy, r"conv1: the kernel is float.. \(6, 3, 11, 11\); \(11, 11, 3, 6\) is expected"),
+    "npy that runs a program": (lambda b: npy({"conv1": Evil()}), r"its pickle asks for (posix|nt)\.system, and only"),
 }
+BAD_MEANS = {
+    "text": (lambda b: b"no mean at all" * 9, NO_MEAN),
+    "truncated": (lambda b: blob_2014(mean_of_caffe())[:-9], NO_MEAN),
+    "size": (lambda b: blob_2014(mean_of_caffe()[:, :9]), r"the mean image is float32 \(1, 3, 9, 256\)"),
+    "range": (lambda b: blob_2014(mean_of_caffe() * 9), "numbers outside 0..255"),
+    "non-finite": (lambda b: blob_2014(with_nan(mean_of_caffe())), "non-finite numbers"),
+    "pickle": (lambda b: npy(Evil()), NO_MEAN),
+    "npy, truncated": (lambda b: b"\x93NUMPY\x01", NO_MEAN),
+}
+CASES = [*((caffe.read, *case) for case in BAD.values()), *((caffe.read_mean, *case) for case in BAD_MEANS.values())]
 
 
-@pytest.mark.parametrize("write, words", BAD.values(), ids=BAD)
-def test_what_cannot_be_read_is_named_in_one_line(blobs, tmp_path, monkeypatch, write, words):
+@pytest.mark.parametrize("read, write, words", CASES, ids=[*BAD, *(f"mean, {name}" for name in BAD_MEANS)])
+def test_what_cannot_be_read_is_named_in_one_line(blobs, tmp_path, monkeypatch, read, write, words):
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "weights"
+    path = tmp_path / "file"
     path.write_bytes(write(blobs))
     with pytest.raises(RunError, match=words) as raised:
-        caffe.read(str(path))
-    said = str(raised.value)
-    assert said.startswith(f"{path}: ") and "\n" not in said, said
-    assert os.listdir(tmp_path) == ["weights"]
+        read(str(path))
+    message = str(raised.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message, message
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):
@@ -291,7 +265,7 @@ def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):
         caffe.read_mean(str(tmp_path / "nowhere"))
     (tmp_path / "large").write_bytes(bytes(11))
     monkeypatch.setattr(caffe, "MAX_BYTES", 10)
-    with pytest.raises(RunError, match="large: 11 bytes; at most 10 are read"):
+    with pytest.raises(RunError, match="large: has 11 bytes; 1 to 10 are read"):
         caffe.read(str(tmp_path / "large"))
 
 
@@ -311,25 +285,3 @@ def test_mean_images(tmp_path):
     # Blue, green and red as Caffe's example 00-classification prints them.
     assert caffe.read_mean().shape == (256, 256, 3)
     np.testing.assert_allclose(caffe.read_mean()[7, 9], [122.67891434, 116.66876762, 104.00698793])
-
-
-BAD_MEANS = {
-    "text": (lambda path: path.write_bytes(b"no mean at all" * 9), "holds no mean image"),
-    "empty": (lambda path: path.write_bytes(b""), "the file is empty"),
-    "cut off": (lambda path: path.write_bytes(blob_2014(mean_of_caffe())[:-9]), "holds no mean image"),
-    "size": (lambda path: path.write_bytes(blob_2014(mean_of_caffe()[:, :9])), r"holds float32 \(1, 3, 9, 256\)"),
-    "range": (lambda path: path.write_bytes(blob_2014(mean_of_caffe() * 9)), "numbers outside 0..255"),
-    "not finite": (lambda path: path.write_bytes(blob_2014(with_nan(mean_of_caffe()))), "numbers outside 0..255"),
-    "pickle": (lambda path: path.write_bytes(npy(Evil())), "holds no mean image"),
-    "npy cut off": (lambda path: path.write_bytes(b"\x93NUMPY\x01"), "holds no mean image"),
-}
-
-
-@pytest.mark.parametrize("write, words", BAD_MEANS.values(), ids=BAD_MEANS)
-def test_what_is_no_mean_image(tmp_path, monkeypatch, write, words):
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "mean")
-    with pytest.raises(RunError, match=words) as raised:
-        caffe.read_mean(str(tmp_path / "mean"))
-    assert "\n" not in str(raised.value)
-    assert os.listdir(tmp_path) == ["mean"]

@@ -1,0 +1,257 @@
+"""Caffe's files, read without Caffe: the weights of BVLC AlexNet and the mean image they were trained with.
+
+    from keras_alexnet.model import caffe, weights
+    weights.assign(caffe.read("bvlc_alexnet.caffemodel"), model)   # AlexNet(variant="caffe")
+
+Formats: `.caffemodel`, a NetParameter of `caffe.proto` (github.com/BVLC/caffe), with its layers in the field of 2014 or
+in today's; and the `.npy` that caffe-tensorflow makes of one (github.com/ethereon/caffe-tensorflow).
+"""
+
+import io
+import math
+import os
+import pickle
+
+import numpy as np
+from google.protobuf import empty_pb2, unknown_fields
+from google.protobuf.message import DecodeError
+
+from keras_alexnet.errors import ArgumentError, RunError, UsageError
+from keras_alexnet.model.variants import Network
+
+LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
+MAX_BYTES = 2**31 - 1  # of a file: what a protocol buffer may have; the real one has 244 million
+# Mean of the training images of ILSVRC2012, red, green, blue, in 0..255, as Caffe's `ilsvrc_2012_mean.npy` has it (its
+# example 00-classification prints it).
+IMAGENET_MEAN = (122.67891434, 116.66876762, 104.00698793)
+_MEAN_SHAPE = (3, 256, 256)
+_NPY = b"\x93NUMPY"
+# Numbers of fields in caffe.proto: of layers in a network, of 2014 and of today, and of name and blobs in a layer.
+_LAYER_FIELDS = {2: (4, 6), 100: (1, 7)}
+_BLOB_DIMENSIONS, _BLOB_FLOATS, _BLOB_SHAPE, _BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
+
+
+def read(path):
+    """The weights of a file, as those of `keras_alexnet.AlexNet(variant="caffe", towers=1, groups=2)`.
+
+    Four things differ from Caffe: a kernel's axes; the order of conv1's channels, blue, green, red there; the order of
+    fc6's inputs, map by map there; and the scale of fc6 and fc7, twice as large here. Caffe's dropout doubles in
+    training what it keeps, and the paper's halves everything afterwards (section 4.2): with doubled hidden units both
+    give the same numbers to the layer above, in training and after it. (In further training, a learning rate moves fc6
+    and fc7 by a quarter as much, relative to their size.)
+
+    Args:
+        path: str, a `.caffemodel` or a `.npy` of caffe-tensorflow; told apart by what is in them.
+
+    Returns:
+        dict of "LAYER/kernel" and "LAYER/bias" -> float32 np.ndarray as of `keras_alexnet.model.weights.named`.
+
+    Raises:
+        UsageError: there is no such file.
+        RunError: it is something else, damaged, or of another network. Nothing in it is run, a pickle neither.
+    """
+    content = _content(path)
+    is_npy = content.startswith(_NPY)
+    layers = _of_npy(path, content) if is_npy else _of_caffemodel(path, content)
+    for layer in LAYERS:
+        if layer not in layers:
+            present = ", ".join(sorted(map(str, layers))[:12]) or "none"
+            raise RunError(f"{path}: {layer} is missing; AlexNet has {', '.join(LAYERS)}, the file {present}")
+        if len(layers[layer]) != 2:
+            raise RunError(f"{path}: {layer} has {len(layers[layer])} arrays; a kernel and a bias are expected")
+    # Width and classes are what the file has; all other shapes follow.
+    units, classes = layers["conv1"][1].size, layers["fc8"][1].size
+    try:
+        Network(width=units / 96)
+    except ArgumentError as error:
+        raise RunError(f"{path}: conv1 has {units} outputs and AlexNet 96; {error}") from None
+    weights = {}
+    for layer, shapes in zip(LAYERS, _shapes(units / 96, classes, is_npy), strict=True):
+        for kind, array, shape in zip(("kernel", "bias"), layers[layer], shapes, strict=True):
+            array = _checked(f"{path}: {layer}: the {kind}", array, shape)
+            if kind == "kernel":
+                array = array if is_npy else _transposed(layer, array)
+                array = array[:, :, ::-1] if layer == "conv1" else array
+            weights[f"{layer}/{kind}"] = np.ascontiguousarray(array * np.float32(2 if layer in ("fc6", "fc7") else 1))
+    return weights
+
+
+def read_mean(path=None):
+    """The mean image of the training set.
+
+    Args:
+        path: str, Caffe's `imagenet_mean.binaryproto` or `ilsvrc_2012_mean.npy`: (3, 256, 256), blue, green, red. None
+            for the mean color of the latter everywhere, which Caffe's own example subtracts.
+
+    Returns:
+        float32 (256, 256, 3), RGB, 0..255.
+
+    Raises:
+        UsageError: there is no such file.
+        RunError: it holds no such image.
+    """
+    if path is None:
+        return np.full((*_MEAN_SHAPE[1:], 3), IMAGENET_MEAN, np.float32)
+    content = _content(path)
+    try:
+        if content.startswith(_NPY):
+            mean = np.load(io.BytesIO(content), allow_pickle=False)
+        else:
+            mean = _array(f"{path}: the mean image", content)
+    except (ValueError, TypeError, EOFError, OSError, DecodeError) as error:
+        raise RunError(f"{path}: holds no mean image, .binaryproto or .npy, or is truncated ({error})") from None
+    mean = _checked(f"{path}: the mean image", mean, _MEAN_SHAPE)
+    if not ((mean >= 0) & (mean <= 255)).all():
+        raise RunError(f"{path}: the mean image has numbers outside 0..255")
+    return np.ascontiguousarray(mean[::-1].transpose(1, 2, 0))
+
+
+def _content(path):
+    """The bytes of a file that is not too large to be read."""
+    if not os.path.isfile(path):
+        raise UsageError(f"{path}: {'is a folder' if os.path.isdir(path) else 'there is no such file'}")
+    size = os.path.getsize(path)
+    if not 0 < size <= MAX_BYTES:
+        raise RunError(f"{path}: has {size:,} bytes; 1 to {MAX_BYTES:,} are read")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _checked(name, array, shape):
+    """A finite float32 array of this shape; dimensions of 1 in front, as in blobs of 2014, do not count."""
+    if array.shape[-len(shape) :] != shape or not array.size == math.prod(shape) > 0 or array.dtype.kind not in "fiu":
+        raise RunError(f"{name} is {array.dtype} {array.shape}; {shape} is expected")
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
+        array = array.reshape(shape).astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise RunError(f"{name} has non-finite numbers")
+    return array
+
+
+def _transposed(layer, kernel):
+    """(outputs, inputs, rows, columns) -> (rows, columns, inputs, outputs); (outputs, inputs) -> (inputs, outputs)."""
+    if layer == "fc6":
+        maps = kernel.reshape(len(kernel), -1, 6, 6)  # its inputs are pool5's, one map after the other
+        return maps.transpose(2, 3, 1, 0).reshape(-1, len(kernel))
+    return kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
+
+
+def _shapes(width, classes, is_npy):
+    """(shape of the kernel, of the bias) of each of LAYERS; conv2, conv4 and conv5 see half of the maps before them."""
+    c1, c2, c3, fc = (round(units * width) for units in (96, 256, 384, 4096))
+    layers = [(11, 3, c1), (5, c1 // 2, c2), (3, c2, c3), (3, c3 // 2, c3), (3, c3 // 2, c2)]
+    layers = [((n, n, seen, out) if is_npy else (out, seen, n, n), (out,)) for n, seen, out in layers]
+    dense = ((6 * 6 * c2, fc), (fc, fc), (fc, classes))
+    return layers + [((seen, out) if is_npy else (out, seen), (out,)) for seen, out in dense]
+
+
+def _of_caffemodel(path, content):
+    """{name: its arrays} of the layers that have any."""
+    found, names = {}, []
+    try:
+        network = _fields(content)
+        for number, (name_field, blobs_field) in _LAYER_FIELDS.items():
+            for layer in map(_fields, network.get(number, ())):
+                names.append(layer[name_field][0].decode())
+                if blobs_field in layer:
+                    found[names[-1]] = [_array(f"{path}: {names[-1]}", blob) for blob in layer[blobs_field]]
+    except (
+        DecodeError,
+        KeyError,
+        ValueError,
+        AttributeError,
+        TypeError,
+    ):  # a field of another kind has no such methods
+        raise RunError(f"{path}: holds no weights, .caffemodel or .npy, or is truncated") from None
+    if "pool1" in names and "norm1" in names[names.index("pool1") :]:
+        # The other network that came with Caffe has arrays of the same names and shapes.
+        raise RunError(f"{path}: pools before it normalizes, as CaffeNet does; AlexNet's norm1 is before its pool1")
+    return found
+
+
+def _array(name, content):
+    """A BlobProto as np.ndarray."""
+    blob = _fields(content)
+    kind, dtype = (_BLOB_FLOATS, "<f4") if _BLOB_FLOATS in blob else (_BLOB_DOUBLES, "<f8")
+    numbers = b"".join(blob.get(kind, ()))
+    if _BLOB_SHAPE in blob:
+        shape = tuple(_varints(b"".join(_fields(blob[_BLOB_SHAPE][0]).get(1, ()))))
+    else:
+        shape = tuple(blob.get(number, [0])[0] for number in _BLOB_DIMENSIONS)
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
+    if len(numbers) != expected:
+        raise RunError(f"{name}: {len(numbers):,} bytes of numbers; {shape} should have {expected:,}")
+    return np.frombuffer(numbers, dtype).reshape(shape)
+
+
+def _fields(content):
+    """{number: list of int or bytes}, the fields of a protocol buffer. Raises DecodeError."""
+    found = {}
+    # To a message without fields all are unknown, and are handed over as they are in the file.
+    for field in unknown_fields.UnknownFieldSet(empty_pb2.Empty.FromString(content)):
+        found.setdefault(field.field_number, []).append(field.data)
+    return found
+
+
+def _varints(content):
+    """The whole numbers of a packed field, list of int."""
+    found, number, shift = [], 0, 0
+    for byte in content:
+        number, shift = number | (byte & 0x7F) << shift, shift + 7
+        if byte < 0x80:
+            found.append(number)
+            number = shift = 0
+    return found
+
+
+class _Pickled:
+    """Stands for NumPy's arrays and types in a pickle, as data only: NumPy's own classes trust a pickle."""
+
+    def __init__(self, *arguments):
+        self.arguments, self.state = arguments, None
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def array(self):
+        """The numbers, float32 or float64. Raises ValueError and others."""
+        _, shape, kind, by_columns, content = self.state
+        if kind.arguments[0] not in ("f4", "f8"):
+            raise ValueError(f"an array of type {kind.arguments[0]}; f4 or f8 is expected")
+        dtype = np.dtype((">" if kind.state[1] == ">" else "<") + kind.arguments[0])
+        content = content.encode("latin1") if isinstance(content, str) else content  # Python 2's bytes, see `_of_npy`
+        return np.frombuffer(content, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Unpickles NumPy's arrays as `_Pickled`; whatever else a pickle may call is refused."""
+
+    def find_class(self, module, name):
+        if (module, name) == ("_codecs", "encode"):
+            return str.encode  # how Python 3 writes bytes for Python 2
+        names = ("dtype", "ndarray") if module == "numpy" else ("_reconstruct",)
+        if module not in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray") or name not in names:
+            raise pickle.UnpicklingError(f"its pickle asks for {module}.{name}, and only arrays are let in")
+        return _Pickled
+
+
+def _of_npy(path, content):
+    """{name: [kernel, bias]}; of layers that are none of ours without the arrays."""
+    file = io.BytesIO(content)
+    try:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # later ones are for types with longer names
+        if shape != () or not dtype.hasobject:
+            raise ValueError(f"an array {dtype} {shape}; a dictionary of layers is expected")
+        layers = _Unpickler(file, encoding="latin1").load().state[4][0]  # latin1 keeps Python 2's bytes one to one
+        if not isinstance(layers, dict):
+            raise ValueError(f"a {type(layers).__name__}; a dictionary of layers is expected")
+        pairs = dict.fromkeys(layers, ())
+        for name in set(layers) & set(LAYERS):
+            arrays = layers[name]
+            arrays = [arrays["weights"], arrays["biases"]] if isinstance(arrays, dict) else arrays
+            pairs[name] = [each.array() for each in arrays]
+        return pairs
+    except Exception as error:
+        # What is wrong in a pickle shows as any error of Python's.
+        raise RunError(f"{path}: holds no weights as caffe-tensorflow writes them ({error})") from None
