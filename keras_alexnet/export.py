@@ -67,16 +67,11 @@ def save(served, export_dir, metadata):
 
     The metadata, a dict for JSON, are written to `assets.extra/metadata.json`.
     """
-    import tensorflow as tf  # as above
-
-    from keras_alexnet.serving import warmup
-
     os.makedirs(export_dir, exist_ok=True)
     remove_temp_files(export_dir)
     # TF Serving reads only folders whose names are numbers; the temporary one begins with a dot.
     with atomic_directory(export_dir, lambda: _next_version(export_dir)) as (aside, written):
-        tf.saved_model.save(served, aside, signatures=served.signatures())
-        warmup.write(aside, served.size)
+        served.save(aside)
         with open(os.path.join(aside, METADATA), "w", encoding="utf-8") as file:
             json.dump(metadata, file, indent=1, ensure_ascii=False)
     return written.path

@@ -82,11 +82,11 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder, 
 
 GOOD = ["IN/good.caffemodel", "--out=OUT"]
 BAD = {
-    "nothing": ([], 2, "no weights given: name a .caffemodel"),
-    "no_out": (GOOD[:1], 2, "--out is missing: name the run's folder"),
-    "unknown": ([*GOOD, "--sise=3"], 2, "--sise=3: there is no such option"),
-    "towers": ([*GOOD, "--towers=3"], 2, "--towers: invalid choice: '3'"),
-    "two_files": ([*GOOD, GOOD[0]], 2, "good.caffemodel: there is no such opt"),
+    "nothing": ([], 2, "no weights given: name one .caffemodel"),
+    "no_out": (GOOD[:1], 2, "--out is missing: give the run's folder"),
+    "unknown": ([*GOOD, "--sise=3"], 2, "flag .sise."),
+    "towers": ([*GOOD, "--towers=3"], 2, "--towers=3: value should be one of <1|2>"),
+    "two_files": ([*GOOD, GOOD[0]], 2, "name one .caffemodel"),
     "no_file": (["IN/nowhere", "--out=OUT"], 2, "IN/nowhere: there is no such file"),
     "no_mean": ([*GOOD, "--mean=IN/nowhere"], 2, "IN/nowhere: there is no such file"),
     "full": ([GOOD[0], "--out=IN"], 2, "--out=IN: is not empty; name a new folder"),
