@@ -27,16 +27,11 @@ def paths(files, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_client_for_each_model():
-    """Loading an exported model takes a second."""
+def expected(folder, files):
+    """The answers for the images. Each model is loaded once, which takes a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clients, "open_client", functools.cache(clients.open_client))
-        yield
-
-
-@pytest.fixture(scope="module")
-def expected(folder, files):
-    return clients.open_client(folder, 30.0, 3).predict(files[:20])
+        yield clients.open_client(folder, 30.0, 3).predict(files[:20])
 
 
 @pytest.mark.parametrize("kind", ["folder", "rest", "grpc"])
@@ -75,7 +70,7 @@ def test_features_in_lines_of_json(folder, paths):
 
 
 class FakeClient:
-    """A client that remembers how many files a request has, takes up to a limit and fails in the sixth request."""
+    """A client that remembers how many files a request has, takes up to `most` and fails in the last of `requests`."""
 
     def __init__(self, most=100, requests=1000):
         self.sizes, self.closed, self.most, self.requests = [], False, most, requests
@@ -114,7 +109,6 @@ def test_a_request_that_is_too_large_is_divided(paths):
     [
         (["image.jpg"], "--model is missing"),
         (["--model=m"], "no image is given"),
-        (["--model=m", "nowhere.jpg"], "nowhere.jpg: there is no such file"),
         (["--model=m", "no\x1b[31m\nwhere.jpg"], r"no\x1b[31m\nwhere.jpg: there is no such file"),
         (["--model=m", "{tmp}"], "is a folder; name the files in it"),
         (["--model=m", "{tmp}/pipe"], "pipe: is not a regular file"),
@@ -144,13 +138,11 @@ def test_on_a_strict_terminal_with_a_truncated_file(folder, files, tmp_path):
     assert len(errors) == 1 and errors[0].startswith(f"predict: {tmp_path / 'cut.jpg'}: "), errors
 
 
-def test_an_interruption_does_not_wait_for_the_server(paths):
+def test_an_interruption_does_not_wait_for_the_server(paths, default_handlers):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={address}", "--deadline=300", paths[0]]
-        # A shell's background jobs, such as these tests may be one of, hand down that they are not to be interrupted.
-        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             silent.settimeout(60)
             connection, _ = silent.accept()
             started = time.monotonic()
