@@ -44,10 +44,7 @@ def parse(kind, argv, usage, positional=None):
 
 
 def choose_rows(asked, known, default):
-    """The rows to measure, list of str, and a dict of row -> why, those of the default that cannot run here.
-
-    Raises ArgumentError for an unknown row or one named twice, RunError for one that was asked for and cannot run.
-    """
+    """(the rows to measure, list of str; a dict of row -> why, those of the default that cannot run here)."""
     for row in asked:
         if row not in known or asked.count(row) > 1:
             raise ArgumentError("rows", ",".join(asked), f"{row!r} is none of {', '.join(known)}, or there twice")
@@ -62,16 +59,9 @@ def choose_rows(asked, known, default):
 
 
 def interleave(rows, settings, rounds, before=None):
-    """Measures rows, each in a process of its own, in turns.
+    """Measures rows, {row: "MODULE.FUNCTION"}, in turns: ({row: its facts}, {row: list of the results of its turns}).
 
-    Args:
-        rows: dict of row -> "MODULE.FUNCTION", a function of the row's name and of the settings.
-        settings: dataclass that JSON can hold.
-        rounds: int, turns of each row.
-        before: one of the rows, which takes a turn before each turn of the others; its results are added to theirs.
-
-    Returns:
-        (dict of row -> dict, the facts; dict of row -> list of dict, the results of its turns).
+    The row `before` takes a turn before each turn of the others; its results are added to theirs.
     """
     workers = {row: worker(row, function, dataclasses.asdict(settings)) for row, function in rows.items()}
     try:
@@ -121,27 +111,34 @@ def main(argv):
         print(json.dumps(turn()), flush=True)
 
 
+def seconds(work, *arguments):
+    """How long a call takes."""
+    started = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - started
+
+
 def speed_turn(images, work, peak_mb):
     """A turn that measures the images_per_second of a function that works through so many images, and peak_mb."""
+    return lambda: {"images_per_second": images / seconds(work), "peak_mb": peak_mb()}
 
-    def turn():
-        started = time.perf_counter()
-        work()
-        return {"images_per_second": images / (time.perf_counter() - started), "peak_mb": peak_mb()}
 
-    return turn
+def step_turn(settings, step, peak_mb):
+    """A turn of training steps, after two that build what the others use."""
+
+    def steps(count=settings.steps):
+        for _ in range(count):
+            step()
+
+    steps(2)
+    return speed_turn(settings.batch_size * settings.steps, steps, peak_mb)
 
 
 def summary(turns, compared):
-    """The figures of each row.
+    """The figures of each row from the turns of `speed_turn`, dict of row -> dict.
 
-    Args:
-        turns: dict of row -> list of dict, of `speed_turn`.
-        compared: dict of row -> dict of figure -> other row; a figure is left out where the other row is missing.
-
-    Returns:
-        dict of row -> dict: images_per_second, the median of the turns; peak_mb, so far at the last turn; the figures
-        of `compared`, medians of the rounds' ratios of images_per_second; turns.
+    images_per_second is the median of the turns, peak_mb that of the last one. `compared` is {row: {figure: other}}:
+    these figures are medians of the rounds' ratios of images_per_second, and left out where the other row is missing.
     """
     speeds = {row: [turn["images_per_second"] for turn in its_turns] for row, its_turns in turns.items()}
     found = {}
@@ -162,7 +159,7 @@ def machine():
 
 
 def resident_peak():
-    """Starts to watch the resident memory of this process; returns a function that gives its growth so far, in MB."""
+    """A function that gives how far the resident memory of this process has grown since now at its peak, in MB."""
 
     def peak_mb():
         with open("/proc/self/status", encoding="utf-8") as file:
