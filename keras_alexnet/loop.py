@@ -302,6 +302,7 @@ def load_initial_weights(config, model):
     path = config.training.initial_weights
     if not path or rundir.has_checkpoint(config.run.model_dir):
         return
+    rundir.check_path(path, "initial_weights")
     before = config_of(path)
     for name in ("variant", "width"):
         own, other = getattr(config.network, name), before and getattr(before.network, name)

@@ -19,8 +19,7 @@ class Augmentation:
     """What is done to a training image at random.
 
     Attributes:
-        crop_positions: int >= 1, a crop's first row and column are drawn from so many places in the middle of what is
-            possible (32 of 33 begin at 0).
+        crop_positions: int >= 1, places in the middle from which a crop's first row and column are drawn.
         reflections: bool, half of the images are reflected.
         pca_color: "dataset", "image" or "none": whose principal components the color noise follows.
         pca_scale: "eigenvalue" (of pixels in [0, 1], the paper) or "stddev" (the release).
@@ -58,8 +57,7 @@ def draws(seed, epoch, start, margin, positions, reflections=True):
     """Where the crops of an epoch begin, whether they are reflected, and the factors of their color noise.
 
     Args:
-        seed, epoch: int.
-        start: int, the first place in the epoch that is wanted.
+        seed, epoch, start: int; the first place in the epoch that is wanted.
         margin: int, 256 minus the crop's size.
         positions: int, at most margin + 1, see `Augmentation.crop_positions`.
         reflections: bool; without them every reflection is 0, and all other draws are the same.
@@ -102,9 +100,7 @@ def noise_matrix(rgb_covariance, scale, stddev):
 def dataset_noise(factors, matrix):
     """Color noise along the training set's components, float32 (B, 3), one color for all pixels of an image.
 
-    Args:
-        factors: float32 (B, 3), N(0, 1).
-        matrix: float32 (3, 3), see `noise_matrix`.
+    `factors`: float32 (B, 3), N(0, 1); `matrix`: float32 (3, 3), see `noise_matrix`.
     """
     return tf.matmul(factors, matrix, transpose_b=True)
 
@@ -112,10 +108,7 @@ def dataset_noise(factors, matrix):
 def image_noise(factors, images, scale, stddev):
     """As `dataset_noise`, along the principal components of each image's own pixels.
 
-    Args:
-        factors: float32 (B, 3), N(0, 1).
-        images: uint8 (B, height, width, 3), the crops that the network gets.
-        scale, stddev: as in `noise_matrix`.
+    `images`: uint8 (B, height, width, 3), the crops that the network gets; `scale` and `stddev` as in `noise_matrix`.
     """
     values, vectors = tf.linalg.eigh(_covariances(images))
     values = tf.maximum(values, 0.0)

@@ -30,8 +30,7 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
     Args:
         image_bytes: string scalar, a JPEG or PNG file.
         row, column: int32 scalar, 0 <= row, column <= side - size, where the window begins in the resized image.
-        size: int, rows and columns of the window.
-        side: int, rows and columns of the resized image.
+        size, side: int, rows and columns of the window and of the resized image.
 
     Returns:
         uint8 (size, size, 3), RGB.
@@ -76,13 +75,10 @@ def decode_center(image_bytes, size=STORED_SIZE):
 
 
 def require_whole(image_bytes):
-    """The same bytes, string scalar, unless they are a JPEG file that is cut short.
+    """The same bytes, string scalar; a tf.errors.InvalidArgumentError where a JPEG's end-of-image marker is missing.
 
     How much of a file a window needs depends on the window. With this check, all that decide whether a file is an image
     (statistics, preparation, serving) decide alike.
-
-    Raises:
-        tf.errors.InvalidArgumentError: (when the graph runs) the end-of-image marker of a JPEG is missing.
     """
     last = tf.strings.substr(image_bytes, tf.maximum(tf.strings.length(image_bytes) - 2, 0), 2)
     ends = tf.reduce_any(tf.equal(last, [_END_OF_IMAGE, _PNG_END]))
@@ -102,14 +98,9 @@ def _ends_earlier(image_bytes):
 
 
 def window_of(stored, image, row, column, size):
-    """A window of an image as its source has it.
+    """As `decode_window`, of an image as its source has it; of a stored image, bit for bit what all of it has there.
 
-    Args:
-        stored: "" for the bytes of any file, "jpeg" for those of a JPEG of 256x256, "raw" for uint8 (256, 256, 3).
-        image, row, column, size: as of `decode_window`.
-
-    Returns:
-        uint8 (size, size, 3), RGB; of a stored image, bit for bit what all of it has there.
+    `stored`: "" for the bytes of any file, "jpeg" for those of a JPEG of 256x256, "raw" for uint8 (256, 256, 3).
     """
     return _window_function(stored, size)(image, row, column)
 

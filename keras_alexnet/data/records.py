@@ -30,14 +30,12 @@ _PIXEL = np.dtype("V3")  # three bytes in one: reversed by pixels, not by bytes
 class RecordSource(Source):
     """Images of TFRecord files; an item is (place: int64, record: string).
 
-    Parts get whole chunks, in the order in which they are read, so that no two read the same; they differ by the length
-    of a chunk at most.
+    Parts get whole chunks, so that no two read the same; they differ by the length of a chunk at most.
 
     Attributes:
         identity: str, what tells these records from others.
         paths: tuple of str, the files.
-        first: tuple of int, of each file the first record that belongs to the source.
-        ends: tuple of int, of each file the first record after those.
+        first, ends: tuple of int, of each file the first record that belongs to the source, and the first after those.
         image_key, label_key: str, of the features.
         shuffle_buffer: int >= 1, records of a shuffle window; up to three times as many are in memory.
         skipped: frozenset of (int, int), the files and records that are left out.
@@ -72,9 +70,6 @@ class RecordSource(Source):
 
     def name_of(self, place, record):
         return f"{os.path.basename(self.paths[int(place) // _FILE])}__{int(place) % _FILE}"
-
-    def fingerprint(self):
-        return f"{self.identity} {self.count}"
 
     def without(self, names):
         files = {}
@@ -171,15 +166,13 @@ class RecordSource(Source):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RawSource(IndexedSource):
-    """Raw images of 256x256 in TFRecord files.
+    """Raw images of 256x256 in TFRecord files; the preparation has noted where the pixels of each begin.
 
-    The preparation has noted where in its files the pixels of every image begin. So an epoch is one permutation of all
-    images, and of an image only the rows of its crop are read, straight into the batch. The records' check sums are
-    not verified: `tools/prepare_dataset.py --check` does that.
+    Of an image only the rows of its crop are read, straight into the batch. The check sums of the records are not
+    verified: `tools/prepare_dataset.py --check` does that.
 
     Attributes:
-        identity: str, what tells these images from others.
-        paths: tuple of str, the files.
+        identity, paths: as of RecordSource.
         files: int32 (images,), which of the paths an image is in.
         offsets: int64 (images,), bytes before its pixels there.
         labels: int32 (images,).
@@ -197,10 +190,8 @@ class RawSource(IndexedSource):
 
     def names(self):
         """FILE@OFFSET of every image."""
-        return tuple(self.name_of(index) for index in range(self.count))
-
-    def name_of(self, index):
-        return f"{os.path.basename(self.paths[self.files[int(index)]])}@{self.offsets[int(index)]}"
+        bases = [os.path.basename(path) for path in self.paths]
+        return tuple(f"{bases[file]}@{offset}" for file, offset in zip(self.files, self.offsets, strict=True))
 
     def check_readable(self, name):
         base, _, offset = name.rpartition("@")
@@ -208,9 +199,6 @@ class RawSource(IndexedSource):
         with open(path, "rb") as file:
             file.seek(int(offset))
             file.read(STORED_SIZE * STORED_SIZE * 3)
-
-    def fingerprint(self):
-        return f"{self.identity} {self.count}"
 
     def without(self, names):
         if not names:
@@ -233,11 +221,9 @@ class RawSource(IndexedSource):
         return load
 
     def window_reader(self, size):
-        """A function that reads crops of `size` rows and columns, reflected or not, of a batch of images; for a graph.
+        """A function of (indices: int64 (B,), rows, columns, reflected: int32 (B,)) -> uint8 (B, size, size, 3), RGB.
 
-        Returns:
-            function of (indices: int64 (B,), rows, columns, reflected: int32 (B,)) -> uint8 (B, size, size, 3), RGB.
-            In the graph it fails with tf.errors.OpError where a file cannot be read or is shorter than it was.
+        It reads crops, reflected or not, in a graph; a tf.errors.OpError where a file cannot be read or is too short.
         """
 
         def read(indices, rows, columns, reflected):

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -42,18 +41,10 @@ _HUES = {"red": (-0.03, 0.03), "blue": (0.59, 0.67)}  # as shares of the full ci
 
 
 def draw(class_name, seed):
-    """Draws one image; it depends on the arguments and, in details, on the versions of NumPy and Pillow.
+    """Draws one image of a class; each seed, int >= 0, gives another. Raises ValueError for other arguments.
 
-    Args:
-        class_name: str, one of CLASS_NAMES.
-        seed: int >= 0; each gives another image.
-
-    Returns:
-        PIL.Image.Image, RGB, each side 200 to 480 pixels, width / height from 0.6 to 1.6. The object lies inside the
-        central square, at least 8 % of the shorter side away from the square's border.
-
-    Raises:
-        ValueError: the class is unknown, or the seed is negative.
+    Returns a PIL.Image.Image, RGB, each side 200 to 480 pixels, width / height from 0.6 to 1.6. The object lies inside
+    the central square, at least 8 % of the shorter side away from its border.
     """
     if class_name not in CLASS_NAMES:
         raise ValueError(f"unknown class {class_name!r}; the classes are {', '.join(CLASS_NAMES)}")
@@ -76,48 +67,33 @@ def make(directory, train_per_class, val_per_class, seed, progress=None):
     """Draws a whole set as `directory/train/CLASS/00000.jpg` and `directory/val/CLASS/00000.jpg`, and so on.
 
     A folder of that name is always a complete set. The same arguments give the same images; no image's seed is shared
-    by training and validation, nor by two sets.
-
-    Args:
-        directory: str or Path; missing parents are made.
-        train_per_class, val_per_class: int >= 1.
-        seed: int >= 0.
-        progress: optional function of (images drawn, images in all), called now and then and at the end.
+    by training and validation, nor by two sets. `progress`: optional function of (images drawn, images in all).
 
     Returns:
         bool, whether the set was drawn; False where `directory` holds exactly this set already.
 
     Raises:
         FileExistsError: `directory` holds anything else, such as a set of another seed or size.
-        ArgumentError: a number is out of range.
+        ArgumentError: a number of images is below 1, or the seed below 0.
     """
     for name, value, least in (("train", train_per_class, 1), ("val", val_per_class, 1), ("seed", seed, 0)):
         if value < least:
             raise ArgumentError(f"shapes_{name}", value, f"must be at least {least}")
-    info = {
-        "format": _FORMAT,
-        "seed": seed,
-        "train_per_class": train_per_class,
-        "val_per_class": val_per_class,
-        "classes": list(CLASS_NAMES),
-    }
-    # The real path, because a link cannot be replaced by a folder.
-    target = Path(directory).resolve()
+    info = {"format": _FORMAT, "seed": seed, "train_per_class": train_per_class, "val_per_class": val_per_class}
+    info["classes"] = list(CLASS_NAMES)
+    target = Path(directory).resolve()  # since a link cannot be replaced by a folder
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         _check_same(target, info)
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    draft = target.parent / f".{target.name}-{os.getpid()}"
     try:
-        # A folder inside, because the temporary one is closed to other users and would stay so.
-        draft = workspace / target.name
-        draft.mkdir()
+        draft.mkdir(parents=True)
         _write(draft, info, progress)
         if target.is_dir():
             target.rmdir()
         os.rename(draft, target)
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
     return True
 
 

@@ -131,8 +131,9 @@ def verdict(values):
     for pair in PAIRS:
         found = _difference(values, pair)
         if found:
-            certain = "holds" if found["mean"] > 0 else "does not hold"
-            outcome = certain if stats.is_certain(found) else "cannot be told"
+            outcome = "cannot be told"
+            if found["low"] is not None and found["low"] * found["high"] > 0:  # the interval excludes 0
+                outcome = "holds" if found["mean"] > 0 else "does not hold"
             both = " (normalization and a lower decay together)" if pair == PAIRS[0] else ""
             said.append(f"error of {pair[0]} minus that of {pair[1]}{both} {stats.as_text(found)} points")
     return Verdict(outcome, f"{'; '.join(said) or 'no pair was run'}, {values['epochs']} epochs")

@@ -22,6 +22,7 @@ from keras_alexnet import __version__, cli, flags, rundir
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
+from keras_alexnet.tables import Table
 
 # In the order of the report.
 NAMES = (
@@ -40,42 +41,11 @@ OUTCOMES = ("holds", "does not hold", "cannot be told")
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of the report.
-
-    Attributes:
-        title: str.
-        columns: tuple of str; the first is of the rows' names.
-        rows: tuple of tuple of str, as long as the columns.
-        note: str, printed below it.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
-
-    def as_text(self):
-        """The table for a terminal, str."""
-        rows = [self.columns, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        ]
-        return "\n".join([self.title, "", *lines, *([f"({self.note})"] if self.note else [])])
-
-
-@dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a claim holds here.
+    """Whether a claim holds here."""
 
-    Attributes:
-        outcome: one of OUTCOMES.
-        numbers: str, what decides it, such as "6.1 times here and six times in the paper, one seed".
-    """
-
-    outcome: str
-    numbers: str
+    outcome: str  # one of OUTCOMES
+    numbers: str  # what decides it, such as "6.1 times here and six times in the paper, one seed"
 
     def __str__(self):
         return f"{self.outcome.capitalize()}: {self.numbers}."
@@ -83,46 +53,27 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What an experiment has measured.
+    """What an experiment has measured."""
 
-    Attributes:
-        values: dict that can be written as JSON.
-        protocol: str, how: set, images, views, models, what was cut.
-        figures: sequence of (file name below the results folder, caption), written already.
-    """
-
-    values: dict
-    protocol: str
-    figures: tuple[tuple[str, str], ...] = ()
+    values: dict  # as JSON takes it
+    protocol: str  # how: set, images, views, models, what was cut
+    figures: tuple[tuple[str, str], ...] = ()  # (file name below the results folder, caption), written already
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A claim of the paper and the command that measures it.
+    """A claim of the paper and the command that measures it."""
 
-    Attributes:
-        name: str, of the module and of the JSON.
-        title: str.
-        claim: str, what the paper says, and where.
-        cost: str, how long the command takes, measured or estimated, and on what.
-        command: str, as a user would give it.
-        settings: subclass of Settings, the command's flags.
-        run: function of settings -> Result, or None where it only printed something.
-        tables: function of the values -> list of Table.
-        verdict: function of the values -> Verdict.
-        reference: tuple of Table, numbers of others; the report shows them where nothing was measured.
-    """
-
-    name: str
+    name: str  # of the module and of the JSON
     title: str
-    claim: str
-    cost: str
-    command: str
-    settings: type
-    run: Callable
-    tables: Callable
-    verdict: Callable
-    reference: tuple[Table, ...] = ()
+    claim: str  # what the paper says, and where
+    cost: str  # how long the command takes, measured or estimated, and on what
+    command: str  # as a user would give it
+    settings: type  # subclass of Settings, the command's flags
+    run: Callable  # settings -> Result, or None where it only printed something
+    tables: Callable  # values -> list of Table
+    verdict: Callable  # values -> Verdict
+    reference: tuple[Table, ...] = ()  # numbers of others, which the report shows where nothing was measured
 
 
 @dataclasses.dataclass(frozen=True)

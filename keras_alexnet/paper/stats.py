@@ -32,11 +32,6 @@ def as_text(difference):
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-def is_certain(difference):
-    """Whether the interval of a difference as of `paired` excludes 0, bool."""
-    return difference["low"] is not None and (difference["low"] > 0 or difference["high"] < 0)
-
-
 def holm(ps):
     """Holm's correction of several p (SciPy has none): list in the same order, each at most 1; None stays None."""
     known = sorted((p, place) for place, p in enumerate(ps) if p is not None)

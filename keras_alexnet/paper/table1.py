@@ -11,7 +11,7 @@ import typing
 
 from keras_alexnet import cli, export, flags, rundir
 from keras_alexnet import config as configs
-from keras_alexnet.data import imagenet_labels
+from keras_alexnet.data import imagenet
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.evaluate import parse_evaluate
 from keras_alexnet.flags import flag
@@ -91,8 +91,8 @@ class Ilsvrc:
         counts = (about["images"] + len(about["left_out"]), about["classes"], about["model_classes"])
         if counts != (self.images, 1000, 1000):
             return False
-        ids = [wordnet_id for wordnet_id, _ in imagenet_labels.classes()]  # of 2012; other years have other classes
-        return self.year != 2012 or set(class_names) in (set(ids), set(imagenet_labels.class_names(ids, {})))
+        ids = [wordnet_id for wordnet_id, _ in imagenet.classes()]  # of 2012; other years have other classes
+        return self.year != 2012 or set(class_names) in (set(ids), set(imagenet.class_names(ids, {})))
 
     def measured(self, values):
         """Pairs of (Row, what was measured of it: dict, or None); averages that are no row of the table come last."""

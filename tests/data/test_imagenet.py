@@ -170,7 +170,9 @@ def test_an_archive_that_became_shorter_is_told_from_a_bad_image(tmp_path):
     gone = [name for name in source.files if name.startswith(IDS[1])]
     with pytest.raises(RunError, match=f"train/{IDS[1]}.*cannot be read .*the archive has changed"):
         summarize(source)
-    assert [name for name, content, _ in items_of(source) if not content] == gone
+    # An error is of one image only, so that a pass which leaves it out finds the others.
+    loaded = source.items().map(source.loader()).ignore_errors().as_numpy_iterator()
+    assert [name.decode() for name, *_ in loaded] == [name for name in source.files if name not in gone]
     os.unlink(source.path)
     with pytest.raises(FileNotFoundError):
         source.check_readable(source.files[0])
@@ -260,13 +262,13 @@ VAL_DAMAGE = {
         DAMAGED % f"after {IMAGES[0]}: a header of 2147483648 bytes",
     ),
     "a_hole": (VAL_FLAT[:2048] + bytes(2**21) + VAL_FLAT[2048:], DAMAGED % f"after {IMAGES[1]}: its end is missing"),
-    "no_images": (tar({"a.JPEG": b"x"}), "holds no image named as ILSVRC2012_val_00000001.JPEG is"),
+    "no_images": (tar({"a.JPEG": b"x"}), "holds no images"),
     "twice": (tar([(IMAGES[0], b"x"), (f"val/{IMAGES[0]}", b"x")]), f"holds {IMAGES[0]} twice"),
 }
 TRAIN_DAMAGE = {
     "class_cut_short": (tar({f"{IDS[0]}.tar": tar(TRAIN[IDS[0]])[:1500]}), DAMAGED % f"after {IDS[0]}/{IDS[0]}_3.JPEG"),
     "class_of_no_bytes": (train_tar(**{"n10000000.tar": b""}), DAMAGED % "at the beginning of n10000000/"),
-    "class_of_others": (train_tar(TRAIN | {"n10000000": {"a.txt": b"x"}}), "n10000000.tar in it holds no JPEG file"),
+    "class_of_others": (train_tar(TRAIN | {"n10000000": {"a.txt": b"x"}}), "holds no images in n10000000/"),
     "no_class": (tar({"readme.txt": b"x"}), "holds no class (a tar named after its WordNet id"),
     "class_twice": (tar([(f"{at}{IDS[0]}.tar", tar(TRAIN[IDS[0]])) for at in ("", "x/")]), f"holds {IDS[0]}.tar twice"),
     "image_twice": (tar({f"{IDS[0]}.tar": tar([("a.JPEG", b"x"), ("a.JPEG", b"x")])}), f"holds {IDS[0]}/a.JPEG twice"),

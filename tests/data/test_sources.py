@@ -172,8 +172,8 @@ WRONG_FOLDERS = {
             f"{split}/{unicodedata.normalize(form, 'café')}/1.jpg": IMAGE
             for split, form in (("train", "NFC"), ("val", "NFD"))
         },
-        "train and val hold different classes (only in train: café; only in val: cafe\u0301; these look the same but are "
-        "spelled with other Unicode characters, NFC and NFD: rename them)",
+        "train and val hold different classes (only in train: café; only in val: cafe\u0301; these look the same but "
+        "are spelled with other Unicode characters, NFC and NFD: rename them)",
     ),
 }
 

@@ -28,7 +28,8 @@ KILLS = 20
 
 @pytest.fixture(scope="module")
 def flags(small_images):
-    return [*TINY_RUN, "--lr_policy=constant", f"--data_dir={small_images}", f"--epochs={EPOCHS}", "--noexport"]
+    rate = ["--lr_policy=constant", "--learning_rate=0.0001"]
+    return [*TINY_RUN, *rate, f"--data_dir={small_images}", f"--epochs={EPOCHS}", "--noexport"]
 
 
 @pytest.fixture(scope="module")

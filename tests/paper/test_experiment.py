@@ -49,8 +49,8 @@ def test_result_is_written_and_printed(tmp_path, capsys):
     assert experiment.main(LINES, [f"--results_dir={tmp_path}/a b", "--slope=3"]) == 0
     path = tmp_path / "a b" / "figure9.json"
     assert capsys.readouterr().out.splitlines() == [
-        "T", "", "       paper  ours", "slope  2      3.0", "(no unit)", "", "Holds: 3.0 here.", f"all numbers: {path}",
-        f"figure: {tmp_path}/a b/figure9.svg",
+        "T", "", "       paper  ours", "slope      2   3.0", "(no unit)", "", "Holds: 3.0 here.",
+        f"all numbers: {path}", f"figure: {tmp_path}/a b/figure9.svg",
     ]  # fmt: skip
     found = experiment.read("figure9", str(tmp_path / "a b"))
     assert found["values"] == {"slope": 3.0, "names": ["ä", None]} and "ä" in path.read_text(encoding="utf-8")

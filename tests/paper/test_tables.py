@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet import evaluation, rundir
-from keras_alexnet.data import imagenet_labels
+from keras_alexnet.data import imagenet
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.paper import experiment, table1, table2
 
@@ -133,9 +133,9 @@ def test_the_papers_sets_are_known_by_numbers_and_classes():
     for change in ({"images": 150_000}, {"classes": 999}, {"model_classes": 1001}, {"left_out": []}):
         assert not ILSVRC_2010.is_papers_set({**about, **change}, [])
     about["images"] = 49_999
-    ids = [wordnet_id for wordnet_id, _ in imagenet_labels.classes()]
+    ids = [wordnet_id for wordnet_id, _ in imagenet.classes()]
     assert ILSVRC_2012.is_papers_set(about, ids)
-    assert ILSVRC_2012.is_papers_set(about, sorted(imagenet_labels.class_names(ids, {})))
+    assert ILSVRC_2012.is_papers_set(about, sorted(imagenet.class_names(ids, {})))
     assert not ILSVRC_2012.is_papers_set(about, [*ids[1:], "n00000001"])
 
 
