@@ -16,11 +16,12 @@ import time
 import types
 
 from keras_alexnet import flags, rundir
-from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.cli import quiet_start, run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 from keras_alexnet.model import variants
+from keras_alexnet.tables import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,9 @@ def main(argv):
     module, _, name = function.partition(".")
     # The peak of the memory is that beyond what the process has before it imports TensorFlow or PyTorch.
     settings = types.SimpleNamespace(**json.loads(settings), peak_mb=resident_peak())
-    facts, turn = getattr(importlib.import_module(module), name)(row, settings)
+    with quiet_start():
+        function = getattr(importlib.import_module(module), name)
+    facts, turn = function(row, settings)
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
         print(json.dumps(turn()), flush=True)
@@ -181,15 +184,11 @@ def table(title, columns, rows):
         columns: dict of heading -> (figure, format), such as {"img/s": ("images_per_second", ".2f")}.
         rows: list of (name, dict of figures, text behind them); where a figure is missing the cell is empty.
     """
-    lines = [[title, *columns, ""]]
-    for name, figures, note in rows:
-        cells = [format(figures[figure], form) if figure in figures else "" for figure, form in columns.values()]
-        lines.append([name, *cells, note])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:-1]), note]).rstrip()
-        for name, *cells, note in lines
+    lines = [
+        (name, *(format(figures[key], form) if key in figures else "" for key, form in columns.values()), note)
+        for name, figures, note in rows
     ]
+    return Table("", (title, *columns, ""), lines).as_text().splitlines()
 
 
 def publish(report, lines, path):

@@ -15,19 +15,15 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import keras
 import numpy as np
+import tensorflow as tf
 from harness import speed_turn
 
-from keras_alexnet.cli import quiet_start
+from keras_alexnet.data import pipeline, prepare, sources
+from keras_alexnet.data.augmentation import Augmentation
+from keras_alexnet.data.statistics import load
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief
-
-with quiet_start():
-    import keras
-    import tensorflow as tf
-
-    from keras_alexnet.data import pipeline, prepare, sources
-    from keras_alexnet.data.augmentation import Augmentation
-    from keras_alexnet.data.statistics import load
 
 CROP = 224
 # A source repeats its images when these are repeated.

@@ -6,26 +6,23 @@ import os
 import statistics
 import time
 
+import keras
 import numpy as np
+import tensorflow as tf
 from harness import resident_peak, seconds, step_turn
 
+from keras_alexnet import AlexNet
 from keras_alexnet.cli import quiet_start
+from keras_alexnet.data import pipeline, sources
+from keras_alexnet.data.augmentation import Augmentation
+from keras_alexnet.data.statistics import Statistics
+from keras_alexnet.model.towers import choose_devices
+from keras_alexnet.training.checkpoints import Checkpoints
+from keras_alexnet.training.optimizer import MomentumSGD
+from keras_alexnet.training.progress import Progress
+from keras_alexnet.training.trainer import Trainer
 
-with quiet_start():
-    import keras
-    import tensorflow as tf
-
-    from keras_alexnet import AlexNet
-    from keras_alexnet.data import pipeline, sources
-    from keras_alexnet.data.augmentation import Augmentation
-    from keras_alexnet.data.statistics import Statistics
-    from keras_alexnet.model.towers import choose_devices
-    from keras_alexnet.training.checkpoints import Checkpoints
-    from keras_alexnet.training.optimizer import MomentumSGD
-    from keras_alexnet.training.progress import Progress
-    from keras_alexnet.training.trainer import Trainer
-
-    GPUS = tf.config.list_physical_devices("GPU")
+GPUS = tf.config.list_physical_devices("GPU")
 
 PRODUCT = 4096  # rows and columns of the matrix product
 
