@@ -12,7 +12,7 @@ import sys
 from keras_alexnet import __version__, flags, rundir
 from keras_alexnet import config as configs
 from keras_alexnet.cli import run_command, start_tensorflow
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import UsageError
 from keras_alexnet.files import atomic_directory, remove_temp_files
 from keras_alexnet.flags import flag
 
@@ -92,16 +92,6 @@ def read_metadata(folder):
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder}: was not exported by keras_alexnet.export ({METADATA}: {error})") from None
     return metadata
-
-
-def config_of(folder):
-    """The config.Config of a run or of an exported model's run; None where that is unknown."""
-    try:
-        if rundir.is_run(folder):
-            return rundir.read_config(folder)
-        return flags.read(configs.Config, read_metadata(folder)["flags"])
-    except (UsageError, RunError):
-        return None
 
 
 def _metadata(run, views, size):
