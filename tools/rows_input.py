@@ -26,7 +26,7 @@ with quiet_start():
     import keras
     import tensorflow as tf
 
-    from keras_alexnet.data import pipeline, prepare, sources
+    from keras_alexnet.data import pipeline, prepare, record_sets, sources
     from keras_alexnet.data.augmentation import Augmentation
     from keras_alexnet.data.statistics import load
 
@@ -63,7 +63,7 @@ def lay_out(row, settings):
     for encoding in ("jpeg", "raw"):
         options = prepare.Settings(encoding=encoding)
         prepare.prepare(source, few(source), os.path.join(work, encoding), options, threads=settings.threads)
-    records, _ = sources.open_records(os.path.join(work, "jpeg"), 1)
+    records, _ = record_sets.open_prepared(os.path.join(work, "jpeg"), 1)
     sizes = []
     for place, (_, content, label) in enumerate(records.items().map(records.loader()).as_numpy_iterator()):
         path = Path(work, "prepared", records.class_names[label], f"{place:06d}.jpg")
@@ -93,7 +93,7 @@ def repeated(kind, settings):
     if kind == "originals":
         source = sources.list_split(Path(settings.work_dir), kind)
     else:
-        source, _ = sources.open_records(os.path.join(settings.work_dir, kind), 1024)
+        source, _ = record_sets.open_prepared(os.path.join(settings.work_dir, kind), 1024)
     columns = {name: getattr(source, name) for name in COLUMNS[kind]}
     many = {
         n: np.tile(c, settings.repeats) if isinstance(c, np.ndarray) else c * settings.repeats
