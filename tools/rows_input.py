@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 from harness import speed_turn
 
-from keras_alexnet.data import pipeline, prepare, sources
+from keras_alexnet.data import pipeline, prepare, record_sets, sources
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.data.statistics import load
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief
@@ -63,7 +63,7 @@ def lay_out(row, settings):
     for encoding in ("jpeg", "raw"):
         options = prepare.Settings(encoding=encoding)
         prepare.prepare(source, few(source), str(work / encoding), options, threads=settings.threads)
-    records, _ = sources.open_records(str(work / "jpeg"), 1)
+    records, _ = record_sets.open_prepared(str(work / "jpeg"), 1)
     sizes = []
     for place, (_, content, label) in enumerate(records.items().map(records.loader()).as_numpy_iterator()):
         path = work / "prepared" / records.class_names[label] / f"{place:06d}.jpg"
@@ -84,7 +84,7 @@ def repeated(kind, settings):
     """WORK/KIND as a source that holds each image `repeats` times."""
     folder = Path(settings.work_dir)
     is_original = kind == "originals"
-    source = sources.list_split(folder, kind) if is_original else sources.open_records(str(folder / kind), 1024)[0]
+    source = sources.list_split(folder, kind) if is_original else record_sets.open_prepared(str(folder / kind), 1024)[0]
     columns = {name: getattr(source, name) for name in COLUMNS[kind]}
     for name, column in columns.items():
         is_array = isinstance(column, np.ndarray)

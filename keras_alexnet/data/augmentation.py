@@ -97,18 +97,11 @@ def noise_matrix(rgb_covariance, scale, stddev):
     return (vectors * lengths * stddev).astype(np.float32)
 
 
-def dataset_noise(factors, matrix):
-    """Color noise along the training set's components, float32 (B, 3), one color for all pixels of an image.
-
-    `factors`: float32 (B, 3), N(0, 1); `matrix`: float32 (3, 3), see `noise_matrix`.
-    """
-    return tf.matmul(factors, matrix, transpose_b=True)
-
-
 def image_noise(factors, images, scale, stddev):
-    """As `dataset_noise`, along the principal components of each image's own pixels.
+    """Color noise along the principal components of each image's own pixels, float32 (B, 3), in 0..255 units.
 
-    `images`: uint8 (B, height, width, 3), the crops that the network gets; `scale` and `stddev` as in `noise_matrix`.
+    `factors`: float32 (B, 3), N(0, 1); `images`: uint8 (B, height, width, 3), the crops that the network gets; `scale`
+    and `stddev` as of `noise_matrix`.
     """
     values, vectors = tf.linalg.eigh(_covariances(images))
     values = tf.maximum(values, 0.0)
@@ -123,8 +116,3 @@ def _covariances(images):
     pixels -= tf.reduce_mean(pixels, axis=1, keepdims=True)
     products = [tf.reduce_mean(pixels[..., a] * pixels[..., b], axis=1) for a in range(3) for b in range(3)]
     return tf.reshape(tf.stack(products, axis=1), (-1, 3, 3))
-
-
-def noise_divisor(augmentation):
-    """The release divides a noisy image by 1 + its coefficient (1.1); without noise, nothing is divided."""
-    return 1.0 + augmentation.pca_stddev if augmentation.pca_scale == "stddev" else 1.0

@@ -22,10 +22,9 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
     """A window of the 256x256 image that a JPEG or PNG file holds; no more is decoded than the window needs.
 
     The 256x256 image is the central square of the file, resized. A window of it begins and ends at whole pixels of the
-    file (after the decoder's reduction), so it is the same window of the resized square to within half of such a pixel
-    where it begins and one where it ends; a file whose shorter side has 256 pixels or fewer gives exactly that window.
-    Greyscale files give three equal channels, CMYK ones are converted, an alpha channel is dropped, an EXIF orientation
-    is ignored.
+    file (after the decoder's reduction): it is that of the resized square to within half of such a pixel where it
+    begins and one where it ends, and exactly that of a file whose shorter side has 256 pixels or fewer. Greyscale files
+    give three equal channels, CMYK ones are converted, an alpha channel is dropped, an EXIF orientation is ignored.
 
     Args:
         image_bytes: string scalar, a JPEG or PNG file.

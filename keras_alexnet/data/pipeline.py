@@ -55,8 +55,9 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         if augmentation.pca_color == "image":
             noise = augment.image_noise(draws[:, 3:], images, scale, stddev)
         else:
-            noise = augment.dataset_noise(draws[:, 3:], matrix)
-        return _noised(images, means, noise, augment.noise_divisor(augmentation)), labels
+            noise = tf.matmul(draws[:, 3:], matrix, transpose_b=True)
+        # The release divides a noisy image by 1 + its coefficient (1.1), the paper does not.
+        return _noised(images, means, noise, 1.0 + stddev if scale == "stddev" else 1.0), labels
 
     # Shuffled before anything is decoded; decoded in parallel but handed on in order, so that a seed repeats; kept as
     # uint8 until there is a batch, which is a quarter of the bytes to move.
@@ -142,5 +143,4 @@ def _centered(images, means):
 
 @tf.function(jit_compile=True)
 def _noised(images, means, noise, divisor):
-    # The release adds its noise after the mean is subtracted, and divides the sum; the paper does not divide.
     return (tf.cast(images, tf.float32) - means + noise[:, None, None, :]) / divisor

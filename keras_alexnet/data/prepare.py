@@ -4,8 +4,7 @@
 
 The authors stored 256x256 JPEGs (`findsimilar.py` of the release), and so does this. Images are put into one fixed
 random order and cut into shards, TFRecord files of tf.train.Example. A shard counts once a file in WORK, on what is in
-it, is written after it: it is whole or missing, whenever the process ends. All bytes depend on the source and the
-settings only: not on the machine, on interruptions or on Apache Beam.
+it, is written after it. All bytes depend on the source and the settings only.
 """
 
 import collections
@@ -74,11 +73,9 @@ class Settings:
 
 
 def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=None):
-    """Prepares both splits, or resumes where it was interrupted.
+    """Prepares two sources with the same classes, or resumes where it was interrupted. Finished shards stay.
 
     Args:
-        train, val, settings: sources.Source, with the same classes, and Settings.
-        out_dir: str; made where it is missing.
         threads: int, images decoded and encoded at a time; 0 for one per core.
         progress: optional function of (files done, files in all).
         write: function as `write_shards`, the default, or as of `beam_writer`.
@@ -88,8 +85,8 @@ def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=No
 
     Raises:
         UsageError: the folder holds something else or another preparation, or another process is preparing into it.
-        RunError: a file cannot be decoded and is not to be skipped, or a class has no image. Finished shards stay.
-        tf.errors.OpError, OSError: the disk is full or fails. Finished shards stay.
+        RunError: a file cannot be decoded and is not to be skipped, or a class has no image.
+        tf.errors.OpError, OSError: the disk is full or fails.
     """
     started, handled, splits = time.perf_counter(), 0, dict(zip(SPLITS, (train, val), strict=True))
     plan = _plan(splits, settings)
@@ -155,13 +152,12 @@ def write_shards(source, split, numbers, folder, settings, threads=0):
         current = next(batches, None)
         for number in run:
             places, path = settings.places(number, source.count), os.path.join(folder, files[number])
-            done, shard = places.start, _Shard(len(source.class_names))
+            shard = _Shard(len(source.class_names))
             with atomic_write(path, "wb") as file:
                 with tf.io.TFRecordWriter(file.name) as records:
                     while current is not None and current[0] == number:
                         shard.add(records, *current[1:])
-                        yield int(current[1][-1]) + 1 - done
-                        done = int(current[1][-1]) + 1
+                        yield len(current[1])
                         current = next(batches, None)
                 missing = frozenset(places) - shard.places
                 skipped = list(_reasons(source, order, places, missing, encode)) if missing else []
@@ -171,7 +167,7 @@ def write_shards(source, split, numbers, folder, settings, threads=0):
                     raise RunError(f"{name}: {reason}; {leave}")
                 size, sha256 = os.path.getsize(file.name), sha256_of(file.name)
             shard.save(_facts_path(path), {"bytes": size, "sha256": sha256, "skipped": skipped})
-            yield places.stop - done
+            yield len(missing)
 
 
 def beam_writer(opener, options):
@@ -184,11 +180,10 @@ def beam_writer(opener, options):
     """
     try:
         import apache_beam as beam  # in the extra `beam`
-        from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise UsageError("--beam: needs Apache Beam: pip install 'keras-alexnet[beam]'") from None
     try:
-        parsed = PipelineOptions(options)
+        parsed = beam.options.pipeline_options.PipelineOptions(options)
         unknown = sorted(set(parsed.get_all_options(retain_unknown_options=True)) - set(parsed.get_all_options()))
     except SystemExit:
         raise UsageError(f"Beam does not understand {' '.join(options)}; its own words are above") from None

@@ -173,9 +173,8 @@ class RawSource(IndexedSource):
 
     Attributes:
         identity, paths: as of RecordSource.
-        files: int32 (images,), which of the paths an image is in.
+        files, labels: int32 (images,), which of the paths an image is in, and its class.
         offsets: int64 (images,), bytes before its pixels there.
-        labels: int32 (images,).
     """
 
     name: str
@@ -186,7 +185,7 @@ class RawSource(IndexedSource):
     labels: np.ndarray
     class_names: tuple[str, ...]
     label_counts: tuple[int, ...] = ()
-    stored = "raw"
+    stored, per_image = "raw", ("files", "offsets", "labels")
 
     def names(self):
         """FILE@OFFSET of every image."""
@@ -199,13 +198,6 @@ class RawSource(IndexedSource):
         with open(path, "rb") as file:
             file.seek(int(offset))
             file.read(STORED_SIZE * STORED_SIZE * 3)
-
-    def without(self, names):
-        if not names:
-            return self
-        kept = self.kept(names)
-        columns = {column: getattr(self, column)[kept] for column in ("files", "offsets", "labels")}
-        return dataclasses.replace(self, **columns, label_counts=())
 
     def loader(self):
         bases = tf.constant([os.path.basename(path) for path in self.paths])

@@ -67,14 +67,9 @@ def make(directory, train_per_class, val_per_class, seed, progress=None):
     """Draws a whole set as `directory/train/CLASS/00000.jpg` and `directory/val/CLASS/00000.jpg`, and so on.
 
     A folder of that name is always a complete set. The same arguments give the same images; no image's seed is shared
-    by training and validation, nor by two sets. `progress`: optional function of (images drawn, images in all).
-
-    Returns:
-        bool, whether the set was drawn; False where `directory` holds exactly this set already.
-
-    Raises:
-        FileExistsError: `directory` holds anything else, such as a set of another seed or size.
-        ArgumentError: a number of images is below 1, or the seed below 0.
+    by training and validation, nor by two sets. `progress`: optional function of (images drawn, images in all). Returns
+    whether the set was drawn, False where `directory` holds exactly this set already. Raises FileExistsError where it
+    holds anything else, such as a set of another seed or size, and ArgumentError for a number out of range.
     """
     for name, value, least in (("train", train_per_class, 1), ("val", val_per_class, 1), ("seed", seed, 0)):
         if value < least:

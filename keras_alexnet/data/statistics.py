@@ -21,8 +21,7 @@ class Statistics:
     """What is known of a training set.
 
     Attributes:
-        mean_image: float32 (256, 256, 3), 0..255.
-        rgb_mean: float64 (3,), 0..255.
+        mean_image, rgb_mean: float32 (256, 256, 3), float64 (3,), 0..255.
         rgb_covariance: float64 (3, 3), over all pixels of all images, 0..255 units squared.
         count: int, images.
         label_counts: tuple of int, images of each class; empty where that is not known.
