@@ -19,10 +19,8 @@ def parsed(name, **messages):
     for message_name, fields in messages.items():
         message = file.message_type.add(name=message_name)
         for field, (number, kind) in fields.items():
-            is_message = kind.startswith(".")
-            message.field.add(
-                name=field, number=number, label=1, **({"type_name": kind} if is_message else {"type": f"TYPE_{kind}"})
-            )
+            type_of = {"type_name": kind} if kind.startswith(".") else {"type": f"TYPE_{kind}"}
+            message.field.add(name=field, number=number, label=1, **type_of)
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.AddSerializedFile(file.SerializeToString())
@@ -77,13 +75,15 @@ def test_the_compose_file_and_the_script_start_the_same_server():
 @pytest.fixture
 def run(tmp_path):
     """A function that runs serve.sh with a program in the server's place that prints what it is called with."""
+    (tmp_path / "a run" / "export" / "3").mkdir(parents=True)
+    (tmp_path / "a run" / "export" / "3" / "saved_model.pb").touch()
     program = tmp_path / "bin" / "tensorflow_model_server"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
 
-    def serve(*argv, there=True, **environment):
-        path = f"{program.parent}:{os.environ['PATH']}" if there else os.environ["PATH"]
+    def serve(*argv, with_server=True, **environment):
+        path = f"{program.parent}:{os.environ['PATH']}" if with_server else os.environ["PATH"]
         command = ["bash", str(SERVING / "serve.sh"), *map(str, argv)]
         environment = {**os.environ, "PATH": path, **environment}
         return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
@@ -91,29 +91,22 @@ def run(tmp_path):
     return serve
 
 
-@pytest.fixture
-def export(tmp_path):
-    (tmp_path / "a run" / "export" / "3").mkdir(parents=True)
-    (tmp_path / "a run" / "export" / "3" / "saved_model.pb").touch()
-    return tmp_path / "a run" / "export"
-
-
-def test_the_script_fills_the_place_in_and_keeps_what_was_changed(run, export, tmp_path):
+def test_the_script_fills_the_place_in_and_keeps_what_was_changed(run, tmp_path):
     done = run("a run/export", REST_PORT="9001")
     assert done.returncode == 0, done.stderr
     flags = dict(line.split("=", 1) for line in done.stdout.splitlines())
     assert (flags["--port"], flags["--rest_api_port"]) == ("8500", "9001")
     models = tmp_path / "a run" / "serving" / "models.config"
     assert flags["--model_config_file"] == str(models)
-    assert f'base_path: "{export}"' in models.read_text()
+    assert f'base_path: "{tmp_path}/a run/export"' in models.read_text()
     models.write_text("changed")
     assert run("a run/export").returncode == 0
     assert models.read_text() == "changed"
-    assert run(export, tmp_path / "elsewhere").returncode == 0
+    assert run("a run/export", tmp_path / "elsewhere").returncode == 0
     assert (tmp_path / "elsewhere" / "batching.config").read_text() == (SERVING / "batching.config").read_text()
 
 
-def test_what_cannot_be_served(run, export):
+def test_what_cannot_be_served(run):
     for argv, words in (
         ([], "give the export folder"),
         (["nowhere"], "there is no such folder"),
@@ -123,5 +116,5 @@ def test_what_cannot_be_served(run, export):
         done = run(*argv)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
     if not shutil.which("tensorflow_model_server"):
-        done = run(export, there=False)
+        done = run("a run/export", with_server=False)
         assert done.returncode == 2 and "is not on the PATH" in done.stderr
