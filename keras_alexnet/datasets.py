@@ -141,7 +141,7 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
     if is_chief and not rundir.has_checkpoint(model_dir):
         shared = shared_files(train_source, val_source)
         if shared:
-            found = f"{shared} of {val_source.count} validation images are training images too, byte for byte"
+            found = f"{shared} of {val_source.count} validation images are training images too, by size and content"
             print(f"warning: {found}: the validation error will be too low", file=sys.stderr, flush=True)
     bad = (*train_source.other_files, *statistics.skipped), (*val_source.other_files, *summary.skipped)
     _report_bad_files(bad, config, is_chief)
@@ -158,18 +158,18 @@ def shared_files(train_source, val_source):
     """How many files of a validation folder are in the training folder too, by content, int; 0 for other sources."""
     if not all(isinstance(source, sources.FolderSource) for source in (train_source, val_source)):
         return 0
-    # Only files of equal size can be equal.
+    # Only files of equal size can be equal; of those the first 64 kB are compared.
     sizes = set(train_source.sizes) & set(val_source.sizes)
     train, val = (
         [
-            _digest(os.path.join(each.root, file))
+            (size, _digest(os.path.join(each.root, file)))
             for file, size in zip(each.files, each.sizes, strict=True)
             if size in sizes
         ]
         for each in (train_source, val_source)
     )
-    known = set(train) - {None}
-    return sum(digest in known for digest in val)
+    known = set(train)
+    return sum(pair in known for pair in val if pair[1])
 
 
 def find_bad_files(train_source, val_source, threads=0):

@@ -34,12 +34,13 @@ def report(folder, *flags):
 
 
 @pytest.mark.parametrize(
-    "flag",
-    ["--variant=paper", "--variant=release2012", "--variant=caffe", "--precision=mixed_bfloat16", "--loss_scale"],
+    "flags",
+    [("--variant=release2012", "--loss_scale"), ("--variant=caffe",), ("--precision=mixed_bfloat16",)],
+    ids=["release2012 and loss scale", "caffe", "bfloat16"],
 )
-def test_a_step_runs_where_its_towers_are(flag, tmp_path, capsys):
+def test_a_step_runs_where_its_towers_are(flags, tmp_path, capsys):
     """What TensorFlow really placed: layers by their names, updates by their variables; and what crosses."""
-    found = report(tmp_path, flag)
+    found = report(tmp_path, *flags)
     for operation in found["operations"]:
         for tower in "01":
             if f"_tower{tower}" in operation["name"]:
@@ -64,14 +65,14 @@ def test_a_step_runs_where_its_towers_are(flag, tmp_path, capsys):
 
     # Only halves of activations and their gradients cross.
     halves = [[13, 13, MAPS2], [6, 6, MAPS5], [DENSE]]
-    if flag == "--variant=caffe":  # normalizes across the towers
+    if "--variant=caffe" in flags:  # normalizes across the towers
         halves += [[55, 55, MAPS1], [27, 27, MAPS2]]
     both_ways = [[BATCH, *shape] for shape in halves for _ in range(2)]
     for kind in ("activation", "gradient"):
         crossed = sorted(c["shape"] for c in found["crossings"] if c["kind"] == kind)
         assert crossed == sorted([*both_ways, [BATCH, DENSE]])  # the last is into fc8, which is on one device
     assert {c["kind"] for c in found["crossings"]} == {"activation", "gradient", "scalar", "input"}
-    size = 2 if "bfloat16" in flag else 4
+    size = 2 if "--precision=mixed_bfloat16" in flags else 4
     assert found["minimum_bytes"] == 2 * size * sum(np.prod(shape) for shape in [*both_ways, [BATCH, DENSE]])
     assert 1 <= found["ratio"] <= 1.02
 
@@ -104,12 +105,13 @@ def test_the_report_fails_where_an_ordinary_scope_leaves_work_behind(tmp_path, m
     assert found["weights_crossing"] > 0 and found["ratio"] > 1.5
 
 
-@pytest.mark.parametrize("variant", ["paper", "release2012", "caffe"])
-def test_two_devices_one_device_and_grouped_layers_take_the_same_steps(variant, monkeypatch):
+@pytest.mark.parametrize("variant, removed", [("release2012", ()), ("caffe", ("conv3", "conv4", "fc7"))])
+def test_two_devices_one_device_and_grouped_layers_take_the_same_steps(variant, removed, monkeypatch):
+    """The release has a normalization within a map, and Caffe's copy one across the towers."""
+    forms = {"two devices": (2, 2, BOTH), "not pinned": (2, 2, ()), "grouped": (1, 2, ())}
     models = {
-        "two devices": AlexNet(CLASSES, variant, 2, 2, BOTH, None, width=TINY, seed=1),
-        "not pinned": AlexNet(CLASSES, variant, 2, 2, (), None, width=TINY, seed=1),
-        "grouped": AlexNet(CLASSES, variant, 1, 2, (), None, width=TINY, seed=1),
+        name: AlexNet(CLASSES, variant, *form, None, removed_layers=removed, width=TINY, seed=1)
+        for name, form in forms.items()
     }
     source = models["two devices"]
     enlarge(source)
@@ -213,6 +215,7 @@ def test_a_pinned_network_is_the_same_network(tmp_path):
 
 def test_two_gpus_are_taken_by_themselves(monkeypatch):
     assert choose_devices(None, 2) == choose_devices(None, 1) == ()
+    assert choose_devices(("CPU:0",), 2) == ("CPU:0",)
     gpus = [tf.config.LogicalDevice(f"/device:GPU:{index}", "GPU") for index in range(3)]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: gpus)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: gpus)
@@ -220,10 +223,6 @@ def test_two_gpus_are_taken_by_themselves(monkeypatch):
     assert choose_devices(None, 1) == ()
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: gpus[:1])
     assert choose_devices(None, 2) == ()
-
-
-def test_one_device_serves_both_towers():
-    assert choose_devices(("CPU:0",), 2) == ("CPU:0",)
 
 
 @pytest.mark.parametrize(

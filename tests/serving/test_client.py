@@ -278,7 +278,7 @@ def test_addresses():
         "https://host/v1/models/flowers/": ("https", "host", None, "flowers", None, False),
         "grpc://[::1]:8500/flowers/versions/2": ("grpc", "[::1]", 8500, "flowers", "2", True),
     }.items():
-        found = clients._Server(target, 1, 1)
+        found = clients._ServerClient(target, 1, 1)
         assert (found.scheme, found.host, found.port, found.model, found.version, found.is_loopback) == parts
     others = ("ftp://h", "http://", "http://h:http", "http://h/v1/models/a:predict", "grpc://h/a/b", "http://h?a=1")
     for target in (*others, "http://user:secret@h"):

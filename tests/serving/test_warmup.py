@@ -3,7 +3,7 @@ import os
 import pytest
 import tensorflow as tf
 
-from keras_alexnet.serving import warmup
+from keras_alexnet.serving import signatures
 
 prediction_log_pb2 = pytest.importorskip(
     "tensorflow_serving.apis.prediction_log_pb2", reason="tensorflow-serving-api is not installed (extra serving)"
@@ -11,7 +11,7 @@ prediction_log_pb2 = pytest.importorskip(
 
 
 def test_the_requests_are_what_the_published_protocol_reads(folder):
-    records = tf.data.TFRecordDataset(os.path.join(folder, warmup.PATH)).as_numpy_iterator()
+    records = tf.data.TFRecordDataset(os.path.join(folder, signatures.WARMUP)).as_numpy_iterator()
     seen = set()
     for record in records:
         log = prediction_log_pb2.PredictionLog.FromString(record)
@@ -41,6 +41,6 @@ def test_lengths_of_any_size_are_encoded(tmp_path):
     for length in (0, 127, 128, 16383, 16384, 3_000_000):
         text = "x" * length
         log = prediction_log_pb2.PredictionLog.FromString(
-            warmup._predict_log("features", "image_bytes", tf.make_tensor_proto([text]))
+            signatures._predict_log("features", "image_bytes", tf.make_tensor_proto([text]))
         )
         assert tf.make_ndarray(log.predict_log.request.inputs["image_bytes"])[0] == text.encode()

@@ -65,7 +65,7 @@ def test_work_and_memory_of_the_network_of_the_paper():
 def test_checkpoint(in_process, small_pictures, tmp_path, capsys):
     run("benchmark_checkpoint", *TINY, f"--data_dir={small_pictures}", f"--json={tmp_path / 'figures.json'}")
     said = capsys.readouterr().out
-    assert len(re.findall(r" \d+\.\d{3}$", said, re.MULTILINE)) == 7 and re.search(r"15 minutes costs -?\d", said)
+    assert len(re.findall(r" -?\d+\.\d{3}$", said, re.MULTILINE)) == 7 and re.search(r"15 minutes costs -?\d", said)
     megabytes = json.loads((tmp_path / "figures.json").read_text())["megabytes"]
     # Weights and velocities.
     assert megabytes == pytest.approx(8 * AlexNet(1000, devices=(), width=0.0625).count_params() / 1e6, abs=0.1)
