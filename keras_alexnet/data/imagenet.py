@@ -1,8 +1,7 @@
 """ImageNet 2012: the names of its classes, and its two official archives as image sources.
 
-Nothing is unpacked: after one walk over an archive's headers an image is one read at its place. Labels follow the
-WordNet ids of the training archive's classes. Those of the validation images are in the development kit where it is
-beside the archives, or else in a list that comes with TensorFlow Datasets.
+Nothing is unpacked: after one walk over an archive's headers an image is one read at its place. Labels of the
+validation images are in the development kit, or else in a list that comes with TensorFlow Datasets.
 """
 
 import collections

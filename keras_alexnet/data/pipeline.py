@@ -15,21 +15,17 @@ from keras_alexnet.data.sources import WHOLE
 
 
 def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=WHOLE):
-    """One epoch of augmented batches, in an order of its own.
+    """One epoch of augmented batches, (float32 (B, size, size, 3), int32 (B,)), in its own order: tf.data.Dataset.
 
     Args:
         source, statistics, augmentation: sources.Source, Statistics of the training set, Augmentation.
         size: int, rows and columns of a crop.
         batch_size: int; the last batch holds what is left.
         seed, epoch: int; the same two give the same batches.
-        start: int, images of this epoch to leave out at the beginning, for a run that resumes within it; after a whole
-            number of batches the rest is the same to the bit.
+        start: int, images of this epoch to leave out; after a whole number of batches the rest is the same to the bit.
         threads: int, of the data graph; 0 for one per core.
         part: (which, of how many) that share the epoch; batch size and start are those of the part. Where images are
             files, the batches of all parts are together those of the whole.
-
-    Returns:
-        tf.data.Dataset of (float32 (B, size, size, 3), int32 (B,)).
     """
     noisy = augmentation.pca_color != "none" and augmentation.pca_stddev > 0
     scale, stddev = augmentation.pca_scale, augmentation.pca_stddev

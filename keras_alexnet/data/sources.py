@@ -158,10 +158,7 @@ class FolderSource(IndexedSource):
 
 
 def open_training(data, progress_bar=None):
-    """The training and the validation set, Source, that a config.DataConfig names. Raises UsageError.
-
-    `progress_bar`: optional function of a label that makes a progress bar.
-    """
+    """(training, validation), Source, of a config.DataConfig; `progress_bar`: function of a label. Or a UsageError."""
     if data.dataset == "folder":
         return open_folder(data.data_dir)
     if data.dataset == "records":
@@ -182,7 +179,9 @@ def is_there(data):
     """Whether the set can be read without anything being drawn, fetched or prepared first, bool. Raises UsageError."""
     if data.dataset == "shapes":
         return os.path.isdir(shapes_folder(data))
-    return data.dataset in ("folder", "records") or _record_sets().is_prepared(data.dataset, data.data_dir)
+    if data.dataset in ("folder", "records"):
+        return True
+    return bool(_record_sets().find_builder(data.dataset, data.data_dir).info.splits)
 
 
 def shapes_folder(data):

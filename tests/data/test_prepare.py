@@ -213,7 +213,9 @@ def test_bad_files_are_left_out_and_listed(tmp_path):
     write_folder(tmp_path / "val", {"cat/good.jpg": GOOD, "newt/good.jpg": GOOD})
     out, fail = str(tmp_path / "out"), Settings(shard_images=5, bad_images="fail")
     # Where they are not to be left out, the first one ends it; nothing that was written before is lost.
-    with pytest.raises(RunError, match=r"train/newt/x/y.jpg: cannot be used; .* --bad_images=skip"):
+    with pytest.raises(
+        RunError, match=r"train/newt/x/y.jpg: is one of 1 files that are not read; .* --bad_images=skip"
+    ):
         prepare(*sources.open_folder(str(tmp_path)), out, fail)
     (tmp_path / "train" / "newt" / "x" / "y.jpg").unlink()
     train, val = sources.open_folder(str(tmp_path))
