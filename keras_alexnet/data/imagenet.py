@@ -186,13 +186,12 @@ def _listings(data_dir, paths, index_path, progress):
             index = json.load(file)
         if index["key"] == key:
             return index["listings"]
-    listings, total = [], sum(stat.st_size for stat in stats)
+    listings, total, progress = [], sum(stat.st_size for stat in stats), progress or (lambda done, total: None)
     for path, stat, walk in zip(paths, stats, (_walk_train, _walk_val), strict=True):
         where = f"--data_dir={data_dir}: {os.path.relpath(path, os.path.expanduser(data_dir))}"
         with _Archive(io.FileIO(path)) as file:
-            listings.append(walk(where, file, stat.st_size, lambda done: progress and progress(done, total)))
-    if progress:
-        progress(total, total)
+            listings.append(walk(where, file, stat.st_size, lambda done: progress(done, total)))
+    progress(total, total)
     if index_path:
         with atomic_write(index_path) as file:
             json.dump({"key": key, "listings": listings}, file)

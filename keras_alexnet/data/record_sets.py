@@ -162,8 +162,12 @@ def _raw_source(data_dir, manifest, split):
     )
 
 
-def find_builder(name, data_dir):
-    """tfds.core.DatasetBuilder of a set; without splits where it is not prepared yet. Raises UsageError."""
+def is_prepared(name, data_dir):
+    """Whether a set of TensorFlow Datasets is on the disk already, bool. Raises UsageError where it is unknown."""
+    return bool(_builder(name, data_dir).info.splits)
+
+
+def _builder(name, data_dir):
     try:
         return tfds.builder(name, data_dir=os.path.expanduser(data_dir) if data_dir else None)
     except (tfds.core.DatasetNotFoundError, ValueError, ImportError, AssertionError) as error:
@@ -174,7 +178,7 @@ def find_builder(name, data_dir):
 
 def _open_builder(name, data_dir):
     """A set whose files are there: (builder, (key of the image, key of the label))."""
-    builder = find_builder(name, data_dir)
+    builder = _builder(name, data_dir)
     keys, features = builder.info.supervised_keys, builder.info.features
     kinds = (tfds.features.Image, tfds.features.ClassLabel)
     if not keys or len(keys) != 2 or not all(map(isinstance, (features[key] for key in keys), kinds)):

@@ -179,9 +179,7 @@ def is_there(data):
     """Whether the set can be read without anything being drawn, fetched or prepared first, bool. Raises UsageError."""
     if data.dataset == "shapes":
         return os.path.isdir(shapes_folder(data))
-    if data.dataset in ("folder", "records"):
-        return True
-    return bool(_record_sets().find_builder(data.dataset, data.data_dir).info.splits)
+    return data.dataset in ("folder", "records") or _record_sets().is_prepared(data.dataset, data.data_dir)
 
 
 def shapes_folder(data):
