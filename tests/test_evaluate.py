@@ -136,7 +136,7 @@ def test_records_and_sets_of_tensorflow_datasets(tiny_run, small_images, tmp_pat
 def test_images_that_change_meanwhile_are_noticed(tiny_run, monkeypatch):
     # The loader reads one file less than the source has.
     items = sources.FolderSource.items
-    monkeypatch.setattr(sources.FolderSource, "items", lambda self, *rest: items(self, *rest).skip(1))
+    monkeypatch.setattr(sources.FolderSource, "items", lambda self, **given: items(self, **given).skip(1))
     assert "8 images came instead of 9" in refusal(evaluate, f"--model_dir={tiny_run}", code=1)
 
 

@@ -33,7 +33,8 @@ class GridConfig:
         grid.check_seeds(self.seeds)
 
 
-def main(argv):
+def parse(argv):
+    """Arguments -> (GridConfig, list of str, the flags of training)."""
     own, further = [], []
     for argument in argv:
         name = argument.lstrip("-").partition("=")[0]
@@ -44,6 +45,11 @@ def main(argv):
     flags.required(settings, "out")
     if not settings.flagfiles:
         raise UsageError("no flagfile is given: name one or more, such as flags/ablations/*.cfg")
+    return settings, further
+
+
+def main(argv):
+    settings, further = parse(argv)
     cells = grid.cells_of(settings.flagfiles, settings.seeds, settings.out, further)
     failed, elsewhere = grid.run(cells)
     for cell, owner in elsewhere.items():

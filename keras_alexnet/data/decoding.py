@@ -1,9 +1,9 @@
 """Section 2: the shorter side to 256 pixels, the center 256x256; always this, in training, validation and serving.
 
-One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (libjpeg's scaled inverse transform; the
-means of whole blocks for a PNG), the largest that leaves at least 256 pixels, and then
-`tf.image.resize(..., "bilinear")` by what remains, a factor below 2, rounded to uint8. The first step is faster than
-decoding everything and keeps large images from aliasing. The release does not show how its images were resized.
+One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (of a PNG the means of whole blocks), the
+largest that leaves at least 256 pixels, and then `tf.image.resize(..., "bilinear")` by what remains, a factor below 2,
+rounded to uint8. The first step is faster than decoding everything and keeps large images from aliasing. The release
+does not show how its images were resized.
 """
 
 import functools
@@ -19,21 +19,17 @@ _JPEG, _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"  # 
 
 
 def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
-    """A window of the 256x256 image that a JPEG or PNG file holds; no more is decoded than the window needs.
+    """A window, uint8 (size, size, 3), RGB, of the 256x256 image of a JPEG or PNG; no more is decoded than it needs.
 
     The 256x256 image is the central square of the file, resized. A window of it begins and ends at whole pixels of the
-    file (after the decoder's reduction), so it is the same window of the resized square to within half of such a pixel
-    where it begins and one where it ends; a file whose shorter side has 256 pixels or fewer gives exactly that window.
-    Greyscale files give three equal channels, CMYK ones are converted, an alpha channel is dropped, an EXIF orientation
-    is ignored.
+    file (after the decoder's reduction): it is that of the resized square to within half of such a pixel where it
+    begins and one where it ends, and exactly that of a file whose shorter side has 256 pixels or fewer. Greyscale files
+    give three equal channels, CMYK ones are converted, an alpha channel is dropped, an EXIF orientation is ignored.
 
     Args:
         image_bytes: string scalar, a JPEG or PNG file.
         row, column: int32 scalar, 0 <= row, column <= side - size, where the window begins in the resized image.
         size, side: int, rows and columns of the window and of the resized image.
-
-    Returns:
-        uint8 (size, size, 3), RGB.
 
     Raises:
         tf.errors.InvalidArgumentError: (when the graph runs) the bytes are not a JPEG or PNG, are damaged or cut
@@ -87,7 +83,7 @@ def require_whole(image_bytes):
         return tf.identity(image_bytes)
 
 
-# Not inlined, since what is inside of a branch costs time by the operation, taken or not.
+# Not inlined: what is inside of a branch costs time by the operation, taken or not.
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _ends_earlier(image_bytes):
     """Whether a file is not a JPEG, or one with other bytes behind its end, as cameras write them."""
@@ -159,12 +155,10 @@ def _checked(condition, words):
 
 def _jpeg_pixels(image_bytes, corner, count, width, halvings):
     """A square of a JPEG after a reduction to this width, float32."""
-
-    def decode(ratio):
-        return _decode_jpeg(image_bytes, corner[0], corner[1], count, width, ratio)
-
     # In the branches nothing but what has to differ: they cost time by the operation, taken or not.
-    return tf.cast(tf.switch_case(halvings, [lambda ratio=ratio: decode(ratio) for ratio in REDUCTIONS]), tf.float32)
+    row, column = corner[0], corner[1]
+    branches = [functools.partial(_decode_jpeg, image_bytes, row, column, count, width, ratio) for ratio in REDUCTIONS]
+    return tf.cast(tf.switch_case(halvings, branches), tf.float32)
 
 
 def _decode_jpeg(image_bytes, row, column, size, width, ratio):

@@ -1,8 +1,7 @@
 """ImageNet 2012: the names of its classes, and its two official archives as image sources.
 
-Nothing is unpacked: after one walk over an archive's headers an image is one read at its place. Labels follow the
-WordNet ids of the training archive's classes. Those of the validation images are in the development kit where it is
-beside the archives, or else in a list that comes with TensorFlow Datasets.
+Nothing is unpacked: after one walk over an archive's headers an image is one read at its place. Labels of the
+validation images are in the development kit, or else in a list that comes with TensorFlow Datasets.
 """
 
 import collections
@@ -63,10 +62,9 @@ def class_names(ids, words):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArchiveSource(IndexedSource):
-    """Image files inside a tar archive.
+    """Image files inside the tar archive `path`.
 
     Attributes:
-        path: str, the archive.
         wordnet_ids: tuple of str, in the order of the labels.
         files: tuple of str, in the order of the labels and then of the names; for validation in that of the names.
         labels: int32 (files,).
@@ -82,6 +80,7 @@ class ArchiveSource(IndexedSource):
     offsets: np.ndarray
     sizes: np.ndarray
     other_files: tuple[str, ...] = ()
+    per_image = ("files", "labels", "offsets", "sizes")
 
     def names(self):
         return self.files
@@ -91,11 +90,6 @@ class ArchiveSource(IndexedSource):
         columns = zip(self.files, self.sizes.tolist(), self.labels.tolist(), strict=True)
         files = [f"{file} {size} {label}" for file, size, label in columns]
         return hashlib.sha256("\n".join([*self.wordnet_ids, "", *files]).encode()).hexdigest()
-
-    def without(self, names):
-        kept = self.kept(names)
-        columns = {column: getattr(self, column)[kept] for column in ("labels", "offsets", "sizes")}
-        return dataclasses.replace(self, files=tuple(self.files[index] for index in kept), **columns)
 
     def loader(self):
         import tensorflow as tf  # archives are listed without it
@@ -123,14 +117,10 @@ class ArchiveSource(IndexedSource):
 def open_ilsvrc2012(data_dir, index_path=None, progress=None):
     """Training and validation images of ImageNet 2012: (training, validation), ArchiveSource.
 
-    Args:
-        data_dir: str, holds the two archives, or has them in downloads/manual.
-        index_path: str, a file that keeps the places of all images, so that the archives are walked through only once.
-        progress: optional function of (bytes done, bytes in all), called now and then during the walk.
-
-    Raises:
-        UsageError: an archive is missing, damaged or without images, a label is missing, or the kit cannot be read.
-        OSError: the operating system cannot read an archive or write the index.
+    `data_dir` holds the two archives, or has them in downloads/manual; the file `index_path` keeps the places of all
+    images, so that the archives are walked through only once; `progress`: optional function of (bytes done, bytes in
+    all). Raises UsageError where an archive is missing, damaged or without images, a label is missing, or the kit
+    cannot be read.
     """
     folder = find_archives(data_dir)
     paths = [os.path.join(folder, name) for name in (TRAIN_ARCHIVE, VAL_ARCHIVE)]
@@ -196,13 +186,12 @@ def _listings(data_dir, paths, index_path, progress):
             index = json.load(file)
         if index["key"] == key:
             return index["listings"]
-    listings, total = [], sum(stat.st_size for stat in stats)
+    listings, total, progress = [], sum(stat.st_size for stat in stats), progress or (lambda done, total: None)
     for path, stat, walk in zip(paths, stats, (_walk_train, _walk_val), strict=True):
         where = f"--data_dir={data_dir}: {os.path.relpath(path, os.path.expanduser(data_dir))}"
         with _Archive(io.FileIO(path)) as file:
-            listings.append(walk(where, file, stat.st_size, lambda done: progress and progress(done, total)))
-    if progress:
-        progress(total, total)
+            listings.append(walk(where, file, stat.st_size, lambda done: progress(done, total)))
+    progress(total, total)
     if index_path:
         with atomic_write(index_path) as file:
             json.dump({"key": key, "listings": listings}, file)

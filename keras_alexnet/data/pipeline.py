@@ -15,21 +15,17 @@ from keras_alexnet.data.sources import WHOLE
 
 
 def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=WHOLE):
-    """One epoch of augmented batches, in an order of its own.
+    """One epoch of augmented batches, (float32 (B, size, size, 3), int32 (B,)), in its own order: tf.data.Dataset.
 
     Args:
         source, statistics, augmentation: sources.Source, Statistics of the training set, Augmentation.
         size: int, rows and columns of a crop.
         batch_size: int; the last batch holds what is left.
         seed, epoch: int; the same two give the same batches.
-        start: int, images of this epoch to leave out at the beginning, for a run that resumes within it; after a whole
-            number of batches the rest is the same to the bit.
+        start: int, images of this epoch to leave out; after a whole number of batches the rest is the same to the bit.
         threads: int, of the data graph; 0 for one per core.
         part: (which, of how many) that share the epoch; batch size and start are those of the part. Where images are
             files, the batches of all parts are together those of the whole.
-
-    Returns:
-        tf.data.Dataset of (float32 (B, size, size, 3), int32 (B,)).
     """
     noisy = augmentation.pca_color != "none" and augmentation.pca_stddev > 0
     scale, stddev = augmentation.pca_scale, augmentation.pca_stddev
@@ -55,8 +51,9 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         if augmentation.pca_color == "image":
             noise = augment.image_noise(draws[:, 3:], images, scale, stddev)
         else:
-            noise = augment.dataset_noise(draws[:, 3:], matrix)
-        return _noised(images, means, noise, augment.noise_divisor(augmentation)), labels
+            noise = tf.matmul(draws[:, 3:], matrix, transpose_b=True)
+        # The release divides a noisy image by 1 + its coefficient (1.1), the paper does not.
+        return _noised(images, means, noise, 1.0 + stddev if scale == "stddev" else 1.0), labels
 
     # Shuffled before anything is decoded; decoded in parallel but handed on in order, so that a seed repeats; kept as
     # uint8 until there is a batch, which is a quarter of the bytes to move.
@@ -142,5 +139,4 @@ def _centered(images, means):
 
 @tf.function(jit_compile=True)
 def _noised(images, means, noise, divisor):
-    # The release adds its noise after the mean is subtracted, and divides the sum; the paper does not divide.
     return (tf.cast(images, tf.float32) - means + noise[:, None, None, :]) / divisor

@@ -4,8 +4,7 @@
 
 The authors stored 256x256 JPEGs (`findsimilar.py` of the release), and so does this. Images are put into one fixed
 random order and cut into shards, TFRecord files of tf.train.Example. A shard counts once a file in WORK, on what is in
-it, is written after it: it is whole or missing, whenever the process ends. All bytes depend on the source and the
-settings only: not on the machine, on interruptions or on Apache Beam.
+it, is written after it. All bytes depend on the source and the settings only.
 """
 
 import collections
@@ -34,9 +33,8 @@ from keras_alexnet.files import acquire, atomic_write, remove_temp_files
 _NAME = "prepared"  # of the set, as TensorFlow Datasets has it, and so of its files
 _BATCH = 32  # images that are handed to Python at a time
 _BEFORE_RECORD, _AFTER_RECORD = 12, 4  # bytes of a TFRecord: its length and two check sums
-_NAMED = 3  # files that an error names
 
-Report = collections.namedtuple("Report", "manifest handled seconds")
+Report = collections.namedtuple("Report", "manifest handled seconds")  # dict; files that were read, int; float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +44,8 @@ class Settings:
     Attributes:
         size: int, rows and columns; training takes 256 as it is and resizes others. Raw images have 256.
         encoding: "jpeg", or "raw" for the pixels alone, eight times as large and faster to read.
-        quality: int, 1..100, of the JPEGs.
+        quality, seed: int, 1..100, of the JPEGs; int >= 0, of the order.
         shard_images: int >= 1, images of a shard, those that cannot be decoded included.
-        seed: int >= 0, of the order.
         bad_images: "skip", to leave out what cannot be decoded and list it in the manifest, or "fail".
     """
 
@@ -74,22 +71,17 @@ class Settings:
 
 
 def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=None):
-    """Prepares both splits, or resumes where it was interrupted.
+    """Prepares two sources with the same classes, or resumes where it was interrupted: Report. Finished shards stay.
 
     Args:
-        train, val, settings: sources.Source, with the same classes, and Settings.
-        out_dir: str; made where it is missing.
         threads: int, images decoded and encoded at a time; 0 for one per core.
         progress: optional function of (files done, files in all).
         write: function as `write_shards`, the default, or as of `beam_writer`.
 
-    Returns:
-        Report: manifest, dict; handled, files that this call has read, int; seconds, float.
-
     Raises:
         UsageError: the folder holds something else or another preparation, or another process is preparing into it.
-        RunError: a file cannot be decoded and is not to be skipped, or a class has no image. Finished shards stay.
-        tf.errors.OpError, OSError: the disk is full or fails. Finished shards stay.
+        RunError: a file cannot be decoded and is not to be skipped, or a class has no image.
+        tf.errors.OpError, OSError: the disk is full or fails.
     """
     started, handled, splits = time.perf_counter(), 0, dict(zip(SPLITS, (train, val), strict=True))
     plan = _plan(splits, settings)
@@ -104,12 +96,11 @@ def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=No
                 files = settings.files(split, source.count)
                 todo = [number for number, file in enumerate(files) if _read_shard(os.path.join(out_dir, file)) is None]
                 done += source.count - sum(len(settings.places(number, source.count)) for number in todo)
-                for images in (write or write_shards)(source, split, todo, out_dir, settings, threads):
+                for images in (write or write_shards)(source, split, todo, out_dir, settings, threads) if todo else ():
                     done, handled = done + images, handled + images
                     if progress:
                         progress(done, train.count + val.count)
             manifest = _finish(splits, out_dir, settings, plan)
-    # Here, since a process may have ended between the manifest and this.
     shutil.rmtree(os.path.join(out_dir, WORK), ignore_errors=True)
     return Report(manifest, handled, time.perf_counter() - started)
 
@@ -126,7 +117,7 @@ def claim(out_dir):
         return None
     if not os.path.isdir(work):
         if os.path.isdir(out_dir) and os.listdir(out_dir):
-            named = _first(sorted(os.listdir(out_dir)))
+            named = printable(min(os.listdir(out_dir)))
             raise UsageError(f"{out_dir}: holds something else already ({named}); name a new or an empty folder")
         os.makedirs(work)
     return work
@@ -155,13 +146,12 @@ def write_shards(source, split, numbers, folder, settings, threads=0):
         current = next(batches, None)
         for number in run:
             places, path = settings.places(number, source.count), os.path.join(folder, files[number])
-            done, shard = places.start, _Shard(len(source.class_names))
+            shard = _Shard(len(source.class_names))
             with atomic_write(path, "wb") as file:
                 with tf.io.TFRecordWriter(file.name) as records:
                     while current is not None and current[0] == number:
                         shard.add(records, *current[1:])
-                        yield int(current[1][-1]) + 1 - done
-                        done = int(current[1][-1]) + 1
+                        yield len(current[1])
                         current = next(batches, None)
                 missing = frozenset(places) - shard.places
                 skipped = list(_reasons(source, order, places, missing, encode)) if missing else []
@@ -171,24 +161,22 @@ def write_shards(source, split, numbers, folder, settings, threads=0):
                     raise RunError(f"{name}: {reason}; {leave}")
                 size, sha256 = os.path.getsize(file.name), sha256_of(file.name)
             shard.save(_facts_path(path), {"bytes": size, "sha256": sha256, "skipped": skipped})
-            yield places.stop - done
+            yield len(missing)
 
 
 def beam_writer(opener, options):
     """A function to be given to `prepare` as `write`: one pipeline of Apache Beam for each split, a shard an element.
 
     All machines must see the source and the folder under the same paths, and have this package installed. `opener`, a
-    function of nothing -> (train, val), is pickled and called by each worker, because the list of a million files is
-    too large to be a part of a pipeline. `options`: list of str, Beam's own, such as "--runner=DirectRunner". Raises
-    UsageError where Beam is not installed or does not know them.
+    function of nothing -> (train, val), is pickled and called by each worker, since a million files are too many for a
+    pipeline. `options`: list of str, Beam's own. Raises UsageError where Beam is missing or does not know them.
     """
     try:
         import apache_beam as beam  # in the extra `beam`
-        from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise UsageError("--beam: needs Apache Beam: pip install 'keras-alexnet[beam]'") from None
     try:
-        parsed = PipelineOptions(options)
+        parsed = beam.options.pipeline_options.PipelineOptions(options)
         unknown = sorted(set(parsed.get_all_options(retain_unknown_options=True)) - set(parsed.get_all_options()))
     except SystemExit:
         raise UsageError(f"Beam does not understand {' '.join(options)}; its own words are above") from None
@@ -207,8 +195,6 @@ def beam_writer(opener, options):
             def process(self, number):
                 yield sum(write_shards(self.source, split, [number], folder, settings, threads))
 
-        if not numbers:
-            return
         try:
             with beam.Pipeline(options=parsed) as pipeline:
                 # Reshuffled: all shards that one list makes would otherwise be the work of one worker.
@@ -229,7 +215,8 @@ def _plan(splits, settings):
         raise UsageError(f"{train.name} and {val.name} have different classes")
     other = [f"{source.name}/{file}" for source in splits.values() for file in source.other_files]
     if other and settings.bad_images == "fail":
-        raise RunError(f"{_first(other)}: cannot be used; remove such files, or leave them out with --bad_images=skip")
+        leave = "remove such files, or leave them out with --bad_images=skip"
+        raise RunError(f"{printable(other[0])}: is one of {len(other)} files that are not read; {leave}")
     recorded = {name: value for name, value in dataclasses.asdict(settings).items() if name != "bad_images"}
     return {
         "format": record_sets.FORMAT,
@@ -257,12 +244,11 @@ def _locked(out_dir, plan):
         raise UsageError(f"{out_dir}: another process is preparing images into it; wait for it to end")
     with lock:
         path = os.path.join(work, "plan.json")
-        if os.path.isfile(path):
-            with open(path, encoding="utf-8") as file:
-                _check_same(out_dir, json.load(file), plan)
-        else:
+        if not os.path.isfile(path):
             with atomic_write(path) as file:
                 json.dump(plan, file)
+        with open(path, encoding="utf-8") as file:
+            _check_same(out_dir, json.load(file), plan)
         remove_temp_files(out_dir)
         yield
 
@@ -442,7 +428,3 @@ def _describe(class_names, out_dir, settings, facts):
         supervised_keys=(IMAGE, LABEL),
         description=f"Images prepared by keras_alexnet: central squares of {settings.size}x{settings.size} pixels.",
     )
-
-
-def _first(names):
-    return ", ".join(map(printable, names[:_NAMED])) + " ..." * (len(names) > _NAMED)

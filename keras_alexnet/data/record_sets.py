@@ -30,9 +30,8 @@ _TRIES, _CONNECT_SECONDS, _READ_SECONDS = 3, 5, 60  # of a download; the library
 def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
     """Two splits, RecordSource, of any image classification set of TensorFlow Datasets; prepared where needed.
 
-    `data_dir` is None for the library's own folder; `train_split` and `val_split` are in its notation, such as
-    "train[:80%]", or None (see `--val_split`). Raises UsageError where the set or a split is unknown, cannot be had, or
-    is not one of labeled images.
+    Splits are in the library's notation, such as "train[:80%]", or None (see `--val_split`). Raises UsageError where
+    the set or a split is unknown, cannot be had, or is not one of labeled images.
     """
     builder, keys = _open_builder(name, data_dir)
     if not {"validation", "test"} & set(builder.info.splits):
@@ -54,11 +53,6 @@ def open_tfds_split(name, data_dir, split, shuffle_buffer):
     """One split of a set of TensorFlow Datasets: RecordSource. Args and errors as of `open_tfds`."""
     builder, keys = _open_builder(name, data_dir)
     return _split_of(builder, name, keys, "split", split, shuffle_buffer)
-
-
-def is_prepared(name, data_dir):
-    """Whether a set of TensorFlow Datasets is on the disk already, bool. Raises UsageError where it is unknown."""
-    return bool(_builder(name, data_dir).info.splits)
 
 
 def open_prepared(data_dir, shuffle_buffer):
@@ -101,10 +95,7 @@ def read_manifest(folder):
 
 
 def check_files(folder, manifest, shards_too=False, progress=None):
-    """Raises RunError unless every file of a prepared folder is there and as the manifest says.
-
-    Of shards the sizes are compared, with `shards_too` all bytes. `progress`: optional function of bytes done, in all.
-    """
+    """Raises RunError unless a prepared folder is as its manifest says; of shards only in size without `shards_too`."""
     shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
     files = [{"file": name, "sha256": sha256, "bytes": None} for name, sha256 in manifest["checksums"].items()]
     done, total = 0, sum(shard["bytes"] for shard in shards)
@@ -169,6 +160,11 @@ def _raw_source(data_dir, manifest, split):
         class_names=tuple(manifest["class_names"]),
         label_counts=tuple(facts["label_counts"]),
     )
+
+
+def is_prepared(name, data_dir):
+    """Whether a set of TensorFlow Datasets is on the disk already, bool. Raises UsageError where it is unknown."""
+    return bool(_builder(name, data_dir).info.splits)
 
 
 def _builder(name, data_dir):

@@ -1,8 +1,7 @@
 """The built-in image set "shapes": ten drawn classes to train on with nothing downloaded.
 
 A class is one combination of a color, a form and a texture. Each of the three is the only difference between several
-pairs of classes, so a network has to use all of them. The images vary in size, aspect ratio, brightness and background,
-and show one large object inside their central square, which neither center crops nor random crops cut off.
+pairs of classes, so a network has to use all of them. The object is inside the central square, where no crop cuts it.
 """
 
 import colorsys
@@ -32,9 +31,7 @@ _PROGRESS_STEP = 50
 _SIDE = (200, 480)  # pixels, both inclusive
 _ASPECT = (0.6, 1.6)  # width / height
 _EXTENT = (0.5, 0.75)  # longer side of the object's bounding box, as a share of the image's shorter side
-# What the object keeps free along the central square's border, as a share of the shorter side: a little more than the
-# 8 % promised, because places are rounded to pixels.
-_MARGIN = 0.085
+_MARGIN = 0.085  # free along the central square's border, as a share of the shorter side; 8 % when rounded to pixels
 _TURN = math.radians(20)
 _SUPERSAMPLING = 2
 _HUES = {"red": (-0.03, 0.03), "blue": (0.59, 0.67)}  # as shares of the full circle
@@ -67,14 +64,9 @@ def make(directory, train_per_class, val_per_class, seed, progress=None):
     """Draws a whole set as `directory/train/CLASS/00000.jpg` and `directory/val/CLASS/00000.jpg`, and so on.
 
     A folder of that name is always a complete set. The same arguments give the same images; no image's seed is shared
-    by training and validation, nor by two sets. `progress`: optional function of (images drawn, images in all).
-
-    Returns:
-        bool, whether the set was drawn; False where `directory` holds exactly this set already.
-
-    Raises:
-        FileExistsError: `directory` holds anything else, such as a set of another seed or size.
-        ArgumentError: a number of images is below 1, or the seed below 0.
+    by training and validation, nor by two sets. `progress`: optional function of (images drawn, images in all). Returns
+    whether the set was drawn, False where `directory` holds exactly this set already. Raises FileExistsError where it
+    holds anything else, such as a set of another seed or size, and ArgumentError for a number out of range.
     """
     for name, value, least in (("train", train_per_class, 1), ("val", val_per_class, 1), ("seed", seed, 0)):
         if value < least:
@@ -111,6 +103,10 @@ def _check_same(target, info):
 def _write(folder, info, progress):
     """Writes all images of a set and its description into an empty folder."""
     total, done = len(CLASS_NAMES) * (info["train_per_class"] + info["val_per_class"]), 0
+
+    def save(class_name, seed, path):
+        draw(class_name, seed).save(path, quality=_QUALITY)
+
     # Pillow drops the interpreter lock while it scales and encodes, so threads save a fifth of the time.
     with ThreadPoolExecutor() as pool:
         # Seeds of images are even for training, odd for validation, and in another range for each seed of a set.
@@ -121,15 +117,11 @@ def _write(folder, info, progress):
                 class_folder = folder / part / class_name
                 class_folder.mkdir(parents=True)
                 paths = [class_folder / f"{index:05d}.jpg" for index in range(len(seeds))]
-                for _ in pool.map(_save, repeat(class_name), seeds, paths):
+                for _ in pool.map(save, repeat(class_name), seeds, paths):
                     done += 1
                     if progress is not None and (done % _PROGRESS_STEP == 0 or done == total):
                         progress(done, total)
     (folder / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-
-
-def _save(class_name, seed, path):
-    draw(class_name, seed).save(path, quality=_QUALITY)
 
 
 def _rgb(hue, saturation, value):

@@ -7,6 +7,7 @@ Folders are listed without TensorFlow, so that a wrong path is answered at once.
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import unicodedata
 from pathlib import Path
@@ -42,15 +43,13 @@ class Source(Protocol):
         stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
 
     Methods:
-        names: the names of all images, tuple of str, in order.
-        name_of: the name of an item of `items`, str.
-        fingerprint: what tells this source from others, str.
+        names, fingerprint: the names of all images, tuple of str, in order; what tells this source from others, str.
         without: the same source without images of these names.
-        items: what `loader()` makes images of, tf.data.Dataset of tuples. `order`: None for that of the names, or a
-            sequence of int that seeds one; `start`: how many images to leave out at the beginning; `part`: (which, of
-            how many) that share the images.
-        part_count: how many images `items` has for a part, int.
+        items, part_count: what `loader()` makes images of, tf.data.Dataset of tuples; and how many, int. `order`: None
+            for that of the names, or a sequence of int that seeds one; `start`: how many images to leave out at the
+            beginning; `part`: (which, of how many) that share the images.
         loader: a function of an item -> (name: string, image as `stored` says, label: int32), scalars, for a graph.
+        name_of: the name of an item, str.
         check_readable: raises OSError where an image's bytes cannot be read; of records TensorFlow says so itself.
         reason: why an image or another file cannot be used, str, as far as its first bytes tell.
     """
@@ -74,9 +73,9 @@ class Source(Protocol):
 
 
 class IndexedSource(Source):
-    """A source whose images can be read one by one: an item is the index of an image, int64.
+    """A source whose images can be read one by one: an item is an index, int64, and parts are dealt out one by one.
 
-    Its parts are dealt out one by one: the next images of all parts are the next of the whole.
+    `per_image`: the names of the attributes that have one value for each image, tuple or np.ndarray.
     """
 
     @property
@@ -94,10 +93,15 @@ class IndexedSource(Source):
     def part_count(self, order, part):
         return len(range(part[0], self.count, part[1]))
 
-    def kept(self, names):
-        """The indices of all images but those of these names, list of int."""
+    def without(self, names):
         names = frozenset(names)
-        return [index for index, name in enumerate(self.names()) if name not in names]
+        if not names:
+            return self
+        kept = np.array([name not in names for name in self.names()])
+        columns = {column: getattr(self, column) for column in self.per_image}
+        for column, values in columns.items():
+            columns[column] = tuple(itertools.compress(values, kept)) if isinstance(values, tuple) else values[kept]
+        return dataclasses.replace(self, **columns, **{"label_counts": ()} if self.label_counts else {})
 
 
 def permutation(count, order):
@@ -107,13 +111,7 @@ def permutation(count, order):
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource(IndexedSource):
-    """Image files of class folders.
-
-    Attributes:
-        root: str, the folder that holds the class folders.
-        files: tuple of str, paths below root, in the order of the labels and then of the names.
-        sizes: tuple of int, bytes, one a file.
-    """
+    """Image files of class folders below `root`, in the order of the labels and then of the names, and their bytes."""
 
     name: str
     root: str
@@ -122,6 +120,7 @@ class FolderSource(IndexedSource):
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
     other_files: tuple[str, ...] = ()
+    per_image = ("files", "labels", "sizes")
 
     def names(self):
         return self.files
@@ -130,11 +129,6 @@ class FolderSource(IndexedSource):
         """A hash of the names of all classes and of the names and sizes of all files."""
         files = [f"{file} {size}" for file, size in zip(self.files, self.sizes, strict=True)]
         return hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest()
-
-    def without(self, names):
-        kept = self.kept(names)
-        columns = {name: tuple(getattr(self, name)[index] for index in kept) for name in ("files", "labels", "sizes")}
-        return dataclasses.replace(self, **columns)
 
     def loader(self):
         import tensorflow as tf  # as in `items`
@@ -164,14 +158,11 @@ class FolderSource(IndexedSource):
 
 
 def open_training(data, progress_bar=None):
-    """The training and the validation set, Source, that a config.DataConfig names. Raises UsageError.
-
-    `progress_bar`: optional function of a label that makes a progress bar.
-    """
+    """(training, validation), Source, of a config.DataConfig; `progress_bar`: function of a label. Or a UsageError."""
     if data.dataset == "folder":
         return open_folder(data.data_dir)
     if data.dataset == "records":
-        return open_records(data.data_dir, data.shuffle_buffer)
+        return _record_sets().open_prepared(data.data_dir, data.shuffle_buffer)
     if data.dataset != "shapes":
         splits = data.train_split, data.val_split
         return _record_sets().open_tfds(data.dataset, data.data_dir, *splits, data.shuffle_buffer)
@@ -194,11 +185,6 @@ def is_there(data):
 def shapes_folder(data):
     """Where the built-in shapes are kept, str: `data_dir`, or a folder below data/ that is named by the settings."""
     return data.data_dir or shapes.default_folder(data.shapes_train, data.shapes_val, data.shapes_seed)
-
-
-def open_records(data_dir, shuffle_buffer):
-    """The splits of a prepared folder, see `record_sets.open_prepared`."""
-    return _record_sets().open_prepared(data_dir, shuffle_buffer)
 
 
 def open_tfds_split(name, data_dir, split, shuffle_buffer):
@@ -261,7 +247,8 @@ def list_split(data_dir, split):
         other += others
     files, labels, sizes = zip(*found, strict=True)
     for file in (*files, *other):
-        if any("\ud800" <= letter <= "\udfff" for letter in file):  # how Python has bytes that are not UTF-8
+        # Surrogates stand for bytes that are not UTF-8.
+        if not file.isascii() and any("\ud800" <= letter <= "\udfff" for letter in file):
             raise UsageError(f"{said}{root.name}/{file!r} has a name that is not UTF-8; rename it")
     return FolderSource(root.name, str(root), tuple(classes), files, labels, sizes, tuple(other))
 

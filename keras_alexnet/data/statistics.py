@@ -21,8 +21,7 @@ class Statistics:
     """What is known of a training set.
 
     Attributes:
-        mean_image: float32 (256, 256, 3), 0..255.
-        rgb_mean: float64 (3,), 0..255.
+        mean_image, rgb_mean: float32 (256, 256, 3), float64 (3,), 0..255.
         rgb_covariance: float64 (3, 3), over all pixels of all images, 0..255 units squared.
         count: int, images.
         label_counts: tuple of int, images of each class; empty where that is not known.
@@ -55,8 +54,7 @@ class Sums:
         self.pixels = np.zeros((STORED_SIZE, STORED_SIZE, 3), np.int64)  # the sum of all images
         self.products = np.zeros((3, 3), np.int64)  # of r r, r g, r b, ... over all pixels of all images
         self.label_counts = np.zeros(classes, np.int64)
-        # Sums of products by column that are not in `products` yet; whole numbers, exact in float64 up to 2^53.
-        self._columns = np.zeros((3, STORED_SIZE * 3))
+        self._columns = np.zeros((3, STORED_SIZE * 3))  # not in `products` yet; whole, exact in float64 up to 2^53
 
     @property
     def count(self):

@@ -124,7 +124,9 @@ class _ServerClient:
             self.is_loopback = host == "localhost" or host.endswith(".localhost")
 
     def __str__(self):
-        return self._target + (f" (through the proxy {self._proxy})" if self._proxy else "")
+        # The proxy without its password; requests to loopback have none.
+        proxy = "" if self.is_loopback else (self._proxy or "").rpartition("@")[2]
+        return self._target + (f" (through the proxy {proxy})" if proxy else "")
 
     def predict(self, files, signature="serving_default"):
         """See `open_client`. A request is repeated after a _TemporaryError.
@@ -147,10 +149,6 @@ class _ServerClient:
                     hint = "is the server running, and is the address right?"
                     raise RunError(f"{self}: {what} ({reason}); {hint}") from None
                 time.sleep(pause)
-
-    def _name_proxy(self, proxy):
-        """Remembers the proxy of requests, str or None, without its password; requests to loopback have none."""
-        self._proxy = None if self.is_loopback or not proxy else proxy.rpartition("@")[2]
 
     def _error(self, status, said, signature, retry_after=""):
         """The exception for a status of HTTP or gRPC, the server's words, and the seconds of a header Retry-After."""
@@ -175,7 +173,7 @@ class RestClient(_ServerClient):
         self._session = requests.Session()  # keeps connections open; as many as there are requests at a time
         self._session.mount(f"{self.scheme}://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
         self._proxies = dict.fromkeys(("http", "https", "all")) if self.is_loopback else None
-        self._name_proxy(requests.utils.select_proxy(self._url, requests.utils.get_environ_proxies(self._url)))
+        self._proxy = requests.utils.select_proxy(self._url, requests.utils.get_environ_proxies(self._url))
 
     def close(self):
         """Closes the connections that are not in use."""
@@ -236,7 +234,7 @@ class GrpcClient(_ServerClient):
                 "an http:// address"
             ) from None
         self._grpc, self._tf, self._new_request = grpc, tf, predict_pb2.PredictRequest
-        self._name_proxy(next(filter(None, map(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy"))), None))
+        self._proxy = next(filter(None, map(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy"))), None)
         self._channel = grpc.insecure_channel(
             f"{self.host}:{self.port or GRPC_PORT}",
             options=[
