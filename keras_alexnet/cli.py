@@ -66,8 +66,8 @@ def quiet_start():
         try:
             with _stderr_to(output):
                 yield
-        except (UsageError, ArgumentError):
-            raise
+        except (UsageError, ArgumentError, RequeueError, KeyboardInterrupt):
+            raise  # not a failure of the import: its one line is enough
         except BaseException:
             output.seek(0)
             os.write(2, output.read())

@@ -15,7 +15,7 @@ _COPIES = 2  # a checkpoint holds the weights and a velocity for each; the expor
 
 
 def report(loop, describe):
-    """Trains two steps, and prints what the run would take, after `description`.
+    """Trains two steps, and prints what the run would take, after the text of `describe(loop)`.
 
     Raises UsageError where the disk is too small or the folder not writable, and RunError where a step fails.
     """

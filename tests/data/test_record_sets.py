@@ -183,7 +183,7 @@ class FailingBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         manager.download("http://download.tensorflow.org/some.tgz")
 
     def _generate_examples(self):
-        raise NotImplementedError
+        return iter(())
 
 
 @pytest.fixture
