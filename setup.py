@@ -48,6 +48,7 @@ setup(
         "serving": ["tensorflow-serving-api>=2.21,<2.22"],
         "test": [
             "pytest>=8.3,<10",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.150,<7",
             "ruff>=0.17,<0.18",
             "packaging>=24,<27",

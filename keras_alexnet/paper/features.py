@@ -1,4 +1,4 @@
-"""Images -> the 4096 numbers of the last hidden layer, kept as an index (section 6.1).
+"""Images -> the 4096 numbers of the last hidden layer, kept as an index and searched exactly (section 6.1).
 
 The features are what fc8 multiplies, of the center view: after the nonlinearity and, in a network with dropout, times
 one minus its rate (0.5). Section 6.1 compares them by Euclidean distance, so nothing else is scaled.
@@ -22,16 +22,18 @@ from keras_alexnet import export, rundir
 from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import sources, statistics
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief, printable, reading
+from keras_alexnet.errors import ArgumentError, RunError, brief, printable, reading
 from keras_alexnet.files import atomic_write, progress_bar
 
+FOLDER = "retrieval"  # below RESULTS: indexes and autoencoders
 PIXELS = 32  # rows and columns of the images that raw pixels are compared of
 QUICK = 4  # images of a class with --quick
+AT = (1, 5, 10)  # places that precision is given at
 THUMBNAIL, LARGEST_SPRITE = 64, 8192  # pixels, in the projector; browsers do not take larger images
 MOST_SHOWN = 10_000  # images in the projector; the browser holds all their features in memory
-_BATCH = 32  # files that are read and decoded at a time
-_FORMAT = 1  # of an index file
-_NAMED = 3  # files left out that are named on the screen
+_FILES = 32  # that are read and decoded at a time
+_ARRAYS = "features", "labels"  # of an index; the rest is JSON in its file
+_QUERIES, _VECTORS = 256, 8192  # that are compared at a time, in double precision
 
 
 class Extractor(typing.NamedTuple):
@@ -44,7 +46,7 @@ class Extractor(typing.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The images of a folder with their features."""
+    """The images of a folder with their features, as they are kept in a file (.npz)."""
 
     features: np.ndarray  # float32 (N, D), a row for each image
     files: tuple[str, ...]  # N paths below root
@@ -60,57 +62,52 @@ class Index:
         return [os.path.join(self.root, file) for file in self.files]
 
 
-def list_images(data_dir, split, flag, quick=False):
+def list_images(settings, flag):
     """The images of `DATA_DIR/SPLIT/CLASS/*`, or of `DATA_DIR/SPLIT/*` without classes: sources.FolderSource.
 
-    Nothing is read. `flag` is the one that gave the split, for errors; `quick` takes the first few of each class.
+    `flag` is the field of the settings that names the split. --quick takes the first few of each class.
     """
+    data_dir, split = settings.data_dir, getattr(settings, flag)
     root = Path(data_dir, split)
     if not root.is_dir():
-        name, value = (flag, split) if os.path.isdir(data_dir) else ("data_dir", data_dir)
-        raise ArgumentError(name, value, f"there is no folder {root}")
-    if any(entry.is_dir() and not entry.name.startswith(".") for entry in root.iterdir()):
+        missing = flag if os.path.isdir(data_dir) else "data_dir"
+        raise ArgumentError(missing, getattr(settings, missing), f"there is no folder {root}")
+    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    if any(entry.is_dir() for entry in entries):
         source = sources.list_split(Path(data_dir), split)
     else:
-        files = sorted(entry for entry in root.iterdir() if entry.name.lower().endswith(sources.SUFFIXES))
-        files = [entry for entry in files if not entry.name.startswith(".")]
+        files = [entry for entry in entries if entry.name.lower().endswith(sources.SUFFIXES)]
         if not files:
             raise ArgumentError("data_dir", data_dir, f"{root} holds neither class folders nor images")
         names, sizes = tuple(entry.name for entry in files), tuple(entry.stat().st_size for entry in files)
         source = sources.FolderSource(split, str(root), (), names, (-1,) * len(names), sizes)
-    if quick:
-        labels = np.array(source.labels)
-        kept = {place for label in set(labels) for place in np.flatnonzero(labels == label)[:QUICK]}
-        return source.without([file for place, file in enumerate(source.files) if place not in kept])
+    if settings.quick:
+        place_in_class = np.arange(source.count) - np.searchsorted(source.labels, source.labels)
+        source = source.without(np.array(source.files)[place_in_class >= QUICK])
     return source
 
 
 def list_splits(settings, query_flag):
-    """The images that are searched and those that are asked about, as of `list_images`; one where both are the same.
+    """The images of --index_split, which are searched, and of the split of another field, which are asked about.
 
-    `query_flag` is the field of the settings that names the second split. Raises ArgumentError where a split is
-    missing, or where neighbors of the same class would say nothing.
+    They are one FolderSource where both splits are the same; ArgumentError where no neighbor could be right or wrong.
     """
-    found = {}
-    for flag in ("index_split", query_flag):
-        split = getattr(settings, flag)
-        if split not in found:
-            found[split] = list_images(settings.data_dir, split, flag, settings.quick)
-        if not found[split].class_names:
-            raise ArgumentError(
-                flag, split, f"{found[split].root} has no class folders, so no neighbor is right or wrong"
-            )
-    source, queries = found[settings.index_split], found[getattr(settings, query_flag)]
+    splits = {}
+    for flag, split in (("index_split", settings.index_split), (query_flag, getattr(settings, query_flag))):
+        source = splits[split] = splits.get(split) or list_images(settings, flag)
+        if not source.class_names:
+            raise ArgumentError(flag, split, f"{source.root} has no class folders: no neighbor is right or wrong")
+    source, asked = splits[settings.index_split], splits[getattr(settings, query_flag)]
     if len(source.class_names) == 1:
         raise ArgumentError("index_split", source.name, f"{source.root} has one class only; add classes")
-    unknown = sorted(set(queries.class_names) - set(source.class_names))
+    unknown = sorted(set(asked.class_names) - set(source.class_names))
     if unknown:
-        raise ArgumentError(query_flag, queries.name, f"its class {unknown[0]!r} is not in --index_split={source.name}")
-    return source, queries
+        raise ArgumentError(query_flag, asked.name, f"its class {unknown[0]!r} is not in --index_split={source.name}")
+    return source, asked
 
 
 def feature_extractor(model):
-    """The Extractor of a network's last hidden layer. Args: model: evaluate.Model, a run or an exported model."""
+    """The Extractor of the last hidden layer of an evaluation.Model, a run or an exported model."""
     served = model.served
     if hasattr(served, "extract_features"):
         files = tf.TensorSpec((None,), tf.string, name="image_bytes")
@@ -154,30 +151,23 @@ def model_identity(model):
 
 
 def extract_features(extractor, paths, show=None):
-    """Describes files; one that is not an image is left out.
+    """Image files -> (float32 (M, D), a row for each image; dict of place -> str, why a file is not an image).
 
-    Returns:
-        (features: float32 (M, D), of those that are images; kept: list of int, their places in paths; left_out: list
-        of (place, str that says why)).
-
-    Raises:
-        RunError: a number is non-finite, or nothing is an image.
+    Raises RunError where a number is non-finite, or nothing is an image.
     """
     rows = []
     with hidden_library_messages():
-        for start in range(0, len(paths), _BATCH):
-            rows += _rows(extractor, paths[start : start + _BATCH])
+        for start in range(0, len(paths), _FILES):
+            rows += _rows(extractor, paths[start : start + _FILES])
             if show:
                 show(len(rows), len(paths))
-    left_out = [(place, row) for place, row in enumerate(rows) if isinstance(row, str)]
-    kept = [place for place, row in enumerate(rows) if not isinstance(row, str)]
-    if not kept:
+    left_out = {place: row for place, row in enumerate(rows) if isinstance(row, str)}
+    if len(left_out) == len(paths):
         raise RunError(f"{paths[0]}: not an image that can be decoded, nor any other of {len(paths)} files")
-    features = np.stack([rows[place] for place in kept])
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        raise RunError(f"{paths[kept[bad[0]]]}: the network gives non-finite numbers; was it trained?")
-    return features, kept, left_out
+    for path, row in zip(paths, rows, strict=True):
+        if not isinstance(row, str) and not np.isfinite(row).all():
+            raise RunError(f"{path}: the network gives non-finite numbers; was it trained?")
+    return np.stack([row for row in rows if not isinstance(row, str)]), left_out
 
 
 def _rows(extractor, paths):
@@ -194,64 +184,58 @@ def _rows(extractor, paths):
     return [row for path in paths for row in _rows(extractor, [path])]
 
 
-def open_index(extractor, source, folder, path=None):
+def open_index(settings, extractor, source, path=None):
     """The Index of a sources.FolderSource, computed once.
 
-    It is kept in the file `path`, by default in `folder`, and computed again for another model or other files.
+    It is kept in a file, by default below RESULTS/retrieval; for another model or other files it is computed again.
     """
+    folder = os.path.join(settings.results_dir, FOLDER)
     path = path or os.path.join(folder, f"{extractor.name}_{'all' if source.name == '.' else source.name}.npz")
     if os.path.exists(path):
-        index = load(path)
+        index = load_index(path)
         if index.model == extractor.identity and index.fingerprint == source.fingerprint():
             return dataclasses.replace(index, root=source.root)
         other = "other files" if index.model == extractor.identity else "another model"
         print(f"{path}: is of {other} and is computed again", flush=True)
-    index = make(extractor, source, progress_bar(f"{extractor.name} of {source.name}"))
+    paths = [os.path.join(source.root, file) for file in source.files]
+    features, reasons = extract_features(extractor, paths, progress_bar(f"{extractor.name} of {source.name}"))
+    kept = [place for place in range(len(paths)) if place not in reasons]
+    files, labels = tuple(source.files[place] for place in kept), np.array(source.labels, np.int32)[kept]
+    left_out = tuple(f"{source.files[place]}: {reason}" for place, reason in reasons.items())
+    about = tuple(source.class_names), source.root, extractor.identity, source.fingerprint(), left_out
+    index = Index(features, files, labels, *about)
+    text = json.dumps({"format": 1, **{name: value for name, value in vars(index).items() if name not in _ARRAYS}})
     os.makedirs(folder, exist_ok=True)
-    save(index, path)
-    if index.left_out:
-        named = "; ".join(map(printable, index.left_out[:_NAMED])) + " ..." * (len(index.left_out) > _NAMED)
-        print(f"{len(index.left_out)} files left out: {named}", flush=True)
+    with atomic_write(path, "wb") as file:
+        np.savez(file, features=features, labels=labels, about=np.frombuffer(text.encode(), np.uint8))
+    if left_out:
+        named = "; ".join(map(printable, left_out[:3])) + " ..." * (len(left_out) > 3)
+        print(f"{len(left_out)} files left out: {named}", flush=True)
     return index
 
 
-def make(extractor, source, show=None):
-    """The Index of a sources.FolderSource; raises as `extract_features`."""
-    paths = [os.path.join(source.root, file) for file in source.files]
-    features, kept, left_out = extract_features(extractor, paths, show)
-    return Index(
-        features,
-        tuple(source.files[place] for place in kept),
-        np.array(source.labels, np.int32)[kept],
-        tuple(source.class_names),
-        source.root,
-        extractor.identity,
-        source.fingerprint(),
-        tuple(f"{source.files[place]}: {why}" for place, why in left_out),
-    )
+def open_indexes(settings, model, source, asked, index_path=None):
+    """The indexes of what is searched and of what is asked about: "features" and "pixels" -> (Index, Index).
+
+    `index_path` is where the features of what is searched are kept, as of `open_index`.
+    """
+    found = {}
+    for extractor, path in ((feature_extractor(model), index_path), (pixel_extractor(), None)):
+        index = open_index(settings, extractor, source, path)
+        found[extractor.name] = index, index if asked is source else open_index(settings, extractor, asked)
+    return found
 
 
-def save(index, path):
-    """Writes an index as .npz."""
-    about = {name: value for name, value in vars(index).items() if name not in ("features", "labels")}
-    text = np.frombuffer(json.dumps({"format": _FORMAT, **about}).encode(), np.uint8)
-    with atomic_write(path, "wb") as file:
-        np.savez(file, features=index.features, labels=index.labels, about=text)
-
-
-def load(path):
-    """Reads what `save` wrote: Index. Raises UsageError where there is no such file, RunError of a damaged one."""
-    if not os.path.isfile(path):
-        raise UsageError(f"{path}: there is no such index; give --data_dir to make it")
+def load_index(path):
+    """The Index in a file. Raises RunError of a damaged one."""
     with reading(path), np.load(path, allow_pickle=False) as stored:
         about = json.loads(stored["about"].tobytes())
-        if about.pop("format") != _FORMAT:
-            raise ValueError("it has another format; delete it")
-        about = {name: tuple(value) if isinstance(value, list) else value for name, value in about.items()}
-        return Index(features=stored["features"], labels=stored["labels"], **about)
+        del about["format"]
+        about |= {name: tuple(about[name]) for name in ("files", "class_names", "left_out")}
+        return Index(**{name: stored[name] for name in _ARRAYS}, **about)
 
 
-def described_model(model):
+def described(model):
     """What results say of an evaluation.Model, dict."""
     network = model.config.network
     return {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs}
@@ -259,9 +243,9 @@ def described_model(model):
 
 def thumbnails(paths, size, show=None):
     """The central squares of image files, uint8 (N, size, size, 3); black where a file cannot be read any more."""
-    found, kept, _ = extract_features(pixel_extractor(size), paths, show)
+    found, reasons = extract_features(pixel_extractor(size), paths, show)
     images = np.zeros((len(paths), size, size, 3), np.uint8)
-    images[kept] = np.rint(found).reshape(-1, size, size, 3)
+    images[[place not in reasons for place in range(len(paths))]] = np.rint(found).reshape(-1, size, size, 3)
     return images
 
 
@@ -289,10 +273,100 @@ def write_projector(index, folder, show=None):
             name = index.class_names[index.labels[place]] if index.class_names else "-"
             file.write(f"{printable(name)}\t{printable(index.files[place])}\n")
     checkpoint = tf.train.Checkpoint(features=tf.Variable(index.features[shown], trainable=False))
-    manager = tf.train.CheckpointManager(checkpoint, folder, max_to_keep=1, checkpoint_name="features")
-    manager.save(checkpoint_number=1)
+    checkpoint.save(os.path.join(folder, "features"))
     config = projector.ProjectorConfig()
     embedding = config.embeddings.add(tensor_name="features/.ATTRIBUTES/VARIABLE_VALUE", metadata_path="metadata.tsv")
     embedding.sprite.image_path = "sprite.png"
     embedding.sprite.single_image_dim.extend([side, side])
     projector.visualize_embeddings(folder, config)
+
+
+class Search:
+    """Compares queries with every vector: float32 (N, D) by Euclidean distance, or bits, uint8 (N, D), by Hamming's."""
+
+    def __init__(self, vectors):
+        self.vectors, self.binary = vectors, vectors.dtype == np.uint8
+        if self.binary:
+            # The words at the same place of all vectors lie side by side.
+            self.columns = np.ascontiguousarray(_words(vectors).T)
+        else:
+            self.squares = np.einsum("ij,ij->i", vectors, vectors)
+
+    def distances(self, queries):
+        """Queries (Q, D) -> for each its distances from all vectors, (N,): an iterator of float64 or uint16."""
+        for start in range(0, len(queries), _QUERIES):
+            some = queries[start : start + _QUERIES]
+            yield from self._hamming(some) if self.binary else self._euclidean(some)
+
+    def nearest(self, query, count):
+        """Query (D,) -> (distances, places) of the nearest vectors, at most `count`, nearest first."""
+        count = min(count, len(self.vectors))
+        # Of numbers the squared distances less that of the query from 0.
+        order = self._hamming(query[None])[0] if self.binary else self.squares - 2 * (self.vectors @ query)
+        places = np.argpartition(order, count - 1)[:count]
+        # float32 finds them; their distances are computed in float64.
+        (distances,) = Search(self.vectors[places]).distances(query[None])
+        ascending = np.argsort(distances, kind="stable")
+        return distances[ascending], places[ascending]
+
+    def _euclidean(self, queries):
+        queries = queries.astype(np.float64)
+        found = np.empty((len(queries), len(self.vectors)))
+        for start in range(0, len(self.vectors), _VECTORS):
+            part = self.vectors[start : start + _VECTORS].astype(np.float64)
+            squares = (queries**2).sum(axis=1)[:, None] + (part**2).sum(axis=1) - 2 * queries @ part.T
+            found[:, start : start + _VECTORS] = np.sqrt(np.maximum(squares, 0))
+        return found
+
+    def _hamming(self, queries):
+        found = np.zeros((len(queries), len(self.vectors)), np.uint16)
+        for column, words in zip(self.columns, _words(queries).T, strict=True):
+            found += np.bitwise_count(column ^ words[:, None])
+        return found
+
+
+def _words(codes):
+    """uint8 (N, D) -> the same bits as the widest whole numbers that divide a row."""
+    return np.ascontiguousarray(codes).view(f"u{math.gcd(codes.shape[1], 8)}")
+
+
+def evaluate(vectors, labels, queries, query_labels, same=False):
+    """How often the nearest are of the query's class: the `scores` of every query, float64 (Q, 3) and (Q,).
+
+    `same`: the queries are the vectors, and each is searched among the others.
+    """
+    found = []
+    for place, distances in enumerate(Search(vectors).distances(queries)):
+        relevant = labels == query_labels[place]
+        if same:
+            distances, relevant = np.delete(distances, place), np.delete(relevant, place)
+        found.append(scores(distances, relevant))
+    return tuple(np.array(each) for each in zip(*found, strict=True))
+
+
+def scores(distances, relevant):
+    """Precision and average precision of a ranking, as the mean over all orders that equal distances could stand in.
+
+    Short binary codes have many equal distances, and the order of the files must not decide (McSherry and Najork,
+    2008). A place in a group of n equal distances, r of them relevant, holds a relevant one with probability r / n; it
+    then has before it the hits of the groups before and, of the i - 1 places before it in its own, (i - 1)(r - 1) /
+    (n - 1).
+
+    Args:
+        distances, relevant: (N,), of any order; bool (N,), one or more of them.
+
+    Returns:
+        (list of float, the share of relevant ones among the first 1, 5, 10, also where there are not so many; float,
+        the mean over the relevant of the precision at their places).
+    """
+    _, sizes = np.unique(distances, return_counts=True)
+    starts = np.cumsum(sizes) - sizes
+    hits = np.add.reduceat(relevant[np.argsort(distances)].astype(np.int64), starts)
+    # From here on a number for each place.
+    before, start, n, r = (np.repeat(each, sizes) for each in (np.cumsum(hits) - hits, starts, sizes, hits))
+    place = np.arange(1, len(distances) + 1)
+    i = place - start
+    expected = before + i * r / n
+    at_hit = before + 1 + (i - 1) * (r - 1) / np.maximum(n - 1, 1)
+    average = (r / n * at_hit / place).sum() / relevant.sum()
+    return [expected[min(at, len(place)) - 1] / at for at in AT], average

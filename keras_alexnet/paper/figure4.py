@@ -1,8 +1,5 @@
 """Figure 4: what a network says of test images, and which training images are nearest in its last hidden layer.
 
-    python -m keras_alexnet.paper.figure4 --model_dir=RUN --data_dir=IMAGES [--split=val] [--index_split=train]
-        [--pictures=8] [--queries=5] [--neighbors=6] [--seed=2012] [--only=random|errors]
-
 Images are drawn at random; the paper chose its by hand. Errors and shares of the whole split stand beside them. The
 features of both splits are kept below RESULTS/retrieval, where keras_alexnet.paper.retrieval finds them too.
 """
@@ -16,13 +13,13 @@ from keras_alexnet.errors import ArgumentError
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import Experiment, Table, Verdict
-from keras_alexnet.paper.retrieval import check_folder_name
+from keras_alexnet.paper.retrieval import check_folder_name, outcome
 
 BEST = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure4Settings(experiment.Settings):
+class Settings(experiment.Settings):
     """Figure 4."""
 
     model_dir: str | None = flag(None, "A run's folder, or an exported model's.", path=True)
@@ -46,71 +43,50 @@ class Figure4Settings(experiment.Settings):
 
 
 def run(settings):
-    """Measures and draws both panels: Result."""
     cli.start_tensorflow()
     # This module imports TensorFlow, which --help and a wrong flag do not wait for.
-    from keras_alexnet.paper import figure4_panels
+    from keras_alexnet.paper import figure4_run
 
-    return figure4_panels.measure(settings)
+    return figure4_run.measure(settings)
 
 
 def tables(values):
-    """The tables of a measured result."""
-    count, split = values["neighbors"], values["data"]["split"]
-    shown = "those shown, wrong answers only" if values["only"] == "errors" else "those shown"
-    errors = [
-        (
-            name,
-            f"{each['pictures']:,}",
-            f"{each['top1_error']:.1f}",
-            f"{each['top5_error']:.1f}" if values["model"]["classes"] > BEST else "-",
+    count, data, ranks, shares = values["neighbors"], values["data"], values["pixel_ranks"], values["shares"]
+    shown, whole = "those shown" + ", wrong answers only" * (values["only"] == "errors"), f"all of {data['split']}"
+    errors = []
+    for name, each in ((shown, values["shown"]), (whole, values["split"])):
+        top5 = f"{each['top5_error']:.1f}" if values["model"]["classes"] > BEST else "-"
+        errors.append((name, f"{each['pictures']:,}", f"{each['top1_error']:.1f}", top5))
+    named = {"the rows shown, last hidden layer": values["shown_shares"]}
+    named |= {f"{whole}, last hidden layer": shares["features"], f"{whole}, pixels": shares["pixels"]}
+    named |= {"chance": shares["chance"]}
+    same_class = [(name, *(f"{100 * share:.1f}" for share in each)) for name, each in named.items()]
+    by_row = []
+    for place, row in enumerate(values["rows"], 1):
+        same = sum(each["class_name"] == row["class_name"] for each in row["neighbors"])
+        first, *_ = of_row = [each["pixel_rank"] for each in row["neighbors"]]
+        by_row.append(
+            (f"{place}: {row['class_name']}", f"{same} of {count}", f"{first:,}", f"{statistics.median(of_row):,.0f}")
         )
-        for name, each in ((shown, values["shown"]), (f"all of {split}", values["split"]))
-    ]
-    shares = [
-        (name, *(f"{100 * share:.1f}" for share in each))
-        for name, each in (
-            ("the rows shown, last hidden layer", values["shown_shares"]),
-            (f"all of {split}, last hidden layer", values["shares"]["features"]),
-            (f"all of {split}, pixels", values["shares"]["pixels"]),
-            ("chance", values["shares"]["chance"]),
-        )
-    ]
-    ranks = [
-        (
-            f"{place}: {row['class_name']}",
-            f"{sum(each['class_name'] == row['class_name'] for each in row['neighbors'])} of {count}",
-            f"{row['neighbors'][0]['pixel_rank']:,}",
-            f"{statistics.median(each['pixel_rank'] for each in row['neighbors']):,.0f}",
-        )
-        for place, row in enumerate(values["rows"], 1)
-    ]
-    ranks.append((f"all of {split}, median", "-", f"{values['pixel_ranks']['median']:,.0f}", "-"))
+    by_row.append((f"{whole}, median", "-", f"{ranks['median']:,.0f}", "-"))
+    note = (
+        "rank 1 is the nearest by pixels; images of 32x32, which blurs and so favors pixels; the nearest by features "
+        f"is among the {count} nearest by pixels for {100 * ranks['among_neighbors']:.1f} % of {data['split']}"
+    )
+    of_errors = ("", "images", "ours, top-1 error", "ours, top-5 error")
+    of_classes = ("", "ours, the nearest", f"ours, {count} nearest")
+    of_ranks = ("row", "of the same class", "ours, rank of the nearest", f"ours, median of {count}")
+    title = f"Where the neighbors stand among {data['index_pictures']:,} images in order of pixels"
     return [
-        Table(
-            "Left panel: errors in percent, center view",
-            ("", "images", "ours, top-1 error", "ours, top-5 error"),
-            tuple(errors),
-        ),
-        Table(
-            "Right panel: neighbors of the same class, in percent",
-            ("", "ours, the nearest", f"ours, {count} nearest"),
-            tuple(shares),
-        ),
-        Table(
-            f"Where the neighbors stand among {values['data']['index_pictures']:,} images in order of pixels",
-            ("row", "of the same class", "ours, rank of the nearest", f"ours, median of {count}"),
-            tuple(ranks),
-            "rank 1 is the nearest by pixels; images of 32x32, which blurs and so "
-            f"favors pixels; the nearest by features is among the {count} nearest by pixels for "
-            f"{100 * values['pixel_ranks']['among_neighbors']:.1f} % of {split}",
-        ),
+        Table("Left panel: errors in percent, center view", of_errors, errors),
+        Table("Right panel: neighbors of the same class, in percent", of_classes, same_class),
+        Table(title, of_ranks, by_row, note),
     ]
 
 
 def verdict(values):
     """Holds where neighbors by features are of the same class more often than by pixels, and are not theirs too."""
-    shares, gain, ranks = values["shares"], values["features_against_pixels"], values["pixel_ranks"]
+    shares, ranks = values["shares"], values["pixel_ranks"]
     numbers = (
         f"of the {values['neighbors']} nearest in the last hidden layer {100 * shares['features'][1]:.1f} % are of the "
         f"image's class, by pixels {100 * shares['pixels'][1]:.1f} %, by chance {100 * shares['chance'][1]:.1f} %; "
@@ -118,10 +94,7 @@ def verdict(values):
         f"of the images (median rank {ranks['median']:,.0f} of {values['data']['index_pictures']:,}). The labels are "
         "for the eye to judge"
     )
-    if gain["standard_error"] is None or abs(gain["difference"]) <= 2 * gain["standard_error"]:
-        return Verdict("cannot be told", numbers)
-    holds = gain["difference"] > 0 and ranks["among_neighbors"] < 0.5
-    return Verdict("holds" if holds else "does not hold", numbers)
+    return Verdict(outcome(values["features_against_pixels"], ranks["among_neighbors"] < 0.5), numbers)
 
 
 EXPERIMENT = Experiment(
@@ -132,7 +105,7 @@ EXPERIMENT = Experiment(
     "Figure 4).",
     command="python -m keras_alexnet.paper.figure4 --model_dir=RUN --data_dir=IMAGES",
     cost="80 seconds of one CPU core for 2,934 and 736 images; features that retrieval has kept are not computed again",
-    settings=Figure4Settings,
+    settings=Settings,
     run=run,
     tables=tables,
     verdict=verdict,

@@ -1,7 +1,5 @@
 """The start of training: why the loss of the network as published stands still at first.
 
-    python -m keras_alexnet.paper.initialization --dataset=folder --data_dir=IMAGES [--steps=200 --measure=0,50,150]
-
 Section 5 initializes every layer from N(0, 0.01) and five biases with 1. Caffe's authors, who rebuilt the network in
 2014, took biases of 0.1 (`models/bvlc_alexnet/train_val.prototxt`); the released code initializes conv3-5 from
 N(0, 0.03). Here the same layers start in each of these ways, with the same images, crops and color noise in the same
@@ -39,6 +37,7 @@ STARTS = (
     Start("biases_0.1", "published, biases 0.1", 1, 0.1),
     Start("biases_0", "published, biases 0", 1, 0.0),
 )
+SMALLER = ("biases_0.1", "biases_0")
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 WINDOW = 20  # steps that losses are averaged over
 EXIT = 0.95  # the loss has left the plateau when it is below this share of the majority-class baseline's
@@ -53,7 +52,7 @@ QUANTITIES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class InitializationSettings(experiment.Settings):
+class Settings(experiment.Settings):
     """Initialization."""
 
     dataset: str = flag("folder", "As in training: folder, shapes, records or a TensorFlow Datasets name.")
@@ -78,25 +77,22 @@ class InitializationSettings(experiment.Settings):
 
     def training_config(self):
         """config.Config: the paper's, in one stack of two groups, which is the same function as two towers."""
-        quick, data_dir, shapes = self.quick, self.data_dir, {}
-        if self.dataset == "shapes":
-            data_dir = data_dir or os.path.join(self.results_dir, "initialization", "shapes")
-            shapes = {"shapes_train": 4, "shapes_val": 1} if quick else {}
-        width = min(self.width, 0.0625) if quick else self.width
-        batch_size = min(self.batch_size, 8) if quick else self.batch_size
+        width, batch_size, images = self.width, self.batch_size, {}
+        if self.quick:
+            width, batch_size, images = min(width, 0.0625), min(batch_size, 8), {"shapes_train": 4, "shapes_val": 1}
+        folder = os.path.join(self.results_dir, "initialization")
+        data_dir = self.data_dir or (os.path.join(folder, "shapes") if self.dataset == "shapes" else None)
         return configs.Config(
-            configs.DataConfig(dataset=self.dataset, data_dir=data_dir, **shapes),
+            configs.DataConfig(dataset=self.dataset, data_dir=data_dir, **images),
             configs.NetworkConfig(towers=1, groups=2, width=width, precision=self.precision),
             configs.TrainingConfig(batch_size=batch_size, learning_rate=self.learning_rate),
-            configs.RunConfig(model_dir=self.results_dir, seed=self.seed),
+            configs.RunConfig(model_dir=folder, seed=self.seed),
         )
 
 
 def run(settings):
-    """Trains from every start: Result."""
     cli.start_tensorflow()
-    # This module imports TensorFlow, which --help and a wrong flag do not wait for.
-    from keras_alexnet.paper import initialization_run
+    from keras_alexnet.paper import initialization_run  # TensorFlow, which --help and a wrong flag do not wait for
 
     if settings.quick:
         steps = min(settings.steps, 4)
@@ -115,32 +111,28 @@ def plateau_exit_step(losses, baseline):
 
 
 def tables(values):
-    """The tables of a measured result."""
-    rows = []
+    baseline, rows = values["constant"], []
     for start in STARTS:
         own = values["starts"][start.name]
-        losses, step = own["losses"], plateau_exit_step(own["losses"], values["constant"])
-        last = losses[-WINDOW:]
+        losses, last = own["losses"], own["losses"][-WINDOW:]
         cells = (f"{losses[0]:.3f}", f"{sum(last) / len(last):.3f}") if losses else ("-", "-")
         never = "diverged" if own["diverged"] else f"not in {len(losses)}"
+        step = plateau_exit_step(losses, baseline)
         rows.append((start.label, f"{0.01 * start.middle:g}", f"{start.bias:g}", *cells, str(step or never)))
     note = (
         f"ln {values['classes']} is {math.log(values['classes']):.3f}, the best majority-class baseline has "
-        f"{values['constant']:.3f}; it is left when the mean of {WINDOW} steps is below {EXIT:g} times that"
+        f"{baseline:.3f}; it is left when the mean of {WINDOW} steps is below {EXIT:g} times that"
     )
-    last = f"last {WINDOW} steps"
-    columns = ("", "std of conv3-5", "biases", "first loss", last, "leaves the majority-class baseline at step")
-    found = [Table("Training from each start", columns, tuple(rows), note)]
+    exit_column = "leaves the majority-class baseline at step"
+    columns = ("", "std of conv3-5", "biases", "first loss", f"last {WINDOW} steps", exit_column)
+    found, steps = [Table("Training from each start", columns, rows, note)], list(map(str, values["measured"]))
     for title, key, form in QUANTITIES:
         rows = []
         for layer in LAYERS:
-            cells = []
-            for start in STARTS:
-                measures = [values["starts"][start.name]["measures"].get(str(step)) for step in values["measured"]]
-                cells.append(" / ".join(form(measure[layer][key]) if measure else "-" for measure in measures))
+            measures = [[values["starts"][start.name]["measures"].get(step) for step in steps] for start in STARTS]
+            cells = (" / ".join(form(each[layer][key]) if each else "-" for each in own) for own in measures)
             rows.append((layer, *cells))
-        labels = ("", *(start.label for start in STARTS))
-        found.append(Table(title, labels, tuple(rows), f"At step {' / '.join(map(str, values['measured']))}."))
+        found.append(Table(title, ("", *(start.label for start in STARTS)), rows, f"At step {' / '.join(steps)}."))
     return found
 
 
@@ -148,27 +140,26 @@ def verdict(values):
     """Holds where smaller biases stay on the plateau longer than the published start."""
     starts, first = values["starts"], str(values["measured"][0])
     steps = {name: plateau_exit_step(own["losses"], values["constant"]) for name, own in starts.items()}
-    published, smaller = steps["published"], [steps["biases_0.1"], steps["biases_0"]]
-    if published is None and smaller == [None, None]:
+    published, smaller = steps["published"] or math.inf, min(steps[name] or math.inf for name in SMALLER)
+    if published == smaller == math.inf:
         outcome, why = "cannot be told", f"in {max(len(own['losses']) for own in starts.values())} steps"
-    elif published is not None and all(each is None or each >= published + WINDOW for each in smaller):
+    elif smaller >= published + WINDOW:
         outcome, why = "holds", "for one seed"
-    elif published is not None and all(each is None or each > published - WINDOW for each in smaller):
+    elif smaller > published - WINDOW:
         outcome = "cannot be told"
         why = f"the starts are less than the {WINDOW} steps apart that losses are averaged over"
     else:
         outcome, why = "does not hold", "for one seed, smaller biases are as fast or faster"
     when = "; ".join(f"{each.label} {f'at step {steps[each.name]}' if steps[each.name] else 'not'}" for each in STARTS)
     numbers = f"{why}, the loss leaves that of a majority-class baseline ({when})"
-    fc7 = {name: own["measures"].get(first, {}).get("fc7") for name, own in starts.items()}
-    if not all(fc7.values()):
-        return Verdict(outcome, numbers)
-    parts = "; ".join(
-        f"{start.label} {100 * fc7[start.name]['share']:.2g} % (standard deviation "
-        f"{fc7[start.name]['signal_between']:.2g})"
-        for start in STARTS
-    )
-    return Verdict(outcome, f"{numbers}. Share of fc7's signal at step {first} that differs between images: {parts}")
+    fc7 = {start.label: starts[start.name]["measures"].get(first, {}).get("fc7") for start in STARTS}
+    if all(fc7.values()):  # no start diverged before it was measured
+        parts = (
+            f"{label} {100 * each['share']:.2g} % (standard deviation {each['signal_between']:.2g})"
+            for label, each in fc7.items()
+        )
+        numbers += f". Share of fc7's signal at step {first} that differs between images: {'; '.join(parts)}"
+    return Verdict(outcome, numbers)
 
 
 EXPERIMENT = Experiment(
@@ -179,7 +170,7 @@ EXPERIMENT = Experiment(
     command="python -m keras_alexnet.paper.initialization --dataset=folder --data_dir=IMAGES",
     cost="estimated: 90 minutes on one CPU core, 45 on two; with --width=0.25 --batch_size=32 about 12 minutes on one "
     "core (3 for a start, measured)",
-    settings=InitializationSettings,
+    settings=Settings,
     run=run,
     tables=tables,
     verdict=verdict,

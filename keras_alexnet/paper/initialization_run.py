@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from keras_alexnet import datasets, rundir
 from keras_alexnet.data import pipeline, sources
-from keras_alexnet.data import statistics as stats
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.errors import ArgumentError, reading
 from keras_alexnet.files import atomic_write, progress_bar
@@ -36,44 +35,68 @@ def measure(settings):
     loss, the entropy of the training labels in nats; `measured`, steps; `starts`, name -> what `_train` returns.
     """
     config = settings.training_config()
-    source, _ = sources.open_training(config.data, progress_bar)
+    network, training, seed, folder = config.network, config.training, config.run.seed, config.run.model_dir
+    source, val_source = sources.open_training(config.data, progress_bar)
     if len(source.class_names) < 2:
         raise ArgumentError("data_dir", config.data.data_dir, "holds one class; there is nothing to tell apart")
-    folder = os.path.join(settings.results_dir, "initialization")
     os.makedirs(folder, exist_ok=True)
-    statistics = _statistics(source, os.path.join(folder, "statistics.npz"))
-    source = source.without(statistics.skipped)
-    probe = _probe(settings, config, source, statistics)
-    starts = {}
+    statistics, source, _, _ = datasets.prepare_datasets(config, None, source, val_source, is_chief=True)
+
+    def batches(augmentation, batch_size, epoch):
+        of_epoch = {"batch_size": batch_size, "seed": seed, "epoch": epoch}
+        size = variants.VARIANTS[network.variant].input_size
+        return trainer.read(pipeline.training(source, statistics, augmentation, size=size, **of_epoch))
+
+    # The fixed batch: some of the training set by their centers, in an order that no training has.
+    centers = Augmentation(crop_positions=1, reflections=False, pca_color="none")
+    fixed = next(batches(centers, 8 if settings.quick else IMAGES, 2**20))
+    model = rundir.build_model(network, len(source.class_names), seed, ())
+    rates = training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
+    updates = trainer.Trainer(model, MomentumSGD(*rates))
+    begin = {name: variable.numpy() for name, variable in updates.variables().items()}
+    # Measured by a copy in float32: small differences would be lost in bfloat16.
+    copy = rundir.build_model(dataclasses.replace(network, precision="float32"), len(source.class_names), seed, ())
+    statistics_of, starts = activation_statistics(copy), {}
+
+    def measured():
+        weights.copy(model, copy)
+        return statistics_of(*fixed)
+
     for start in STARTS:
         # Other settings or images have another file.
-        key = repr((start, config.network, config.training, config.run.seed, settings.steps, settings.measure))
+        key = repr((start, network, training, seed, settings.steps, settings.measure))
         key = hashlib.sha256(f"{key} {source.fingerprint()}".encode()).hexdigest()
         path = os.path.join(folder, f"{start.name}_{key[:12]}.json")
         if os.path.isfile(path):
             with reading(path), open(path, encoding="utf-8") as file:
                 found = json.load(file)
         else:
-            found = _train(settings, config, start, source, statistics, probe)
+            for name, variable in updates.variables().items():
+                variable.assign(begin[name])
+            set_start(model, start)
+            augmentation = datasets.augmentation(config.data, network.variant)
+            images = chain.from_iterable(batches(augmentation, training.batch_size, epoch) for epoch in count())
+            found = _train(settings, updates.train_step, images, measured, progress_bar(start.label, "steps"))
             with atomic_write(path) as file:
                 json.dump(found, file)
         starts[start.name] = found
         end = "diverged" if found["diverged"] else f"loss {found['losses'][-1]:.3f}"
         print(f"{start.label}: {end} after {len(found['losses'])} steps", flush=True)
+    shares = [each / statistics.count for each in statistics.label_counts if each]
     values = {
         "classes": len(source.class_names),
         "images": source.count,
-        "pictures": len(probe[1]),
-        "constant": entropy(statistics.label_counts),
+        "pictures": len(fixed[1]),
+        "constant": -sum(share * math.log(share) for share in shares),
         "measured": list(settings.measure),
         "starts": starts,
     }
     protocol = (
         f"{values['images']:,} training images of {values['classes']} classes; the paper's network, width "
-        f"{config.network.width:g}, and settings with its crops, reflections and color noise; {settings.steps} steps "
-        f"of {config.training.batch_size} images, learning rate {config.training.learning_rate:g}, "
-        f"{config.network.precision}, one seed; measured on the centers of {values['pictures']} of these images "
-        "without dropout, in float32, each layer's signal after its nonlinearity"
+        f"{network.width:g}, and settings with its crops, reflections and color noise; {settings.steps} steps of "
+        f"{training.batch_size} images, learning rate {training.learning_rate:g}, {network.precision}, one seed; "
+        f"measured on the centers of {values['pictures']} of these images without dropout, in float32, each layer's "
+        "signal after its nonlinearity"
     )
     return Result(values, protocol, _draw(values, settings.results_dir))
 
@@ -101,101 +124,51 @@ def activation_statistics(model):
     whole = keras.Model(model.input, [*outputs, model.output])
     kernels = [model.get_layer(name).kernel.value for name in LAYERS]
 
-    def rms(values):
-        return tf.sqrt(tf.reduce_mean(tf.square(values)))
-
     @tf.function
-    def measured(images, labels):
+    def signals_and_gradients(images, labels):
         with tf.GradientTape() as tape:
             signals = whole(images, training=False)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, signals[-1]))
-        between = [tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(signal, axis=0))) for signal in signals]
-        columns = map(rms, signals), between, map(rms, tape.gradient(loss, kernels)), map(rms, kernels)
-        return loss, tf.stack([list(column) for column in columns], axis=1)
+        return loss, signals, tape.gradient(loss, kernels)
 
     def measure(images, labels):
-        loss, table = measured(images, labels)
+        loss, *parts = signals_and_gradients(images, labels)
         found = {"loss": float(loss)}
-        for name, (signal, between, gradient, kernel) in zip(LAYERS, table.numpy().tolist(), strict=True):
+        for name, signal, gradient, kernel in zip(LAYERS, *parts, kernels, strict=True):
+            size, slope, weight = (
+                float(tf.sqrt(tf.reduce_mean(tf.square(each)))) for each in (signal, gradient, kernel)
+            )
+            between = float(tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(signal, axis=0))))
             found[name] = {
-                "signal_rms": signal,
+                "signal_rms": size,
                 "signal_between": between,
-                "share": (between / signal) ** 2 if signal else 0.0,
-                "gradient_rms": gradient,
-                "gradient_relative": gradient / kernel if kernel else 0.0,
+                "share": (between / size) ** 2 if size else 0.0,
+                "gradient_rms": slope,
+                "gradient_relative": slope / weight if weight else 0.0,
             }
         return found
 
     return measure
 
 
-def entropy(counts):
-    """The loss of the best majority-class baseline to labels of these counts, float in nats."""
-    total = sum(counts)
-    return -sum(count / total * math.log(count / total) for count in counts if count)
-
-
-def _train(settings, config, start, source, statistics, probe):
-    """Trains from a start.
+def _train(settings, train_step, batches, measured, show):
+    """Trains from one start.
 
     Returns:
         dict: `losses`, list of float, one a step, in nats; `measures`, step as str -> see `activation_statistics`;
         `diverged`, whether the loss was non-finite, which ends it.
     """
-    network, training = config.network, config.training
-    model = rundir.build_model(network, len(source.class_names), config.run.seed, ())
-    set_start(model, start)
-    # A copy in float32: small differences would be lost in bfloat16.
-    exact = dataclasses.replace(network, precision="float32")
-    twin = model if network == exact else rundir.build_model(exact, len(source.class_names), config.run.seed, ())
-    statistics_of = activation_statistics(twin)
-    updates = trainer.Trainer(
-        model,
-        MomentumSGD(
-            training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
-        ),
-    )
-    losses, measures, show = [], {}, progress_bar(start.label, "steps")
-    augmentation = datasets.augmentation(config.data, network.variant)
-    epochs = (_epoch(config, source, statistics, augmentation, training.batch_size, epoch) for epoch in count())
-    batches = chain.from_iterable(epochs)
+    losses, measures = [], {}
     while True:
         if len(losses) in settings.measure:
-            if twin is not model:
-                weights.copy(model, twin)
-            measures[str(len(losses))] = statistics_of(*probe)
+            measures[str(len(losses))] = measured()
         if len(losses) == settings.steps:
             return {"losses": losses, "measures": measures, "diverged": False}
-        loss = float(updates.train_step(*next(batches)))
+        loss = float(train_step(*next(batches)))
         if not math.isfinite(loss):
             return {"losses": losses, "measures": measures, "diverged": True}
         losses.append(loss)
         show(len(losses), settings.steps)
-
-
-def _epoch(config, source, statistics, augmentation, batch_size, epoch):
-    """The batches of one epoch."""
-    size, seed = variants.VARIANTS[config.network.variant].input_size, config.run.seed
-    settings = {"size": size, "batch_size": batch_size, "seed": seed, "epoch": epoch}
-    return trainer.read(pipeline.training(source, statistics, augmentation, **settings))
-
-
-def _probe(settings, config, source, statistics):
-    """The fixed batch: images and labels, some of the training set in a random order, by their centers."""
-    centers = Augmentation(crop_positions=1, reflections=False, pca_color="none")
-    images = 8 if settings.quick else IMAGES
-    return next(_epoch(config, source, statistics, centers, images, epoch=2**20))  # an order that no training has
-
-
-def _statistics(source, path):
-    """Those of a training set: stats.Statistics, computed once."""
-    if os.path.isfile(path):
-        statistics = stats.load(path)
-        if statistics.fingerprint == source.fingerprint():
-            return statistics
-    statistics = stats.compute(source, progress=progress_bar("mean and covariance of the training set"))
-    stats.save(statistics, path)
-    return statistics
 
 
 def _draw(values, folder):

@@ -45,19 +45,12 @@ def write(figure, path):
     _log(pixels_of(figure), path)
 
 
-def write_pixels(pixels, path):
-    """Writes an image, uint8 (height, width, 3), RGB, as RESULTS/NAME.png."""
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG", optimize=True)
-    write_png(encoded.getvalue(), path)
-
-
-def write_png(data, path):
-    """As `write_pixels`, of an encoded PNG, bytes."""
+def write_pixels(pixels, path, colors=None):
+    """Writes an image, uint8 (height, width, 3), RGB, as RESULTS/NAME.png, in a palette of so many colors if given."""
+    image = Image.fromarray(pixels)
     with atomic_write(path, "wb") as file:
-        file.write(data)
-    with Image.open(io.BytesIO(data)) as image:
-        _log(np.asarray(image.convert("RGB")), path)
+        (image.quantize(colors) if colors else image).save(file, "PNG", optimize=True)
+    _log(pixels, path)
 
 
 def pixels_of(figure):

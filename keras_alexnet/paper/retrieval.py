@@ -1,12 +1,9 @@
 """Section 6.1: images found by Euclidean distance in the last hidden layer, and by short codes of it.
 
-    python -m keras_alexnet.paper.retrieval --model_dir=RUN --data_dir=IMAGES --query=IMAGE
-    python -m keras_alexnet.paper.retrieval --model_dir=RUN --data_dir=IMAGES [--index_split=train] [--query_split=val]
-
-The first prints the nearest images. The second asks about every image of a split: precision among the nearest 1, 5
-and 10 and mean average precision, of the 4096 numbers, of an autoencoder's codes of them and of raw pixels; and what a
-search takes. A folder is indexed once, and again when the model or a file has changed (by name and size); indexes and
-autoencoders are kept below RESULTS/retrieval, and the same command resumes from there.
+With --query=IMAGE the nearest images are printed. Without, every image of a split is asked about: precision among the
+nearest 1, 5 and 10 and mean average precision, of the 4096 numbers, of an autoencoder's codes of them and of raw
+pixels; and what a search takes. A folder is indexed once, and again when the model or a file has changed (by name and
+size); indexes and autoencoders are kept below RESULTS/retrieval, and the same command resumes from there.
 """
 
 import dataclasses
@@ -24,7 +21,7 @@ PLACES = ("precision at 1", "precision at 5", "precision at 10", "mean average p
 
 
 @dataclasses.dataclass(frozen=True)
-class RetrievalSettings(experiment.Settings):
+class Settings(experiment.Settings):
     """Retrieval."""
 
     model_dir: str | None = flag(None, "A run's folder, or an exported model's.", path=True)
@@ -62,6 +59,8 @@ class RetrievalSettings(experiment.Settings):
             raise UsageError("--data_dir is missing: give the folder that holds the images, IMAGES/train/CLASS/*")
         for name in ("index_split", "query_split"):
             check_folder_name(name, getattr(self, name))
+        if self.index and not self.data_dir and not os.path.isfile(self.index):
+            raise ArgumentError("index", self.index, "there is no such index; give --data_dir to make it")
         if self.index and not self.index.endswith(".npz"):
             raise ArgumentError("index", self.index, "must end in .npz")
         if self.index and self.quick:
@@ -69,11 +68,7 @@ class RetrievalSettings(experiment.Settings):
         if self.query and not os.path.isfile(self.query):
             what = "is a folder; name one image" if os.path.isdir(self.query) else "there is no such file"
             raise ArgumentError("query", self.query, what)
-        if (
-            not self.codes
-            or not all(8 <= each <= 4096 and each % 8 == 0 for each in self.codes)
-            or len(set(self.codes)) < len(self.codes)
-        ):
+        if not self.codes or len(set(self.codes) & set(range(8, 4097, 8))) < len(self.codes):
             problem = "must be different multiples of 8 up to 4096, such as 32,64,128"
             raise ArgumentError("codes", ",".join(map(str, self.codes)), problem)
 
@@ -85,10 +80,8 @@ def check_folder_name(flag_name, split):
 
 
 def run(settings):
-    """Prints the nearest images of --query, or measures everything: Result."""
     cli.start_tensorflow()
-    # This module imports TensorFlow, which --help and a wrong flag do not wait for.
-    from keras_alexnet.paper import retrieval_run
+    from keras_alexnet.paper import retrieval_run  # TensorFlow, which --help and a wrong flag do not wait for
 
     if settings.data_dir and not settings.index_split:
         split = "train" if os.path.isdir(os.path.join(settings.data_dir, "train")) else "."
@@ -102,60 +95,65 @@ def run(settings):
 
 
 def tables(values):
-    """The tables of a measured result."""
-    whole = row_of(values, "features", "")
-    rows = [("chance", "-", "-", *_percents(values["chance"]), "-")]
+    whole, queries = row_of(values, "features", ""), values["queries"]["pictures"]
+    found = [("chance", "-", "-", *_percents(values["chance"]), "-")]
     times = []
     for row in values["rows"]:
         smaller = f"{whole['bytes'] / row['bytes']:.0f}" if row["kind"] == "features" else "-"
         lost = "-" if row["lost_queries"] is None else f"{100 * row['lost_queries']:.0f}"
-        rows.append((row["name"], str(row["bytes"]), smaller, *_percents(row), lost))
+        found.append((row["name"], str(row["bytes"]), smaller, *_percents(row), lost))
         coding = "-" if row["encode_ms"] is None else f"{row['encode_ms']:.2f}"
-        search = f"{row['search_ms']:.3f}", f"{row['search_large_ms']:.2f}"
-        times.append((row["name"], coding, *search, f"{_times_faster(values, row):.3g}"))
-    queries, index = values["queries"]["pictures"], values["index"]["pictures"]
+        searches = f"{row['search_ms']:.3f}", f"{row['search_large_ms']:.2f}"
+        times.append((row["name"], coding, *searches, f"{_times_faster(values, row):.3g}"))
+    by_class = [(each["class_name"], str(each["pictures"]), *_percents(each)) for each in values["by_class"]]
+    searched = (f"search in {rows}" for rows in (values["index"]["pictures"], values["timing_rows"]))
     return [
         Table(
             "How many of the nearest are of the query's class, in percent",
             ("", "bytes", "times smaller", *PLACES, "lost"),
-            tuple(rows),
+            found,
             f"{queries} queries: one standard error of precision at 1 is up to {50 / math.sqrt(queries):.1f}; lost: of "
             "the variance of the queries' numbers, after coding and decoding",
         ),
         Table(
             "Milliseconds of one core a query",
-            ("", "coding", f"search in {index}", f"search in {values['timing_rows']}", "times faster"),
-            tuple(times),
+            ("", "coding", *searched, "times faster"),
+            times,
             "medians of the processor's time, one query at a time, every row compared; the larger index is the same "
             "repeated; times faster: there, coding included. "
             f"The network takes {values['describe_ms']:.0f} ms for the numbers of an image, whatever the code",
         ),
-        Table(
-            f"By class, {whole['name']}, in percent",
-            ("class", "queries", *PLACES),
-            tuple((each["class_name"], str(each["pictures"]), *_percents(each)) for each in values["by_class"]),
-        ),
+        Table(f"By class, {whole['name']}, in percent", ("class", "queries", *PLACES), by_class),
     ]
 
 
 def verdict(values):
     """Holds where binary codes of features have a higher mean average precision than those of pixels."""
-    gain = values["codes_against_pixels"]
-    difference, error = gain["difference"], gain["standard_error"]
-    whole, pixels = row_of(values, "features", ""), row_of(values, "pixels", "")
-    code = row_of(values, "features", "binary", gain["bits"])
+    gain, whole = values["codes_against_pixels"], row_of(values, "features", "")
+    pixels, code = row_of(values, "pixels", ""), row_of(values, "features", "binary", gain["bits"])
     faster = _times_faster(values, code)
+    found = f"{faster:.3g} times faster" if faster >= 1 else f"{1 / faster:.3g} times slower"
     numbers = (
-        f"mean average precision {100 * difference:+.1f} points for binary codes of {gain['bits']} bits of the "
-        f"last hidden layer over the same of pixels (standard error {100 * (error or 0):.1f}); all numbers "
-        f"{100 * whole['mean_average_precision']:.1f} %, pixels {100 * pixels['mean_average_precision']:.1f} %. The "
-        f"code has {100 * code['mean_average_precision']:.1f} %, is {whole['bytes'] / code['bytes']:.0f} times smaller "
-        f"and is found {f'{faster:.3g} times faster' if faster >= 1 else f'{1 / faster:.3g} times slower'} once the "
-        "network has described the image"
+        f"mean average precision {100 * gain['difference']:+.1f} points for binary codes of {gain['bits']} bits of the "
+        f"last hidden layer over the same of pixels (standard error {100 * (gain['standard_error'] or 0):.1f}); all "
+        f"numbers {100 * whole['mean_average_precision']:.1f} %, pixels {100 * pixels['mean_average_precision']:.1f} "
+        f"%. The code has {100 * code['mean_average_precision']:.1f} %, is {whole['bytes'] / code['bytes']:.0f} times "
+        f"smaller and is found {found} once the network has described the image"
     )
-    if error is None or abs(difference) <= 2 * error:
-        return Verdict("cannot be told", numbers)
-    return Verdict("holds" if difference > 0 else "does not hold", numbers)
+    return Verdict(outcome(gain), numbers)
+
+
+def mean_difference(differences):
+    """The mean over queries and its standard error, None with one query: dict of float."""
+    error = float(differences.std(ddof=1) / math.sqrt(len(differences))) if len(differences) > 1 else None
+    return {"difference": float(differences.mean()), "standard_error": error}
+
+
+def outcome(gain, right=True):
+    """Of a `mean_difference`: within two standard errors it cannot be told; positive and `right`, the claim holds."""
+    if gain["standard_error"] is None or abs(gain["difference"]) <= 2 * gain["standard_error"]:
+        return "cannot be told"
+    return "holds" if gain["difference"] > 0 and right else "does not hold"
 
 
 def row_of(values, kind, coded, length=0):
@@ -181,7 +179,7 @@ EXPERIMENT = Experiment(
     "autoencoders of raw pixels (section 6.1; proposed there, not measured).",
     command="python -m keras_alexnet.paper.retrieval --model_dir=RUN --data_dir=IMAGES",
     cost="about 10 minutes of one CPU core for 3,670 images, estimated: 90 s of features, nine autoencoders of 40 s",
-    settings=RetrievalSettings,
+    settings=Settings,
     run=run,
     tables=tables,
     verdict=verdict,

@@ -117,9 +117,8 @@ def test_configuration_round_trip(layer):
         np.testing.assert_array_equal(layer(x), x[..., 2:])
 
 
-@pytest.mark.parametrize(
-    "make, words",
-    [
+def test_wrong_arguments_are_named():
+    for make, words in (
         (lambda: LocalResponseNormalization(n=4), "n must be an odd number.*n=4"),
         (lambda: LocalResponseNormalization(k=0), "k must be positive.*k=0"),
         (lambda: LocalResponseNormalization(groups=0), "groups must be at least 1.*groups=0"),
@@ -127,8 +126,6 @@ def test_configuration_round_trip(layer):
         (lambda: InMapNormalization(size=2), "size must be an odd number.*size=2"),
         (lambda: Dropout(1.0), "rate must be a probability.*rate=1.0"),
         (lambda: ChannelShare(0.5, 0.5), "start must be below stop=0.5"),
-    ],
-)
-def test_wrong_arguments_are_named(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
+    ):
+        with pytest.raises(ValueError, match=words):
+            make()

@@ -1,6 +1,8 @@
 """Features of images, their index on the disk, and TensorBoard's projector of it."""
 
 import dataclasses
+import shutil
+import types
 
 import numpy as np
 import pytest
@@ -12,8 +14,17 @@ from werkzeug.test import Client
 
 from keras_alexnet import evaluation, rundir
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.errors import ArgumentError, RunError, UsageError
+from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.paper import features
+
+
+def listed(data_dir, split=".", quick=False):
+    settings = types.SimpleNamespace(data_dir=str(data_dir), index_split=split, quick=quick)
+    return features.list_images(settings, "index_split")
+
+
+def indexed(extractor, source, folder):
+    return features.open_index(types.SimpleNamespace(results_dir=str(folder)), extractor, source)
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +38,15 @@ def extractor(model):
 
 
 @pytest.fixture(scope="module")
-def pixels(small_images):
+def pixels(small_images, tmp_path_factory):
     """An index of 4x4 pixels of the training images."""
-    source = features.list_images(str(small_images), "train", "split")
-    return features.make(features.pixel_extractor(4), source)
+    return indexed(features.pixel_extractor(4), listed(small_images, "train"), tmp_path_factory.mktemp("results"))
 
 
-def test_features_are_what_the_last_layer_multiplies(model, extractor, tiny_run, small_images):
+def test_features_are_what_the_last_layer_multiplies(model, extractor, tiny_run, small_images, tmp_path):
     """Held against the probabilities: softmax(features * kernel + bias) of fc8, in NumPy."""
-    source = features.list_images(str(small_images), "val", "split")
-    index = features.make(extractor, source)
+    source = listed(small_images, "val")
+    index = indexed(extractor, source, tmp_path)
     assert index.features.shape == (9, 256) and index.features.dtype == np.float32
     assert index.files == source.files and index.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     last = rundir.build(rundir.open_run(str(tiny_run))).get_layer("fc8")
@@ -67,9 +77,9 @@ def test_what_is_not_an_image_is_left_out(extractor, small_images, tmp_path):
     empty.write_bytes(b"")
     shown = []
     paths = [*good[:2], bad, *good[2:4], empty, tmp_path / "missing.jpg", good[4]]
-    rows, kept, left_out = features.extract_features(extractor, paths, lambda *done: shown.append(done))
-    assert kept == [0, 1, 3, 4, 7] and [place for place, _ in left_out] == [2, 5, 6] and shown == [(8, 8)]
-    assert "not a JPEG or PNG" in left_out[0][1] and "No such file" in left_out[2][1]
+    rows, left_out = features.extract_features(extractor, paths, lambda *done: shown.append(done))
+    assert list(left_out) == [2, 5, 6] and shown == [(8, 8)]
+    assert "not a JPEG or PNG" in left_out[2] and "No such file" in left_out[6]
     np.testing.assert_allclose(rows, features.extract_features(extractor, good)[0], rtol=1e-5, atol=1e-6)
     with pytest.raises(RunError, match="not an image that can be decoded, nor any other of 2 files"):
         features.extract_features(extractor, [bad, empty])
@@ -86,38 +96,47 @@ def test_pixels_are_means_of_blocks(small_images):
 
 
 def test_folders_with_and_without_classes(small_images, tmp_path):
-    with_classes = features.list_images(str(small_images / "train"), ".", "split")
+    with_classes = listed(small_images / "train")
     assert len(with_classes.class_names) == 3 and with_classes.count == 18
-    few = features.list_images(str(small_images / "train"), ".", "split", quick=True)
+    few = listed(small_images / "train", quick=True)
     assert few.count == 12 and few.files[:5] == (*with_classes.files[:4], with_classes.files[6])
     for name in ("b.jpg", "a.PNG", "note.txt", ".hidden.jpg"):
         (tmp_path / name).write_bytes(b"x")
-    flat = features.list_images(str(tmp_path), ".", "split")
+    flat = listed(tmp_path)
     assert (flat.files, flat.labels, flat.class_names) == (("a.PNG", "b.jpg"), (-1, -1), ())
     (tmp_path / "empty").mkdir()
     for data_dir, split, words in (
-        (tmp_path, "test", "query_split there is no folder"),
+        (tmp_path, "test", "index_split there is no folder"),
         (tmp_path / "none", ".", "data_dir there is no folder"),
         (tmp_path, "empty", "neither class folders nor images"),
     ):
         with pytest.raises(ArgumentError, match=words):
-            features.list_images(str(data_dir), split, "query_split")
+            listed(data_dir, split)
 
 
-def test_an_index_comes_back_as_it_was(pixels, tmp_path):
-    path = tmp_path / "index.npz"
-    index = dataclasses.replace(pixels, left_out=("ü.jpg: why",))
-    features.save(index, str(path))
-    back = features.load(str(path))
-    for field in dataclasses.fields(index):
-        np.testing.assert_array_equal(getattr(back, field.name), getattr(index, field.name))
-    assert back.features.dtype == np.float32 and back.labels.dtype == np.int32
-    assert [entry.name for entry in tmp_path.iterdir()] == ["index.npz"]
+def test_an_index_is_kept_until_something_changes(small_images, tmp_path, monkeypatch, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, path in enumerate(sorted((small_images / "train").glob("*/0.jpg"))):
+        shutil.copy(path, images / f"{number}.jpg")
+    (images / "ü.jpg").write_bytes(b"not an image")
+    made, extract_features = [], features.extract_features
+    monkeypatch.setattr(features, "extract_features", lambda *given: made.append(1) or extract_features(*given))
+    extractor = features.pixel_extractor(4)
+    first, again = (indexed(extractor, listed(images), tmp_path) for _ in range(2))
+    assert "1 files left out: ü.jpg: not a JPEG or PNG" in capsys.readouterr().out and len(made) == 1
+    for field in dataclasses.fields(first):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(first, field.name))
+    assert again.features.dtype == np.float32 and again.labels.dtype == np.int32
+    other = indexed(extractor._replace(identity="other"), listed(images), tmp_path)
+    assert "is of another model and is computed again" in capsys.readouterr().out and other.model == "other"
+    (images / "0.jpg").unlink()
+    assert indexed(extractor._replace(identity="other"), listed(images), tmp_path).files == ("1.jpg", "2.jpg")
+    assert "is of other files and is computed again" in capsys.readouterr().out and len(made) == 3
+    (path,) = (tmp_path / "retrieval").iterdir()
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(RunError, match="index.npz: cannot be read"):
-        features.load(str(path))
-    with pytest.raises(UsageError, match="there is no such index"):
-        features.load(str(tmp_path / "none.npz"))
+    with pytest.raises(RunError, match="pixels_all.npz: cannot be read"):
+        features.load_index(str(path))
 
 
 @pytest.fixture(scope="module")

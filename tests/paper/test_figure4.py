@@ -1,6 +1,5 @@
 """Figure 4: bars, marks, neighbors and shares, held against NumPy."""
 
-import json
 import shutil
 
 import numpy as np
@@ -11,7 +10,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra fig
 
 from keras_alexnet import evaluation
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.paper import experiment, features, figure4, figure4_panels, plots
+from keras_alexnet.paper import experiment, features, figure4, figure4_run, plots
 
 
 def run(*argv):
@@ -20,13 +19,13 @@ def run(*argv):
 
 @pytest.fixture(scope="module")
 def flags(tiny_run, small_images):
-    return [f"--model_dir={tiny_run}", f"--data_dir={small_images}"]
+    return [f"--model_dir={tiny_run}", f"--data_dir={small_images}", "--neighbors=3"]
 
 
 @pytest.fixture(scope="module")
 def measured(flags, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figure4")
-    assert run(*flags, f"--results_dir={folder}", "--pictures=4", "--neighbors=3") == 0
+    assert run(*flags, f"--results_dir={folder}", "--pictures=4") == 0
     return folder
 
 
@@ -36,103 +35,94 @@ def values(measured):
 
 
 @pytest.fixture(scope="module")
-def model(tiny_run):
-    return evaluation.open_model(str(tiny_run))
-
-
-@pytest.fixture(scope="module")
-def described(model, small_images):
-    """Of each split, image by image: path below the folder, class, probabilities, features, pixels."""
-    found = {}
-    for split in ("train", "val"):
-        rows = []
-        for path in sorted((small_images / split).glob("*/*.jpg")):
-            contents = path.read_bytes()
-            view = decode_center(contents, 224)[None]
-            rows.append(
-                {
-                    "file": path.relative_to(small_images).as_posix(),
-                    "class_name": path.parent.name,
-                    "probabilities": model.served.center_view(view).numpy()[0],
-                    "features": features.feature_extractor(model).extract([contents])[0],
-                    "pixels": features.pixel_extractor().extract([contents])[0],
-                }
-            )
-        found[split] = rows
+def described(tiny_run, small_images):
+    """Every image by its path below the folder: class, probabilities, features, pixels."""
+    model, found = evaluation.open_model(str(tiny_run)), {}
+    kinds = {"features": features.feature_extractor(model), "pixels": features.pixel_extractor()}
+    for path in sorted(small_images.glob("*/*/*.jpg")):
+        contents = path.read_bytes()
+        row = {name: extractor.extract([contents])[0].astype(np.float64) for name, extractor in kinds.items()}
+        probabilities = model.served.center_view(decode_center(contents, 224)[None]).numpy()[0]
+        row |= {
+            "class_name": path.parent.name,
+            "probabilities": dict(zip(model.class_names, probabilities, strict=True)),
+        }
+        found[path.relative_to(small_images).as_posix()] = row
     return found
 
 
+def of_split(described, split):
+    return [row for file, row in described.items() if file.startswith(f"{split}/")]
+
+
 def far(a, b, what):
-    return float(np.sqrt(((a[what].astype(np.float64) - b[what].astype(np.float64)) ** 2).sum()))
+    return float(np.linalg.norm(a[what] - b[what]))
 
 
-def nearest(query, rows, what, count):
-    return sorted(rows, key=lambda row: far(query, row, what))[:count]
+def nearest(query, rows, what):
+    return sorted(rows, key=lambda row: far(query, row, what))[:3]
 
 
-def test_predictions_are_the_network_s(values, described, model):
-    by_file = {row["file"]: row for row in described["val"]}
+def test_predictions_are_the_network_s(values, described):
     assert len({row["file"] for row in values["predictions"]}) == 4
     wrong = []
     for row in values["predictions"]:
-        own = by_file[row["file"]]
-        assert row["class_name"] == own["class_name"]
-        names = [each["class_name"] for each in row["best"]]
-        # As many bars as there are classes.
-        assert names == [model.class_names[place] for place in np.argsort(-own["probabilities"])] and len(names) == 3
-        shown = [each["probability"] for each in row["best"]]
-        np.testing.assert_allclose(shown, np.sort(own["probabilities"])[::-1], rtol=1e-4)
-        true = model.class_names.index(own["class_name"])
-        assert row["true_probability"] == pytest.approx(float(own["probabilities"][true]), rel=1e-4)
-        wrong.append(names[0] != own["class_name"])
+        own = described[row["file"]]
+        shown = {each["class_name"]: each["probability"] for each in row["best"]}
+        # As many bars as there are classes, the most probable first.
+        assert shown == pytest.approx(own["probabilities"], rel=1e-4)
+        assert list(shown.values()) == sorted(shown.values(), reverse=True)
+        assert row["class_name"] == own["class_name"] and row["true_probability"] == shown[own["class_name"]]
+        wrong.append(next(iter(shown)) != own["class_name"])
     assert values["shown"]["pictures"] == 4 and values["shown"]["top1_error"] == pytest.approx(25 * sum(wrong))
-    wrong = [model.class_names[row["probabilities"].argmax()] != row["class_name"] for row in described["val"]]
+    val = of_split(described, "val")
+    wrong = [max(row["probabilities"], key=row["probabilities"].get) != row["class_name"] for row in val]
     assert values["split"]["pictures"] == 9
     assert values["split"]["top1_error"] == pytest.approx(100 * np.mean(wrong), abs=1e-4)
 
 
 def test_neighbors_are_the_nearest_in_the_last_hidden_layer(values, described):
-    by_file = {row["file"]: row for row in described["val"] + described["train"]}
+    train, val = (of_split(described, split) for split in ("train", "val"))
     assert len(values["rows"]) == 5 and values["neighbors"] == 3
-    hits = []
+
+    def rank(query, other):
+        return 1 + sum(far(query, one, "pixels") < far(query, other, "pixels") for one in train)
+
     for row in values["rows"]:
-        query = by_file[row["file"]]
-        expected = nearest(query, described["train"], "features", 3)
-        assert [each["file"] for each in row["neighbors"]] == [each["file"] for each in expected]
-        for each, other in zip(row["neighbors"], expected, strict=True):
-            assert each["class_name"] == other["class_name"]
+        query = described[row["file"]]
+        others = [described[each["file"]] for each in row["neighbors"]]
+        for each, other, expected in zip(row["neighbors"], others, nearest(query, train, "features"), strict=True):
+            assert other is expected and each["class_name"] == other["class_name"]
             assert each["distance"] == pytest.approx(far(query, other, "features"), rel=1e-3)
             assert each["pixel_distance"] == pytest.approx(far(query, other, "pixels"), rel=1e-3)
-            closer = [far(query, one, "pixels") < far(query, other, "pixels") for one in described["train"]]
-            assert each["pixel_rank"] == 1 + sum(closer)
-            hits.append(other["class_name"] == query["class_name"])
-    assert values["shown_shares"][1] == pytest.approx(np.mean(hits))
-
-
-def test_shares_of_the_whole_split(values, described):
-    train, val = described["train"], described["val"]
+            assert each["pixel_rank"] == rank(query, other)
+    hits = [each["class_name"] == row["class_name"] for row in values["rows"] for each in row["neighbors"]]
+    assert values["shown_shares"] == pytest.approx([np.mean(hits[::3]), np.mean(hits)])
+    hits = {}
     for what in ("features", "pixels"):
-        hits = np.array(
-            [[each["class_name"] == query["class_name"] for each in nearest(query, train, what, 3)] for query in val]
-        )
-        assert values["shares"][what] == pytest.approx([hits[:, 0].mean(), hits.mean()])
+        of_class = [
+            [each["class_name"] == query["class_name"] for each in nearest(query, train, what)] for query in val
+        ]
+        hits[what] = np.array(of_class)
+        assert values["shares"][what] == pytest.approx([hits[what][:, 0].mean(), hits[what].mean()])
+    gain = hits["features"].mean(axis=1) - hits["pixels"].mean(axis=1)
+    expected = {"difference": gain.mean(), "standard_error": gain.std(ddof=1) / 3}
+    assert values["features_against_pixels"] == pytest.approx(expected)
     assert values["shares"]["chance"] == pytest.approx([1 / 3] * 2)
-    ranks = []
-    for query in val:
-        (first,) = nearest(query, train, "features", 1)
-        ranks.append(1 + sum(far(query, one, "pixels") < far(query, first, "pixels") for one in train))
-    assert values["pixel_ranks"]["median"] == np.median(ranks)
-    assert values["pixel_ranks"]["among_neighbors"] == pytest.approx(np.mean([rank <= 3 for rank in ranks]))
+    ranks = np.array([rank(query, nearest(query, train, "features")[0]) for query in val])
+    expected = {"median": np.median(ranks), "among_neighbors": (ranks <= 3).mean()}
+    assert values["pixel_ranks"] == pytest.approx(expected)
 
 
-def test_what_is_written(measured, values):
+def test_what_is_written_and_said(measured, values):
     about = experiment.read("figure4", str(measured))
     assert [each["file"] for each in about["pictures"]] == ["figure4_predictions.png", "figure4_neighbors.png"]
     assert f"top-1 {values['split']['top1_error']:.1f} %" in about["pictures"][0]["shows"]
     assert "the paper chose by hand" in about["pictures"][0]["shows"]
     for each in about["pictures"]:
         with Image.open(measured / each["file"]) as image:
-            assert image.format == "PNG" and 300 < image.width <= 820
+            assert (image.format, image.mode) == ("PNG", "P") and 300 < image.width <= 820
+            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     tables = figure4.tables(values)
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
     errors, shares, ranks = tables
@@ -140,35 +130,21 @@ def test_what_is_written(measured, values):
     assert errors.rows[1] == ("all of val", "9", f"{values['split']['top1_error']:.1f}", "-")
     assert shares.rows[-1] == ("chance", "33.3", "33.3")
     assert len(ranks.rows) == 6 and ranks.rows[0][1].endswith(" of 3")
+    for among, outcome in ((0.2, "holds"), (0.9, "does not hold")):
+        changed = {"features_against_pixels": {"difference": 0.3, "standard_error": 0.1}}
+        changed["pixel_ranks"] = {"median": 7.0, "among_neighbors": among}
+        assert figure4.verdict({**values, **changed}).outcome == outcome
 
 
-def test_the_verdict_follows_the_figures(values):
-    good = json.loads(json.dumps(values))
-    good["features_against_pixels"] = {"difference": 0.3, "standard_error": 0.1}
-    good["pixel_ranks"] = {"median": 7.0, "among_neighbors": 0.2}
-    assert figure4.verdict(good).outcome == "holds"
-    for change in ({"difference": 0.3, "standard_error": 0.2}, {"difference": 0.3, "standard_error": None}):
-        assert figure4.verdict({**good, "features_against_pixels": change}).outcome == "cannot be told"
-    close = {**good, "pixel_ranks": {"median": 1.0, "among_neighbors": 0.9}}
-    assert figure4.verdict(close).outcome == "does not hold"
-
-
-def test_the_seed_draws(flags, values, measured, tmp_path):
+def test_wrong_answers_only(flags, values, measured, tmp_path):
+    """The same seed gives the same neighbors, whatever the left panel shows; another one gives others."""
     shutil.copytree(measured / "retrieval", tmp_path / "retrieval")
-
-    def drawn(*more):
-        assert run(*flags, f"--results_dir={tmp_path}", "--neighbors=3", "--pictures=4", *more) == 0
-        found = experiment.read("figure4", str(tmp_path))["values"]
-        return [[row["file"] for row in found[part]] for part in ("predictions", "rows")], found
-
-    before = [[row["file"] for row in values[part]] for part in ("predictions", "rows")]
-    assert drawn()[0] == before
-    for name in ("figure4_predictions.png", "figure4_neighbors.png"):
-        assert (tmp_path / name).read_bytes() == (measured / name).read_bytes()
-    (_, right), found = drawn("--only=errors", "--queries=2", "--seed=7")
-    assert len(right) == 2 and right != before[1][:2]
+    assert run(*flags, f"--results_dir={tmp_path}", "--only=errors") == 0
+    found = experiment.read("figure4", str(tmp_path))["values"]
+    assert found["rows"] == values["rows"] and found["shown"]["top1_error"] == 100
     assert all(row["best"][0]["class_name"] != row["class_name"] for row in found["predictions"])
-    assert found["shown"]["top1_error"] == 100
+    name = "figure4_neighbors.png"
+    assert (tmp_path / name).read_bytes() == (measured / name).read_bytes()
 
 
 def predicted(true, *probabilities):
@@ -180,18 +156,17 @@ def noise(count, size):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def texts_of(axes):
-    return [each.get_text() for each in axes.texts]
-
-
 def test_bars_are_as_long_as_probabilities():
     rows = [predicted("class 1", 0.8, 0.15, 0.05), predicted("else $x$ " + "very " * 20 + "long", 0.6, 0.3, 0.1)]
-    figure = figure4_panels.draw_predictions(rows, noise(2, 200))
+    rows[0]["best"][2]["class_name"] = "n01440764"
+    figure = figure4_run.draw_predictions(rows, noise(2, 200))
     images, charts = figure.axes[:2], figure.axes[2:]
     assert [bar.get_width() for bar in charts[0].patches] == [0.8, 0.15, 0.05]
     colors = [plots.matplotlib.colors.to_hex(bar.get_facecolor()) for bar in charts[0].patches]
-    assert colors == [figure4_panels.OTHER, figure4_panels.TRUE, figure4_panels.OTHER]
-    assert texts_of(charts[0])[:4] == ["class 0", "80.0 %", "✓ class 1", "15.0 %"]
+    assert colors == [figure4_run.OTHER, figure4_run.TRUE, figure4_run.OTHER]
+    texts = [each.get_text() for each in charts[0].texts]
+    # ImageNet's ids are shown in words.
+    assert texts == ["class 0", "80.0 %", "✓ class 1", "15.0 %", "tench", "5.0 %"]
     # The probability of a true class that has no bar is never cut off.
     assert images[0].get_title() == "class 1" and images[1].get_title().endswith("… (1.0 %)")
     np.testing.assert_array_equal(images[1].images[0].get_array(), noise(2, 200)[1])
@@ -199,38 +174,18 @@ def test_bars_are_as_long_as_probabilities():
 
 def test_neighbors_of_another_class_are_framed():
     rows = [
-        {"class_name": "a", "neighbors": [{"class_name": name} for name in ("a", "a", "b")]},
+        {"class_name": "a", "neighbors": [{"class_name": name} for name in ("a", "a", "b\n")]},
         {"class_name": "b", "neighbors": [{"class_name": name} for name in ("a", "a very long name", "b")]},
     ]
-    axes = np.reshape(figure4_panels.draw_neighbors(rows, noise(8, 100)).axes, (2, 4))
+    axes = np.reshape(figure4_run.draw_neighbors(rows, noise(8, 100)).axes, (2, 4))
     labels = [[each.get_xlabel() for each in row] for row in axes]
-    assert labels == [["a", "✓", "✓", "✗ b"], ["b", "✗ a", "✗ a very lon…", "✓"]]
+    assert labels == [["a", "✓", "✓", "✗ b\\n"], ["b", "✗ a", "✗ a very lon…", "✓"]]
     framed = [[each.spines["top"].get_visible() for each in row] for row in axes]
     assert framed == [[False, False, False, True], [False, True, True, False]]
 
 
-def test_panels_stay_small_and_white():
-    """Noise is the largest that there is."""
-    rows = [{"class_name": "a", "neighbors": [{"class_name": "b"}] * 6}] * 5
-    for figure in (
-        figure4_panels.draw_predictions([predicted("class 0", 0.4, 0.3, 0.2, 0.06, 0.04)] * 8, noise(8, 200)),
-        figure4_panels.draw_neighbors(rows, noise(35, 100)),
-    ):
-        file = figure4_panels.png(figure)
-        assert len(file) < 550_000
-        with Image.open(plots.io.BytesIO(file)) as image:
-            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_ids_of_imagenet_are_shown_in_words():
-    best = [{"class_name": "ro\nse", "probability": 1}]
-    row = {"file": "val/n01440764/1.jpg", "class_name": "n01440764", "best": best}
-    (shown,) = figure4_panels.in_words([row])
-    assert shown == {**row, "class_name": "tench", "best": [{"class_name": "ro\\nse", "probability": 1}]}
-
-
 def test_wrong_input(flags, small_images, tmp_path, capsys):
-    model, data = flags
+    model, data = flags[:2]
     unknown = tmp_path / "unknown"
     shutil.copytree(small_images, unknown)
     for split in ("train", "val"):

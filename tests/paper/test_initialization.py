@@ -1,6 +1,5 @@
 """Initialization: the starts, the activation statistics by NumPy, what is concluded, and a trial."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -18,16 +17,13 @@ from keras_alexnet.paper import experiment, initialization, initialization_run
 RELEASED = initialization.STARTS[1]
 
 
-def network(seed=1):
-    return AlexNet(3, "paper", 1, 2, (), None, width=1 / 16, seed=seed)
-
-
 def weights_of(model):
     return {f"{layer.name}/{each.name}": each.numpy() for layer in model.layers for each in layer.weights}
 
 
-def test_a_start_changes_what_it_says_only():
-    model = network()
+def test_starts_and_activation_statistics_are_the_formulas():
+    """Signals and the gradients of fc8 and fc7 by NumPy, from what conv1 and pool5 give."""
+    model = AlexNet(3, "paper", 1, 2, (), None, width=1 / 16, seed=2)
     before = weights_of(model)
     for start in (*initialization.STARTS[2:], initialization.STARTS[0], RELEASED):
         initialization_run.set_start(model, start)
@@ -42,15 +38,13 @@ def test_a_start_changes_what_it_says_only():
     kernel = model.get_layer("conv4").kernel.numpy()  # 3 * 3 * 12 * 24 = 2,592 weights
     assert kernel.std() == pytest.approx(0.03, rel=0.05)
 
-
-def test_activation_statistics_are_the_formulas():
-    """Signals and the gradients of fc8 and fc7 by NumPy, from what conv1 and pool5 give."""
-    model = network(seed=2)
     rng = np.random.default_rng(0)
     # Wide enough that images differ by more than rounding, and biases that differ, so that some units are silent.
-    for layer in initialization.LAYERS[1:]:
-        kernel = model.get_layer(layer).kernel
-        kernel.assign(kernel * 8)
+    for layer in model.layers:
+        for each in layer.weights:
+            name = f"{layer.name}/{each.name}"
+            if name in before:
+                each.assign(before[name] * (8 if each.name == "kernel" and layer.name != "conv1" else 1))
     model.get_layer("fc6").bias.assign(rng.normal(0, 0.5, 256))
     model.get_layer("fc7").bias.assign(rng.normal(0, 0.5, 256))
     images = rng.normal(0, 60, (6, 224, 224, 3)).astype(np.float32)
@@ -60,7 +54,7 @@ def test_activation_statistics_are_the_formulas():
 
     w = {name: value.astype(np.float64) for name, value in weights_of(model).items()}
     parts = keras.Model(model.input, [model.get_layer("conv1").output, model.get_layer("pool5").output])
-    conv1, pool5 = (each.numpy().astype(np.float64) for each in parts(images))
+    conv1, pool5 = (each.astype(np.float64) for each in parts.predict(images, verbose=0))
     a6 = np.maximum(pool5.reshape(6, -1) @ w["fc6/kernel"] + w["fc6/bias"], 0)
     z7 = 0.5 * a6 @ w["fc7/kernel"] + w["fc7/bias"]
     a7 = np.maximum(z7, 0)
@@ -86,10 +80,7 @@ def test_activation_statistics_are_the_formulas():
     assert all(same[layer]["share"] < 1e-10 for layer in initialization.LAYERS)
 
 
-def test_the_loss_of_a_baseline_and_when_it_is_left():
-    assert initialization_run.entropy([5, 5, 5, 5, 5]) == pytest.approx(math.log(5))
-    expected = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
-    assert initialization_run.entropy([3, 1, 0]) == pytest.approx(expected)
+def test_when_the_loss_of_a_baseline_is_left():
     losses = [1.0] * 30 + [0.0] * 30
     means = initialization.smoothed(losses)
     assert (means[20], means[31], means[60]) == (1.0, 0.95, 0.0) and len(means) == 41
@@ -98,7 +89,7 @@ def test_the_loss_of_a_baseline_and_when_it_is_left():
     assert initialization.plateau_exit_step([0.0] * 19, 1.0) is None
 
 
-def values_of(exits, between):
+def values_of(exits, between=(0.1, 0.5, 0.05, 0.02)):
     def own(step, deviation):
         layer = {"signal_rms": 1.0, "signal_between": deviation, "share": deviation**2}
         layer |= {"gradient_rms": 2e-4, "gradient_relative": 0.02}
@@ -122,13 +113,13 @@ def values_of(exits, between):
     ],
 )
 def test_no_more_is_claimed_than_was_seen(exits, words):
-    said = str(initialization.verdict(values_of(exits, (0.1, 0.5, 0.05, 0.02))))
+    said = str(initialization.verdict(values_of(exits)))
     assert said.startswith(words)
     assert "as published 1 % (standard deviation 0.1); as released 25 % (standard deviation 0.5)" in said
 
 
 def test_tables():
-    training, shares, *rest = initialization.tables(values_of((None, 40, None, None), (0.1, 0.5, 0.05, 0.02)))
+    training, shares, *rest = initialization.tables(values_of((None, 40, None, None)))
     assert training.rows[0] == ("as published", "0.01", "1", "1.600", "1.600", "not in 60")
     assert training.rows[1][:3] == ("as released", "0.03", "1") and training.rows[1][5] == "23"  # 1.6 - 3 * 0.6 / 20
     assert training.rows[3][2] == "0" and "ln 5 is 1.609" in training.note
@@ -141,51 +132,54 @@ def run(images, out, *argv):
     return experiment.main(initialization.EXPERIMENT, given)
 
 
-def measured(images, out, precision="float32"):
-    """What the released start gives, dict."""
-    argv = ["--quick", f"--data_dir={images}", f"--results_dir={out}", f"--precision={precision}"]
-    settings = flags.parse(initialization.InitializationSettings, argv, "usage")
-    settings = dataclasses.replace(settings, steps=2, measure=(0, 2))
-    return initialization_run.measure(settings).values["starts"]["released"]
+def test_a_trial_from_start_to_end(small_images, tmp_path, monkeypatch):
+    small = [f"--{each}" for each in ("steps=2", "measure=0,2", "width=0.0625", "batch_size=4")]
+    trained, train = [], initialization_run._train
+    monkeypatch.setattr(initialization_run, "_train", lambda *given: trained.append(1) or train(*given))
 
+    def values(*argv):
+        assert run(small_images, tmp_path, *small, *argv) == 0
+        return json.loads((tmp_path / "initialization.json").read_text())["values"]
 
-def test_a_trial_from_start_to_end(small_images, tmp_path):
-    assert run(small_images, tmp_path, "--quick", "--steps=3") == 0
-    about = json.loads((tmp_path / "quick" / "initialization.json").read_text())
-    values = about["values"]
-    assert about["quick"] and values["classes"] == 3 and values["images"] == 18 and values["pictures"] == 8
-    assert values["constant"] == pytest.approx(math.log(3)) and values["measured"] == [0, 2]
-    first = {name: own["measures"]["0"]["conv1"] for name, own in values["starts"].items()}
-    for own in values["starts"].values():
-        assert len(own["losses"]) == 3 and set(own["measures"]) == {"0", "2"}
+    found = values()
+    assert found["classes"] == 3 and found["images"] == found["pictures"] == 18 and found["measured"] == [0, 2]
+    assert found["constant"] == pytest.approx(math.log(3))
+    first = {name: own["measures"]["0"]["conv1"] for name, own in found["starts"].items()}
+    for own in found["starts"].values():
+        assert len(own["losses"]) == 2 and set(own["measures"]) == {"0", "2"}
         # The same filters and images: conv1 gives the same, whatever comes after it.
         assert own["measures"]["0"]["conv1"]["signal_rms"] == first["published"]["signal_rms"]
-    assert len({own["losses"][0] for own in values["starts"].values()}) == 4
+    assert len({own["losses"][0] for own in found["starts"].values()}) == 4
     for file in ("initialization.svg", "initialization_signal.svg"):
-        assert (tmp_path / "quick" / file).read_text().startswith("<?xml")
-
-
-def test_what_is_kept_is_not_trained_again(small_images, tmp_path, monkeypatch):
-    trained, train = [], initialization_run._train
-    monkeypatch.setattr(initialization_run, "STARTS", (RELEASED,))
-    monkeypatch.setattr(initialization_run, "_train", lambda *given: trained.append(1) or train(*given))
-    own = measured(small_images, tmp_path)
-    assert measured(small_images, tmp_path) == own and len(trained) == 1
+        assert (tmp_path / file).read_text().startswith("<?xml")
+    # What is kept is not trained again, and what is lost comes out the same.
     (path,) = (tmp_path / "initialization").glob("released_*.json")
     path.unlink()
-    assert measured(small_images, tmp_path) == own and len(trained) == 2  # what is lost comes out the same
-    # Statistics are of float32 copies: in bfloat16 they begin with the same numbers, and the losses differ.
-    other = measured(small_images, tmp_path, "mixed_bfloat16")
-    assert len(trained) == 3 and other["measures"]["0"] == own["measures"]["0"] and other["losses"] != own["losses"]
+    assert values() == found and len(trained) == 5
+    # Statistics are of a float32 copy: in bfloat16 they begin with the same numbers, and the losses differ.
+    monkeypatch.setattr(initialization_run, "STARTS", (RELEASED,))
+    monkeypatch.setattr(initialization_run, "_draw", lambda *given: ())
+    given = [f"--data_dir={small_images}", f"--results_dir={tmp_path}", *small, "--precision=mixed_bfloat16"]
+    result = initialization_run.measure(flags.parse(initialization.Settings, given, "usage"))
+    other, own = result.values["starts"]["released"], found["starts"]["released"]
+    assert other["measures"]["0"] == own["measures"]["0"] and other["losses"] != own["losses"]
     assert other["losses"] == pytest.approx(own["losses"], abs=0.02)
 
 
-def test_a_loss_that_is_non_finite_ends_a_start(small_images, tmp_path, monkeypatch):
-    monkeypatch.setattr(initialization_run, "STARTS", (RELEASED,))
-    trainer = types.SimpleNamespace(train_step=lambda *batch: math.nan)
-    monkeypatch.setattr(initialization_run.trainer, "Trainer", lambda *given: trainer)
-    found = measured(small_images, tmp_path)
-    assert found["diverged"] and found["losses"] == [] and list(found["measures"]) == ["0"]
+def test_a_loss_that_is_non_finite_ends_a_start():
+    losses = iter([1.5, math.nan])
+    settings = types.SimpleNamespace(measure=(0, 1, 2), steps=2)
+    given = lambda *batch: next(losses), iter([(), ()]), lambda: "measured", lambda *done: None
+    found = initialization_run._train(settings, *given)
+    assert found == {"losses": [1.5], "measures": {"0": "measured", "1": "measured"}, "diverged": True}
+
+
+def test_quick(small_images, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(initialization_run, "measure", lambda settings: given.append(settings))
+    assert run(small_images, tmp_path, "--quick") == 0
+    network, training = given[0].training_config().network, given[0].training_config().training
+    assert (given[0].steps, given[0].measure, network.width, training.batch_size) == (4, (0, 2), 0.0625, 8)
 
 
 def test_wrong_input(small_images, tmp_path, capsys):
@@ -205,7 +199,7 @@ def test_wrong_input(small_images, tmp_path, capsys):
 
 def test_the_rest_is_as_in_the_paper(tmp_path):
     def parse(*argv):
-        return flags.parse(initialization.InitializationSettings, argv, "usage").training_config()
+        return flags.parse(initialization.Settings, argv, "usage").training_config()
 
     own = parse("--data_dir=images")
     paper = config.parse_train(["--dataset=folder", "--data_dir=images", "--model_dir=run"], "usage")

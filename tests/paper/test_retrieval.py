@@ -1,4 +1,4 @@
-"""Retrieval: precision from the definition, indexes that are used again, the nearest to an image, and wrong input."""
+"""Retrieval: autoencoders, precision from the definition, the nearest to an image, and wrong input."""
 
 import re
 import shutil
@@ -9,11 +9,89 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra figures)")
 
 from keras_alexnet import evaluation
-from keras_alexnet.paper import codes, experiment, features, retrieval, search
+from keras_alexnet.errors import RunError
+from keras_alexnet.paper import experiment, features, retrieval, retrieval_run
 
 
 def run(*argv):
     return experiment.main(retrieval.EXPERIMENT, [str(each) for each in argv])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_hidden_units():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval_run, "HIDDEN", 64)
+        patch.setattr(retrieval_run, "BATCH", 16)
+        yield
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    """Features of three kinds of images, as after ReLU, of which two are always 0."""
+    rng = np.random.default_rng(0)
+    numbers = np.maximum(rng.normal(size=(3, 20))[np.arange(60) % 3] + 0.3 * rng.normal(size=(60, 20)), 0)
+    numbers[:, 5:7] = 0
+    return numbers.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def coders(numbers, tmp_path_factory):
+    """The folder of both kinds of autoencoder, and they: binary -> Coder."""
+    folder, shown = tmp_path_factory.mktemp("coders"), []
+    kinds = {
+        binary: retrieval_run.load_or_train(
+            folder / f"{binary}.npz", numbers, 16, binary, 12, 1, lambda *done: shown.append(done)
+        )
+        for binary in (False, True)
+    }
+    assert shown == [(epoch, 12) for epoch in range(1, 13)] * 2
+    return folder, kinds
+
+
+def test_bits_are_the_sigmoid_above_a_half_packed_from_the_highest(numbers, coders):
+    coder = coders[1][True]
+    before = coder.encoder((numbers - coder.mean) / coder.scale).numpy().astype(np.float64)
+    above = 1 / (1 + np.exp(-retrieval_run.NOISE * before)) > 0.5
+    places = [range(start, start + 8) for start in (0, 8)]
+    expected = [[sum(int(row[place]) << (7 - place % 8) for place in byte) for byte in places] for row in above]
+    bits = coder.encode(numbers)
+    np.testing.assert_array_equal(bits, expected)
+    assert (bits.dtype, coder.size) == (np.uint8, 2) and len(np.unique(bits, axis=0)) > 1
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_codes_of_standardized_numbers_and_their_error(numbers, coders, binary):
+    coder = coders[1][binary]
+    centered = numbers.astype(np.float64) - numbers.mean(axis=0)
+    np.testing.assert_allclose(coder.mean, numbers.mean(axis=0), rtol=1e-5, atol=1e-7)
+    assert coder.scale == pytest.approx(np.sqrt((centered**2).mean()), rel=1e-5)  # one for all
+    codes = coder.encode(numbers)
+    if binary:
+        codes = np.unpackbits(codes, axis=1)
+    else:
+        assert (codes.shape, codes.dtype, coder.size) == ((60, 16), np.float32, 64)
+    decoded = coder.decoder(codes.astype(np.float32)).numpy().astype(np.float64) * coder.scale + coder.mean
+    expected = ((numbers - decoded) ** 2).sum() / (centered**2).sum()
+    error = coder.error(numbers)
+    assert error == pytest.approx(expected, rel=1e-4) and error < 0.7  # it has learned: the mean alone would have 1
+    constant = retrieval_run.Coder(8, binary, np.ones((9, 6), np.float32))
+    assert constant.scale == 1 and len(constant.encode(np.ones((2, 6), np.float32))) == 2
+
+
+def test_trained_once_and_to_the_same_numbers(numbers, coders, tmp_path, monkeypatch):
+    folder, kinds = coders
+    again = retrieval_run.load_or_train(tmp_path / "again.npz", numbers, 16, True, 12, 1, lambda *done: None)
+    np.testing.assert_array_equal(again.encode(numbers), kinds[True].encode(numbers))
+    trained, path = [], folder / "True.npz"
+    monkeypatch.setattr(retrieval_run.Coder, "train", lambda self, rows, *given: trained.append((len(rows), *given)))
+    kept = retrieval_run.load_or_train(path, numbers, 16, True, 12, 1, None)
+    np.testing.assert_array_equal(kept.encode(numbers), kinds[True].encode(numbers))
+    retrieval_run.load_or_train(path, numbers[1:], 16, True, 12, 1, None)  # other numbers
+    retrieval_run.load_or_train(path, numbers[1:], 16, True, 12, 2, None)  # another seed
+    assert trained == [(59, 12, 1, None), (59, 12, 2, None)]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match="True.npz: cannot be read"):
+        retrieval_run.load_or_train(path, numbers, 16, True, 2, 3, None)
 
 
 @pytest.fixture(scope="module")
@@ -45,65 +123,54 @@ def assert_is(row, precision, average):
     assert row["mean_average_precision"] == pytest.approx(average.mean())
 
 
-def test_precision_of_features_pixels_and_classes(measured, described):
-    values = experiment.read("retrieval", str(measured))["values"]
+def test_what_is_measured(measured, described):
+    found = experiment.read("retrieval", str(measured))
+    values = found["values"]
     (vectors, classes, paths), (queries, asked, asked_paths) = described["train"], described["val"]
-    precision, average = search.evaluate(vectors, classes, queries, asked)
+    precision, average = features.evaluate(vectors, classes, queries, asked)
     assert_is(retrieval.row_of(values, "features", ""), precision, average)
     for each in values["by_class"]:
         own = asked == each["class_name"]
         assert_is(each, precision[own], average[own])
     small = [features.pixel_extractor().extract([path.read_bytes() for path in own]) for own in (paths, asked_paths)]
-    assert_is(retrieval.row_of(values, "pixels", ""), *search.evaluate(small[0], classes, small[1], asked))
-    assert values["chance"]["precision"] == pytest.approx([1 / 3] * 3)
-
-
-def test_rows_bytes_and_files(measured):
-    found = experiment.read("retrieval", str(measured))
-    rows = {row["name"]: row for row in found["values"]["rows"]}
-    assert {name: row["bytes"] for name, row in rows.items()} == {
-        "pixels 32x32": 3072,
-        "256 numbers": 1024,
-        "real code of 8": 32,
-        "binary code of 8 bits": 1,
-        "pixels, binary code of 8 bits": 1,
-    }
+    assert_is(retrieval.row_of(values, "pixels", ""), *features.evaluate(small[0], classes, small[1], asked))
+    assert values["chance"]["precision"] == pytest.approx([1 / 3] * 3) and values["timing_rows"] == 50
+    rows = {row["name"]: row for row in values["rows"]}
+    sizes = {"pixels 32x32": 3072, "256 numbers": 1024, "real code of 8": 32}
+    sizes |= {"binary code of 8 bits": 1, "pixels, binary code of 8 bits": 1}
+    assert {name: row["bytes"] for name, row in rows.items()} == sizes
     assert all(row["search_ms"] > 0 and row["search_large_ms"] > 0 for row in rows.values())
-    assert found["values"]["timing_rows"] == 50
-    assert [picture["file"] for picture in found["pictures"]] == ["retrieval.svg"]
-    svg = (measured / "retrieval.svg").read_text()
+    svg = (measured / found["pictures"][0]["file"]).read_text()
     assert "bytes an image" in svg and "binary codes" in svg
     assert (measured / "projector" / "projector_config.pbtxt").exists()
-    for table in retrieval.tables(found["values"]):
+    for table in retrieval.tables(values):
         assert all(len(row) == len(table.columns) for row in table.rows)
-    assert "1024 times smaller" in str(retrieval.verdict(found["values"]))
+    for difference, error, outcome in (
+        (0.3, 0.1, "Holds"),
+        (-0.3, 0.1, "Does not hold"),
+        (0.3, 0.2, "Cannot be told"),
+        (0.3, None, "Cannot be told"),
+    ):
+        gain = {**values["codes_against_pixels"], "difference": difference, "standard_error": error}
+        said = str(retrieval.verdict({**values, "codes_against_pixels": gain}))
+        assert said.startswith(outcome) and "1024 times smaller" in said
 
 
 def test_one_split_each_among_the_others(flags, measured, described, tmp_path, monkeypatch):
     # Indexes and autoencoders of the training images are there already, and are used.
     shutil.copytree(measured / "retrieval", tmp_path / "retrieval")
-    monkeypatch.setattr(features, "make", None)
-    monkeypatch.setattr(codes, "train", None)
+    monkeypatch.setattr(features, "extract_features", None)
+    monkeypatch.setattr(retrieval_run.Coder, "train", None)
     given = ["--index_split=train", "--query_split=train", "--timing_rows=1", "--noprojector"]
     assert run(*flags, *given, f"--results_dir={tmp_path}") == 0
     found = experiment.read("retrieval", str(tmp_path))
     vectors, classes, _ = described["train"]
-    expected = search.evaluate(vectors, classes, vectors, classes, same=True)
+    expected = features.evaluate(vectors, classes, vectors, classes, same=True)
     assert_is(retrieval.row_of(found["values"], "features", ""), *expected)
-    assert "each among the others" in found["protocol"]
+    chance = features.evaluate(np.zeros((18, 1), np.uint8), classes, np.zeros((18, 1), np.uint8), classes, same=True)
+    assert_is(found["values"]["chance"], *chance)
+    assert chance[0][:, 0] == pytest.approx([5 / 17] * 18) and "each among the others" in found["protocol"]
     assert not (tmp_path / "projector").exists()
-
-
-def test_the_verdict_follows_the_figures(measured):
-    values = experiment.read("retrieval", str(measured))["values"]
-    for difference, error, outcome in (
-        (0.3, 0.1, "holds"),
-        (-0.3, 0.1, "does not hold"),
-        (0.3, 0.2, "cannot be told"),
-        (0.3, None, "cannot be told"),
-    ):
-        gain = {**values["codes_against_pixels"], "difference": difference, "standard_error": error}
-        assert retrieval.verdict({**values, "codes_against_pixels": gain}).outcome == outcome
 
 
 def test_the_nearest_to_an_image(flags, described, tmp_path, capsys):
@@ -120,39 +187,19 @@ def test_the_nearest_to_an_image(flags, described, tmp_path, capsys):
     # The index alone is enough, unless it is another model's.
     assert run(flags[0], *given[-4:]) == 0
     assert capsys.readouterr().out.splitlines() == [head, *lines]
-    features.save(features.Index(**{**vars(features.load(str(index))), "model": "other"}), str(index))
+    with np.load(index) as stored:
+        about = np.frombuffer(stored["about"].tobytes().replace(b'"model": "', b'"model": "x'), np.uint8)
+        np.savez(index, features=stored["features"], labels=stored["labels"], about=about)
     assert run(flags[0], *given[-4:]) == 2
     assert "i.npz: is of another model than --model_dir" in capsys.readouterr().err
 
 
-def test_an_index_is_computed_again_when_something_changes(flags, small_images, tmp_path, monkeypatch, capsys):
-    """Of a folder without classes, which can only be asked with --query."""
-    images = tmp_path / "images"
-    images.mkdir()
-    for number, path in enumerate(sorted((small_images / "train").glob("*/0.jpg"))):
-        shutil.copy(path, images / f"{number}.jpg")
-    (images / "bad.jpg").write_bytes(b"not an image")
-    given = [flags[0], f"--data_dir={images}", f"--results_dir={tmp_path}/r"]
-    made, real = [], features.make
-    monkeypatch.setattr(features, "make", lambda *parts: made.append(1) or real(*parts))
-    assert run(*given, f"--query={images / '1.jpg'}") == 0
-    out = capsys.readouterr().out
-    assert "1 files left out: bad.jpg: not a JPEG or PNG" in out and "among 3 images" in out
-    assert out.splitlines()[-3].split() == ["0.0000", str(images / "1.jpg")]
-    assert run(*given, f"--query={images / '1.jpg'}") == 0 and len(made) == 1
-    (images / "0.jpg").unlink()
-    assert run(*given, f"--query={images / '1.jpg'}") == 0
-    out = capsys.readouterr().out
-    assert len(made) == 2 and "is of other files and is computed again" in out and "among 2 images" in out
-    assert run(*given) == 2
-    assert "has no class folders" in capsys.readouterr().err
-
-
-def test_quick(flags, tmp_path):
+def test_quick(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(retrieval_run, "measure", lambda settings: given.append(settings))
+    given = []
     assert run(*flags[:2], f"--results_dir={tmp_path}", "--quick") == 0
-    found = experiment.read("retrieval", str(tmp_path / "quick"))
-    assert found["quick"] and found["values"]["index"]["pictures"] == 12 and found["values"]["timing_rows"] == 1000
-    assert [row["length"] for row in found["values"]["rows"]] == [0, 0, 32, 32, 32]
+    (found,) = given
+    assert (found.codes, found.code_epochs, found.timing_rows, found.index_split) == ((32,), 2, 1000, "train")
 
 
 def test_wrong_flags(flags, tmp_path, capsys):
@@ -167,6 +214,7 @@ def test_wrong_flags(flags, tmp_path, capsys):
         ([model, data, f"--index={tmp_path}/i.npz", "--quick"], "--quick takes a few images"),
         ([model, data, f"--query={tmp_path}/none.jpg"], "there is no such file"),
         ([model, data, f"--query={tmp_path}"], "is a folder"),
+        ([model, f"--query={__file__}", f"--index={tmp_path}/none.npz"], "none.npz: there is no such index"),
     ):
         assert run(*argv, f"--results_dir={tmp_path}/r") == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
@@ -174,12 +222,15 @@ def test_wrong_flags(flags, tmp_path, capsys):
     assert not (tmp_path / "r").exists()
 
 
-def test_wrong_folders(flags, small_images, tmp_path, capsys):
+def test_wrong_folders(flags, small_images, tmp_path, capsys, monkeypatch):
     model, data = flags[:2]
-    bad, index = tmp_path / "bad.jpg", tmp_path / "i.npz"
+    opened = evaluation.open_model(model.removeprefix("--model_dir="))
+    monkeypatch.setattr(evaluation, "open_model", lambda folder: opened)
+    bad, index, flat = tmp_path / "bad.jpg", tmp_path / "i.npz", tmp_path / "flat"
     bad.write_bytes(b"not an image")
     index.write_bytes(b"\x80\x04N.")
-    query = f"--query={next((small_images / 'val').glob('*/*.jpg'))}"
+    shutil.copytree(small_images / "val" / "blue_disk", flat)
+    query = f"--query={flat / '1.jpg'}"
     for name in ("one", "unknown", "alone"):
         shutil.copytree(small_images, tmp_path / name)
     for name in ("blue_disk", "striped_red_disk"):
@@ -188,17 +239,17 @@ def test_wrong_folders(flags, small_images, tmp_path, capsys):
     for path in (tmp_path / "alone" / "train" / "red_square").glob("*.jpg"):
         path.write_bytes(b"not an image")
     for argv, code, words in (
-        ([f"--model_dir={tmp_path}", data], 2, "exported model"),
         ([model, data, "--query_split=test"], 2, "--query_split=test: there is no folder"),
+        ([model, f"--data_dir={flat}"], 2, "--index_split=.: .*flat has no class folders"),
         ([model, f"--data_dir={tmp_path}/one"], 2, "--index_split=train: .* has one class only"),
         ([model, f"--data_dir={tmp_path}/unknown"], 2, "--query_split=val: its class 'cats' is not in"),
         ([model, f"--data_dir={tmp_path}/alone"], 2, "no image of 'red_square' is left to be found"),
-        ([model, data, f"--query={bad}"], 2, "bad.jpg: is not a JPEG or PNG file that can be decoded"),
+        ([model, f"--data_dir={flat}", f"--query={bad}"], 2, "bad.jpg: is not a JPEG or PNG file that can be decoded"),
         ([model, data, query, f"--index={index}"], 1, "i.npz: cannot be read"),
-        ([model, query, f"--index={tmp_path}/none.npz"], 2, "none.npz: there is no such index"),
     ):
         assert run(*argv, f"--results_dir={tmp_path}/r") == code
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert re.search(words, line), line
-    # One class is enough for a query.
-    assert run(model, f"--data_dir={tmp_path}/one", f"--results_dir={tmp_path}/r", query) == 0
+    # Classes are not needed for a query.
+    assert run(model, f"--data_dir={flat}", f"--results_dir={tmp_path}/r", query) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["0.0000", str(flat / "1.jpg")]

@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from keras_alexnet.paper import search
+from keras_alexnet.paper import features
 
 
 def precision_of(relevant, at):
@@ -37,25 +37,15 @@ def mean(values):
 @pytest.mark.parametrize("ties", [False, True])
 def test_scores_are_the_mean_over_all_orders_of_equal_distances(ties):
     rng = np.random.default_rng(1)
-    for _ in range(4 if ties else 20):
-        distances = rng.integers(0, 4, 9) if ties else rng.random(40)
+    for _ in range(3 if ties else 10):
+        distances = rng.integers(0, 4, 8) if ties else rng.random(40)
         relevant = rng.random(len(distances)) < 0.3
         relevant[0] = True
-        precision, average = search.scores(distances, relevant)
+        precision, average = features.scores(distances, relevant)
         orders = list(every_order(distances.tolist(), relevant.tolist()))
         assert average == pytest.approx(mean(map(average_precision_of, orders)), rel=1e-12)
         expected = [mean(precision_of(order, at) for order in orders) for at in (1, 5, 10)]
         assert precision == pytest.approx(expected, rel=1e-12)
-
-
-def test_chance_is_everything_at_one_distance():
-    labels = np.array([0, 0, 0, 1, 1, 2, 2, 2])
-    precision, average = search.chance(labels, np.array([0, 1, 2]))
-    assert precision[:, 0] == pytest.approx([3 / 8, 2 / 8, 3 / 8])
-    relevant = (labels == 1).tolist()
-    assert average[1] == pytest.approx(mean(map(average_precision_of, itertools.permutations(relevant))))
-    precision, _ = search.chance(labels, labels, same=True)
-    assert precision[:, 0] == pytest.approx([2 / 7] * 3 + [1 / 7] * 2 + [2 / 7] * 3)
 
 
 def vectors_of(rng, count, binary):
@@ -74,11 +64,11 @@ def distances_of(query, vectors):
 
 @pytest.mark.parametrize("binary", [0, 1, 4, 6, 8, 32])  # bytes of a code
 def test_every_vector_is_compared(binary, monkeypatch):
-    monkeypatch.setattr(search, "_VECTORS", 64)
-    monkeypatch.setattr(search, "_QUERIES", 7)
+    monkeypatch.setattr(features, "_VECTORS", 64)
+    monkeypatch.setattr(features, "_QUERIES", 7)
     rng = np.random.default_rng(2)
     vectors, queries = (vectors_of(rng, count, binary) for count in (300, 20))
-    found = search.Search(vectors)
+    found = features.Search(vectors)
     for query, row in zip(queries, found.distances(queries), strict=True):
         expected = distances_of(query, vectors)
         np.testing.assert_allclose(row, expected, rtol=1e-9)
@@ -96,18 +86,10 @@ def test_evaluation_from_the_definition(same):
     labels = rng.permutation(np.arange(30) % 3)
     vectors = vectors_of(rng, 30, 0)
     queries = slice(None) if same else slice(0, 7)
-    precision, average = search.evaluate(vectors, labels, vectors[queries], labels[queries], same)
+    precision, average = features.evaluate(vectors, labels, vectors[queries], labels[queries], same)
     for row in range(len(precision)):
         others = [place for place in range(30) if not same or place != row]
         order = np.argsort(distances_of(vectors[row], vectors[others]))
         relevant = (labels[others] == labels[row])[order].tolist()
         assert average[row] == pytest.approx(float(average_precision_of(relevant)))
         assert precision[row] == pytest.approx([float(precision_of(relevant, at)) for at in (1, 5, 10)])
-
-
-def test_milliseconds_are_the_median(monkeypatch):
-    times = iter([0, 1_000_000, 10_000_000, 10_500_000, 20_000_000, 29_000_000])
-    monkeypatch.setattr(search.time, "process_time_ns", lambda: next(times))
-    called = []
-    assert search.milliseconds(called.append, ["a", "b", "c"]) == 1
-    assert called == ["a", "a", "b", "c"]

@@ -15,19 +15,14 @@ from tests.tools.conftest import load_tool
 NAMES = [f"class {index}" for index in range(CLASSES)]
 
 
-@pytest.fixture(scope="module")
-def blobs():
-    return blobs_of()
-
-
 @pytest.fixture
-def folder(blobs, tmp_path):
-    (tmp_path / "good.caffemodel").write_bytes(caffemodel(blobs, blob_2014))
+def folder(tmp_path):
+    (tmp_path / "good.caffemodel").write_bytes(caffemodel(blobs_of(), blob_2014))
     (tmp_path / "names.txt").write_text("\n".join(NAMES) + "\n")
     return tmp_path
 
 
-def test_an_imported_run_is_a_run(blobs, folder):
+def test_an_imported_run_is_a_run(folder):
     mean = np.random.default_rng(3).uniform(90, 130, (3, 256, 256)).astype(np.float32)
     (folder / "mean.binaryproto").write_bytes(blob_2014(mean))
     out = folder / "run"
@@ -46,7 +41,7 @@ def test_an_imported_run_is_a_run(blobs, folder):
     # What is served for an image of 256x256 is what Caffe makes of its center minus the center of the mean.
     image = np.random.default_rng(4).integers(0, 256, (256, 256, 3), np.uint8)
     caffes = (image[..., ::-1].transpose(2, 0, 1) - mean)[:, 14:241, 14:241]
-    expected = caffe_network.forward(blobs, caffes[None])["prob"]
+    expected = caffe_network.forward(blobs_of(), caffes[None])["prob"]
     served = export.served_model(opened)
     np.testing.assert_allclose(served.center_view(image[None, 14:241, 14:241]), expected, rtol=1e-3)
 
