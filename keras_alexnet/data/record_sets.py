@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
 
 from keras_alexnet.data.decoding import STORED_SIZE
 from keras_alexnet.data.records import RawSource, RecordSource
@@ -198,8 +199,6 @@ def _open_builder(name, data_dir):
 @functools.cache
 def _limit_tries():
     """Lets a download without a network fail within seconds, and without urllib3's lines on every try."""
-    from tensorflow_datasets.core.download import downloader  # imports what is needed for downloads only
-
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     downloader.MAX_RETRIES = _TRIES - 1
     with_timeout = functools.partial(downloader._open_with_requests, timeout=(_CONNECT_SECONDS, _READ_SECONDS))

@@ -181,26 +181,18 @@ def test_same_seed_and_epoch_same_batches(source, statistics, augmentation):
     batches = batches_of(dataset)
     assert same(batches, batches_of(dataset))
     assert same(batches, batches_of(train(source, statistics, augmentation, threads=1)))
+    for change in ({"seed": 6}, {"epoch": 3}):
+        others = batches_of(train(source, statistics, augmentation, **change))
+        assert (
+            np.concatenate([labels for _, labels in others]).tolist()
+            != np.concatenate([b for _, b in batches]).tolist()
+        )
     # So few images would come in order by chance, too.
     assert dataset.options().deterministic is True
     # Python in the graph would be slow.
     for graph in (dataset, pipeline.center_view(source, statistics, size=224, batch_size=4)):
         found = operations(graph)
         assert "DecodeAndCropJpeg" in found and not {name for name in found if "pyfunc" in name.lower()}
-
-
-@pytest.mark.parametrize("change", [{"seed": 6}, {"seed": 2, "epoch": 5}], ids=str)
-def test_another_seed_or_epoch_other_batches(epoch_of, images_of, statistics, change):
-    mean = middle(statistics.mean_image, SIZE)
-    orders, views = [], []
-    for settings in ({}, change):
-        images, labels = epoch_of(**settings)
-        crops = [crop_of(image, mean) for image in images]
-        orders.append(list(labels))
-        views.append([views_of(images_of[n], crop)[0] for crop, n in zip(crops, labels, strict=True)])
-    assert orders[0] != orders[1]
-    # Place by place: of 2178 views, hardly one comes up again at the same place of another epoch.
-    assert sum(a == b for a, b in zip(*views, strict=True)) <= 1
 
 
 @pytest.mark.parametrize("start", [1, 8], ids=str)
@@ -281,15 +273,6 @@ def test_noise_and_aligned_mean_together(epoch_of):
     assert np.abs(both - aligned - noise[:, None, None]).max() < 1e-4
     silent, _ = epoch_of(Augmentation(pca_scale="stddev", pca_stddev=0.0))
     np.testing.assert_array_equal(silent, epoch_of()[0])
-
-
-def test_a_bad_file_that_was_not_left_out_stops_the_epoch(tmp_path, statistics):
-    good = encoded(photo(90, 70))
-    source = flat_source(tmp_path, {"a.jpg": good, "b.jpg": good[:500], "c.jpg": good})
-    for dataset in (train(source, statistics), pipeline.center_view(source, statistics, size=SIZE, batch_size=2)):
-        with pytest.raises(tf.errors.InvalidArgumentError):
-            batches_of(dataset)
-    assert len(joined(train(source.without(["b.jpg"]), statistics))[1]) == 2
 
 
 # Validation and evaluation.

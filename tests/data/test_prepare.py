@@ -5,10 +5,8 @@ import io
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -164,30 +162,6 @@ def test_an_interruption_leaves_whole_shards_and_ends_in_the_same_bytes(opened, 
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert prepare(*opened, str(out), settings).handled == 0
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-
-
-KILLED = """
-import sys
-from keras_alexnet.data import prepare, sources
-settings = prepare.Settings(shard_images=2, quality=80)
-progress = lambda done, total: print(done, flush=True)
-prepare.prepare(*sources.open_folder(sys.argv[1]), sys.argv[2], settings, progress=progress)
-"""
-
-
-@pytest.mark.slow
-def test_killed_at_twenty_moments(folder, opened, tmp_path):
-    settings = Settings(shard_images=2, quality=80)
-    prepare(*opened, str(tmp_path / "whole"), settings)
-    for index, when in enumerate(np.random.default_rng(0).uniform(0, 8, 20)):
-        command, out = [sys.executable, "-c", KILLED, str(folder)], str(tmp_path / str(index))
-        with subprocess.Popen([*command, out], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT) as process:
-            for _ in range(int(when) + 1):
-                process.stdout.readline()
-            time.sleep(when % 1 / 10)
-            process.send_signal(signal.SIGKILL)
-        prepare(*opened, out, settings)
-        assert files_of(out) == files_of(tmp_path / "whole"), when
 
 
 # What cannot be decoded, and what can.
