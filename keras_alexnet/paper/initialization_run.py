@@ -50,12 +50,12 @@ def measure(settings):
     # The fixed batch: some of the training set by their centers, in an order that no training has.
     centers = Augmentation(crop_positions=1, reflections=False, pca_color="none")
     fixed = next(batches(centers, 8 if settings.quick else IMAGES, 2**20))
-    model = rundir.build_model(network, len(source.class_names), seed, ())
+    # Measured by a copy in float32: small differences would be lost in bfloat16.
+    exact = dataclasses.replace(network, precision="float32")
+    model, copy = (rundir.build_model(each, len(source.class_names), seed, ()) for each in (network, exact))
     rates = training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
     updates = trainer.Trainer(model, MomentumSGD(*rates))
     begin = {name: variable.numpy() for name, variable in updates.variables().items()}
-    # Measured by a copy in float32: small differences would be lost in bfloat16.
-    copy = rundir.build_model(dataclasses.replace(network, precision="float32"), len(source.class_names), seed, ())
     statistics_of, starts = activation_statistics(copy), {}
 
     def measured():
@@ -144,7 +144,7 @@ def activation_statistics(model):
                 "signal_between": between,
                 "share": (between / size) ** 2 if size else 0.0,
                 "gradient_rms": slope,
-                "gradient_relative": slope / weight if weight else 0.0,
+                "gradient_relative": slope / weight,
             }
         return found
 

@@ -1,12 +1,10 @@
 """What `retrieval` measures and draws: precision, size and time of features, of codes of them and of pixels.
 
-A code is the middle of an autoencoder: 4096 -> 512 ReLU -> code -> 512 ReLU -> 4096, mean squared error, Adam, batches
-of 128.
+A code is the middle of an autoencoder, 4096 -> 512 ReLU -> code -> 512 ReLU -> 4096 (mean squared error, Adam):
 
-- real: a linear code of float32, compared by Euclidean distance.
+- real: float32, compared by Euclidean distance.
 - binary: noise (standard deviation 4) before a sigmoid pushes the code to 0 or 1 in training, as in semantic hashing
-  (Salakhutdinov and Hinton, 2009; the same noise); bits are the sigmoid above 0.5, eight a byte, compared by Hamming
-  distance.
+  (Salakhutdinov and Hinton, 2009; the same noise). Bits are the sigmoid above 0.5, compared by Hamming distance.
 
 The paper trains none: depth, sizes and learning rate were chosen here by leave-one-out retrieval within the training
 images. The mean of each feature is subtracted and all are divided by one standard deviation, so that the ratios of
