@@ -222,12 +222,6 @@ def load_index(path):
         return Index(**{name: stored[name] for name in _ARRAYS}, **about)
 
 
-def described(model):
-    """What results say of an evaluation.Model, dict."""
-    network = model.config.network
-    return {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs}
-
-
 def thumbnails(paths, size, show=None):
     """The central squares of image files, uint8 (N, size, size, 3); black where a file cannot be read any more."""
     found, reasons = extract_features(pixel_extractor(size), paths, show)
@@ -272,7 +266,8 @@ class Search:
         self.vectors, self.binary = vectors, vectors.dtype == np.uint8
         if self.binary:
             # The words at the same place of all vectors lie side by side.
-            self.columns = np.ascontiguousarray(_words(vectors).T)
+            self.words = f"u{math.gcd(vectors.shape[1], 8)}"  # the widest whole numbers that divide a row
+            self.columns = np.ascontiguousarray(vectors.view(self.words).T)
         else:
             self.squares = np.einsum("ij,ij->i", vectors, vectors)
 
@@ -304,14 +299,9 @@ class Search:
 
     def _hamming(self, queries):
         found = np.zeros((len(queries), len(self.vectors)), np.uint16)
-        for column, words in zip(self.columns, _words(queries).T, strict=True):
+        for column, words in zip(self.columns, queries.view(self.words).T, strict=True):
             found += np.bitwise_count(column ^ words[:, None])
         return found
-
-
-def _words(codes):
-    """uint8 (N, D) -> the same bits as the widest whole numbers that divide a row."""
-    return np.ascontiguousarray(codes).view(f"u{math.gcd(codes.shape[1], 8)}")
 
 
 def evaluate(vectors, labels, queries, query_labels, same=False):

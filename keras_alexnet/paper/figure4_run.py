@@ -27,9 +27,10 @@ def measure(settings):
         raise ArgumentError("split", settings.split, problem)
     found = features.open_indexes(settings, model, source, asked)
     index, queries = found["features"]
-    network, count, index_count = features.described(model), len(queries.files), len(index.files)
+    network, count, index_count = model.config.network, len(queries.files), len(index.files)
+    described = {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs}
     values = {
-        "model": {**network, "classes": len(model.class_names)},
+        "model": {**described, "classes": len(model.class_names)},
         "data": {
             "split": settings.split,
             "pictures": count,
@@ -53,8 +54,8 @@ def measure(settings):
         f"nearest of {settings.index_split} by the last hidden layer. Checked: of the same class; crossed: of another.",
     )
     protocol = (
-        f"{count:,} images of {settings.split}, {index_count:,} of {settings.index_split}; {network['variant']}, width "
-        f"{network['width']:g}, {model.epochs} epochs, {len(model.class_names)} classes, center view; Euclidean "
+        f"{count:,} images of {settings.split}, {index_count:,} of {settings.index_split}; {network.variant}, width "
+        f"{network.width:g}, {model.epochs} epochs, {len(model.class_names)} classes, center view; Euclidean "
         "distance of the numbers that fc8 multiplies, every row compared; pixels: RGB of the central square at "
         f"{features.PIXELS}x{features.PIXELS}; drawn at random, seed {settings.seed}"
     )

@@ -112,9 +112,8 @@ def _compiled(model):
 def milliseconds(function, inputs):
     """The median time of a call, float: the processor's, of all threads, which other programs do not add to."""
     function(inputs[0])  # what is done once only does not count
-    return 1e3 * statistics.median(
-        timeit.timeit(partial(function, each), timer=time.process_time, number=1) for each in inputs
-    )
+    clock = {"timer": time.process_time, "number": 1}
+    return 1e3 * statistics.median(timeit.timeit(partial(function, each), **clock) for each in inputs)
 
 
 def print_nearest(settings):
@@ -155,7 +154,7 @@ def measure(settings):
         log_dir = settings.log_dir or os.path.join(settings.results_dir, "projector")
         features.write_projector(index, log_dir, progress_bar("drawing thumbnails"))
         print(f"tensorboard --logdir={log_dir}", flush=True)
-    longest = max(settings.codes)
+    longest, network = max(settings.codes), model.config.network
     ways = [("pixels", "", 0), ("features", "", 0)]
     ways += [("features", coded, length) for coded in ("real", "binary") for length in sorted(settings.codes)]
     ways += [("pixels", "binary", longest)]
@@ -172,7 +171,7 @@ def measure(settings):
     values = {
         "index": _described(settings.data_dir, settings.index_split, index),
         "queries": {**_described(settings.data_dir, settings.query_split, queries), "leave_one_out": same},
-        "model": features.described(model),
+        "model": {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs},
         "chance": _summary(*features.evaluate(nothing[0], index.labels, nothing[1], labels, same)),
         "timing_rows": max(settings.timing_rows, len(index.files)),
         "describe_ms": milliseconds(describe, [[Path(path).read_bytes()] for path in queries.paths()[:10]]),
@@ -180,9 +179,18 @@ def measure(settings):
         "by_class": by_class,
         "codes_against_pixels": {"bits": longest, **mean_difference(gain)},
     }
+    among = "each among the others" if same else f"among {len(index.files)} of {settings.index_split}"
+    protocol = (
+        f"{len(labels)} images of {settings.query_split}, {among}, {len(index.class_names)} classes; "
+        f"{network.variant}, width {network.width:g}, {model.epochs} epochs, center view, fc8's input; Euclidean "
+        "distance, Hamming for bits, every row compared (NumPy); whole rankings, equal distances as the mean over "
+        f"their orders; autoencoders with {HIDDEN} hidden units each way, {settings.code_epochs} epochs on "
+        f"{settings.index_split} only, seed {settings.seed}; pixels: the central square at "
+        f"{features.PIXELS}x{features.PIXELS}"
+    )
     _draw(values, os.path.join(settings.results_dir, "retrieval.svg"))
     caption = "Precision among the ten nearest, and mean average precision, by bytes an image."
-    return Result(values, _protocol(settings, values), (("retrieval.svg", caption),))
+    return Result(values, protocol, (("retrieval.svg", caption),))
 
 
 def _row(settings, index, queries, labels, same, kind, coded, length):
@@ -219,40 +227,23 @@ def _described(data_dir, split, index):
     return {"data_dir": data_dir, "split": split, **counts}
 
 
-def _protocol(settings, values):
-    index, queries, model = values["index"], values["queries"], values["model"]
-    among = "each among the others" if queries["leave_one_out"] else f"among {index['pictures']} of {index['split']}"
-    network = f"{model['variant']}, width {model['width']:g}, {model['epochs']} epochs"
-    return (
-        f"{queries['pictures']} images of {queries['split']}, {among}, {index['classes']} classes; {network}, center "
-        "view, fc8's input; Euclidean distance, Hamming for bits, every row compared (NumPy); whole rankings, equal "
-        f"distances as the mean over their orders; autoencoders with {HIDDEN} hidden units each way, "
-        f"{settings.code_epochs} epochs on {index['split']} only, seed {settings.seed}; pixels: the central square at "
-        f"{features.PIXELS}x{features.PIXELS}"
-    )
-
-
 def _draw(values, path):
     """Writes the figure as SVG: precision at 10 and mean average precision by bytes, real and binary codes."""
     figure, both = plots.panel(8.4, 3.9, columns=2)
     whole, bits = row_of(values, "features", ""), values["codes_against_pixels"]["bits"]
-    levels = (
-        (whole, "-", f"{whole['name']} ({whole['bytes']:,} bytes)"),
-        (row_of(values, "pixels", ""), "--", "pixels"),
-        (values["chance"], ":", "chance"),
-    )
+    other, name = row_of(values, "pixels", "binary", bits), f"{whole['name']} ({whole['bytes']:,} bytes)"
+    levels = (whole, "-", name), (row_of(values, "pixels", ""), "--", "pixels"), (values["chance"], ":", "chance")
     for axes, name, value in (
         (both[0], "precision among the 10 nearest, %", lambda row: 100 * row["precision"][-1]),
         (both[1], "mean average precision, %", lambda row: 100 * row["mean_average_precision"]),
     ):
         for coded, marker, color in (("binary", "o", "black"), ("real", "s", "tab:blue")):
             rows = [row for row in values["rows"] if row["kind"] == "features" and row["coded"] == coded]
-            places = [(row["bytes"], value(row)) for row in rows]
-            axes.plot(*zip(*places, strict=True), marker=marker, color=color, label=f"{coded} codes")
+            sizes, heights = [row["bytes"] for row in rows], [value(row) for row in rows]
+            axes.plot(sizes, heights, marker=marker, color=color, label=f"{coded} codes")
             style = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "fontsize": 8, "color": color}
-            for row, place in zip(rows, places, strict=True):
-                axes.annotate(str(row["length"]), place, **style)
-        other = row_of(values, "pixels", "binary", bits)
+            for row, size, height in zip(rows, sizes, heights, strict=True):
+                axes.annotate(str(row["length"]), (size, height), **style)
         axes.plot(other["bytes"], value(other), "x", color="tab:gray", label=other["name"])
         for row, style, label in levels:
             axes.axhline(value(row), linestyle=style, color="tab:gray", linewidth=1, label=label)
