@@ -105,8 +105,13 @@ def load_or_train(path, features, length, binary, epochs, seed, show):
 def _compiled(model):
     """A function of NumPy rows; Keras' own call of one row at a time takes longer than its arithmetic."""
     rows = tf.TensorSpec(model.input_shape, tf.float32)
-    call = tf.function(lambda rows: model(rows, training=False), input_signature=[rows])
-    return lambda rows: np.concatenate([call(rows[at : at + _ROWS]).numpy() for at in range(0, len(rows), _ROWS)])
+    call = tf.function(lambda rows: model(rows, training=False)).get_concrete_function(rows)
+
+    def run(rows):
+        parts = (tf.constant(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
+        return np.concatenate([call(part).numpy() for part in parts])
+
+    return run
 
 
 def milliseconds(function, inputs):
