@@ -17,7 +17,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["keras_alexnet", "keras_alexnet.*"]),
-    package_data={"keras_alexnet.data": ["imagenet_classes.csv"]},
+    package_data={"keras_alexnet.data": ["imagenet_classes.csv"], "keras_alexnet.paper": ["report.html"]},
     python_requires=">=3.10,<3.14",
     # The lower bounds were tried together, and so were the newest versions below the upper ones: see BUILD.md. A lower
     # bound has a wheel for each Python above. An upper bound is the next minor version where such a step changes
@@ -35,6 +35,7 @@ setup(
         "tqdm>=4.66.3,<5",
         "requests>=2.32.4,<3",
         "wrapt>=1.17,<3",
+        "markdown>=3.6,<4",
         # Imported by tensorflow-datasets 4.9.10 to prepare a set, and missing from its own requirements.
         "importlib_resources>=6.4,<8",
     ],
@@ -47,6 +48,7 @@ setup(
         "serving": ["tensorflow-serving-api>=2.21,<2.22"],
         "test": [
             "pytest>=8.3,<10",
+            "pytest-xdist>=3.8,<4",
             "hypothesis>=6.150,<7",
             "ruff>=0.17,<0.18",
             "packaging>=24,<27",

@@ -60,8 +60,7 @@ def preprocess_input(images, mean=IMAGENET_MEAN):
         ValueError: the images do not have three channels, or the mean does not fit them.
     """
     is_array = isinstance(images, (np.ndarray, list, tuple, float, int))
-    if is_array:
-        images = np.asarray(images)
+    images = np.asarray(images) if is_array else images
     shape = tuple(images.shape) if getattr(images.shape, "rank", 0) is not None else ()
     if len(shape) < 3 or shape[-1] != 3:
         raise ArgumentError("images", shape, "must be RGB, of the shape (..., height, width, 3)")
@@ -109,10 +108,8 @@ def decode_predictions(predictions, top=5, class_names=None):
         raise ArgumentError("predictions", predictions.shape, problem)
     # Stable, so that of equal scores the first class comes first.
     best = np.argsort(-predictions, axis=1, kind="stable")[:, :top]
-    return [
-        [(*names[index], float(row[index])) for index in indices]
-        for row, indices in zip(predictions, best, strict=True)
-    ]
+    rows = zip(predictions, best, strict=True)
+    return [[(*names[place], float(scores[place])) for place in places] for scores, places in rows]
 
 
 def _file_of(path, name):

@@ -141,10 +141,13 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
     if is_chief and not rundir.has_checkpoint(model_dir):
         shared = shared_files(train_source, val_source)
         if shared:
-            found = f"{shared} of {val_source.count} validation images are training images too, byte for byte"
+            found = f"{shared} of {val_source.count} validation images are training images too, by size and content"
             print(f"warning: {found}: the validation error will be too low", file=sys.stderr, flush=True)
     bad = (*train_source.other_files, *statistics.skipped), (*val_source.other_files, *summary.skipped)
-    _report_bad_files(bad, config, is_chief)
+    of_splits = {"train": train_source, "val": val_source}
+    _report_bad_files(
+        bad, lambda name: of_splits[name.partition("/")[0]].reason(name.partition("/")[2]), config, is_chief
+    )
     for source, counts in ((train_source, statistics.label_counts), (val_source, summary.label_counts)):
         # A class may be missing from a part of a set; a class folder without one image in it is a mistake.
         empty = [name for name, count in zip(source.class_names, counts, strict=False) if not count]
@@ -158,18 +161,18 @@ def shared_files(train_source, val_source):
     """How many files of a validation folder are in the training folder too, by content, int; 0 for other sources."""
     if not all(isinstance(source, sources.FolderSource) for source in (train_source, val_source)):
         return 0
-    # Only files of equal size can be equal.
+    # Only files of equal size can be equal; of those the first 64 kB are compared.
     sizes = set(train_source.sizes) & set(val_source.sizes)
     train, val = (
         [
-            _digest(os.path.join(each.root, file))
+            (size, _digest(os.path.join(each.root, file)))
             for file, size in zip(each.files, each.sizes, strict=True)
             if size in sizes
         ]
         for each in (train_source, val_source)
     )
-    known = set(train) - {None}
-    return sum(digest in known for digest in val)
+    known = set(train)
+    return sum(pair in known for pair in val if pair[1])
 
 
 def find_bad_files(train_source, val_source, threads=0):
@@ -180,12 +183,18 @@ def find_bad_files(train_source, val_source, threads=0):
     ]
 
 
-def describe_bad_files(train, val):
-    """Files that are not images in a message, str: their number and the first of them, control characters escaped."""
+def describe_bad_files(train, val, reason=lambda name: ""):
+    """Files that are not images in a message, str: their number and the first of them, control characters escaped.
+
+    Args:
+        train, val: sequences of str, names.
+        reason: function of SPLIT/NAME, why such a file cannot be used, str.
+    """
     names = _with_split(train, val)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     count = "1 file is not an image" if len(names) == 1 else f"{len(names)} files are not images"
-    return f"{count}: {', '.join(map(printable, names[:NAMED]))}{more}"
+    named = [printable(name) + (f" ({reason(name)})" if reason(name) else "") for name in names[:NAMED]]
+    return f"{count}: {', '.join(named)}{more}"
 
 
 def _statistics(config, given, source, is_chief):
@@ -254,7 +263,7 @@ def _with_split(train, val):
     return [f"{split}/{name}" for split, names in (("train", train), ("val", val)) for name in names]
 
 
-def _report_bad_files(bad, config, is_chief):
+def _report_bad_files(bad, reason, config, is_chief):
     """Lists the files that are not images in the run's skipped.txt, and names some. Raises RunError."""
     path, names = os.path.join(config.run.model_dir, "skipped.txt"), _with_split(*bad)
     if is_chief and names:
@@ -263,7 +272,7 @@ def _report_bad_files(bad, config, is_chief):
     elif is_chief and os.path.exists(path):
         os.unlink(path)
     if names:
-        listed = f"{describe_bad_files(*bad)}; all are in {path}"
+        listed = f"{describe_bad_files(*bad, reason)}; all are in {path}"
         if config.data.bad_images == "fail":
             raise RunError(f"{listed}. --bad_images=skip leaves them out")
         print(f"{listed}; left out", flush=True)

@@ -86,6 +86,7 @@ class EvaluateConfig:
 def main(argv):
     config = parse_evaluate(argv, __doc__)
     for folder in config.model_dir:
+        rundir.check_path(folder)
         if not rundir.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
             raise UsageError(
                 f"--model_dir={folder}: is neither a run (its {rundir.FLAGS} is missing) nor an exported model (its "

@@ -12,7 +12,7 @@ import sys
 from keras_alexnet import __version__, flags, rundir
 from keras_alexnet import config as configs
 from keras_alexnet.cli import run_command, start_tensorflow
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import UsageError
 from keras_alexnet.files import atomic_directory, remove_temp_files
 from keras_alexnet.flags import flag
 
@@ -67,16 +67,11 @@ def save(served, export_dir, metadata):
 
     The metadata, a dict for JSON, are written to `assets.extra/metadata.json`.
     """
-    import tensorflow as tf  # as above
-
-    from keras_alexnet.serving import warmup
-
     os.makedirs(export_dir, exist_ok=True)
     remove_temp_files(export_dir)
     # TF Serving reads only folders whose names are numbers; the temporary one begins with a dot.
     with atomic_directory(export_dir, lambda: _next_version(export_dir)) as (aside, written):
-        tf.saved_model.save(served, aside, signatures=served.signatures())
-        warmup.write(aside, served.size)
+        served.save(aside)
         with open(os.path.join(aside, METADATA), "w", encoding="utf-8") as file:
             json.dump(metadata, file, indent=1, ensure_ascii=False)
     return written.path
@@ -97,16 +92,6 @@ def read_metadata(folder):
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder}: was not exported by keras_alexnet.export ({METADATA}: {error})") from None
     return metadata
-
-
-def config_of(folder):
-    """The config.Config of a run or of an exported model's run; None where that is unknown."""
-    try:
-        if rundir.is_run(folder):
-            return rundir.read_config(folder)
-        return flags.read(configs.Config, read_metadata(folder)["flags"])
-    except (UsageError, RunError):
-        return None
 
 
 def _metadata(run, views, size):

@@ -13,8 +13,7 @@ import tensorflow as tf
 from keras_alexnet import datasets, rundir
 from keras_alexnet.data import pipeline
 from keras_alexnet.errors import RequeueError, RunError, UsageError, brief
-from keras_alexnet.export import config_of
-from keras_alexnet.model import weights
+from keras_alexnet.model import variants, weights
 from keras_alexnet.model.layers import Dropout
 from keras_alexnet.training import monitoring, schedules
 from keras_alexnet.training.checkpoints import Checkpoints
@@ -302,13 +301,17 @@ def load_initial_weights(config, model):
     path = config.training.initial_weights
     if not path or rundir.has_checkpoint(config.run.model_dir):
         return
-    before = config_of(path)
-    for name in ("variant", "width"):
-        own, other = getattr(config.network, name), before and getattr(before.network, name)
-        if before and own != other:
-            raise UsageError(f"--initial_weights={path}: its network has --{name}={other}, and this one {own}")
+    rundir.check_path(path, "initial_weights")
+    new_layers = config.training.new_layers
+    # Towers are a form only, and dropout belongs to training. Other layers are possible where --new_layers names some.
+    layers = ("groups", "topology", "removed_layers") if set(new_layers) - {"fc8"} else ()
+    may_differ = {"num_classes", "towers", "dropout", *layers}
     try:
-        weights.assign(weights.read(path), model, without=config.training.new_layers)
+        settings, values = weights.read_with_settings(path)
+        own = {name: value for name, value in vars(config.network).items() if name not in may_differ}
+        for name in variants.differing(own, settings):
+            raise ValueError(f"its network has --{name}={settings[name]}, and this one {own[name]}")
+        weights.assign(values, model, without=new_layers)
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
-    print(f"weights:    of {path}; new: {', '.join(config.training.new_layers) or 'none'}", flush=True)
+    print(f"weights:    of {path}; new: {', '.join(new_layers) or 'none'}", flush=True)

@@ -10,6 +10,7 @@ A file that is not an image does not keep the others from being classified; the 
 import collections
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -57,11 +58,9 @@ def main(argv):
             raise UsageError(f"{printable(path)}: {what}")
     if not config.model.startswith("http"):
         start_tensorflow()
-    client = clients.open_client(config.model, config.deadline, config.retries)
-    failed = []
+    client, failed = clients.open_client(config.model, config.deadline, config.retries), []
     with hidden_library_messages():
-        settings = (config.signature, config.batch_size, config.parallel)
-        for path, answer in predict(client, config.images, *settings):
+        for path, answer in predict(client, config.images, config.signature, config.batch_size, config.parallel):
             if isinstance(answer, RunError):
                 failed.append(f"{printable(path)}: {printable(str(answer))}")
             elif config.format == "table" and "classes" not in answer:
@@ -73,14 +72,13 @@ def main(argv):
 
 
 def predict(client, paths, signature="serving_default", batch_size=8, parallel=4):
-    """Classifies files, several in a request and several requests at a time.
+    """Classifies JPEG or PNG files, several in a request and several requests at a time.
 
     Args:
         client: see `keras_alexnet.serving.client.open_client`.
-        paths: sequence of str, JPEG or PNG files.
+        paths: sequence of str.
         signature: str, one that takes image files.
-        batch_size: int, files of a request.
-        parallel: int, requests at a time.
+        batch_size, parallel: int, files of a request, and requests at a time.
 
     Yields:
         (path, dict of np.ndarray: classes (5,) and scores (5,), probabilities (classes,), or features; or a RunError
@@ -90,32 +88,30 @@ def predict(client, paths, signature="serving_default", batch_size=8, parallel=4
         RunError: the server or its answer is at fault, and not a file.
         UsageError: there is no such signature.
     """
-    batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     slots, ended = threading.Semaphore(parallel), threading.Event()
 
-    def classify(batch, future):
-        with slots:
-            try:
-                future.set_result(None if ended.is_set() else _classify(client, batch, signature))
-            except BaseException as error:
-                future.set_exception(error)
+    def start(place):
+        """(files of a request, the future of their answers); its thread ends with the process, unlike an executor's."""
+        batch, future = paths[place : place + batch_size], concurrent.futures.Future()
 
-    def started(batch):
-        """The future of the answers; its thread ends with the process, as an executor's does not."""
-        future = concurrent.futures.Future()
-        threading.Thread(target=classify, args=(batch, future), daemon=True).start()
-        return future
+        def work():
+            with slots:
+                try:
+                    future.set_result(None if ended.is_set() else _classify(client, batch, signature))
+                except BaseException as error:
+                    future.set_exception(error)
 
-    # Only so many ahead of what is used: not all answers are in memory.
-    waiting = collections.deque()
+        threading.Thread(target=work, daemon=True).start()
+        return batch, future
+
+    started, waiting = map(start, range(0, len(paths), batch_size)), collections.deque()
     try:
-        for batch in batches:
-            waiting.append((batch, started(batch)))
-            if len(waiting) >= 2 * parallel:
-                yield from zip(waiting[0][0], waiting[0][1].result(), strict=True)
-                waiting.popleft()
-        for first, future in waiting:
-            yield from zip(first, future.result(), strict=True)
+        # Only so many ahead of what is used: not all answers are in memory.
+        waiting.extend(itertools.islice(started, 2 * parallel))
+        while waiting:
+            yield from zip(waiting[0][0], waiting[0][1].result(), strict=True)
+            waiting.popleft()
+            waiting.extend(itertools.islice(started, 1))
     except BaseException:
         ended.set()
         client.close()
@@ -129,54 +125,44 @@ def _classify(client, paths, signature):
     contents, answers = {}, {}
     for path in dict.fromkeys(paths):
         try:
-            contents[path] = _content(path)
-        except RunError as error:
-            answers[path] = error
-    answers |= _answers(client, list(contents.items()), signature)
+            if os.path.getsize(path) > MAX_BYTES:
+                answers[path] = RunError(f"has {os.path.getsize(path):,} bytes; at most {MAX_BYTES:,} are read")
+            else:
+                with open(path, "rb") as file:
+                    contents[path] = file.read(MAX_BYTES)
+        except OSError as error:
+            answers[path] = RunError(f"cannot be read ({error.strerror})")
+    answers |= _answers(client, contents, signature)
     return [answers[path] for path in paths]
 
 
-def _content(path):
-    """The bytes of a file that is not too large for an image."""
+def _answers(client, contents, signature):
+    """{path: answer or RunError} of {path: bytes}: of all at once, or where the request is refused, of each half."""
+    paths = list(contents)
     try:
-        if os.path.getsize(path) > MAX_BYTES:
-            raise RunError(f"has {os.path.getsize(path):,} bytes; at most {MAX_BYTES:,} are read")
-        with open(path, "rb") as file:
-            return file.read(MAX_BYTES)
-    except OSError as error:
-        raise RunError(f"cannot be read ({error.strerror})") from None
-
-
-def _answers(client, files, signature):
-    """{path: answer or RunError} of (path, bytes): of all at once, or where the request is refused, of each half."""
-    if not files:
-        return {}
-    try:
-        outputs = client.predict([content for _, content in files], signature)
+        outputs = client.predict(list(contents.values()), signature) if paths else {}
     except clients.RefusedError as error:
-        if len(files) == 1:
-            return {files[0][0]: error}
-        half = len(files) // 2
-        return _answers(client, files[:half], signature) | _answers(client, files[half:], signature)
-    return {path: {name: value[row] for name, value in outputs.items()} for row, (path, _) in enumerate(files)}
+        if len(paths) == 1:
+            return {paths[0]: error}
+        halves = paths[: len(paths) // 2], paths[len(paths) // 2 :]
+        first, second = ({path: contents[path] for path in half} for half in halves)
+        return _answers(client, first, signature) | _answers(client, second, signature)
+    return {path: {name: value[row] for name, value in outputs.items()} for row, path in enumerate(paths)}
 
 
 def _as_json(path, answer):
     if isinstance(answer, RunError):
-        shown = {"error": str(answer)}
-    else:
-        # The five best are enough to read; all probabilities are in the server's answers.
-        shown = {name: value.tolist() for name, value in answer.items() if name != "probabilities"}
+        return json.dumps({"file": path, "error": str(answer)})
+    # The five best are enough to read; all probabilities are in the server's answers.
+    shown = {name: value.tolist() for name, value in answer.items() if name != "probabilities"}
     return json.dumps({"file": path, **shown}, allow_nan=False)
 
 
 def _as_block(path, answer):
     if isinstance(answer, RunError):
-        rows = [f"  error: {printable(str(answer))}"]
-    else:
-        pairs = zip(answer["classes"], answer["scores"], strict=True)
-        rows = [f"  {100 * score:6.2f} %  {printable(name)}" for name, score in pairs]
-    return "\n".join([printable(path), *rows])
+        return f"{printable(path)}\n  error: {printable(str(answer))}"
+    pairs = zip(answer["classes"], answer["scores"], strict=True)
+    return "\n".join([printable(path), *(f"  {100 * score:6.2f} %  {printable(name)}" for name, score in pairs)])
 
 
 if __name__ == "__main__":

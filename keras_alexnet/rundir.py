@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import types
 
 from keras_alexnet import __version__, flags
@@ -158,7 +157,7 @@ def open_run(model_dir, which="newest"):
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
     if which == "best":
         # As the newest checkpoint that can be read knows it.
-        best = _first_readable(paths, lambda path: needed.checkpoints.read_progress(path).best)
+        best = progresses.first_readable(paths, lambda path: needed.checkpoints.read_progress(path).best)
         paths = [path for path in paths if os.path.basename(path) == progresses.checkpoint_name(best or 0, 0)]
         if not paths:
             raise RunError(f"{folder}: the checkpoint of the best epoch is missing; take the newest")
@@ -169,20 +168,9 @@ def open_run(model_dir, which="newest"):
 
     def opened(path):
         history = tuple(needed.checkpoints.read_progress(path).history)
-        with reading(path):
-            return Run(model_dir, config, class_names, statistics, path, needed.weights.read(path), history)
+        return Run(model_dir, config, class_names, statistics, path, needed.weights.read_checkpoint(path), history)
 
-    return _first_readable(paths, opened)
-
-
-def _first_readable(paths, read):
-    """What `read` returns of the first path that it can read; those before are named. Raises RunError of the last."""
-    for path in paths[:-1]:
-        try:
-            return read(path)
-        except RunError as error:
-            print(f"warning: {error}; trying the one before", file=sys.stderr, flush=True)
-    return read(paths[-1])
+    return progresses.first_readable(paths, opened)
 
 
 def build(run):

@@ -1,19 +1,16 @@
-"""The sets of a run: where ImageNet is found, files that both sets share, and what a dry run names."""
+"""Where ImageNet is found; bad and shared files are tested with runs in tests/test_train.py."""
 
 import dataclasses
 import io
-import shutil
 import tarfile
 
 import pytest
 
-from keras_alexnet import datasets, train
-from keras_alexnet.cli import run_command
+from keras_alexnet import datasets
 from keras_alexnet.config import DataConfig
 from keras_alexnet.data import shapes, sources
 from keras_alexnet.data.record_sets import MANIFEST
 from keras_alexnet.errors import UsageError
-from tests.runs import TINY_RUN
 
 # The classes of the official validation images 1, 2 and 3.
 IDS = ("n01751748", "n02105855", "n09193705")
@@ -75,25 +72,3 @@ def test_a_prepared_set_of_tensorflow_datasets_comes_before_archives(tmp_path, m
     assert datasets.find_imagenet(split) == split
     other = DataConfig(dataset="tf_flowers")
     assert datasets.find_imagenet(other) is other
-
-
-def test_validation_images_that_are_training_images_are_counted(small_images, tmp_path, capsys):
-    data = tmp_path / "data"
-    shutil.copytree(small_images, data)
-    shutil.copy(data / "train" / "blue_disk" / "0.jpg", data / "val" / "red_square" / "again.jpg")
-    assert datasets.shared_files(*sources.open_folder(data)) == 1
-    argv = [*TINY_RUN, f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}", "--epochs=1", "--noexport"]
-    assert run_command("train", train.main, argv) == 0
-    assert "1 of 10 validation images are training images too" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("policy", "code"), [("skip", 0), ("fail", 1)])
-def test_a_dry_run_names_what_is_not_an_image(policy, code, small_images, tmp_path, capsys):
-    data = tmp_path / "data"
-    shutil.copytree(small_images, data)
-    (data / "train" / "blue_disk" / "bad.jpg").write_text("not an image")
-    argv = [*TINY_RUN, f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}", "--dry_run", f"--bad_images={policy}"]
-    assert run_command("train", train.main, argv) == code
-    shown = capsys.readouterr()
-    assert "1 file is not an image: train/blue_disk/bad.jpg" in shown.out
-    assert ("18 images of 3 classes" in shown.out) == (policy == "skip") and not (tmp_path / "run").exists()

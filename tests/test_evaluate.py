@@ -1,6 +1,5 @@
 """The command: models and sets that go together or do not, and what it prints and writes."""
 
-import dataclasses
 import json
 import shutil
 
@@ -119,7 +118,8 @@ def test_another_set_with_fewer_classes_bad_files_and_all_tables(tiny_run, small
 def test_records_and_sets_of_tensorflow_datasets(tiny_run, small_images, tmp_path, monkeypatch):
     """Which split of which set is opened; the sources themselves are tested in tests/data."""
     train, val = sources.open_folder(str(small_images))
-    val = dataclasses.replace(val, label_counts=(3, 3, 3), name="flowers test[:50%]")
+    prepared = type("Prepared", (sources.FolderSource,), {"label_counts": (3, 3, 3)})
+    val = prepared(**{**vars(val), "name": "flowers test[:50%]"})
     asked = []
     monkeypatch.setattr(sources, "open_training", lambda data: asked.append(data) or (train, val))
     monkeypatch.setattr(sources, "open_tfds_split", lambda *arguments: asked.append(arguments) or val)
@@ -136,7 +136,7 @@ def test_records_and_sets_of_tensorflow_datasets(tiny_run, small_images, tmp_pat
 def test_images_that_change_meanwhile_are_noticed(tiny_run, monkeypatch):
     # The loader reads one file less than the source has.
     items = sources.FolderSource.items
-    monkeypatch.setattr(sources.FolderSource, "items", lambda self, *rest: items(self, *rest).skip(1))
+    monkeypatch.setattr(sources.FolderSource, "items", lambda self, **given: items(self, **given).skip(1))
     assert "8 images came instead of 9" in refusal(evaluate, f"--model_dir={tiny_run}", code=1)
 
 
@@ -159,7 +159,8 @@ def test_a_damaged_checkpoint_gives_way_to_a_whole_one(tiny_run, tmp_path):
     [
         ("", "--model_dir is missing"),
         ("--model_dir={tmp}", "neither a run (its flags.cfg is missing) nor an exported model"),
-        ("--model_dir={run} --split=test", "there is no folder"),
+        ("--model_dir={tmp}/a[1]", "must not contain [ ] * ? or \\"),
+        ("--model_dir={run} --split=test", "/test is missing; it holds one folder per class"),
         ("--model_dir={run} --dataset=folder", "--data_dir is missing"),
         ("--model_dir={run} --dataset=shapes --split=all", "has train and val"),
         ("--model_dir={run} --dataset=shapes --data_dir={tmp}", "is not a folder of built-in shapes"),

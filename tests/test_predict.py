@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from keras_alexnet import predict
-from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
 from keras_alexnet.errors import RunError
 from keras_alexnet.serving import client as clients
+from tests.runs import call, refusal
 
 
 @pytest.fixture(scope="module")
@@ -27,60 +27,50 @@ def paths(files, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_client_for_each_model():
-    """Loading an exported model takes a second."""
+def expected(folder, files):
+    """The answers for the images. Each model is loaded once, which takes a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clients, "open_client", functools.cache(clients.open_client))
-        yield
-
-
-@pytest.fixture(scope="module")
-def expected(folder, files):
-    return clients.open_client(folder, 30.0, 3).predict(files[:20])
-
-
-def run(*argv):
-    return run_command("predict", predict.main, list(argv))
+        yield clients.open_client(folder, 30.0, 3).predict(files[:20])
 
 
 @pytest.mark.parametrize("kind", ["folder", "rest", "grpc"])
-def test_lines_of_json_in_the_order_given(request, kind, paths, folder, expected, capsys):
+def test_lines_of_json_in_the_order_given(request, kind, paths, folder, expected):
     target = folder if kind == "folder" else getattr(request.getfixturevalue("server"), kind)
-    assert run(f"--model={target}", "--format=jsonl", "--batch_size=3", "--parallel=2", *paths) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    code, shown, _ = call(predict, f"--model={target}", "--format=jsonl", "--batch_size=3", "--parallel=2", *paths)
+    answers = [json.loads(line) for line in shown.splitlines()]
+    assert code == 0
     assert [answer["file"] for answer in answers] == paths
     assert [answer["classes"] for answer in answers] == expected["classes"].tolist()
     assert answers[5]["scores"] == pytest.approx(expected["scores"][5].tolist(), rel=1e-3)
 
 
-def test_a_bad_file_keeps_none_of_the_others_from_being_classified(folder, paths, expected, tmp_path, capsys):
+def test_a_bad_file_keeps_none_of_the_others_from_being_classified(folder, paths, expected, tmp_path):
     bad, empty, sparse = (tmp_path / name for name in ("bad.jpg", "empty.jpg", "sparse.jpg"))
     bad.write_bytes(b"no image")
     empty.write_bytes(b"")
     with open(sparse, "wb") as file:
         file.truncate(2**40)
     given = [*paths[:3], str(bad), *paths[3:5], str(empty), paths[0], str(sparse)]
-    assert run(f"--model={folder}", *given) == 1
-    captured = capsys.readouterr()
-    blocks = [block.splitlines() for block in ("\n" + captured.out).split("\n/") if block]
-    assert [f"/{block[0]}" for block in blocks] == given
+    code, shown, error = call(predict, f"--model={folder}", *given)
+    blocks = [block.splitlines() for block in ("\n" + shown).split("\n/") if block]
+    assert code == 1 and [f"/{block[0]}" for block in blocks] == given
     assert [len(block) for block in blocks] == [6, 6, 6, 2, 6, 6, 2, 6, 2]
     assert blocks[3][1] == "  error: not a JPEG or PNG file" and blocks[6][1].startswith("  error: ")
     assert blocks[8][1] == "  error: has 1,099,511,627,776 bytes; at most 536,870,912 are read"
-    assert blocks[0] == [blocks[7][0], *blocks[7][1:]]  # a file that is given twice
+    assert blocks[0] == blocks[7]  # a file that is given twice
     assert blocks[0][1] == f"  {100 * expected['scores'][0, 0]:6.2f} %  {expected['classes'][0, 0]}"
-    assert captured.err == f"predict: {bad}: not a JPEG or PNG file (and 2 more of 9)\n"
+    assert error == f"command: {bad}: not a JPEG or PNG file (and 2 more of 9)\n"
 
 
-def test_features_in_lines_of_json(folder, paths, capsys):
-    assert run(f"--model={folder}", "--signature=features", "--format=jsonl", paths[0]) == 0
-    assert len(json.loads(capsys.readouterr().out)["features"]) == 256
-    assert run(f"--model={folder}", "--signature=features", paths[0]) == 2
-    assert "add --format=jsonl" in capsys.readouterr().err
+def test_features_in_lines_of_json(folder, paths):
+    _, shown, _ = call(predict, f"--model={folder}", "--signature=features", "--format=jsonl", paths[0])
+    assert len(json.loads(shown)["features"]) == 256
+    assert "add --format=jsonl" in refusal(predict, f"--model={folder}", "--signature=features", paths[0])
 
 
 class FakeClient:
-    """A client that remembers how many files a request has, takes up to a limit and fails in the sixth request."""
+    """A client that remembers how many files a request has, takes up to `most` and fails in the last of `requests`."""
 
     def __init__(self, most=100, requests=1000):
         self.sizes, self.closed, self.most, self.requests = [], False, most, requests
@@ -119,22 +109,16 @@ def test_a_request_that_is_too_large_is_divided(paths):
     [
         (["image.jpg"], "--model is missing"),
         (["--model=m"], "no image is given"),
-        (["--model=m", "nowhere.jpg"], "nowhere.jpg: there is no such file"),
         (["--model=m", "no\x1b[31m\nwhere.jpg"], r"no\x1b[31m\nwhere.jpg: there is no such file"),
         (["--model=m", "{tmp}"], "is a folder; name the files in it"),
         (["--model=m", "{tmp}/pipe"], "pipe: is not a regular file"),
         (["--model={tmp}", "{image}"], "is not an exported model"),
         (["--model=ftp://x", "{image}"], "give http://, https://, grpc:// or the folder"),
-        (["--model=m", "--batch_size=0", "{image}"], "batch_size"),
-        (["--model=m", "--deadline=nan", "{image}"], "--deadline=nan"),
-        (["--model=m", "--format=xml", "{image}"], "format"),
     ],
 )
-def test_wrong_usage(argv, words, paths, tmp_path, capsys):
+def test_wrong_usage(argv, words, paths, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    assert run(*(each.format(tmp=tmp_path, image=paths[0]) for each in argv)) == 2
-    error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1
+    assert words in refusal(predict, *(each.format(tmp=tmp_path, image=paths[0]) for each in argv))
 
 
 def test_on_a_strict_terminal_with_a_truncated_file(folder, files, tmp_path):
@@ -154,13 +138,11 @@ def test_on_a_strict_terminal_with_a_truncated_file(folder, files, tmp_path):
     assert len(errors) == 1 and errors[0].startswith(f"predict: {tmp_path / 'cut.jpg'}: "), errors
 
 
-def test_an_interruption_does_not_wait_for_the_server(paths):
+def test_an_interruption_does_not_wait_for_the_server(paths, default_handlers):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         command = [sys.executable, "-m", "keras_alexnet.predict", f"--model={address}", "--deadline=300", paths[0]]
-        # A shell's background jobs, such as these tests may be one of, hand down that they are not to be interrupted.
-        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             silent.settimeout(60)
             connection, _ = silent.accept()
             started = time.monotonic()

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 
 import numpy as np
@@ -106,6 +107,9 @@ def test_what_came_after_the_last_checkpoint_is_repeated_and_shown_once(tiny_run
     stop_after(5, signal.SIGKILL)
     with pytest.raises(Killed):
         command("--checkpoint_steps=2")
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":  # a process that is killed has no thread that goes on writing
+            thread.join()
     assert newest(folder).endswith("epoch-1-step-1")
     # As if the kill had come before the checkpoints of epoch 1 were written.
     for path in (folder / "checkpoints").glob("epoch-1*"):

@@ -12,7 +12,11 @@ from keras_alexnet import __version__
 
 ROOT = Path(__file__).parents[1]
 CALL = next(node for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())) if getattr(node, "keywords", None))
-GIVEN = {each.arg: ast.literal_eval(each.value) for each in CALL.keywords if "_require" in each.arg}
+GIVEN = {
+    each.arg: ast.literal_eval(each.value)
+    for each in CALL.keywords
+    if each.arg.endswith(("_requires", "_require", "_data"))
+}
 ALWAYS, OPTIONAL = GIVEN["install_requires"], GIVEN["extras_require"]
 EVERY = [*ALWAYS, *(each for extra in OPTIONAL.values() for each in extra)]
 LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -21,6 +25,12 @@ PINS = [line for line in LINES if line and not line.startswith("#")]
 
 def canonical(name):
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_files_that_are_not_modules_are_installed():
+    installed = {f"{name.replace('.', '/')}/{file}" for name, files in GIVEN["package_data"].items() for file in files}
+    present = (path for path in (ROOT / "keras_alexnet").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    assert {path.relative_to(ROOT).as_posix() for path in present if path.suffix != ".py"} == installed
 
 
 @pytest.mark.parametrize("text", EVERY)

@@ -52,9 +52,7 @@ class Settings(harness.Settings):
     batch_size: int = flag(128, "Images of a batch.", low=1)
     threads: int = flag(os.cpu_count(), "Threads of each row; one per core if left out.", low=1)
     device_rate: float = flag(0.0, "Images a second that a device trains, to see what that takes; 0 for none.", low=0)
-    work_dir: str | None = flag(
-        None, "Where the prepared images are kept meanwhile; the system's if left out.", path=True
-    )
+    work_dir: str | None = flag(None, "For the prepared images meanwhile; the system's if left out.", path=True)
 
 
 def main(argv):
@@ -74,22 +72,14 @@ def main(argv):
     report = {"machine": harness.machine(), **dataclasses.asdict(settings), **facts["images"]}
     report["rows"] = harness.summary({row: its_turns[1:] for row, its_turns in turns.items()}, COMPARED)
     if settings.device_rate:
-        report["needed"] = needed(report)
+        report["needed"] = {row: needed(report, row) for row in READ if row in report["rows"]}
     harness.publish(report, as_text(report, missing), settings.json)
 
 
-def needed(report):
-    """What it takes that a device which trains `device_rate` images a second never waits.
-
-    Returns:
-        dict of row -> dict: cores, if all of them do as well as those measured; megabytes_per_second, from storage.
-    """
-    rate, found = report["device_rate"], {}
-    for row, kilobytes in READ.items():
-        if row in report["rows"]:
-            cores = rate * report["threads"] / report["rows"][row]["images_per_second"]
-            found[row] = {"cores": math.ceil(cores), "megabytes_per_second": rate * report[kilobytes] / 1e3}
-    return found
+def needed(report, row):
+    """The cores, if all do as well as those measured, and megabytes_per_second that let a device never wait: dict."""
+    cores = report["device_rate"] * report["threads"] / report["rows"][row]["images_per_second"]
+    return {"cores": math.ceil(cores), "megabytes_per_second": report["device_rate"] * report[READ[row]] / 1e3}
 
 
 def as_text(report, missing):
@@ -111,12 +101,9 @@ def as_text(report, missing):
         "of 224, reflection, mean and color. Peak: resident memory of the row's process beyond its start.",
     ]
     if "needed" in report:
-        lines += [
-            "",
-            f"For a device that trains {report['device_rate']:g} images a second, in proportion to the above:",
-        ]
+        rate = f"For a device that trains {report['device_rate']:g} images a second, in proportion to the above:"
         columns = {"cores of this kind": ("cores", "d"), "MB/s read": ("megabytes_per_second", ".0f")}
-        lines += harness.table("row", columns, [(row, need, "") for row, need in report["needed"].items()])
+        lines += ["", rate, *harness.table("row", columns, [(row, need, "") for row, need in report["needed"].items()])]
     return lines
 
 

@@ -63,15 +63,10 @@ def main(argv):
 
 
 def summary(samples):
-    """The figures of all rows, in milliseconds.
+    """The figures of all rows, in milliseconds, from {row: {str: what was measured in all turns}}.
 
-    Args:
-        samples: dict of row -> dict of str -> sequence of float, what was measured in all turns.
-
-    Returns:
-        dict: calls, for each of CALLS "batch 1 p50", "batch 1 p99" and so on; in it beyond, the median of serving less
-        the network in the same turn, and ratio, that over the p50 of decode. ten_views and loading, medians. server:
-        alone and together, p50, p99 and images_per_second.
+    calls: p50 and p99 of each of CALLS and batch; in it beyond, the median of serving less the network in the same
+    turn, and ratio, that over the p50 of decode. ten_views and loading: medians. server: p50, p99, images_per_second.
     """
     calls = {name: {} for name in CALLS}
     for row in BATCHES:

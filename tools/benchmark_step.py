@@ -52,15 +52,11 @@ def main(argv):
 
 
 def summary(facts, turns):
-    """The figures of each row.
+    """The figures of each row, as of `harness.summary`, with those that depend on the machine and on the network.
 
-    Returns:
-        dict of row -> dict, as of `harness.summary`, with of_PEER, the speed over that of another row; product_gflops,
-        measured in the same turns; of_limit, images a second over what this speed allows; and what the step holds on
-        paper, in MB: weights, momentum, gradients, activations and sum.
-
-    Raises:
-        RunError: a row has trained another network.
+    of_PEER: the speed over that of another row; product_gflops: the machine's speed in the same turns; of_limit: images
+    a second over what this speed allows; weights, momentum, gradients, activations and sum: MB that a step holds, on
+    paper. Raises RunError where a row has trained another network.
     """
     network = facts["product"]
     found = harness.summary(turns, {row: {f"of_{peer}": peer for peer in PEERS if peer != row} for row in turns})
@@ -77,20 +73,20 @@ def summary(facts, turns):
 
 def as_text(report, missing):
     """The report as two tables, list of str."""
-    peers = {f"of {peer}": (f"of_{peer}", ".3f") for peer in PEERS if peer in report["rows"]}
     speed = {
         "img/s": ("images_per_second", ".2f"),
         "GFLOP/s": ("product_gflops", ".1f"),
         "of limit": ("of_limit", ".3f"),
     }
-    memory = {"peak": ("peak_mb", ".0f")}
-    memory |= {kind: (kind, ".0f") for kind in ("weights", "momentum", "gradients", "activations", "sum")}
+    speed |= {f"of {peer}": (f"of_{peer}", ".3f") for peer in PEERS if peer in report["rows"]}
+    kinds = ("weights", "momentum", "gradients", "activations", "sum")
+    memory = {"peak": ("peak_mb", ".0f"), **{kind: (kind, ".0f") for kind in kinds}}
     rows = [(row, figures, ROWS[row]) for row, figures in report["rows"].items()]
     return [
         f"Training step, batch of {report['batch_size']}, median of {report['rounds']} rounds. "
         f"{report['machine']['device']}",
         "",
-        *harness.table("row", speed | peers, rows + [(row, {}, why) for row, why in missing.items()]),
+        *harness.table("row", speed, rows + [(row, {}, why) for row, why in missing.items()]),
         "",
         f"GFLOP/s: TensorFlow's {report['product_size']}x{report['product_size']} float32 matrix product before the "
         f"same turns. Limit: that speed at {report['gflop_per_image']:.4f} GFLOP an image.",

@@ -45,37 +45,30 @@ def main(argv):
 
         devices = placement.choose_two(settings.devices)
     operations, crossings = placement.measure(settings, devices)
+    places = [(device, phase) for device in sorted({o["device"] for o in operations}) for phase in PHASES]
+    counts = {f"{device}  {phase}": dict.fromkeys(OWNERS.values(), 0) for device, phase in places}
+    for operation in operations:
+        counts[f"{operation['device']}  {operation['phase']}"][OWNERS[operation["tower"]]] += 1
+    total = sum(c["bytes"] for c in crossings if c["kind"] != "input")
+    least = settings.batch_size * minimum(settings.variant, settings.width, 4 if settings.precision == "float32" else 2)
     report = {
         **dataclasses.asdict(settings),
         "devices": list(devices),
         "operations": operations,
         "crossings": crossings,
+        "counts": counts,
+        "strays": [o for o in operations if o["tower"] is not None and o["device"] != devices[o["tower"]]],
+        "weights_crossing": sum(c["kind"] == "weight" for c in crossings),
+        "bytes": total,
+        "minimum_bytes": least,
+        "ratio": total / least,
     }
-    report |= totals(report, minimum(settings.variant, settings.width, 4 if settings.precision == "float32" else 2))
     harness.publish(report, as_text(report), settings.json)
     if report["strays"] or report["weights_crossing"] or report["ratio"] > ALLOWED:
         raise RunError(
             f"{len(report['strays'])} operations ran on the other tower's device, {report['weights_crossing']} weights "
             f"or their gradients crossed, {report['ratio']:.3f} times the least possible bytes (at most {ALLOWED})"
         )
-
-
-def totals(report, image_minimum):
-    """What the lists come to: counts by device, phase and tower; operations on the wrong device; bytes."""
-    places = [(device, phase) for device in sorted({o["device"] for o in report["operations"]}) for phase in PHASES]
-    counts = {f"{device}  {phase}": dict.fromkeys(OWNERS.values(), 0) for device, phase in places}
-    for operation in report["operations"]:
-        counts[f"{operation['device']}  {operation['phase']}"][OWNERS[operation["tower"]]] += 1
-    homes, least = report["devices"], image_minimum * report["batch_size"]
-    total = sum(c["bytes"] for c in report["crossings"] if c["kind"] != "input")
-    return {
-        "counts": counts,
-        "strays": [o for o in report["operations"] if o["tower"] is not None and o["device"] != homes[o["tower"]]],
-        "weights_crossing": sum(c["kind"] == "weight" for c in report["crossings"]),
-        "bytes": total,
-        "minimum_bytes": least,
-        "ratio": total / least,
-    }
 
 
 def minimum(variant, width, size):

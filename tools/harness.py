@@ -16,11 +16,12 @@ import time
 import types
 
 from keras_alexnet import flags, rundir
-from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.cli import quiet_start, run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 from keras_alexnet.model import variants
+from keras_alexnet.tables import Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +45,7 @@ def parse(kind, argv, usage, positional=None):
 
 
 def choose_rows(asked, known, default):
-    """The rows to measure, list of str, and a dict of row -> why, those of the default that cannot run here.
-
-    Raises ArgumentError for an unknown row or one named twice, RunError for one that was asked for and cannot run.
-    """
+    """(the rows to measure, list of str; a dict of row -> why, those of the default that cannot run here)."""
     for row in asked:
         if row not in known or asked.count(row) > 1:
             raise ArgumentError("rows", ",".join(asked), f"{row!r} is none of {', '.join(known)}, or there twice")
@@ -62,16 +60,9 @@ def choose_rows(asked, known, default):
 
 
 def interleave(rows, settings, rounds, before=None):
-    """Measures rows, each in a process of its own, in turns.
+    """Measures rows, {row: "MODULE.FUNCTION"}, in turns: ({row: its facts}, {row: list of the results of its turns}).
 
-    Args:
-        rows: dict of row -> "MODULE.FUNCTION", a function of the row's name and of the settings.
-        settings: dataclass that JSON can hold.
-        rounds: int, turns of each row.
-        before: one of the rows, which takes a turn before each turn of the others; its results are added to theirs.
-
-    Returns:
-        (dict of row -> dict, the facts; dict of row -> list of dict, the results of its turns).
+    The row `before` takes a turn before each turn of the others; its results are added to theirs.
     """
     workers = {row: worker(row, function, dataclasses.asdict(settings)) for row, function in rows.items()}
     try:
@@ -115,33 +106,42 @@ def main(argv):
     module, _, name = function.partition(".")
     # The peak of the memory is that beyond what the process has before it imports TensorFlow or PyTorch.
     settings = types.SimpleNamespace(**json.loads(settings), peak_mb=resident_peak())
-    facts, turn = getattr(importlib.import_module(module), name)(row, settings)
+    with quiet_start():
+        function = getattr(importlib.import_module(module), name)
+    facts, turn = function(row, settings)
     print(json.dumps(facts), flush=True)
     for _ in sys.stdin:
         print(json.dumps(turn()), flush=True)
 
 
+def seconds(work, *arguments):
+    """How long a call takes."""
+    started = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - started
+
+
 def speed_turn(images, work, peak_mb):
     """A turn that measures the images_per_second of a function that works through so many images, and peak_mb."""
+    return lambda: {"images_per_second": images / seconds(work), "peak_mb": peak_mb()}
 
-    def turn():
-        started = time.perf_counter()
-        work()
-        return {"images_per_second": images / (time.perf_counter() - started), "peak_mb": peak_mb()}
 
-    return turn
+def step_turn(settings, step, peak_mb):
+    """A turn of training steps, after two that build what the others use."""
+
+    def steps(count=settings.steps):
+        for _ in range(count):
+            step()
+
+    steps(2)
+    return speed_turn(settings.batch_size * settings.steps, steps, peak_mb)
 
 
 def summary(turns, compared):
-    """The figures of each row.
+    """The figures of each row from the turns of `speed_turn`, dict of row -> dict.
 
-    Args:
-        turns: dict of row -> list of dict, of `speed_turn`.
-        compared: dict of row -> dict of figure -> other row; a figure is left out where the other row is missing.
-
-    Returns:
-        dict of row -> dict: images_per_second, the median of the turns; peak_mb, so far at the last turn; the figures
-        of `compared`, medians of the rounds' ratios of images_per_second; turns.
+    images_per_second is the median of the turns, peak_mb that of the last one. `compared` is {row: {figure: other}}:
+    these figures are medians of the rounds' ratios of images_per_second, and left out where the other row is missing.
     """
     speeds = {row: [turn["images_per_second"] for turn in its_turns] for row, its_turns in turns.items()}
     found = {}
@@ -162,7 +162,7 @@ def machine():
 
 
 def resident_peak():
-    """Starts to watch the resident memory of this process; returns a function that gives its growth so far, in MB."""
+    """A function that gives how far the resident memory of this process has grown since now at its peak, in MB."""
 
     def peak_mb():
         with open("/proc/self/status", encoding="utf-8") as file:
@@ -184,15 +184,11 @@ def table(title, columns, rows):
         columns: dict of heading -> (figure, format), such as {"img/s": ("images_per_second", ".2f")}.
         rows: list of (name, dict of figures, text behind them); where a figure is missing the cell is empty.
     """
-    lines = [[title, *columns, ""]]
-    for name, figures, note in rows:
-        cells = [format(figures[figure], form) if figure in figures else "" for figure, form in columns.values()]
-        lines.append([name, *cells, note])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:-1]), note]).rstrip()
-        for name, *cells, note in lines
+    lines = [
+        (name, *(format(figures[key], form) if key in figures else "" for key, form in columns.values()), note)
+        for name, figures, note in rows
     ]
+    return Table("", (title, *columns, ""), lines).as_text().splitlines()
 
 
 def publish(report, lines, path):

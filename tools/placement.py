@@ -31,7 +31,7 @@ def choose_two(names):
 
 
 def measure(settings, devices):
-    """Runs one training step of the network in two towers: (operations, crossings), see these functions."""
+    """Runs one training step of the network in two towers: (operations, crossings), lists of dict."""
     check_precision(settings.precision, devices)
     options = {"width": settings.width, "dtype": settings.precision, "seed": 0}
     model = AlexNet(1000, settings.variant, 2, 2, devices, None, **options)
@@ -43,8 +43,11 @@ def measure(settings, devices):
     captured = enumerate(step.captured_inputs, len(step.inputs) - len(step.captured_inputs))
     # The Keras variable behind each argument of the step, by the number of the argument.
     variables = {number: by_handle[id(handle)] for number, handle in captured if id(handle) in by_handle}
-    graphs = [{node.name: node for node in graph.node} for graph in run(step, settings.batch_size)]
-    return operations(graphs, variables), crossings(graphs, step, variables, settings.batch_size)
+    graphs = [Graph(each, step, variables) for each in run(step, settings.batch_size)]
+    operations = [operation for graph in graphs for operation in graph.operations()]
+    crossings = [crossing for graph in graphs for crossing in graph.crossings(settings.batch_size)]
+    # A tensor that is sent twice to a device counts once.
+    return operations, list({(each["tensor"], each["target"]): each for each in crossings}.values())
 
 
 def run(step, batch_size):
@@ -66,26 +69,6 @@ def run(step, batch_size):
     return max(functions, key=lambda f: sum(len(graph.node) for graph in f.partition_graphs)).partition_graphs
 
 
-def operations(graphs, variables):
-    """Every operation that did work in a step.
-
-    Returns:
-        list of dict: name, type, device ("CPU:1"), phase ("forward", "backward" or "update") and tower (0, 1 or None
-        for what belongs to none): read from the layer's name, in the update from the variables behind an operation.
-    """
-    found = []
-    for nodes in graphs:
-        for node in nodes.values():
-            if node.op not in NO_WORK:
-                phase = phase_of(node.name)
-                owner = node.name if phase != "update" else " ".join(_updated(node, nodes, variables))
-                towers = set(re.findall(r"_tower([01])", owner))
-                tower = int(towers.pop()) if len(towers) == 1 else None
-                place = {"device": _short(node.device), "phase": phase, "tower": tower}
-                found.append({"name": node.name, "type": node.op, **place})
-    return found
-
-
 def phase_of(name):
     """forward, backward or update, by the scope that an operation was built in."""
     if "gradient_tape/" in name:
@@ -94,25 +77,41 @@ def phase_of(name):
     return "update" if re.search(r"\b(momentum_sgd|loss_scale|cond)/", name) else "forward"
 
 
-def crossings(graphs, step, variables, batch_size):
-    """Every tensor that went from one device to another in a step.
+class Graph:
+    """The partition graph of one device, tf.compat.v1.GraphDef, and the traced step that it is of."""
 
-    Returns:
-        list of dict: tensor, source, target, kind ("input", "scalar", "activation", "gradient" or "weight"), shape,
-        dtype and bytes. Raises RunError where the size of a tensor is unknown.
-    """
-    found = {}
-    for nodes in graphs:
-        for node in nodes.values():
+    def __init__(self, graph, step, variables):
+        self.nodes, self.step, self.variables = {node.name: node for node in graph.node}, step, variables
+
+    def operations(self):
+        """Yields every operation that did work.
+
+        dict: name, type, device ("CPU:1"), phase ("forward", "backward" or "update") and tower (0, 1 or None for what
+        belongs to none): read from the layer's name, in the update from the variables behind an operation.
+        """
+        for node in self.nodes.values():
+            if node.op not in NO_WORK:
+                phase = phase_of(node.name)
+                owner = node.name if phase != "update" else " ".join(self.updated(node))
+                towers = set(re.findall(r"_tower([01])", owner))
+                tower = int(towers.pop()) if len(towers) == 1 else None
+                place = {"device": _short(node.device), "phase": phase, "tower": tower}
+                yield {"name": node.name, "type": node.op, **place}
+
+    def crossings(self, batch_size):
+        """Yields every tensor that goes to another device.
+
+        dict: tensor, source, target, kind ("input", "scalar", "activation", "gradient" or "weight"), shape, dtype and
+        bytes. Raises RunError where the size of a tensor is unknown.
+        """
+        for node in self.nodes.values():
             if node.op not in ("_Send", "_HostSend"):
                 continue
             tensor = node.input[0]
-            producer = nodes[_name(tensor)]
+            producer = self.nodes[_name(tensor)]
             if producer.op == "Const" and any(name.startswith("^") for name in producer.input):
                 continue  # it only says that something is done
-            dtype = tf.dtypes.as_dtype(node.attr["T"].type)
-            shape = _shape(tensor, step, nodes, variables)
-            origin = _origin(producer, nodes, ("Cast", "Identity"))
+            shape, origin = self.shape(tensor), self.origin(producer, ("Cast", "Identity"))
             if origin.op in ARGUMENTS and origin.attr["index"].i < 2:
                 kind = "input"
             elif not shape:
@@ -121,60 +120,55 @@ def crossings(graphs, step, variables, batch_size):
                 kind = "weight"  # or its gradient, or a state: all that is not of an image
             else:
                 kind = "gradient" if phase_of(tensor) == "backward" else "activation"
+            dtype = tf.dtypes.as_dtype(node.attr["T"].type)
             shape = [batch_size if length is None else length for length in shape]
             source, target = (_short(node.attr[end].s.decode()) for end in ("send_device", "recv_device"))
-            facts = {"tensor": tensor, "source": source, "target": target, "kind": kind}
-            size = dtype.size * math.prod(shape)
-            found[tensor, target] = {**facts, "shape": shape, "dtype": dtype.name, "bytes": size}
-    return list(found.values())
+            facts = {"tensor": tensor, "source": source, "target": target, "kind": kind, "shape": shape}
+            yield {**facts, "dtype": dtype.name, "bytes": dtype.size * math.prod(shape)}
 
+    def updated(self, node):
+        """The paths of the variables behind an operation of the update, looking no further than the update."""
+        seen, waiting, behind = set(), [node], set()
+        while waiting:
+            for name in map(_name, waiting.pop().input):
+                if name in seen or name not in self.nodes:
+                    continue
+                seen.add(name)
+                variable = self.variable(self.nodes[name])
+                if variable is not None:
+                    behind.add(variable.path)
+                elif phase_of(name) == "update":
+                    waiting.append(self.nodes[name])
+        return behind
 
-def _updated(node, nodes, variables):
-    """The paths of the variables behind an operation of the update, looking no further than the update."""
-    seen, waiting, behind = set(), [node], set()
-    while waiting:
-        for name in map(_name, waiting.pop().input):
-            if name in seen or name not in nodes:
-                continue
-            seen.add(name)
-            variable = _variable(nodes[name], nodes, variables)
-            if variable is not None:
-                behind.add(variable.path)
-            elif phase_of(name) == "update":
-                waiting.append(nodes[name])
-    return behind
+    def variable(self, node):
+        """The variable that a node hands in, or None."""
+        node = self.origin(node, ("Identity", "Switch"))
+        return self.variables.get(node.attr["index"].i) if node.op in ARGUMENTS else None
 
+    def origin(self, node, kinds):
+        """The node before those of some kinds, which hand on what they get."""
+        while node.op in kinds:
+            node = self.nodes[_name(node.input[0])]
+        return node
 
-def _variable(node, nodes, variables):
-    """The variable that a node hands in, or None."""
-    node = _origin(node, nodes, ("Identity", "Switch"))
-    return variables.get(node.attr["index"].i) if node.op in ARGUMENTS else None
-
-
-def _origin(node, nodes, kinds):
-    """The node before those of some kinds, which hand on what they get."""
-    while node.op in kinds:
-        node = nodes[_name(node.input[0])]
-    return node
-
-
-def _shape(tensor, step, nodes, variables):
-    """The shape of a tensor as the step was traced, None for images; optimizations keep the names of what they keep."""
-    name, _, index = tensor.partition(":")
-    node = nodes[name]
-    if node.op in ("Identity", "Switch"):  # into a branch
-        return _shape(node.input[0], step, nodes, variables)
-    if node.op == "ReadVariableOp":
-        return tuple(_variable(nodes[node.input[0]], nodes, variables).shape)
-    if node.op.endswith("BackpropFilterWithBias") and index == "1":  # oneDNN's: a bias's gradient beside its kernel's
-        return _shape(name, step, nodes, variables)[-1:]
-    try:
-        shape = tuple(step.graph.get_tensor_by_name(f"{name}:{index or 0}").shape.as_list())
-    except (KeyError, ValueError):
-        shape = (None, None)
-    if None in shape[1:]:
-        raise RunError(f"{tensor} ({node.op}) crosses, and its size is not known")
-    return shape
+    def shape(self, tensor):
+        """The shape of a tensor as the step was traced, None for images; optimizations keep the names of tensors."""
+        name, _, index = tensor.partition(":")
+        node = self.nodes[name]
+        if node.op in ("Identity", "Switch"):  # into a branch
+            return self.shape(node.input[0])
+        if node.op == "ReadVariableOp":
+            return tuple(self.variable(self.nodes[node.input[0]]).shape)
+        if node.op.endswith("BackpropFilterWithBias") and index == "1":  # oneDNN's: a bias's gradient with its kernel's
+            return self.shape(name)[-1:]
+        try:
+            shape = tuple(self.step.graph.get_tensor_by_name(f"{name}:{index or 0}").shape.as_list())
+        except (KeyError, ValueError):
+            shape = (None, None)
+        if None in shape[1:]:
+            raise RunError(f"{tensor} ({node.op}) crosses, and its size is not known")
+        return shape
 
 
 def _name(tensor):

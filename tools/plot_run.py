@@ -4,10 +4,10 @@ python tools/plot_run.py runs/flowers docs/flowers.png
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
+from keras_alexnet import rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import RunError, UsageError
 
@@ -19,19 +19,17 @@ def main(argv):
     options = parser.parse_args(argv)
     if not (options.run / "history.csv").is_file():
         raise UsageError(f"{options.run}: holds no history.csv; train first")
-    # Imported after the flags are parsed; matplotlib is of an extra, and missing is found before any work.
+    start_tensorflow()
+    # These take seconds, which a wrong flag does not wait for; matplotlib is of an extra.
+    from keras_alexnet.training.monitoring import conv1_grid
+
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise RunError("matplotlib is not installed: pip install 'keras-alexnet[figures]'") from None
-    start_tensorflow()
-    from keras_alexnet import rundir
-    from keras_alexnet.training.monitoring import conv1_grid
-
-    with open(options.run / "history.csv", newline="", encoding="utf-8") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    run = rundir.open_run(str(options.run))
     figure = Figure(figsize=(14, 3.8), layout="constrained")
-    draw(figure, rows, conv1_grid(rundir.build(rundir.open_run(str(options.run))), scale=4))
+    draw(figure, run.history, conv1_grid(rundir.build(run), scale=4))
     options.image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.image, dpi=110)
     print(f"wrote {options.image}")

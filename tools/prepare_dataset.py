@@ -17,6 +17,7 @@ import sys
 
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.data import imagenet, sources
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.files import progress_bar
 from keras_alexnet.flags import flag
@@ -33,31 +34,29 @@ class PrepareConfig:
     out: str | None = flag(None, "The folder to prepare: new, empty, or one that was interrupted.", path=True)
     train_split: str | None = flag(None, "TensorFlow Datasets: as in training.")
     val_split: str | None = flag(None, "TensorFlow Datasets: as in training.")
-    size: int = flag(256, "Rows and columns of the images.")
+    size: int = flag(256, "Rows and columns of the images.", low=8, high=4096)
     encoding: str = flag("jpeg", "raw: pixels alone, 196 kB an image.", choices=("jpeg", "raw"))
-    quality: int = flag(90, "Of the JPEGs, 1 to 100.")
-    shard_images: int = flag(2048, "Images of a shard.")
-    seed: int = flag(2012, "Of the order of the images.")
+    quality: int = flag(90, "Of the JPEGs.", low=1, high=100)
+    shard_images: int = flag(2048, "Images of a shard.", low=1, high=10**6)
+    seed: int = flag(2012, "Of the order of the images.", low=0)
     bad_images: str = flag("skip", "List what cannot be decoded, or stop.", choices=("skip", "fail"))
     threads: int | None = flag(None, "Images at a time (default: one per core; with --beam 1 a worker).", low=0)
     beam: bool = flag(False, "Run as an Apache Beam pipeline (extra `beam`).")
     check: bool = flag(False, "Compare a prepared folder with its checksums.")
 
 
-SETTINGS = ("size", "encoding", "quality", "shard_images", "seed", "bad_images")
-
-
 def main(argv):
     config, beam_options = parse(argv)
     start_tensorflow()
-    from keras_alexnet.data import imagenet, prepare, record_sets  # with TensorFlow, after the flags are checked
+    from keras_alexnet.data import prepare, record_sets  # need TensorFlow, which a wrong flag does not wait for
 
     if config.check:
         manifest = record_sets.read_manifest(config.out)
         record_sets.check_files(config.out, manifest, True, progress_bar(f"checking {config.out}", "bytes"))
         print(f"{config.out}: every file is as it was prepared")
         return
-    settings = prepare.Settings(**{name: getattr(config, name) for name in SETTINGS})
+    names = [field.name for field in dataclasses.fields(prepare.Settings)]
+    settings = prepare.Settings(**{name: getattr(config, name) for name in names})
     opener = functools.partial(open_source, config, prepare.claim(config.out))
     write = {"write": prepare.beam_writer(opener, beam_options)} if config.beam else {}
     archives = config.source == "ilsvrc2012"
@@ -68,7 +67,7 @@ def main(argv):
     threads = int(config.beam) if config.threads is None else config.threads
     progress = progress_bar(f"preparing {config.out}")
     report = prepare.prepare(train, val, config.out, settings, threads=threads, progress=progress, **write)
-    print(as_text(report, (train, val), config.out))
+    show(report, (train, val), config.out)
 
 
 def parse(argv):
@@ -83,12 +82,9 @@ def parse(argv):
     config = flags.parse(PrepareConfig, own, __doc__)
     if rest and not config.beam:
         raise UsageError(f"{rest[0]}: is not a flag; see --help (Beam's need --beam)")
-    flags.required(config, "out")
     local = config.source in ("ilsvrc2012", "folder")
-    if not config.check:
-        flags.required(config, "source")
-        if local:
-            flags.required(config, "data_dir")
+    for name in ["out", *["source"] * (not config.check), *["data_dir"] * (local and not config.check)]:
+        flags.required(config, name)
     for name in ("train_split", "val_split"):
         if getattr(config, name) and local:
             raise ArgumentError(name, getattr(config, name), f"--source={config.source} has its own two splits")
@@ -97,34 +93,32 @@ def parse(argv):
 
 def open_source(config, work, progress=None):
     """The sources that the flags name: (train, val). Beam's workers call it again."""
-    from keras_alexnet.data import imagenet, record_sets, sources  # as in `main`
-
     if config.source == "folder":
         return sources.open_folder(config.data_dir)
     if config.source == "ilsvrc2012":
         return imagenet.open_ilsvrc2012(config.data_dir, work and os.path.join(work, "index.json"), progress)
+    from keras_alexnet.data import record_sets  # needs TensorFlow, see `main`
+
     return record_sets.open_tfds(config.source, config.data_dir, config.train_split, config.val_split, 4096)
 
 
-def as_text(report, sources, out):
-    """The report at the end, str."""
-    lines = []
+def show(report, sources, out):
+    """Prints the report at the end."""
     for (split, facts), source in zip(report.manifest["splits"].items(), sources, strict=True):
         megabytes = sum(shard["bytes"] for shard in facts["shards"]) / 1e6
         left_out = {entry["name"]: entry["reason"] for entry in facts["skipped"]}
         left_out.update(dict.fromkeys(facts["other_files"], ""))
-        lines.append(
+        print(
             f"{split + ':':<12}{facts['images']:>10,} images of {len(report.manifest['class_names'])} classes, "
             f"{len(facts['shards'])} shards, {megabytes:,.1f} MB; {len(left_out)} files left out"
         )
         for name, reason in list(left_out.items())[:NAMED]:
-            lines.append(f"{'':<12}{printable(name)}: {printable(reason or source.reason(name) or 'is not read')}")
+            print(f"{'':<12}{printable(name)}: {printable(reason or source.reason(name) or 'is not read')}")
         if len(left_out) > NAMED:
-            lines.append(f"{'':<12}and {len(left_out) - NAMED} more, all of them in {out}/manifest.json")
+            print(f"{'':<12}and {len(left_out) - NAMED} more, all of them in {out}/manifest.json")
     speed = f"{report.handled:,} images in {report.seconds:,.1f} s, {report.handled / report.seconds:,.0f} images/s"
-    lines.append(f"this run:   {speed}" if report.handled else f"{out} was prepared already; nothing was left to do")
-    lines.append(f"train with: --dataset=records --data_dir={out}")
-    return "\n".join(lines)
+    print(f"this run:   {speed}" if report.handled else f"{out} was prepared already; nothing was left to do")
+    print(f"train with: --dataset=records --data_dir={out}")
 
 
 if __name__ == "__main__":

@@ -11,24 +11,19 @@ import dataclasses
 import glob
 import itertools
 import os
-import shutil
 import statistics
 import tempfile
 from pathlib import Path
 
+import keras
 import numpy as np
+import tensorflow as tf
 from harness import speed_turn
 
-from keras_alexnet.cli import quiet_start
+from keras_alexnet.data import pipeline, prepare, record_sets, sources
+from keras_alexnet.data.augmentation import Augmentation
+from keras_alexnet.data.statistics import load
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief
-
-with quiet_start():
-    import keras
-    import tensorflow as tf
-
-    from keras_alexnet.data import pipeline, prepare, sources
-    from keras_alexnet.data.augmentation import Augmentation
-    from keras_alexnet.data.statistics import load
 
 CROP = 224
 # A source repeats its images when these are repeated.
@@ -54,33 +49,30 @@ def choose(settings):
 
 def lay_out(row, settings):
     """Fills WORK: no row to measure, only facts. They are images; size, a median; and kilobytes an image."""
-    chosen, work = choose(settings), settings.work_dir
-    shapes = [shape_of(path) for _, path in chosen]  # preparation would leave out a file that is no image
+    chosen, work, shapes = choose(settings), Path(settings.work_dir), []
     for place, (name, path) in enumerate(chosen):
-        os.makedirs(os.path.join(work, "originals", name), exist_ok=True)
-        os.symlink(path, os.path.join(work, "originals", name, f"{place:06d}.jpg"))
-    source = sources.list_split(Path(work), "originals")
+        try:
+            # Decoded whole: preparation would leave out a file that is no image, and one cut short has a good header.
+            shapes.append(tf.io.decode_jpeg(tf.io.read_file(path), channels=3).shape[:2])
+        except tf.errors.OpError as error:
+            raise UsageError(f"{path}: cannot be decoded; leave it out of --data_dir ({brief(error)})") from None
+        link = work / "originals" / name / f"{place:06d}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    source = sources.list_split(work, "originals")
     for encoding in ("jpeg", "raw"):
         options = prepare.Settings(encoding=encoding)
-        prepare.prepare(source, few(source), os.path.join(work, encoding), options, threads=settings.threads)
-    records, _ = sources.open_records(os.path.join(work, "jpeg"), 1)
+        prepare.prepare(source, few(source), str(work / encoding), options, threads=settings.threads)
+    records, _ = record_sets.open_prepared(str(work / "jpeg"), 1)
     sizes = []
     for place, (_, content, label) in enumerate(records.items().map(records.loader()).as_numpy_iterator()):
-        path = Path(work, "prepared", records.class_names[label], f"{place:06d}.jpg")
+        path = work / "prepared" / records.class_names[label] / f"{place:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         sizes.append(path.write_bytes(content))
     height, width = (int(statistics.median(column)) for column in zip(*shapes, strict=True))
     kilobytes = {"prepared_kb": statistics.fmean(sizes) / 1e3, "raw_kb": 256 * 256 * 3 / 1e3}
     kilobytes["original_kb"] = statistics.fmean(os.path.getsize(path) for _, path in chosen) / 1e3
     return {"images": len(chosen), "size": f"{width}x{height}", **kilobytes}, dict
-
-
-def shape_of(path):
-    """(height, width) of a file, decoded whole: one that is cut short has a good header."""
-    try:
-        return tf.io.decode_jpeg(tf.io.read_file(path), channels=3).shape[:2]
-    except tf.errors.OpError as error:
-        raise UsageError(f"{path}: cannot be decoded; leave it out of --data_dir ({brief(error)})") from None
 
 
 def few(source):
@@ -90,16 +82,14 @@ def few(source):
 
 def repeated(kind, settings):
     """WORK/KIND as a source that holds each image `repeats` times."""
-    if kind == "originals":
-        source = sources.list_split(Path(settings.work_dir), kind)
-    else:
-        source, _ = sources.open_records(os.path.join(settings.work_dir, kind), 1024)
+    folder = Path(settings.work_dir)
+    is_original = kind == "originals"
+    source = sources.list_split(folder, kind) if is_original else record_sets.open_prepared(str(folder / kind), 1024)[0]
     columns = {name: getattr(source, name) for name in COLUMNS[kind]}
-    many = {
-        n: np.tile(c, settings.repeats) if isinstance(c, np.ndarray) else c * settings.repeats
-        for n, c in columns.items()
-    }
-    return dataclasses.replace(source, **many)
+    for name, column in columns.items():
+        is_array = isinstance(column, np.ndarray)
+        columns[name] = np.tile(column, settings.repeats) if is_array else column * settings.repeats
+    return dataclasses.replace(source, **columns)
 
 
 def start(row, settings):
@@ -115,11 +105,13 @@ def start(row, settings):
     return {}, speed_turn(images, checked, settings.peak_mb)
 
 
-def with_threads(dataset, settings, autotune):
+def count_images(dataset, settings, autotune):
+    """A function that reads a dataset of (images, labels) with so many threads and counts the labels."""
     options = tf.data.Options()
     options.autotune.enabled = autotune
     options.threading.private_threadpool_size = settings.threads
-    return dataset.with_options(options)
+    dataset = dataset.with_options(options)
+    return lambda: sum(len(labels) for _, labels in dataset)
 
 
 def decoder(row, settings):
@@ -129,11 +121,10 @@ def decoder(row, settings):
 
     def decoded(path):
         # One number of each image: all of it would be copied, none of it not even decoded.
-        return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)[0, 0, 0]
+        return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)[0, 0, 0], 0
 
     dataset = tf.data.Dataset.from_tensor_slices(files).map(decoded, settings.threads)
-    dataset = with_threads(dataset.batch(settings.batch_size).prefetch(2), settings, autotune=False)
-    return len(files), lambda: sum(len(batch) for batch in dataset)
+    return len(files), count_images(dataset.batch(settings.batch_size).prefetch(2), settings, autotune=False)
 
 
 def training(row, settings):
@@ -151,19 +142,14 @@ def training(row, settings):
 
 def keras_loader(row, settings):
     """Keras' loader as its guide has it, with parallel calls and prefetching left to tf.data."""
-    loaded = keras.utils.image_dataset_from_directory(
-        os.path.join(settings.work_dir, "originals"),
-        label_mode="int",
-        image_size=(256, 256),
-        batch_size=settings.batch_size,
-        verbose=False,
-    )
+    folder, options = os.path.join(settings.work_dir, "originals"), {"batch_size": settings.batch_size}
+    loaded = keras.utils.image_dataset_from_directory(folder, image_size=(256, 256), verbose=False, **options)
     augment = keras.Sequential([keras.layers.RandomCrop(CROP, CROP), keras.layers.RandomFlip("horizontal")])
     dataset = loaded.repeat(settings.repeats).map(
         lambda images, labels: (augment(images, training=True), labels), num_parallel_calls=tf.data.AUTOTUNE
     )
-    dataset = with_threads(dataset.prefetch(tf.data.AUTOTUNE), settings, autotune=True)
-    return len(loaded.file_paths) * settings.repeats, lambda: sum(len(labels) for _, labels in dataset)
+    read = count_images(dataset.prefetch(tf.data.AUTOTUNE), settings, autotune=True)
+    return len(loaded.file_paths) * settings.repeats, read
 
 
 def preparing(row, settings):
@@ -172,9 +158,7 @@ def preparing(row, settings):
     validation = few(source)
 
     def read():
-        out = tempfile.mkdtemp(dir=settings.work_dir, prefix="out-")
-        report = prepare.prepare(source, validation, out, prepare.Settings(), threads=settings.threads)
-        shutil.rmtree(out)
-        return report.handled
+        with tempfile.TemporaryDirectory(dir=settings.work_dir) as out:
+            return prepare.prepare(source, validation, out, prepare.Settings(), threads=settings.threads).handled
 
     return source.count + validation.count, read

@@ -5,6 +5,8 @@ import io
 import math
 import time
 
+from harness import seconds
+
 from keras_alexnet.cli import hidden_library_messages, quiet_start
 from keras_alexnet.errors import RunError, brief
 
@@ -50,10 +52,9 @@ def milliseconds(functions, count):
     found = {name: [] for name in functions}
     for number in range(-1, count):
         for name, function in functions.items():
-            started = time.perf_counter()
-            function(number)
+            spent = seconds(function, number)
             if number >= 0:  # the first call of each is not counted
-                found[name].append(1000 * (time.perf_counter() - started))
+                found[name].append(1000 * spent)
     return found
 
 
@@ -65,7 +66,7 @@ def loading(row, settings):
     loaded = time.perf_counter()
     served.signatures["serving_default"](image_bytes=image)
     spent = {"import": IMPORTED - STARTED, "load": loaded - started, "first_answer": time.perf_counter() - loaded}
-    return {name: 1000 * seconds for name, seconds in spent.items()}, dict
+    return {name: 1000 * value for name, value in spent.items()}, dict
 
 
 def calls(row, settings):
@@ -123,9 +124,7 @@ def server(row, settings):
     images, client = images_of(settings), open_client(settings.server)
 
     def ask(number):
-        started = time.perf_counter()
-        client.predict([images[number % len(images)]])
-        return 1000 * (time.perf_counter() - started)
+        return 1000 * seconds(client.predict, [images[number % len(images)]])
 
     def turn():
         found, count = {}, math.ceil(settings.repeats / settings.rounds)

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import torch
-from harness import resident_peak, speed_turn
+from harness import resident_peak, speed_turn, step_turn
 from PIL import Image
 from torch import nn
 
@@ -53,17 +53,15 @@ def step(row, settings):
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=0.0005)
     loss_of = nn.CrossEntropyLoss()
 
-    def steps(count=settings.steps):
-        for _ in range(count):
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(model(images), labels)
-            loss.backward()
-            optimizer.step()
-            float(loss.detach())
+    def train():
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        float(loss.detach())
 
-    steps(2)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"parameters": parameters}, speed_turn(settings.batch_size * settings.steps, steps, peak_mb)
+    return {"parameters": parameters}, step_turn(settings, train, peak_mb)
 
 
 class Images(torch.utils.data.Dataset):

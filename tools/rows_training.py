@@ -6,26 +6,23 @@ import os
 import statistics
 import time
 
+import keras
 import numpy as np
-from harness import resident_peak, speed_turn
+import tensorflow as tf
+from harness import resident_peak, seconds, step_turn
 
+from keras_alexnet import AlexNet
 from keras_alexnet.cli import quiet_start
+from keras_alexnet.data import pipeline, sources
+from keras_alexnet.data.augmentation import Augmentation
+from keras_alexnet.data.statistics import Statistics
+from keras_alexnet.model.towers import choose_devices
+from keras_alexnet.training.checkpoints import Checkpoints
+from keras_alexnet.training.optimizer import MomentumSGD
+from keras_alexnet.training.progress import Progress
+from keras_alexnet.training.trainer import Trainer
 
-with quiet_start():
-    import keras
-    import tensorflow as tf
-
-    from keras_alexnet import AlexNet
-    from keras_alexnet.data import pipeline, sources
-    from keras_alexnet.data.augmentation import Augmentation
-    from keras_alexnet.data.statistics import Statistics
-    from keras_alexnet.model.towers import choose_devices
-    from keras_alexnet.training.checkpoints import Checkpoints
-    from keras_alexnet.training.optimizer import MomentumSGD
-    from keras_alexnet.training.progress import Progress
-    from keras_alexnet.training.trainer import Trainer
-
-    GPUS = tf.config.list_physical_devices("GPU")
+GPUS = tf.config.list_physical_devices("GPU")
 
 PRODUCT = 4096  # rows and columns of the matrix product
 
@@ -35,16 +32,22 @@ def product(row, settings):
     model = AlexNet(1000, devices=(), width=settings.width)
     square = tf.random.normal((PRODUCT, PRODUCT))
 
-    def turn():
+    def multiply():
         float(tf.matmul(square, square)[0, 0])
-        started = time.perf_counter()
-        for _ in range(2):
-            float(tf.matmul(square, square)[0, 0])
-        return {"product_gflops": 2 * 2 * PRODUCT**3 / (time.perf_counter() - started) / 1e9}
+
+    def turn():
+        multiply()
+        return {"product_gflops": 2 * 2 * PRODUCT**3 / (seconds(multiply) + seconds(multiply)) / 1e9}
 
     paper = {name: on_paper(model, settings.batch_size, size) for name, size in (("float32", 4), ("bfloat16", 2))}
     facts = {"parameters": model.count_params(), "gflop_per_image": flop_per_image(model) / 1e9, "paper_mb": paper}
     return facts | {"product_size": PRODUCT}, turn
+
+
+def random_batch(settings):
+    """(images, labels) that stay where they are."""
+    images = tf.random.normal((settings.batch_size, 224, 224, 3), stddev=60.0)
+    return images, tf.random.uniform((settings.batch_size,), maxval=1000, dtype=tf.int32)
 
 
 def start(row, settings):
@@ -53,8 +56,7 @@ def start(row, settings):
     with quiet_start():
         devices = choose_devices([f"{kind}:{place}" for place in range(2 if row == "two_devices" else 1)], 2)
     with tf.device(devices[0]):
-        images = tf.random.normal((settings.batch_size, 224, 224, 3), stddev=60.0)
-        labels = tf.random.uniform((settings.batch_size,), maxval=1000, dtype=tf.int32)
+        batch = random_batch(settings)
     peak_mb = (lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6) if GPUS else resident_peak()
     if row == "keras":
         model, train_step = plain_keras(settings.width)
@@ -63,47 +65,39 @@ def start(row, settings):
         pinned = () if row == "unpinned" else devices
         model = AlexNet(1000, devices=pinned, classifier_activation=None, width=settings.width, dtype=dtype, seed=0)
         train_step = Trainer(model, MomentumSGD(), devices[0]).train_step
-
-    def steps(count=settings.steps):
-        for _ in range(count):
-            float(train_step(images, labels))
-
-    steps(2)
-    return {"parameters": model.count_params()}, speed_turn(settings.batch_size * settings.steps, steps, peak_mb)
+    return {"parameters": model.count_params()}, step_turn(settings, lambda: float(train_step(*batch)), peak_mb)
 
 
 def plain_keras(width):
     """The two towers as anyone would write them with Keras alone: (model, training step)."""
+    layers = keras.layers
 
     def units(number):
         return round(number * width) // 2
 
-    def convolution(x, filters, size):
-        return keras.layers.Conv2D(units(filters), size, padding="same", activation="relu")(x)
+    def convolution(x, filters, size=3, **options):
+        return layers.Conv2D(units(filters), size, activation="relu", **{"padding": "same", **options})(x)
 
     def normalization(x):
-        return keras.layers.Lambda(lambda v: tf.nn.local_response_normalization(v, 2, 2.0, 1e-4, 0.75))(x)
+        return layers.Lambda(lambda v: tf.nn.local_response_normalization(v, 2, 2.0, 1e-4, 0.75))(x)
 
     def pool(x):
-        return keras.layers.MaxPooling2D(3, 2)(x)
+        return layers.MaxPooling2D(3, 2)(x)
 
     def joined(parts):
-        return [keras.layers.Concatenate()(parts) for _ in parts]
+        return [layers.Concatenate()(parts) for _ in parts]
 
-    def dense(x, number):
-        return keras.layers.Dropout(0.5)(keras.layers.Dense(units(number), activation="relu")(x))
+    def dense(parts, number):
+        return [layers.Dropout(0.5)(layers.Dense(units(number), activation="relu")(part)) for part in joined(parts)]
 
     image = keras.Input((224, 224, 3))
-    padded = keras.layers.ZeroPadding2D(((0, 3), (0, 3)))(image)
-    x = [keras.layers.Conv2D(units(96), 11, strides=4, activation="relu")(padded) for _ in range(2)]
-    x = [pool(normalization(part)) for part in x]
+    padded = layers.ZeroPadding2D(((0, 3), (0, 3)))(image)
+    x = [pool(normalization(convolution(padded, 96, 11, strides=4, padding="valid"))) for _ in range(2)]
     x = [pool(normalization(convolution(part, 256, 5))) for part in x]
-    x = [convolution(part, 384, 3) for part in joined(x)]
-    x = [convolution(part, 384, 3) for part in x]
-    x = [pool(convolution(part, 256, 3)) for part in x]
-    x = [dense(keras.layers.Flatten()(part), 4096) for part in joined(x)]
-    x = [dense(part, 4096) for part in joined(x)]
-    model = keras.Model(image, keras.layers.Dense(1000)(keras.layers.Concatenate()(x)))
+    x = [convolution(convolution(part, 384), 384) for part in joined(x)]
+    x = [layers.Flatten()(pool(convolution(part, 256))) for part in x]
+    x = dense(dense(x, 4096), 4096)
+    model = keras.Model(image, layers.Dense(1000)(layers.Concatenate()(x)))
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=0.0005)
     optimizer.build(model.trainable_variables)
 
@@ -111,8 +105,7 @@ def plain_keras(width):
     def train_step(images, labels):
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
-            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-            loss = tf.reduce_mean(losses)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
         return loss
 
@@ -123,7 +116,7 @@ def flop_per_image(model):
     """Floating-point operations of convolutions and matrix products in a training step, for one image.
 
     Two a multiplication with its addition; once forward, once for the kernel's gradient, once for the input's, which
-    layers that see the image do without: 4,135,610,496 for the network of the paper, of 724,406,816 multiplications.
+    layers that see the image do without.
     """
     total = 0
     for layer in model.layers:
@@ -143,22 +136,15 @@ def on_paper(model, batch_size, number_bytes):
     return {**dict.fromkeys(("weights", "momentum", "gradients"), weights), "activations": activations}
 
 
-def seconds(function):
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
-
-
 def checkpoint(row, settings):
     """A turn measures three steps alone, then a checkpoint with steps beside it, then reading it."""
     model = AlexNet(1000, "paper", devices=(), classifier_activation=None, width=settings.width)
     trainer, epochs = Trainer(model, MomentumSGD()), itertools.count(1)
-    images = tf.random.normal((settings.batch_size, *model.input_shape[1:]), stddev=60.0)
-    labels = tf.random.uniform((settings.batch_size,), maxval=1000, dtype=tf.int32)
+    batch = random_batch(settings)
     checkpoints = Checkpoints(os.path.join(settings.folder, row), trainer.variables(), keep=1)
 
     def step():
-        return seconds(lambda: float(trainer.train_step(images, labels)))
+        return seconds(lambda: float(trainer.train_step(*batch)))
 
     def turn():
         alone = statistics.median(step() for _ in range(3))

@@ -33,6 +33,21 @@ class GridConfig:
         grid.check_seeds(self.seeds)
 
 
+def parse(argv):
+    """Arguments -> (GridConfig, list of str, the flags of training)."""
+    own, further = [], []
+    for argument in argv:
+        name = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("-") and name in BY_THE_GRID:
+            raise UsageError(f"{argument}: every run of a grid has its own; give --{BY_THE_GRID[name]}")
+        (further if argument.startswith("-") and name not in OWN else own).append(argument)
+    settings = flags.parse(GridConfig, own, __doc__, positional="flagfiles")
+    flags.required(settings, "out")
+    if not settings.flagfiles:
+        raise UsageError("no flagfile is given: name one or more, such as flags/ablations/*.cfg")
+    return settings, further
+
+
 def main(argv):
     settings, further = parse(argv)
     cells = grid.cells_of(settings.flagfiles, settings.seeds, settings.out, further)
@@ -46,24 +61,6 @@ def main(argv):
     if failed:
         names = ", ".join(cell.name for cell in failed)
         raise RunError(f"{len(failed)} of {len(cells)} runs failed: {names}; the same command tries them again")
-
-
-def parse(argv):
-    """Arguments -> (GridConfig, list of str, the flags of training). Raises as `flags.parse`."""
-    own, further = [], []
-    for argument in argv:
-        name = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("-") and name not in OWN:
-            if name in BY_THE_GRID:
-                raise UsageError(f"{argument}: every run of a grid has its own; give --{BY_THE_GRID[name]}")
-            further.append(argument)
-        else:
-            own.append(argument)
-    settings = flags.parse(GridConfig, own, __doc__, positional="flagfiles")
-    flags.required(settings, "out")
-    if not settings.flagfiles:
-        raise UsageError("no flagfile is given: name one or more, such as flags/ablations/*.cfg")
-    return settings, further
 
 
 if __name__ == "__main__":

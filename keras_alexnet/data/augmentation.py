@@ -1,8 +1,7 @@
 """Section 4.1: what the network sees of a 256x256 image.
 
 In training a random crop, perhaps reflected, with noise along the principal components of RGB; in tests the center, or
-ten views. Every draw is a pure function of (seed, epoch, place in the epoch), so that a run which resumes within an
-epoch sees what it would have seen. Draws are made in blocks: a thousand take little longer than one.
+ten views. Every draw is a pure function of (seed, epoch, place in the epoch): a run can resume within an epoch.
 """
 
 import dataclasses
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 VIEWS = (1, 10)  # how many views of an image a test can take
-_BLOCK = 1024  # places of an epoch whose draws are made together
+_BLOCK = 1024  # places of an epoch whose draws are made together: a thousand take little longer than one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +18,7 @@ class Augmentation:
     """What is done to a training image at random.
 
     Attributes:
-        crop_positions: int >= 1, a crop's first row and column are drawn from so many places in the middle of what is
-            possible (32 of 33 begin at 0).
+        crop_positions: int >= 1, places in the middle from which a crop's first row and column are drawn.
         reflections: bool, half of the images are reflected.
         pca_color: "dataset", "image" or "none": whose principal components the color noise follows.
         pca_scale: "eigenvalue" (of pixels in [0, 1], the paper) or "stddev" (the release).
@@ -58,8 +56,7 @@ def draws(seed, epoch, start, margin, positions, reflections=True):
     """Where the crops of an epoch begin, whether they are reflected, and the factors of their color noise.
 
     Args:
-        seed, epoch: int.
-        start: int, the first place in the epoch that is wanted.
+        seed, epoch, start: int; the first place in the epoch that is wanted.
         margin: int, 256 minus the crop's size.
         positions: int, at most margin + 1, see `Augmentation.crop_positions`.
         reflections: bool; without them every reflection is 0, and all other draws are the same.
@@ -86,12 +83,9 @@ def draws(seed, epoch, start, margin, positions, reflections=True):
 def noise_matrix(rgb_covariance, scale, stddev):
     """The matrix A, float32 (3, 3), for which A g, with g ~ N(0, I), is the color noise in 0..255 units.
 
-    Args:
-        rgb_covariance: (3, 3), of the training set's pixels in 0..255 units squared.
-        scale: "eigenvalue": each component times its eigenvalue for pixels in [0, 1] and a factor of N(0, stddev^2)
-            (section 4.1); in 0..255 units that is 255 (l / 255^2). "stddev": times its standard deviation instead
-            (`convdata_jpeg.py` of the release, whose `color_pca` holds standard deviations).
-        stddev: float, of the factors.
+    `rgb_covariance`: (3, 3), in 0..255 units squared; `stddev`: of the factors. With the scale "eigenvalue" (section
+    4.1) a component counts times its eigenvalue for pixels in [0, 1], in 0..255 units 255 (l / 255^2); with "stddev"
+    times its standard deviation (`convdata_jpeg.py` of the release, whose `color_pca` holds standard deviations).
     """
     values, vectors = np.linalg.eigh(np.asarray(rgb_covariance, np.float64))
     values = np.maximum(values, 0.0)  # rounding can leave a tiny negative one
@@ -99,23 +93,10 @@ def noise_matrix(rgb_covariance, scale, stddev):
     return (vectors * lengths * stddev).astype(np.float32)
 
 
-def dataset_noise(factors, matrix):
-    """Color noise along the training set's components, float32 (B, 3), one color for all pixels of an image.
-
-    Args:
-        factors: float32 (B, 3), N(0, 1).
-        matrix: float32 (3, 3), see `noise_matrix`.
-    """
-    return tf.matmul(factors, matrix, transpose_b=True)
-
-
 def image_noise(factors, images, scale, stddev):
-    """As `dataset_noise`, along the principal components of each image's own pixels.
+    """Color noise along the principal components of each image's own pixels, float32 (B, 3), in 0..255 units.
 
-    Args:
-        factors: float32 (B, 3), N(0, 1).
-        images: uint8 (B, height, width, 3), the crops that the network gets.
-        scale, stddev: as in `noise_matrix`.
+    `factors`: float32 (B, 3), N(0, 1); `images`: uint8 (B, height, width, 3); `scale`, `stddev`: as of `noise_matrix`.
     """
     values, vectors = tf.linalg.eigh(_covariances(images))
     values = tf.maximum(values, 0.0)
@@ -130,8 +111,3 @@ def _covariances(images):
     pixels -= tf.reduce_mean(pixels, axis=1, keepdims=True)
     products = [tf.reduce_mean(pixels[..., a] * pixels[..., b], axis=1) for a in range(3) for b in range(3)]
     return tf.reshape(tf.stack(products, axis=1), (-1, 3, 3))
-
-
-def noise_divisor(augmentation):
-    """The release divides a noisy image by 1 + its coefficient (1.1); without noise, nothing is divided."""
-    return 1.0 + augmentation.pca_stddev if augmentation.pca_scale == "stddev" else 1.0

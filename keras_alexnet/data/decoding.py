@@ -1,9 +1,9 @@
 """Section 2: the shorter side to 256 pixels, the center 256x256; always this, in training, validation and serving.
 
-One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (libjpeg's scaled inverse transform; the
-means of whole blocks for a PNG), the largest that leaves at least 256 pixels, and then
-`tf.image.resize(..., "bilinear")` by what remains, a factor below 2, rounded to uint8. The first step is faster than
-decoding everything and keeps large images from aliasing. The release does not show how its images were resized.
+One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (of a PNG the means of whole blocks), the
+largest that leaves at least 256 pixels, and then `tf.image.resize(..., "bilinear")` by what remains, a factor below 2,
+rounded to uint8. The first step is faster than decoding everything and keeps large images from aliasing. The release
+does not show how its images were resized.
 """
 
 import functools
@@ -19,22 +19,17 @@ _JPEG, _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"  # 
 
 
 def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
-    """A window of the 256x256 image that a JPEG or PNG file holds; no more is decoded than the window needs.
+    """A window, uint8 (size, size, 3), RGB, of the 256x256 image of a JPEG or PNG; no more is decoded than it needs.
 
     The 256x256 image is the central square of the file, resized. A window of it begins and ends at whole pixels of the
-    file (after the decoder's reduction), so it is the same window of the resized square to within half of such a pixel
-    where it begins and one where it ends; a file whose shorter side has 256 pixels or fewer gives exactly that window.
-    Greyscale files give three equal channels, CMYK ones are converted, an alpha channel is dropped, an EXIF orientation
-    is ignored.
+    file (after the decoder's reduction): it is that of the resized square to within half of such a pixel where it
+    begins and one where it ends, and exactly that of a file whose shorter side has 256 pixels or fewer. Greyscale files
+    give three equal channels, CMYK ones are converted, an alpha channel is dropped, an EXIF orientation is ignored.
 
     Args:
         image_bytes: string scalar, a JPEG or PNG file.
         row, column: int32 scalar, 0 <= row, column <= side - size, where the window begins in the resized image.
-        size: int, rows and columns of the window.
-        side: int, rows and columns of the resized image.
-
-    Returns:
-        uint8 (size, size, 3), RGB.
+        size, side: int, rows and columns of the window and of the resized image.
 
     Raises:
         tf.errors.InvalidArgumentError: (when the graph runs) the bytes are not a JPEG or PNG, are damaged or cut
@@ -76,13 +71,10 @@ def decode_center(image_bytes, size=STORED_SIZE):
 
 
 def require_whole(image_bytes):
-    """The same bytes, string scalar, unless they are a JPEG file that is cut short.
+    """The same bytes, string scalar; a tf.errors.InvalidArgumentError where a JPEG's end-of-image marker is missing.
 
     How much of a file a window needs depends on the window. With this check, all that decide whether a file is an image
     (statistics, preparation, serving) decide alike.
-
-    Raises:
-        tf.errors.InvalidArgumentError: (when the graph runs) the end-of-image marker of a JPEG is missing.
     """
     last = tf.strings.substr(image_bytes, tf.maximum(tf.strings.length(image_bytes) - 2, 0), 2)
     ends = tf.reduce_any(tf.equal(last, [_END_OF_IMAGE, _PNG_END]))
@@ -91,7 +83,7 @@ def require_whole(image_bytes):
         return tf.identity(image_bytes)
 
 
-# Not inlined, since what is inside of a branch costs time by the operation, taken or not.
+# Not inlined: what is inside of a branch costs time by the operation, taken or not.
 @tf.function(autograph=False, experimental_attributes={"_noinline": True})
 def _ends_earlier(image_bytes):
     """Whether a file is not a JPEG, or one with other bytes behind its end, as cameras write them."""
@@ -102,14 +94,9 @@ def _ends_earlier(image_bytes):
 
 
 def window_of(stored, image, row, column, size):
-    """A window of an image as its source has it.
+    """As `decode_window`, of an image as its source has it; of a stored image, bit for bit what all of it has there.
 
-    Args:
-        stored: "" for the bytes of any file, "jpeg" for those of a JPEG of 256x256, "raw" for uint8 (256, 256, 3).
-        image, row, column, size: as of `decode_window`.
-
-    Returns:
-        uint8 (size, size, 3), RGB; of a stored image, bit for bit what all of it has there.
+    `stored`: "" for the bytes of any file, "jpeg" for those of a JPEG of 256x256, "raw" for uint8 (256, 256, 3).
     """
     return _window_function(stored, size)(image, row, column)
 
@@ -168,12 +155,10 @@ def _checked(condition, words):
 
 def _jpeg_pixels(image_bytes, corner, count, width, halvings):
     """A square of a JPEG after a reduction to this width, float32."""
-
-    def decode(ratio):
-        return _decode_jpeg(image_bytes, corner[0], corner[1], count, width, ratio)
-
     # In the branches nothing but what has to differ: they cost time by the operation, taken or not.
-    return tf.cast(tf.switch_case(halvings, [lambda ratio=ratio: decode(ratio) for ratio in REDUCTIONS]), tf.float32)
+    row, column = corner[0], corner[1]
+    branches = [functools.partial(_decode_jpeg, image_bytes, row, column, count, width, ratio) for ratio in REDUCTIONS]
+    return tf.cast(tf.switch_case(halvings, branches), tf.float32)
 
 
 def _decode_jpeg(image_bytes, row, column, size, width, ratio):

@@ -1,12 +1,11 @@
 """ImageNet 2012: the names of its classes, and its two official archives as image sources.
 
-Archives are read where they are; nothing is unpacked. After one walk over their headers an image is one read at its
-place in the archive. Labels follow the WordNet ids of the training archive's classes. Those of the validation images
-are in the development kit where it is beside the archives, or else in a list that comes with TensorFlow Datasets.
+Nothing is unpacked: after one walk over an archive's headers an image is one read at its place. Labels of the
+validation images are in the development kit, or else in a list that comes with TensorFlow Datasets.
 """
 
 import collections
-import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import errno
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet.data.sources import WHOLE, IndexedSource
+from keras_alexnet.data.sources import IndexedSource
 from keras_alexnet.errors import UsageError, printable
 from keras_alexnet.files import atomic_write
 
@@ -42,8 +41,6 @@ _KIT_BYTES = 2**26  # unpacked; the official kit has a few million
 _HEADER_BYTES = 2**20  # more than any real header has; tarfile reads what a header claims in one piece
 _PADDING_BYTES = 2**20  # behind the end of a tar: GNU tar fills up to 10 KiB, other programs to a tape's record
 _INDEX_FORMAT = 2  # to be raised whenever another index is made of the same archives
-_CHUNK = 64  # images that are read, and handed to TensorFlow, at a time
-_READERS = 8  # threads; a disk is busy with fewer, storage on a network is not
 
 
 def classes():
@@ -65,13 +62,11 @@ def class_names(ids, words):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArchiveSource(IndexedSource):
-    """Image files inside a tar archive; an item is (name, bytes, label), scalars: string, string, int32.
+    """Image files inside the tar archive `path`.
 
     Attributes:
-        path: str, the archive.
         wordnet_ids: tuple of str, in the order of the labels.
-        files: tuple of str; for training `n01440764/n01440764_10026.JPEG`, in the order of the labels and then of the
-            names; for validation `ILSVRC2012_val_00000001.JPEG`, in the order of the names.
+        files: tuple of str, in the order of the labels and then of the names; for validation in that of the names.
         labels: int32 (files,).
         offsets, sizes: int64 (files,), bytes; offsets from the beginning of the archive.
     """
@@ -85,12 +80,10 @@ class ArchiveSource(IndexedSource):
     offsets: np.ndarray
     sizes: np.ndarray
     other_files: tuple[str, ...] = ()
+    per_image = ("files", "labels", "offsets", "sizes")
 
     def names(self):
         return self.files
-
-    def name_of(self, name, *_):
-        return bytes(name.numpy()).decode()
 
     def fingerprint(self):
         """A hash of the ids of all classes and of the names, sizes and labels of all files."""
@@ -98,39 +91,20 @@ class ArchiveSource(IndexedSource):
         files = [f"{file} {size} {label}" for file, size, label in columns]
         return hashlib.sha256("\n".join([*self.wordnet_ids, "", *files]).encode()).hexdigest()
 
-    def without(self, names):
-        kept = self.kept(names)
-        columns = {column: getattr(self, column)[kept] for column in ("labels", "offsets", "sizes")}
-        return dataclasses.replace(self, files=tuple(self.files[index] for index in kept), **columns)
-
-    def items(self, order=None, start=0, part=WHOLE):
-        """As of `sources.Source`. Where an image cannot be read its bytes are empty; `check_readable` tells why."""
+    def loader(self):
         import tensorflow as tf  # archives are listed without it
 
-        def read(indices):
-            with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-                contents = list(pool.map(self._try_to_read, indices.tolist()))
-            names = [self.files[index].encode() for index in indices]
-            # Arrays of objects, since NumPy's own strings lose zeros at the end.
-            return np.array(names, object), np.array(contents, object), self.labels[indices]
+        files, labels = tf.constant(self.files), tf.constant(self.labels)
 
-        def read_chunk(indices):
-            columns = tf.numpy_function(read, (indices,), (tf.string, tf.string, tf.int32))
-            return tuple(tf.ensure_shape(column, [None]) for column in columns)
+        def load(index):
+            # An array of an object, since NumPy's own strings lose zeros at the end.
+            content = tf.numpy_function(lambda index: np.array(self._read(index), object), (index,), tf.string)
+            return tf.gather(files, index), tf.ensure_shape(content, ()), tf.gather(labels, index)
 
-        return super().items(order, start, part).batch(_CHUNK).map(read_chunk).prefetch(2).unbatch()
-
-    def loader(self):
-        return lambda name, content, label: (name, content, label)
+        return load
 
     def check_readable(self, name):
         self._read(self.files.index(name))
-
-    def _try_to_read(self, index):
-        try:
-            return self._read(index)
-        except OSError:
-            return b""
 
     def _read(self, index):
         with open(self.path, "rb") as file:
@@ -143,16 +117,10 @@ class ArchiveSource(IndexedSource):
 def open_ilsvrc2012(data_dir, index_path=None, progress=None):
     """Training and validation images of ImageNet 2012: (training, validation), ArchiveSource.
 
-    Args:
-        data_dir: str, holds the two archives, or has them in downloads/manual.
-        index_path: None, or str, a file in which the places of all images are kept, so that the archives are walked
-            through only once.
-        progress: optional function of (bytes done, bytes in all), called now and then during the walk.
-
-    Raises:
-        UsageError: an archive is missing, damaged or without images; a validation image has no label; the kit cannot
-            be read.
-        OSError: the operating system cannot read an archive or write the index.
+    `data_dir` holds the two archives, or has them in downloads/manual; the file `index_path` keeps the places of all
+    images, so that the archives are walked through only once; `progress`: optional function of (bytes done, bytes in
+    all). Raises UsageError where an archive is missing, damaged or without images, a label is missing, or the kit
+    cannot be read.
     """
     folder = find_archives(data_dir)
     paths = [os.path.join(folder, name) for name in (TRAIN_ARCHIVE, VAL_ARCHIVE)]
@@ -212,20 +180,18 @@ def _listings(data_dir, paths, index_path, progress):
     """[{"names", "offsets", "sizes", "others"}] of the two archives, from the index or else from a walk."""
     stats = [os.stat(path) for path in paths]
     key = [_INDEX_FORMAT, *(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))]
-    try:
+    # An index that is missing, damaged or of another version is made again.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         with open(index_path or os.devnull, encoding="utf-8") as file:
             index = json.load(file)
         if index["key"] == key:
             return index["listings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # missing, damaged or of another version: it is made again
-    listings, total = [], sum(stat.st_size for stat in stats)
+    listings, total, progress = [], sum(stat.st_size for stat in stats), progress or (lambda done, total: None)
     for path, stat, walk in zip(paths, stats, (_walk_train, _walk_val), strict=True):
         where = f"--data_dir={data_dir}: {os.path.relpath(path, os.path.expanduser(data_dir))}"
         with _Archive(io.FileIO(path)) as file:
-            listings.append(walk(where, file, stat.st_size, lambda done: progress and progress(done, total)))
-    if progress:
-        progress(total, total)
+            listings.append(walk(where, file, stat.st_size, lambda done: progress(done, total)))
+    progress(total, total)
     if index_path:
         with atomic_write(index_path) as file:
             json.dump({"key": key, "listings": listings}, file)
@@ -238,15 +204,13 @@ def _walk_train(where, file, size, report):
     for tar, member in _members(where, file, size):
         match = _CLASS_ARCHIVE.fullmatch(_file_name(member))
         if not match:
-            others += _other(member)
+            others += [] if member.isdir() else [printable(member.name)]
             continue
         if match[1] in found:
             raise UsageError(f"{where} holds {match[1]}.tar twice; fetch it again")
         inner = _members(where, tar.extractfile(member), member.size, f"{match[1]}/")
         found[match[1]] = listing = _images(where, inner, _TRAIN_IMAGE, f"{match[1]}/", member.offset_data)
         others += listing.pop("others")
-        if not listing["names"]:
-            raise UsageError(f"{where}: {match[1]}.tar in it holds no JPEG file; fetch it again")
         report(member.offset_data + member.size)
     if not found:
         raise UsageError(f"{where} holds no class (a tar named after its WordNet id, such as n01440764.tar)")
@@ -256,10 +220,7 @@ def _walk_train(where, file, size, report):
 
 def _walk_val(where, file, size, report):
     """Lists a tar of validation images."""
-    listing = _images(where, _members(where, file, size), _VAL_IMAGE, "", 0)
-    if not listing["names"]:
-        raise UsageError(f"{where} holds no image named as ILSVRC2012_val_00000001.JPEG is; fetch it again")
-    return listing
+    return _images(where, _members(where, file, size), _VAL_IMAGE, "", 0)
 
 
 def _images(where, members, pattern, folder, offset):
@@ -268,11 +229,13 @@ def _images(where, members, pattern, folder, offset):
     for _, member in members:
         name = _file_name(member)
         if not pattern.fullmatch(name):
-            others += _other(member, folder)
+            others += [] if member.isdir() else [folder + printable(member.name)]
         elif folder + name in found:
             raise UsageError(f"{where} holds {folder}{name} twice; fetch it again")
         else:
             found[folder + name] = offset + member.offset_data, member.size
+    if not found:
+        raise UsageError(f"{where} holds no images{' in ' if folder else ''}{folder}; fetch it again")
     names = sorted(found)
     offsets, sizes = ([found[name][column] for name in names] for column in (0, 1))
     return {"names": names, "offsets": offsets, "sizes": sizes, "others": others}
@@ -313,24 +276,16 @@ def _file_name(member):
     return file if usual and len(folders) < 2 and folders not in ([""], [".."]) else ""
 
 
-def _other(member, folder=""):
-    """[name] of a member that is not expected, for messages; [] for a folder."""
-    return [] if member.isdir() else [folder + printable(member.name)]
-
-
 def _val_ids(data_dir, names, numbered, known):
     """WordNet ids of validation images, list of str; `numbered`: those of image 1, 2, ...; `known`: of the classes."""
-    found = []
-    for name in names:
-        number = int(_VAL_IMAGE.fullmatch(name)[1])
-        problem = f"has no label, there are {len(numbered)}"
-        if 1 <= number <= len(numbered):
-            found.append(numbered[number - 1])
-            problem = f"is of class {found[-1]}, which {TRAIN_ARCHIVE} does not have"
-            if found[-1] in known:
-                continue
-        raise UsageError(f"--data_dir={data_dir}: {VAL_ARCHIVE}: {name} {problem}; fetch them again")
-    return found
+    by_number = dict(enumerate(numbered, 1))
+    ids = [by_number.get(int(_VAL_IMAGE.fullmatch(name)[1])) for name in names]
+    for name, wordnet_id in zip(names, ids, strict=True):
+        if wordnet_id not in known:
+            other = f"is of class {wordnet_id}, which {TRAIN_ARCHIVE} does not have"
+            problem = other if wordnet_id else f"has no label, there are {len(numbered)}"
+            raise UsageError(f"--data_dir={data_dir}: {VAL_ARCHIVE}: {name} {problem}; fetch them again")
+    return ids
 
 
 def _packaged_labels(data_dir):

@@ -15,22 +15,17 @@ from keras_alexnet.data.sources import WHOLE
 
 
 def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=WHOLE):
-    """One epoch of augmented batches, in an order of its own.
+    """One epoch of augmented batches, (float32 (B, size, size, 3), int32 (B,)), in its own order: tf.data.Dataset.
 
     Args:
-        source: sources.Source.
-        statistics, augmentation: Statistics of the training set, Augmentation.
+        source, statistics, augmentation: sources.Source, Statistics of the training set, Augmentation.
         size: int, rows and columns of a crop.
         batch_size: int; the last batch holds what is left.
         seed, epoch: int; the same two give the same batches.
-        start: int, images of this epoch to leave out at the beginning, for a run that resumes within it; after a whole
-            number of batches the rest is the same to the bit.
+        start: int, images of this epoch to leave out; after a whole number of batches the rest is the same to the bit.
         threads: int, of the data graph; 0 for one per core.
-        part: (which, of how many) that share the epoch, as of the source's `items`; batch size and start are those of
-            the part. Where images are files, the batches of all parts are together those of the whole.
-
-    Returns:
-        tf.data.Dataset of (float32 (B, size, size, 3), int32 (B,)).
+        part: (which, of how many) that share the epoch; batch size and start are those of the part. Where images are
+            files, the batches of all parts are together those of the whole.
     """
     noisy = augmentation.pca_color != "none" and augmentation.pca_stddev > 0
     scale, stddev = augmentation.pca_scale, augmentation.pca_stddev
@@ -56,8 +51,9 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         if augmentation.pca_color == "image":
             noise = augment.image_noise(draws[:, 3:], images, scale, stddev)
         else:
-            noise = augment.dataset_noise(draws[:, 3:], matrix)
-        return _noised(images, means, noise, augment.noise_divisor(augmentation)), labels
+            noise = tf.matmul(draws[:, 3:], matrix, transpose_b=True)
+        # The release divides a noisy image by 1 + its coefficient (1.1), the paper does not.
+        return _noised(images, means, noise, 1.0 + stddev if scale == "stddev" else 1.0), labels
 
     # Shuffled before anything is decoded; decoded in parallel but handed on in order, so that a seed repeats; kept as
     # uint8 until there is a batch, which is a quarter of the bytes to move.
@@ -76,34 +72,18 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
 
 def center_view(source, statistics, *, size, batch_size, threads=0, part=WHOLE):
     """Validation: every image once, in the order of the source, its center view without noise. See `training`."""
-    mean, load = augment.center_crop(tf.constant(statistics.mean_image), size), source.loader()
-
-    def view(*item):
-        _, image, label = load(*item)
-        return center_of(source.stored, image, size), label
-
-    dataset = source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads))
-    dataset = dataset.batch(batch_size).map(lambda images, labels: (_centered(images, mean), labels))
-    return with_options(dataset.prefetch(2), threads)
+    mean = augment.center_crop(tf.constant(statistics.mean_image), size)
+    batches = _centers(source, (size,), batch_size, threads, part)
+    batches = batches.map(lambda images, labels: (_centered(images[0], mean), labels))
+    return with_options(batches.prefetch(2), threads)
 
 
 def evaluation_batches(source, sizes, *, batch_size, threads=0):
     """Evaluation, which makes its views itself: every image once, in the order of the source. See `training`.
 
-    Args:
-        sizes: tuple of int, how much of the center of the 256x256 image is wanted; several for several networks.
-
-    Returns:
-        tf.data.Dataset of (tuple of uint8 (B, size, size, 3), one a size; int32 (B,)).
+    Returns a tf.data.Dataset of (tuple of uint8 (B, size, size, 3), the centers of these sizes; int32 (B,)).
     """
-    load = source.loader()
-
-    def view(*item):
-        _, image, label = load(*item)
-        return tuple(center_of(source.stored, image, size) for size in sizes), label
-
-    dataset = source.items().map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
-    return with_options(dataset.prefetch(2), threads)
+    return with_options(_centers(source, sizes, batch_size, threads, WHOLE).prefetch(2), threads)
 
 
 def parallel_calls(threads):
@@ -115,7 +95,6 @@ def with_options(dataset, threads):
     """A dataset in a fixed order, with threads of its own if a number is given, and without automatic tuning.
 
     tf.data's tuning thread sleeps for up to a minute, and TensorFlow 2.21 waits for it before it deletes an iterator.
-    With one iterator an epoch that took up to half of a short epoch; fixed numbers take nothing.
     """
     options = tf.data.Options()
     options.deterministic = True
@@ -123,6 +102,17 @@ def with_options(dataset, threads):
     if threads:
         options.threading.private_threadpool_size = threads
     return dataset.with_options(options)
+
+
+def _centers(source, sizes, batch_size, threads, part):
+    """Batches of (tuple of uint8 (B, size, size, 3), one a size; int32 (B,)), in the order of the source."""
+    load = source.loader()
+
+    def view(*item):
+        _, image, label = load(*item)
+        return tuple(center_of(source.stored, image, size) for size in sizes), label
+
+    return source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
 
 
 def _aligned(mean_image, size, draws):
@@ -149,5 +139,4 @@ def _centered(images, means):
 
 @tf.function(jit_compile=True)
 def _noised(images, means, noise, divisor):
-    # The release adds its noise after the mean is subtracted, and divides the sum; the paper does not divide.
     return (tf.cast(images, tf.float32) - means + noise[:, None, None, :]) / divisor

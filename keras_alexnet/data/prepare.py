@@ -3,52 +3,85 @@
     prepare.prepare(train, val, "DATA/imagenet256", prepare.Settings())
 
 The authors stored 256x256 JPEGs (`findsimilar.py` of the release), and so does this. Images are put into one fixed
-random order and cut into shards. All bytes depend on the source and the settings only: not on the machine, on
-interruptions or on Apache Beam.
+random order and cut into shards, TFRecord files of tf.train.Example. A shard counts once a file in WORK, on what is in
+it, is written after it. All bytes depend on the source and the settings only.
 """
 
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import time
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_alexnet.data import record_sets, shards, statistics
+from keras_alexnet.data import record_sets, statistics
+from keras_alexnet.data.decoding import STORED_SIZE, decode_center, decode_window, require_whole
+from keras_alexnet.data.pipeline import parallel_calls, with_options
 from keras_alexnet.data.record_sets import FILE_NAME, IMAGE, LABEL, MANIFEST, PLACES, SPLITS, WORK, sha256_of
-from keras_alexnet.data.shards import Settings
-from keras_alexnet.errors import RunError, UsageError, printable
-from keras_alexnet.files import acquire, atomic_write
+from keras_alexnet.data.sources import conversion
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief, printable
+from keras_alexnet.files import acquire, atomic_write, remove_temp_files
 
-__all__ = ["Settings", "beam_writer", "claim", "prepare"]
-_NAMED = 3  # files that an error names
+_NAME = "prepared"  # of the set, as TensorFlow Datasets has it, and so of its files
+_BATCH = 32  # images that are handed to Python at a time
+_BEFORE_RECORD, _AFTER_RECORD = 12, 4  # bytes of a TFRecord: its length and two check sums
 
-Report = collections.namedtuple("Report", "manifest handled seconds")
+Report = collections.namedtuple("Report", "manifest handled seconds")  # dict; files that were read, int; float
 
 
-def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=shards.write):
-    """Prepares both splits, or resumes where it was interrupted.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How images are stored.
+
+    Attributes:
+        size: int, rows and columns; training takes 256 as it is and resizes others. Raw images have 256.
+        encoding: "jpeg", or "raw" for the pixels alone, eight times as large and faster to read.
+        quality, seed: int, 1..100, of the JPEGs; int >= 0, of the order.
+        shard_images: int >= 1, images of a shard, those that cannot be decoded included.
+        bad_images: "skip", to leave out what cannot be decoded and list it in the manifest, or "fail".
+    """
+
+    size: int = STORED_SIZE
+    encoding: str = "jpeg"
+    quality: int = 90
+    shard_images: int = 2048
+    seed: int = 2012
+    bad_images: str = "skip"
+
+    def __post_init__(self):
+        if self.encoding == "raw" and self.size != STORED_SIZE:
+            raise ArgumentError("size", self.size, f"must be {STORED_SIZE} for raw images, as training takes them")
+
+    def files(self, split, count):
+        """The names of the shards of so many images, list of str, as TensorFlow Datasets expects them."""
+        shards = -(-count // self.shard_images)
+        return [f"{_NAME}-{split}.tfrecord-{number:05d}-of-{shards:05d}" for number in range(shards)]
+
+    def places(self, number, count):
+        """Which of so many images the shard of a number holds, range."""
+        return range(number * self.shard_images, min((number + 1) * self.shard_images, count))
+
+
+def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=None):
+    """Prepares two sources with the same classes, or resumes where it was interrupted: Report. Finished shards stay.
 
     Args:
-        train, val: sources.Source, with the same classes.
-        out_dir: str; made where it is missing.
-        settings: Settings.
         threads: int, images decoded and encoded at a time; 0 for one per core.
-        progress: optional function of (files done, files in all), called now and then.
-        write: function as `shards.write`, or as of `beam_writer`.
-
-    Returns:
-        Report: manifest, dict; handled, files that this call has read, int; seconds, float.
+        progress: optional function of (files done, files in all).
+        write: function as `write_shards`, the default, or as of `beam_writer`.
 
     Raises:
         UsageError: the folder holds something else or another preparation, or another process is preparing into it.
-        RunError: a file cannot be decoded and is not to be skipped, or a class has no image. Finished shards stay.
-        tf.errors.OpError, OSError: the disk is full or fails. Finished shards stay.
+        RunError: a file cannot be decoded and is not to be skipped, or a class has no image.
+        tf.errors.OpError, OSError: the disk is full or fails.
     """
     started, handled, splits = time.perf_counter(), 0, dict(zip(SPLITS, (train, val), strict=True))
     plan = _plan(splits, settings)
@@ -61,60 +94,89 @@ def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=sh
             done = 0
             for split, source in splits.items():
                 files = settings.files(split, source.count)
-                todo = [number for number, file in enumerate(files) if shards.read(out_dir, file) is None]
+                todo = [number for number, file in enumerate(files) if _read_shard(os.path.join(out_dir, file)) is None]
                 done += source.count - sum(len(settings.places(number, source.count)) for number in todo)
-                for images in write(source, split, todo, out_dir, settings, threads):
+                for images in (write or write_shards)(source, split, todo, out_dir, settings, threads) if todo else ():
                     done, handled = done + images, handled + images
                     if progress:
                         progress(done, train.count + val.count)
             manifest = _finish(splits, out_dir, settings, plan)
-    # Here, since a process may have ended between the manifest and this.
     shutil.rmtree(os.path.join(out_dir, WORK), ignore_errors=True)
     return Report(manifest, handled, time.perf_counter() - started)
 
 
 def claim(out_dir):
-    """Makes a folder to prepare images into, unless it is one already.
+    """Makes a folder to prepare images into, and in it one for what is needed only until then: its path, str.
 
-    Returns:
-        str, a folder in it for what is needed only until it is prepared; None when it is prepared already.
-
-    Raises:
-        UsageError: it is a file, or holds something else.
+    Returns None where the folder is prepared already. Raises UsageError where it is a file or holds something else.
     """
     work = os.path.join(out_dir, WORK)
-    if os.path.exists(out_dir) and not os.path.isdir(out_dir):
+    if os.path.isfile(out_dir):
         raise UsageError(f"{out_dir}: is a file; name a folder")
     if os.path.isfile(os.path.join(out_dir, MANIFEST)):
         return None
     if not os.path.isdir(work):
         if os.path.isdir(out_dir) and os.listdir(out_dir):
-            named = _first(sorted(os.listdir(out_dir)))
+            named = printable(min(os.listdir(out_dir)))
             raise UsageError(f"{out_dir}: holds something else already ({named}); name a new or an empty folder")
         os.makedirs(work)
     return work
 
 
+def write_shards(source, split, numbers, folder, settings, threads=0):
+    """Writes the shards of these numbers, rising, of a split into a folder that has a folder WORK.
+
+    Yields int, how many images are done since the last time. Raises as `prepare`.
+    """
+    files, order = settings.files(split, source.count), (settings.seed,)
+    load, stored = source.loader(), _storing(settings.size, settings.encoding, settings.quality)
+
+    def encode(place, item):
+        name, image_bytes, label = load(*item)
+        return place, name, label, *stored(image_bytes)
+
+    # One graph for each run of neighbors: all of them, unless several machines were interrupted.
+    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in run]
+        first, end = settings.places(run[0], source.count).start, settings.places(run[-1], source.count).stop
+        items = tf.data.Dataset.zip(tf.data.Dataset.range(first, end), source.items(order, first))
+        # `ignore_errors` drops what cannot be decoded; the places tell which.
+        images = items.map(encode, parallel_calls(threads)).ignore_errors().batch(_BATCH).prefetch(2)
+        batches = _by_shard(with_options(images, threads).as_numpy_iterator(), settings.shard_images)
+        current = next(batches, None)
+        for number in run:
+            places, path = settings.places(number, source.count), os.path.join(folder, files[number])
+            shard = _Shard(len(source.class_names))
+            with atomic_write(path, "wb") as file:
+                with tf.io.TFRecordWriter(file.name) as records:
+                    while current is not None and current[0] == number:
+                        shard.add(records, *current[1:])
+                        yield len(current[1])
+                        current = next(batches, None)
+                missing = frozenset(places) - shard.places
+                skipped = list(_reasons(source, order, places, missing, encode)) if missing else []
+                if skipped and settings.bad_images == "fail":
+                    name, reason = printable(f"{source.name}/{skipped[0][0]}"), skipped[0][1]
+                    leave = "repair or remove it, or leave such files out with --bad_images=skip"
+                    raise RunError(f"{name}: {reason}; {leave}")
+                size, sha256 = os.path.getsize(file.name), sha256_of(file.name)
+            shard.save(_facts_path(path), {"bytes": size, "sha256": sha256, "skipped": skipped})
+            yield len(missing)
+
+
 def beam_writer(opener, options):
     """A function to be given to `prepare` as `write`: one pipeline of Apache Beam for each split, a shard an element.
 
-    All machines must see the source and the folder under the same paths, and have this package installed.
-
-    Args:
-        opener: function of nothing -> (train, val); pickled, and called by each worker, because the list of a million
-            files is too large to be a part of a pipeline.
-        options: list of str, Beam's own, such as "--runner=DirectRunner".
-
-    Raises:
-        UsageError: Beam is not installed, or does not know its options.
+    All machines must see the source and the folder under the same paths, and have this package installed. `opener`, a
+    function of nothing -> (train, val), is pickled and called by each worker, since a million files are too many for a
+    pipeline. `options`: list of str, Beam's own. Raises UsageError where Beam is missing or does not know them.
     """
     try:
         import apache_beam as beam  # in the extra `beam`
-        from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise UsageError("--beam: needs Apache Beam: pip install 'keras-alexnet[beam]'") from None
     try:
-        parsed = PipelineOptions(options)
+        parsed = beam.options.pipeline_options.PipelineOptions(options)
         unknown = sorted(set(parsed.get_all_options(retain_unknown_options=True)) - set(parsed.get_all_options()))
     except SystemExit:
         raise UsageError(f"Beam does not understand {' '.join(options)}; its own words are above") from None
@@ -131,10 +193,8 @@ def beam_writer(opener, options):
                     raise RunError(f"{self.source.name}: a worker finds other files than the program that started it")
 
             def process(self, number):
-                yield sum(shards.write(self.source, split, [number], folder, settings, threads))
+                yield sum(write_shards(self.source, split, [number], folder, settings, threads))
 
-        if not numbers:
-            return
         try:
             with beam.Pipeline(options=parsed) as pipeline:
                 # Reshuffled: all shards that one list makes would otherwise be the work of one worker.
@@ -155,7 +215,8 @@ def _plan(splits, settings):
         raise UsageError(f"{train.name} and {val.name} have different classes")
     other = [f"{source.name}/{file}" for source in splits.values() for file in source.other_files]
     if other and settings.bad_images == "fail":
-        raise RunError(f"{_first(other)}: cannot be used; remove such files, or leave them out with --bad_images=skip")
+        leave = "remove such files, or leave them out with --bad_images=skip"
+        raise RunError(f"{printable(other[0])}: is one of {len(other)} files that are not read; {leave}")
     recorded = {name: value for name, value in dataclasses.asdict(settings).items() if name != "bad_images"}
     return {
         "format": record_sets.FORMAT,
@@ -183,16 +244,102 @@ def _locked(out_dir, plan):
         raise UsageError(f"{out_dir}: another process is preparing images into it; wait for it to end")
     with lock:
         path = os.path.join(work, "plan.json")
-        if os.path.isfile(path):
-            with open(path, encoding="utf-8") as file:
-                _check_same(out_dir, json.load(file), plan)
-        else:
+        if not os.path.isfile(path):
             with atomic_write(path) as file:
                 json.dump(plan, file)
-        for name in os.listdir(work):
-            if name.startswith(shards.TEMPORARY):  # of a killed process
-                os.unlink(os.path.join(work, name))
+        with open(path, encoding="utf-8") as file:
+            _check_same(out_dir, json.load(file), plan)
+        remove_temp_files(out_dir)
         yield
+
+
+@functools.cache
+def _storing(size, encoding, quality):
+    """A function of a file's bytes -> (what is stored of it, what counts in the statistics); traced once for all."""
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
+    def stored(image_bytes):
+        image = decode_window(require_whole(image_bytes), 0, 0, size, size)
+        if encoding == "raw":
+            return "", image
+        content = tf.io.encode_jpeg(image, quality=quality)
+        # The statistics are of the images before they are encoded, which is to say of the source.
+        return content, image if size == STORED_SIZE else decode_center(content)
+
+    return stored
+
+
+def _by_shard(batches, size):
+    """Cuts batches where a shard ends: (shard, *parts of the batch)."""
+    for batch in batches:
+        numbers = batch[0] // size  # rising, so that a shard's part is a slice
+        for number in range(int(numbers[0]), int(numbers[-1]) + 1):
+            first, end = np.searchsorted(numbers, [number, number + 1])
+            if first < end:
+                yield number, *(part[first:end] for part in batch)
+
+
+def _reasons(source, order, places, missing, encode):
+    """(name, reason) of the files at these places, each tried once more by itself."""
+    for place, item in zip(places, source.items(order, places.start), strict=False):
+        if place in missing:
+            name, reason = source.name_of(*item), "could not be read at first"
+            try:
+                source.check_readable(name)
+                encode(place, item)
+            except OSError as error:
+                reason = f"cannot be read ({error.strerror})"
+            except tf.errors.OpError as error:
+                reason = conversion(source.loader()(*item)[1].numpy()[:16], name) or brief(error)
+            yield name, reason
+
+
+class _Shard:
+    """What is in a shard that is being written."""
+
+    def __init__(self, classes):
+        self.places, self.sums = set(), statistics.Sums(classes)
+        self.bytes, self.offsets, self.labels = 0, [], []
+
+    def add(self, records, places, names, labels, stored, images):
+        """Writes a batch of what is made of images, and adds those that count in the statistics."""
+        self.places.update(places.tolist())
+        self.sums.add(images, labels)
+        for name, label, content, image in zip(names, labels, stored, images, strict=True):
+            pixels = b"" if content else image.tobytes()
+            features = {
+                IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content or pixels])),
+                LABEL: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+                FILE_NAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=features))
+            # Deterministic: otherwise the order of the features, and with it the bytes, can be any.
+            record = example.SerializeToString(deterministic=True)
+            records.write(record)
+            if not content:
+                self.offsets.append(self.bytes + _BEFORE_RECORD + record.index(pixels))
+                self.labels.append(label)
+            self.bytes += _BEFORE_RECORD + len(record) + _AFTER_RECORD
+
+    def save(self, path, facts):
+        """Writes the file that makes the shard count."""
+        facts = np.array(json.dumps({"images": len(self.places), **facts}))
+        places = {"offsets": np.array(self.offsets, np.int64), "labels": np.array(self.labels, np.int32)}
+        with atomic_write(path, "wb") as file:
+            np.savez(file, facts=facts, **places, **self.sums.arrays())
+
+
+def _read_shard(path):
+    """What `_Shard.save` has written, dict; None where the shard is missing or damaged."""
+    with contextlib.suppress(Exception):  # a file can be damaged in many ways: the shard is written again
+        with np.load(_facts_path(path), allow_pickle=False) as arrays:
+            shard = {**arrays, **json.loads(str(arrays["facts"]))}
+        return shard if os.path.getsize(path) == shard["bytes"] else None
+    return None
+
+
+def _facts_path(path):
+    return os.path.join(os.path.dirname(path), WORK, f"{os.path.basename(path)}.npz")
 
 
 def _finish(splits, out_dir, settings, plan):
@@ -200,7 +347,7 @@ def _finish(splits, out_dir, settings, plan):
     facts, sums, places = {}, {}, {}
     for split, source in splits.items():
         files = settings.files(split, source.count)
-        found = [shards.read(out_dir, file) for file in files]
+        found = [_read_shard(os.path.join(out_dir, file)) for file in files]
         if None in found:
             raise RunError(f"{out_dir}: {files[found.index(None)]} is missing; start again to write it again")
         sums[split] = _sums(source, found)
@@ -220,10 +367,9 @@ def _finish(splits, out_dir, settings, plan):
             "skipped": [{"name": name, "reason": reason} for shard in found for name, reason in shard["skipped"]],
             "shards": listed,
         }
-    train = splits[SPLITS[0]]
+    train, first = splits["train"], facts["train"]
     _describe(train.class_names, out_dir, settings, facts)
-    identity = f"{facts[SPLITS[0]]['fingerprint']} {sums[SPLITS[0]].count}"  # the fingerprint of the records
-    computed = sums[SPLITS[0]].statistics(fingerprint=identity)
+    computed = sums["train"].statistics(fingerprint=f"{first['fingerprint']} {first['images']}")  # as of the records
     statistics.save(computed, os.path.join(out_dir, record_sets.STATISTICS))
     if settings.encoding == "raw":
         with atomic_write(os.path.join(out_dir, PLACES), "wb") as file:
@@ -263,7 +409,7 @@ def _describe(class_names, out_dir, settings, facts):
         LABEL: tfds.features.ClassLabel(names=list(class_names)),
         FILE_NAME: tfds.features.Text(),
     }
-    template = tfds.core.ShardedFileTemplate(data_dir=out_dir, dataset_name=shards.NAME, filetype_suffix="tfrecord")
+    template = tfds.core.ShardedFileTemplate(data_dir=out_dir, dataset_name=_NAME, filetype_suffix="tfrecord")
     infos = [
         tfds.core.SplitInfo(
             name=split,
@@ -282,7 +428,3 @@ def _describe(class_names, out_dir, settings, facts):
         supervised_keys=(IMAGE, LABEL),
         description=f"Images prepared by keras_alexnet: central squares of {settings.size}x{settings.size} pixels.",
     )
-
-
-def _first(names):
-    return ", ".join(map(printable, names[:_NAMED])) + " ..." * (len(names) > _NAMED)

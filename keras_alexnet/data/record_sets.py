@@ -25,23 +25,13 @@ SPLITS = ("train", "validation")
 IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"  # keys of the features
 
 _TRIES, _CONNECT_SECONDS, _READ_SECONDS = 3, 5, 60  # of a download; the library itself tries for minutes
-_AGAIN = "prepare it again, into another folder"
 
 
 def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
-    """Two splits of any image classification set of TensorFlow Datasets, downloaded and prepared where needed.
+    """Two splits, RecordSource, of any image classification set of TensorFlow Datasets; prepared where needed.
 
-    Args:
-        name: str, such as "imagenet2012" or "tf_flowers".
-        data_dir: str, or None for the library's own folder.
-        train_split, val_split: str in its notation, such as "train[:80%]", or None (see `--val_split`).
-        shuffle_buffer: int, undecoded images that are shuffled as a whole.
-
-    Returns:
-        (training, validation): RecordSource.
-
-    Raises:
-        UsageError: the set or a split is unknown, cannot be had, or is not one of labeled images.
+    Splits are in the library's notation, such as "train[:80%]", or None (see `--val_split`). Raises UsageError where
+    the set or a split is unknown, cannot be had, or is not one of labeled images.
     """
     builder, keys = _open_builder(name, data_dir)
     if not {"validation", "test"} & set(builder.info.splits):
@@ -65,23 +55,10 @@ def open_tfds_split(name, data_dir, split, shuffle_buffer):
     return _split_of(builder, name, keys, "split", split, shuffle_buffer)
 
 
-def is_prepared(name, data_dir):
-    """Whether a set of TensorFlow Datasets is on the disk already, bool. Raises UsageError where it is unknown."""
-    return bool(_builder(name, data_dir).info.splits)
-
-
 def open_prepared(data_dir, shuffle_buffer):
-    """The splits of a prepared folder.
+    """The splits of a prepared folder: (training, validation), RecordSource or RawSource.
 
-    Args:
-        data_dir: str.
-        shuffle_buffer: int, records that are shuffled as a whole; not used for raw images.
-
-    Returns:
-        (training, validation): RecordSource or RawSource.
-
-    Raises:
-        UsageError: the folder is not a prepared one, or something in it is missing or has changed.
+    Raises UsageError where the folder is not a prepared one, or something in it is missing or has changed.
     """
     try:
         manifest = read_manifest(data_dir)
@@ -118,23 +95,20 @@ def read_manifest(folder):
 
 
 def check_files(folder, manifest, shards_too=False, progress=None):
-    """Raises RunError unless every file of a prepared folder is there and as the manifest says.
-
-    Args:
-        folder, manifest: str, dict.
-        shards_too: bool, read the shards too; otherwise only their sizes are compared.
-        progress: optional function of (bytes done, bytes in all), called after each shard that is read.
-    """
-    for name, sha256 in manifest["checksums"].items():
-        _check_sum(os.path.join(folder, name), sha256)
+    """Raises RunError unless a prepared folder is as its manifest says; of shards only in size without `shards_too`."""
     shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    files = [{"file": name, "sha256": sha256, "bytes": None} for name, sha256 in manifest["checksums"].items()]
     done, total = 0, sum(shard["bytes"] for shard in shards)
-    for shard in shards:
-        path = os.path.join(folder, shard["file"])
-        if os.path.isfile(path) and os.path.getsize(path) != shard["bytes"]:
-            raise RunError(f"{path}: has {os.path.getsize(path)} bytes instead of {shard['bytes']}; {_AGAIN}")
-        _check_sum(path, shard["sha256"] if shards_too else None)
-        done += shard["bytes"]
+    for each in files + shards:
+        path, size = os.path.join(folder, each["file"]), each["bytes"]
+        problem = None if os.path.isfile(path) else "is missing"
+        if not problem and size is not None and os.path.getsize(path) != size:
+            problem = f"has {os.path.getsize(path)} bytes instead of {size}"
+        if not problem and (shards_too or size is None) and sha256_of(path) != each["sha256"]:
+            problem = "has changed since it was prepared"
+        if problem:
+            raise RunError(f"{path}: {problem}; prepare it again, into another folder")
+        done += size or 0
         if progress:
             progress(done, total)
 
@@ -149,17 +123,9 @@ def sha256_of(path):
 
 
 def of_builder(builder, name, split, image_key, label_key, shuffle_buffer):
-    """One split of a TensorFlow Datasets set: RecordSource.
+    """One split of a tfds.core.DatasetBuilder whose files are there: RecordSource. `name`: str, for messages.
 
-    Args:
-        builder: tfds.core.DatasetBuilder whose files are there.
-        name: str, of the set, for messages.
-        split: str in the library's notation.
-        image_key, label_key, shuffle_buffer: as of RecordSource.
-
-    Raises:
-        UsageError: the files are not TFRecords.
-        KeyError, ValueError: the split is unknown.
+    Raises UsageError where the files are not TFRecords, KeyError or ValueError where the split is unknown.
     """
     info = builder.info
     parts = info.splits[split].file_instructions
@@ -181,13 +147,6 @@ def of_builder(builder, name, split, image_key, label_key, shuffle_buffer):
     )
 
 
-def _check_sum(path, sha256):
-    if not os.path.isfile(path):
-        raise RunError(f"{path}: is missing; {_AGAIN}")
-    if sha256 and sha256_of(path) != sha256:
-        raise RunError(f"{path}: has changed since it was prepared; {_AGAIN}")
-
-
 def _raw_source(data_dir, manifest, split):
     """A split of raw images, by the places that its preparation has noted."""
     facts = manifest["splits"][split]
@@ -201,6 +160,11 @@ def _raw_source(data_dir, manifest, split):
         class_names=tuple(manifest["class_names"]),
         label_counts=tuple(facts["label_counts"]),
     )
+
+
+def is_prepared(name, data_dir):
+    """Whether a set of TensorFlow Datasets is on the disk already, bool. Raises UsageError where it is unknown."""
+    return bool(_builder(name, data_dir).info.splits)
 
 
 def _builder(name, data_dir):

@@ -1,9 +1,8 @@
 """Images in TFRecord files, as TensorFlow Datasets writes them and `tools/prepare_dataset.py` does.
 
-The files are read here and not by the library, since its orders cannot be entered at any place: here an epoch's records
-are cut into chunks of a file, the chunks are permuted, and the result is cut into shuffle windows of `shuffle_buffer`
-records, each of which is shuffled as a whole. A place in the epoch is a place in a window, and to get there no more
-than that window is read. Raw images (pixels alone) are read one by one, each at its place in its file.
+The library's orders cannot be entered at any place. So here an epoch's records are cut into chunks of a file, the
+chunks are permuted, and the result is cut into shuffle windows of `shuffle_buffer` records, each of which is shuffled
+as a whole: to get to a place, only its window is read. Raw images (pixels alone) are read one by one.
 """
 
 import contextlib
@@ -17,9 +16,7 @@ import tensorflow as tf
 from keras_alexnet.data.decoding import STORED_SIZE
 from keras_alexnet.data.sources import WHOLE, IndexedSource, Source, permutation
 
-# Records of one file that stay together until a window shuffles them: a prepared shard, which is so read about once an
-# epoch. The records of a longer file that lie before a chunk are skipped by reading them.
-_CHUNK = 2048
+_CHUNK = 2048  # records of one file that stay together until a window shuffles them: a prepared shard
 _READERS = 4  # files of a window that are read at a time
 _READ_BYTES = 2**20  # of a file at a time
 _FILE = 2**32  # an item's place is the number of its file times this, plus the number of its record in the file
@@ -28,16 +25,12 @@ _PIXEL = np.dtype("V3")  # three bytes in one: reversed by pixels, not by bytes
 
 @dataclasses.dataclass(frozen=True)
 class RecordSource(Source):
-    """Images of TFRecord files; an item is (place: int64, record: string).
-
-    Parts get whole chunks, in the order in which they are read, so that no two read the same; they differ by the length
-    of a chunk at most.
+    """Images of TFRecord files; an item is (place: int64, record: string), and parts get whole chunks.
 
     Attributes:
         identity: str, what tells these records from others.
         paths: tuple of str, the files.
-        first: tuple of int, of each file the first record that belongs to the source.
-        ends: tuple of int, of each file the first record after those.
+        first, ends: tuple of int, of each file the first record that belongs to the source, and the first after those.
         image_key, label_key: str, of the features.
         shuffle_buffer: int >= 1, records of a shuffle window; up to three times as many are in memory.
         skipped: frozenset of (int, int), the files and records that are left out.
@@ -72,9 +65,6 @@ class RecordSource(Source):
 
     def name_of(self, place, record):
         return f"{os.path.basename(self.paths[int(place) // _FILE])}__{int(place) % _FILE}"
-
-    def fingerprint(self):
-        return f"{self.identity} {self.count}"
 
     def without(self, names):
         files = {}
@@ -171,18 +161,14 @@ class RecordSource(Source):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RawSource(IndexedSource):
-    """Raw images of 256x256 in TFRecord files.
+    """Raw images of 256x256 in TFRecord files; the preparation has noted where the pixels of each begin.
 
-    The preparation has noted where in its files the pixels of every image begin. So an epoch is one permutation of all
-    images, and of an image only the rows of its crop are read, straight into the batch. The records' check sums are
-    not verified: `tools/prepare_dataset.py --check` does that.
+    Only the rows of a crop are read, and no check sums: `tools/prepare_dataset.py --check` verifies them.
 
     Attributes:
-        identity: str, what tells these images from others.
-        paths: tuple of str, the files.
-        files: int32 (images,), which of the paths an image is in.
+        identity, paths: as of RecordSource.
+        files, labels: int32 (images,), which of the paths an image is in, and its class.
         offsets: int64 (images,), bytes before its pixels there.
-        labels: int32 (images,).
     """
 
     name: str
@@ -193,14 +179,12 @@ class RawSource(IndexedSource):
     labels: np.ndarray
     class_names: tuple[str, ...]
     label_counts: tuple[int, ...] = ()
-    stored = "raw"
+    stored, per_image = "raw", ("files", "offsets", "labels")
 
     def names(self):
         """FILE@OFFSET of every image."""
-        return tuple(self.name_of(index) for index in range(self.count))
-
-    def name_of(self, index):
-        return f"{os.path.basename(self.paths[self.files[int(index)]])}@{self.offsets[int(index)]}"
+        bases = [os.path.basename(path) for path in self.paths]
+        return tuple(f"{bases[file]}@{offset}" for file, offset in zip(self.files, self.offsets, strict=True))
 
     def check_readable(self, name):
         base, _, offset = name.rpartition("@")
@@ -208,16 +192,6 @@ class RawSource(IndexedSource):
         with open(path, "rb") as file:
             file.seek(int(offset))
             file.read(STORED_SIZE * STORED_SIZE * 3)
-
-    def fingerprint(self):
-        return f"{self.identity} {self.count}"
-
-    def without(self, names):
-        if not names:
-            return self
-        kept = self.kept(names)
-        columns = {column: getattr(self, column)[kept] for column in ("files", "offsets", "labels")}
-        return dataclasses.replace(self, **columns, label_counts=())
 
     def loader(self):
         bases = tf.constant([os.path.basename(path) for path in self.paths])
@@ -233,11 +207,9 @@ class RawSource(IndexedSource):
         return load
 
     def window_reader(self, size):
-        """A function that reads crops of `size` rows and columns, reflected or not, of a batch of images; for a graph.
+        """A function of (indices: int64 (B,), rows, columns, reflected: int32 (B,)) -> uint8 (B, size, size, 3), RGB.
 
-        Returns:
-            function of (indices: int64 (B,), rows, columns, reflected: int32 (B,)) -> uint8 (B, size, size, 3), RGB.
-            In the graph it fails with tf.errors.OpError where a file cannot be read or is shorter than it was.
+        It reads crops, reflected or not, in a graph; a tf.errors.OpError where a file cannot be read or is too short.
         """
 
         def read(indices, rows, columns, reflected):

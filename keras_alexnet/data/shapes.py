@@ -1,8 +1,7 @@
 """The built-in image set "shapes": ten drawn classes to train on with nothing downloaded.
 
 A class is one combination of a color, a form and a texture. Each of the three is the only difference between several
-pairs of classes, so a network has to use all of them. The images vary in size, aspect ratio, brightness and background,
-and show one large object inside their central square, which neither center crops nor random crops cut off.
+pairs of classes, so a network has to use all of them. The object is inside the central square, where no crop cuts it.
 """
 
 import colorsys
@@ -10,7 +9,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -33,27 +31,17 @@ _PROGRESS_STEP = 50
 _SIDE = (200, 480)  # pixels, both inclusive
 _ASPECT = (0.6, 1.6)  # width / height
 _EXTENT = (0.5, 0.75)  # longer side of the object's bounding box, as a share of the image's shorter side
-# What the object keeps free along the central square's border, as a share of the shorter side: a little more than the
-# 8 % promised, because places are rounded to pixels.
-_MARGIN = 0.085
+_MARGIN = 0.085  # free along the central square's border, as a share of the shorter side; 8 % when rounded to pixels
 _TURN = math.radians(20)
 _SUPERSAMPLING = 2
 _HUES = {"red": (-0.03, 0.03), "blue": (0.59, 0.67)}  # as shares of the full circle
 
 
 def draw(class_name, seed):
-    """Draws one image; it depends on the arguments and, in details, on the versions of NumPy and Pillow.
+    """Draws one image of a class; each seed, int >= 0, gives another. Raises ValueError for other arguments.
 
-    Args:
-        class_name: str, one of CLASS_NAMES.
-        seed: int >= 0; each gives another image.
-
-    Returns:
-        PIL.Image.Image, RGB, each side 200 to 480 pixels, width / height from 0.6 to 1.6. The object lies inside the
-        central square, at least 8 % of the shorter side away from the square's border.
-
-    Raises:
-        ValueError: the class is unknown, or the seed is negative.
+    Returns a PIL.Image.Image, RGB, each side 200 to 480 pixels, width / height from 0.6 to 1.6. The object lies inside
+    the central square, at least 8 % of the shorter side away from its border.
     """
     if class_name not in CLASS_NAMES:
         raise ValueError(f"unknown class {class_name!r}; the classes are {', '.join(CLASS_NAMES)}")
@@ -76,48 +64,28 @@ def make(directory, train_per_class, val_per_class, seed, progress=None):
     """Draws a whole set as `directory/train/CLASS/00000.jpg` and `directory/val/CLASS/00000.jpg`, and so on.
 
     A folder of that name is always a complete set. The same arguments give the same images; no image's seed is shared
-    by training and validation, nor by two sets.
-
-    Args:
-        directory: str or Path; missing parents are made.
-        train_per_class, val_per_class: int >= 1.
-        seed: int >= 0.
-        progress: optional function of (images drawn, images in all), called now and then and at the end.
-
-    Returns:
-        bool, whether the set was drawn; False where `directory` holds exactly this set already.
-
-    Raises:
-        FileExistsError: `directory` holds anything else, such as a set of another seed or size.
-        ArgumentError: a number is out of range.
+    by training and validation, nor by two sets. `progress`: optional function of (images drawn, images in all). Returns
+    whether the set was drawn, False where `directory` holds exactly this set already. Raises FileExistsError where it
+    holds anything else, such as a set of another seed or size, and ArgumentError for a number out of range.
     """
     for name, value, least in (("train", train_per_class, 1), ("val", val_per_class, 1), ("seed", seed, 0)):
         if value < least:
             raise ArgumentError(f"shapes_{name}", value, f"must be at least {least}")
-    info = {
-        "format": _FORMAT,
-        "seed": seed,
-        "train_per_class": train_per_class,
-        "val_per_class": val_per_class,
-        "classes": list(CLASS_NAMES),
-    }
-    # The real path, because a link cannot be replaced by a folder.
-    target = Path(directory).resolve()
+    info = {"format": _FORMAT, "seed": seed, "train_per_class": train_per_class, "val_per_class": val_per_class}
+    info["classes"] = list(CLASS_NAMES)
+    target = Path(directory).resolve()  # since a link cannot be replaced by a folder
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         _check_same(target, info)
         return False
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    draft = target.parent / f".{target.name}-{os.getpid()}"
     try:
-        # A folder inside, because the temporary one is closed to other users and would stay so.
-        draft = workspace / target.name
-        draft.mkdir()
+        draft.mkdir(parents=True)
         _write(draft, info, progress)
         if target.is_dir():
             target.rmdir()
         os.rename(draft, target)
     finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
     return True
 
 
@@ -135,6 +103,10 @@ def _check_same(target, info):
 def _write(folder, info, progress):
     """Writes all images of a set and its description into an empty folder."""
     total, done = len(CLASS_NAMES) * (info["train_per_class"] + info["val_per_class"]), 0
+
+    def save(class_name, seed, path):
+        draw(class_name, seed).save(path, quality=_QUALITY)
+
     # Pillow drops the interpreter lock while it scales and encodes, so threads save a fifth of the time.
     with ThreadPoolExecutor() as pool:
         # Seeds of images are even for training, odd for validation, and in another range for each seed of a set.
@@ -145,15 +117,11 @@ def _write(folder, info, progress):
                 class_folder = folder / part / class_name
                 class_folder.mkdir(parents=True)
                 paths = [class_folder / f"{index:05d}.jpg" for index in range(len(seeds))]
-                for _ in pool.map(_save, repeat(class_name), seeds, paths):
+                for _ in pool.map(save, repeat(class_name), seeds, paths):
                     done += 1
                     if progress is not None and (done % _PROGRESS_STEP == 0 or done == total):
                         progress(done, total)
     (folder / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-
-
-def _save(class_name, seed, path):
-    draw(class_name, seed).save(path, quality=_QUALITY)
 
 
 def _rgb(hue, saturation, value):

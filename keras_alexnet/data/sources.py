@@ -2,11 +2,12 @@
 
     train, val = sources.open_training(config.data)
 
-A source gives undecoded images with labels. Folders are listed without TensorFlow: a wrong path is answered at once.
+Folders are listed without TensorFlow, so that a wrong path is answered at once.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import unicodedata
 from pathlib import Path
@@ -30,7 +31,7 @@ _FORMATS = (
 
 
 class Source(Protocol):
-    """Images with labels, which can be read in any order and from any place on.
+    """Undecoded images with labels, which can be read in any order and from any place on.
 
     Attributes:
         name: str, for messages, such as "train".
@@ -40,55 +41,49 @@ class Source(Protocol):
         label_counts: tuple of int, images of each class; empty where it is not known which images can be decoded.
         other_files: tuple of str, files among the images that are not read.
         stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
+
+    Methods:
+        names, fingerprint: the names of all images, tuple of str, in order; what tells this source from others, str.
+        without: the same source without images of these names.
+        items, part_count: what `loader()` makes images of, tf.data.Dataset of tuples; and how many, int. `order`: None
+            for that of the names, or a sequence of int that seeds one; `start`: how many images to leave out at the
+            beginning; `part`: (which, of how many) that share the images.
+        loader: a function of an item -> (name: string, image as `stored` says, label: int32), scalars, for a graph.
+        name_of: the name of an item, str.
+        check_readable: raises OSError where an image's bytes cannot be read; of records TensorFlow says so itself.
+        reason: why an image or another file cannot be used, str, as far as its first bytes tell.
     """
 
     label_counts = other_files = ()
     stored = ""
 
-    def names(self):
-        """The names of all images, tuple of str, in order."""
-
-    def name_of(self, *item):
-        """The name of an item of `items`, str."""
+    def names(self): ...
+    def name_of(self, *item): ...
+    def without(self, names): ...
+    def items(self, order=None, start=0, part=WHOLE): ...
+    def part_count(self, order, part): ...
+    def loader(self): ...
+    def check_readable(self, name): ...
 
     def fingerprint(self):
-        """What tells this source from others, str."""
-
-    def without(self, names):
-        """The same source without these images."""
-
-    def items(self, order=None, start=0, part=WHOLE):
-        """What `loader()` makes images of, tf.data.Dataset of tuples.
-
-        Args:
-            order: None for the order of the names, or a sequence of int that seeds an order of all images.
-            start: int, how many images to leave out at the beginning.
-            part: (which, of how many) that share the images.
-        """
-
-    def part_count(self, order, part):
-        """How many images `items` has for a part, int."""
-
-    def loader(self):
-        """A function of an item -> (name: string, image as `stored` says, label: int32), scalars, for a graph."""
-
-    def check_readable(self, name):
-        """Raises OSError where an image's bytes cannot be read; of records TensorFlow says so itself."""
+        return f"{self.identity} {self.count}"
 
     def reason(self, name):
-        """Why an image or another file cannot be used, str, as far as its first bytes tell."""
         return ""
 
 
 class IndexedSource(Source):
-    """A source whose images can be read one by one: an item is the index of an image, int64.
+    """A source whose images can be read one by one: an item is an index, int64, and parts are dealt out one by one.
 
-    Parts are dealt out one by one: the next images of all parts are the next of the whole.
+    `per_image`: the names of the attributes that have one value for each image, tuple or np.ndarray.
     """
 
     @property
     def count(self):
         return len(self.labels)
+
+    def name_of(self, index):
+        return self.names()[int(index)]
 
     def items(self, order=None, start=0, part=WHOLE):
         import tensorflow as tf  # a folder is listed without it
@@ -98,10 +93,15 @@ class IndexedSource(Source):
     def part_count(self, order, part):
         return len(range(part[0], self.count, part[1]))
 
-    def kept(self, names):
-        """The indices of all images but those of these names, list of int."""
+    def without(self, names):
         names = frozenset(names)
-        return [index for index, name in enumerate(self.names()) if name not in names]
+        if not names:
+            return self
+        kept = np.array([name not in names for name in self.names()])
+        columns = {column: getattr(self, column) for column in self.per_image}
+        for column, values in columns.items():
+            columns[column] = tuple(itertools.compress(values, kept)) if isinstance(values, tuple) else values[kept]
+        return dataclasses.replace(self, **columns, **{"label_counts": ()} if self.label_counts else {})
 
 
 def permutation(count, order):
@@ -111,13 +111,7 @@ def permutation(count, order):
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource(IndexedSource):
-    """Image files of class folders.
-
-    Attributes:
-        root: str, the folder that holds the class folders.
-        files: tuple of str, paths below root, in the order of the labels and then of the names.
-        sizes: tuple of int, bytes, one a file.
-    """
+    """Image files of class folders below `root`, in the order of the labels and then of the names, and their bytes."""
 
     name: str
     root: str
@@ -126,22 +120,15 @@ class FolderSource(IndexedSource):
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
     other_files: tuple[str, ...] = ()
+    per_image = ("files", "labels", "sizes")
 
     def names(self):
         return self.files
-
-    def name_of(self, index):
-        return self.files[int(index)]
 
     def fingerprint(self):
         """A hash of the names of all classes and of the names and sizes of all files."""
         files = [f"{file} {size}" for file, size in zip(self.files, self.sizes, strict=True)]
         return hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest()
-
-    def without(self, names):
-        kept = self.kept(names)
-        columns = {name: tuple(getattr(self, name)[index] for index in kept) for name in ("files", "labels", "sizes")}
-        return dataclasses.replace(self, **columns)
 
     def loader(self):
         import tensorflow as tf  # as in `items`
@@ -171,22 +158,11 @@ class FolderSource(IndexedSource):
 
 
 def open_training(data, progress_bar=None):
-    """The training and the validation set that settings name.
-
-    Args:
-        data: config.DataConfig.
-        progress_bar: optional function of a label that makes a progress bar.
-
-    Returns:
-        (training, validation): Source.
-
-    Raises:
-        UsageError: the set is missing, or it is not as it should be.
-    """
+    """(training, validation), Source, of a config.DataConfig; `progress_bar`: function of a label. Or a UsageError."""
     if data.dataset == "folder":
         return open_folder(data.data_dir)
     if data.dataset == "records":
-        return open_records(data.data_dir, data.shuffle_buffer)
+        return _record_sets().open_prepared(data.data_dir, data.shuffle_buffer)
     if data.dataset != "shapes":
         splits = data.train_split, data.val_split
         return _record_sets().open_tfds(data.dataset, data.data_dir, *splits, data.shuffle_buffer)
@@ -200,23 +176,15 @@ def open_training(data, progress_bar=None):
 
 
 def is_there(data):
-    """Whether the set that settings name can be read without anything being drawn, fetched or prepared first, bool.
-
-    Raises UsageError where TensorFlow Datasets does not know the set.
-    """
+    """Whether the set can be read without anything being drawn, fetched or prepared first, bool. Raises UsageError."""
     if data.dataset == "shapes":
         return os.path.isdir(shapes_folder(data))
     return data.dataset in ("folder", "records") or _record_sets().is_prepared(data.dataset, data.data_dir)
 
 
 def shapes_folder(data):
-    """Where the built-in shapes of settings are, str: `data_dir`, or a folder below data/ that is named by them."""
+    """Where the built-in shapes are kept, str: `data_dir`, or a folder below data/ that is named by the settings."""
     return data.data_dir or shapes.default_folder(data.shapes_train, data.shapes_val, data.shapes_seed)
-
-
-def open_records(data_dir, shuffle_buffer):
-    """The splits of a prepared folder, see `record_sets.open_prepared`."""
-    return _record_sets().open_prepared(data_dir, shuffle_buffer)
 
 
 def open_tfds_split(name, data_dir, split, shuffle_buffer):
@@ -254,18 +222,10 @@ def find_split_folder(data_dir, split):
 
 
 def list_split(data_dir, split):
-    """The images of one split of a folder.
+    """The images of one split of a folder, FolderSource; labels are in the alphabetical order of the class names.
 
-    Args:
-        data_dir: str or Path.
-        split: str, as of `find_split_folder`.
-
-    Returns:
-        FolderSource; its name is the folder's, its labels are in the alphabetical order of the class names.
-
-    Raises:
-        UsageError: the folder is missing or has no classes, a class has no images, a name is not UTF-8, or a class's
-            name has a line break.
+    `split` is as of `find_split_folder`. Raises UsageError where the folder is missing or has no classes, a class has
+    no images, a name is not UTF-8, or a class's name has a line break.
     """
     root, said = find_split_folder(data_dir, split), f"--data_dir={data_dir}: "
     entries = _visible(root)
@@ -274,23 +234,23 @@ def list_split(data_dir, split):
         raise UsageError(f"{said}{root} holds no class folders")
     check_class_names(classes, f"{said}{root.name}")
     # Beside the class folders only what was meant as an image or a class is of interest.
-    images = [entry.name for entry in entries if entry.is_file() and entry.name.lower().endswith(SUFFIXES)]
-    other = images + [entry.name for entry in entries if not os.path.exists(entry.path)]
-    files, labels, sizes = [], [], []
+    loose = [entry.name for entry in entries if entry.is_file() and entry.name.lower().endswith(SUFFIXES)]
+    other = loose + [entry.name for entry in entries if not os.path.exists(entry.path)]
+    found = []  # (file, label, bytes)
     for label, name in enumerate(classes):
         images, others = _list_class(root, name)
         if not images:
             why = others and FolderSource(root.name, str(root), (), (), (), ()).reason(others[0])
             also = f"; {printable(others[0])} is {why}" if why else ""
             raise UsageError(f"{said}{printable(str(root / name))} holds no images ({', '.join(SUFFIXES)}){also}")
-        files += [file for file, _ in images]
-        sizes += [size for _, size in images]
-        labels += [label] * len(images)
+        found += [(file, label, size) for file, size in images]
         other += others
+    files, labels, sizes = zip(*found, strict=True)
     for file in (*files, *other):
-        if any("\ud800" <= letter <= "\udfff" for letter in file):  # how Python has bytes that are not UTF-8
+        # Surrogates stand for bytes that are not UTF-8.
+        if not file.isascii() and any("\ud800" <= letter <= "\udfff" for letter in file):
             raise UsageError(f"{said}{root.name}/{file!r} has a name that is not UTF-8; rename it")
-    return FolderSource(root.name, str(root), *map(tuple, (classes, files, labels, sizes, other)))
+    return FolderSource(root.name, str(root), tuple(classes), files, labels, sizes, tuple(other))
 
 
 def check_class_names(names, where):
@@ -301,10 +261,7 @@ def check_class_names(names, where):
 
 
 def conversion(head, path):
-    """What an image is that is neither JPEG nor PNG, by its first 16 bytes, and the command that converts it, str.
-
-    Returns "" for anything else.
-    """
+    """What an image is that is not JPEG or PNG, by its first 16 bytes, and how to convert it, str; "" otherwise."""
     kinds = [kind for place, content, kind in _FORMATS if head[place : place + len(content)] == content]
     if not kinds or (kinds[0] == "BMP" and head[:2] != b"BM"):
         return ""

@@ -21,13 +21,12 @@ class Statistics:
     """What is known of a training set.
 
     Attributes:
-        mean_image: float32 (256, 256, 3), 0..255.
-        rgb_mean: float64 (3,), 0..255.
+        mean_image, rgb_mean: float32 (256, 256, 3), float64 (3,), 0..255.
         rgb_covariance: float64 (3, 3), over all pixels of all images, 0..255 units squared.
         count: int, images.
         label_counts: tuple of int, images of each class; empty where that is not known.
         skipped: tuple of str, names of the files that cannot be decoded.
-        fingerprint: str, of the source, so that another set is not taken for this one.
+        fingerprint: str, of the source.
     """
 
     mean_image: np.ndarray
@@ -55,8 +54,7 @@ class Sums:
         self.pixels = np.zeros((STORED_SIZE, STORED_SIZE, 3), np.int64)  # the sum of all images
         self.products = np.zeros((3, 3), np.int64)  # of r r, r g, r b, ... over all pixels of all images
         self.label_counts = np.zeros(classes, np.int64)
-        # Sums of products by column that are not in `products` yet; whole numbers, exact in float64 up to 2^53.
-        self._columns = np.zeros((3, STORED_SIZE * 3))
+        self._columns = np.zeros((3, STORED_SIZE * 3))  # not in `products` yet; whole, exact in float64 up to 2^53
 
     @property
     def count(self):
@@ -110,18 +108,11 @@ class Sums:
 
 
 def compute(source, threads=0, progress=None):
-    """One pass over the images of a source, each decoded as for training.
+    """One pass over the images of a sources.Source, each decoded as for training: Statistics.
 
-    Args:
-        source: sources.Source.
-        threads: int, images decoded at a time; 0 for one per core.
-        progress: optional function of (images done, images in all), called now and then.
-
-    Returns:
-        Statistics; files that cannot be decoded are in `skipped` and in nothing else.
-
-    Raises:
-        RunError: no image can be decoded, or a file cannot be read at all.
+    Files that cannot be decoded are in `skipped` and in nothing else. `threads`: images decoded at a time, 0 for one a
+    core; `progress`: optional function of (images done, images in all). Raises RunError where no image can be decoded,
+    or a file cannot be read at all.
     """
     sums = Sums(len(source.class_names))
     skipped = _pass(source, lambda image: image, sums.add, threads, progress)
@@ -176,26 +167,22 @@ def save(statistics, path):
 
 
 def load(path):
-    """Reads what `save` wrote, or any `.npz` with mean_image, rgb_mean, rgb_covariance and count.
-
-    Raises:
-        RunError: the file holds something else. Nothing in it is unpickled.
-    """
+    """Statistics of `save`, or of any `.npz` with mean_image, rgb_mean, rgb_covariance and count; or a RunError."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            statistics = Statistics(
-                mean_image=arrays["mean_image"].astype(np.float32),
-                rgb_mean=arrays["rgb_mean"].astype(np.float64),
-                rgb_covariance=arrays["rgb_covariance"].astype(np.float64),
-                count=int(arrays["count"]),
-                label_counts=tuple(arrays["label_counts"].tolist()) if "label_counts" in arrays else (),
-                skipped=tuple(str(name) for name in arrays["skipped"]) if "skipped" in arrays else (),
-                fingerprint=str(arrays["fingerprint"]) if "fingerprint" in arrays else "",
-            )
+            found = {"label_counts": np.array([]), "skipped": np.array([]), "fingerprint": "", **arrays}
+        statistics = Statistics(
+            mean_image=found["mean_image"].astype(np.float32),
+            rgb_mean=found["rgb_mean"].astype(np.float64),
+            rgb_covariance=found["rgb_covariance"].astype(np.float64),
+            count=int(found["count"]),
+            label_counts=tuple(found["label_counts"].tolist()),
+            skipped=tuple(found["skipped"].tolist()),
+            fingerprint=str(found["fingerprint"]),
+        )
     except OSError:
         raise
-    except Exception as error:
-        # A damaged archive fails in its zip, its compression or an array's header, each with errors of its own.
+    except Exception as error:  # a damaged zip, compression and array header have errors of their own
         raise RunError(f"{path}: does not hold the statistics of a training set") from error
     shapes = (statistics.mean_image.shape, statistics.rgb_mean.shape, statistics.rgb_covariance.shape)
     if shapes != ((STORED_SIZE, STORED_SIZE, 3), (3,), (3, 3)):

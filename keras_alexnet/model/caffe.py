@@ -7,13 +7,14 @@ Formats: `.caffemodel`, a NetParameter of `caffe.proto` (github.com/BVLC/caffe),
 in today's; and the `.npy` that caffe-tensorflow makes of one (github.com/ethereon/caffe-tensorflow).
 """
 
+import functools
 import io
 import math
 import os
 import pickle
 
 import numpy as np
-from google.protobuf import empty_pb2, unknown_fields
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from keras_alexnet.errors import ArgumentError, RunError, UsageError
@@ -26,9 +27,15 @@ MAX_BYTES = 2**31 - 1  # of a file: what a protocol buffer may have; the real on
 IMAGENET_MEAN = (122.67891434, 116.66876762, 104.00698793)
 _MEAN_SHAPE = (3, 256, 256)
 _NPY = b"\x93NUMPY"
-# Numbers of fields in caffe.proto: of layers in a network, of 2014 and of today, and of name and blobs in a layer.
-_LAYER_FIELDS = {2: (4, 6), 100: (1, 7)}
-_BLOB_DIMENSIONS, _BLOB_FLOATS, _BLOB_SHAPE, _BLOB_DOUBLES = (1, 2, 3, 4), 5, 7, 8
+# What is read of caffe.proto: (number, type) of fields. Packed numbers are taken as bytes, which NumPy reads faster.
+_PROTOCOL = {
+    "Shape": {"dim": (1, "UINT32")},
+    "Blob": {"num": (1, "UINT32"), "channels": (2, "UINT32"), "height": (3, "UINT32"), "width": (4, "UINT32")}
+    | {"data": (5, "BYTES"), "shape": (7, "Shape"), "double_data": (8, "BYTES")},
+    "Layer2014": {"name": (4, "STRING"), "blobs": (6, "Blob")},
+    "Layer": {"name": (1, "STRING"), "blobs": (7, "Blob")},
+    "Network": {"layers": (2, "Layer2014"), "layer": (100, "Layer")},
+}
 
 
 def read(path):
@@ -65,30 +72,30 @@ def read(path):
         Network(width=units / 96)
     except ArgumentError as error:
         raise RunError(f"{path}: conv1 has {units} outputs and AlexNet 96; {error}") from None
+    c1, c2, c3, fc = (round(number * units / 96) for number in (96, 256, 384, 4096))
+    # Side, inputs and outputs of kernels; conv2, conv4 and conv5 see half of the maps before them, fc6 maps of 6x6.
+    kernels = [(11, 3, c1), (5, c1 // 2, c2), (3, c2, c3), (3, c3 // 2, c3), (3, c3 // 2, c2)]
+    kernels += [(6, c2, fc), (1, fc, fc), (1, fc, classes)]
     weights = {}
-    for layer, shapes in zip(LAYERS, _shapes(units / 96, classes, is_npy), strict=True):
-        for kind, array, shape in zip(("kernel", "bias"), layers[layer], shapes, strict=True):
-            array = _checked(f"{path}: {layer}: the {kind}", array, shape)
-            if kind == "kernel":
-                array = array if is_npy else _transposed(layer, array)
-                array = array[:, :, ::-1] if layer == "conv1" else array
+    for layer, (side, inputs, outputs) in zip(LAYERS, kernels, strict=True):
+        shape = (side, side, inputs, outputs) if layer in LAYERS[:5] else (side * side * inputs, outputs)
+        caffes = (outputs, inputs, side, side) if layer in LAYERS[:5] else shape[::-1]
+        kernel = _checked(f"{path}: {layer}: the kernel", layers[layer][0], shape if is_npy else caffes)
+        bias = _checked(f"{path}: {layer}: the bias", layers[layer][1], (outputs,))
+        if not is_npy:
+            kernel = kernel.reshape(outputs, inputs, side, side).transpose(2, 3, 1, 0).reshape(shape)
+        kernel = kernel[:, :, ::-1] if layer == "conv1" else kernel
+        for kind, array in (("kernel", kernel), ("bias", bias)):
             weights[f"{layer}/{kind}"] = np.ascontiguousarray(array * np.float32(2 if layer in ("fc6", "fc7") else 1))
     return weights
 
 
 def read_mean(path=None):
-    """The mean image of the training set.
+    """The mean image of the training set, float32 (256, 256, 3), RGB, 0..255. Raises UsageError and RunError as `read`.
 
     Args:
         path: str, Caffe's `imagenet_mean.binaryproto` or `ilsvrc_2012_mean.npy`: (3, 256, 256), blue, green, red. None
             for the mean color of the latter everywhere, which Caffe's own example subtracts.
-
-    Returns:
-        float32 (256, 256, 3), RGB, 0..255.
-
-    Raises:
-        UsageError: there is no such file.
-        RunError: it holds no such image.
     """
     if path is None:
         return np.full((*_MEAN_SHAPE[1:], 3), IMAGENET_MEAN, np.float32)
@@ -97,7 +104,7 @@ def read_mean(path=None):
         if content.startswith(_NPY):
             mean = np.load(io.BytesIO(content), allow_pickle=False)
         else:
-            mean = _array(f"{path}: the mean image", content)
+            mean = _array(f"{path}: the mean image", _message("Blob").FromString(content))
     except (ValueError, TypeError, EOFError, OSError, DecodeError) as error:
         raise RunError(f"{path}: holds no mean image, .binaryproto or .npy, or is truncated ({error})") from None
     mean = _checked(f"{path}: the mean image", mean, _MEAN_SHAPE)
@@ -128,80 +135,44 @@ def _checked(name, array, shape):
     return array
 
 
-def _transposed(layer, kernel):
-    """(outputs, inputs, rows, columns) -> (rows, columns, inputs, outputs); (outputs, inputs) -> (inputs, outputs)."""
-    if layer == "fc6":
-        maps = kernel.reshape(len(kernel), -1, 6, 6)  # its inputs are pool5's, one map after the other
-        return maps.transpose(2, 3, 1, 0).reshape(-1, len(kernel))
-    return kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
-
-
-def _shapes(width, classes, is_npy):
-    """(shape of the kernel, of the bias) of each of LAYERS; conv2, conv4 and conv5 see half of the maps before them."""
-    c1, c2, c3, fc = (round(units * width) for units in (96, 256, 384, 4096))
-    layers = [(11, 3, c1), (5, c1 // 2, c2), (3, c2, c3), (3, c3 // 2, c3), (3, c3 // 2, c2)]
-    layers = [((n, n, seen, out) if is_npy else (out, seen, n, n), (out,)) for n, seen, out in layers]
-    dense = ((6 * 6 * c2, fc), (fc, fc), (fc, classes))
-    return layers + [((seen, out) if is_npy else (out, seen), (out,)) for seen, out in dense]
-
-
 def _of_caffemodel(path, content):
     """{name: its arrays} of the layers that have any."""
-    found, names = {}, []
     try:
-        network = _fields(content)
-        for number, (name_field, blobs_field) in _LAYER_FIELDS.items():
-            for layer in map(_fields, network.get(number, ())):
-                names.append(layer[name_field][0].decode())
-                if blobs_field in layer:
-                    found[names[-1]] = [_array(f"{path}: {names[-1]}", blob) for blob in layer[blobs_field]]
-    except (
-        DecodeError,
-        KeyError,
-        ValueError,
-        AttributeError,
-        TypeError,
-    ):  # a field of another kind has no such methods
+        network = _message("Network").FromString(content)
+        layers = {"".join(layer.name): layer.blobs for layer in [*network.layers, *network.layer]}
+        found = {name: [_array(f"{path}: {name}", blob) for blob in blobs] for name, blobs in layers.items() if blobs}
+    except (DecodeError, ValueError):
         raise RunError(f"{path}: holds no weights, .caffemodel or .npy, or is truncated") from None
+    names = list(layers)
     if "pool1" in names and "norm1" in names[names.index("pool1") :]:
         # The other network that came with Caffe has arrays of the same names and shapes.
         raise RunError(f"{path}: pools before it normalizes, as CaffeNet does; AlexNet's norm1 is before its pool1")
     return found
 
 
-def _array(name, content):
-    """A BlobProto as np.ndarray."""
-    blob = _fields(content)
-    kind, dtype = (_BLOB_FLOATS, "<f4") if _BLOB_FLOATS in blob else (_BLOB_DOUBLES, "<f8")
-    numbers = b"".join(blob.get(kind, ()))
-    if _BLOB_SHAPE in blob:
-        shape = tuple(_varints(b"".join(_fields(blob[_BLOB_SHAPE][0]).get(1, ()))))
-    else:
-        shape = tuple(blob.get(number, [0])[0] for number in _BLOB_DIMENSIONS)
+def _array(name, blob):
+    """A Blob as np.ndarray."""
+    numbers, dtype = (blob.data, "<f4") if blob.data else (blob.double_data, "<f8")
+    numbers = b"".join(numbers)
+    shape = tuple(blob.shape[0].dim) if blob.shape else (*blob.num, *blob.channels, *blob.height, *blob.width)
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if len(numbers) != expected:
         raise RunError(f"{name}: {len(numbers):,} bytes of numbers; {shape} should have {expected:,}")
     return np.frombuffer(numbers, dtype).reshape(shape)
 
 
-def _fields(content):
-    """{number: list of int or bytes}, the fields of a protocol buffer. Raises DecodeError."""
-    found = {}
-    # To a message without fields all are unknown, and are handed over as they are in the file.
-    for field in unknown_fields.UnknownFieldSet(empty_pb2.Empty.FromString(content)):
-        found.setdefault(field.field_number, []).append(field.data)
-    return found
-
-
-def _varints(content):
-    """The whole numbers of a packed field, list of int."""
-    found, number, shift = [], 0, 0
-    for byte in content:
-        number, shift = number | (byte & 0x7F) << shift, shift + 7
-        if byte < 0x80:
-            found.append(number)
-            number = shift = 0
-    return found
+@functools.cache
+def _message(name):
+    """The class of a message of _PROTOCOL."""
+    file = descriptor_pb2.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto3")
+    for message, fields in _PROTOCOL.items():
+        added = file.message_type.add(name=message)
+        for field, (number, kind) in fields.items():
+            its_type = {"type_name": f".caffe.{kind}"} if kind in _PROTOCOL else {"type": f"TYPE_{kind}"}
+            added.field.add(name=field, number=number, label="LABEL_REPEATED", **its_type)
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}"))
 
 
 class _Pickled:

@@ -75,15 +75,8 @@ class LocalResponseNormalization(keras.layers.Layer):
 def _normalized_by_band(x, k, n, alpha, beta):
     """What `tf.nn.local_response_normalization` computes, as x * (k + x^2 B)^-beta with B a band of alphas.
 
-    TensorFlow's kernels take a power of every number, forward and backward, on a CPU; with B the sums are a matrix
-    product, and its gradient written out goes over the activations half as often.
-
-    Args:
-        x: float32 (..., channels), channels known.
-        k, n, alpha, beta: as of LocalResponseNormalization.
-
-    Returns:
-        float32, same shape.
+    On a CPU, TensorFlow's kernels take a power of every number, forward and backward. Here the sums are a matrix
+    product, and the gradient is written out, which reads the activations half as often.
     """
     channels, shape = x.shape[-1], tf.shape(x)
     place = np.arange(channels)
@@ -118,21 +111,7 @@ class InMapNormalization(keras.layers.Layer):
     """y = x / (1 + scale / size^2 * S)^power, S the sum of x^2 over a zero-padded window of the same channel.
 
     The released code's second normalization of layer 2 (`layers-145.cfg`, cnorm2, of type rnorm: size 5, scale 0.001,
-    pow 0.75); the paper does not mention it.
-
-    Args:
-        size: odd int >= 1, rows and columns of the window.
-        scale: float >= 0; divided by the number of positions in the window, those outside the map included.
-        power: float, exponent.
-
-    Call arguments:
-        inputs: float (batch, height, width, channels), any values. Computed in float32 whatever the precision.
-
-    Returns:
-        Same shape and dtype as the inputs.
-
-    Raises:
-        ValueError: size is even or below 1.
+    pow 0.75); the paper does not mention it. It is computed in float32 whatever the precision.
     """
 
     def __init__(self, size=5, scale=0.001, power=0.75, **kwargs):
@@ -149,9 +128,6 @@ class InMapNormalization(keras.layers.Layer):
         mean = tf.nn.avg_pool2d(squares, self.size, strides=1, padding="VALID")
         base = 1.0 + self.scale * mean
         return tf.cast(x * _to_minus(base, self.power), inputs.dtype)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
     def get_config(self):
         return {**super().get_config(), "size": self.size, "scale": self.scale, "power": self.power}
@@ -217,21 +193,7 @@ class Dropout(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_alexnet")
 class ChannelShare(keras.layers.Layer):
-    """The channels from one share of all of them to another: what a tower keeps of a layer that both had to see.
-
-    Args:
-        start: float, 0 <= start < stop; 0.5 begins in the middle.
-        stop: float <= 1.
-
-    Call arguments:
-        inputs: float (..., channels).
-
-    Returns:
-        float (..., channels * (stop - start)), same dtype.
-
-    Raises:
-        ValueError: not 0 <= start < stop <= 1.
-    """
+    """The channels from one share of all to another, such as 0.5 to 1: what a tower keeps of a layer that both see."""
 
     def __init__(self, start, stop, **kwargs):
         super().__init__(**kwargs)
@@ -249,19 +211,10 @@ class ChannelShare(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_alexnet")
 class Copies(keras.layers.Layer):
-    """One copy of an activation for each tower that uses it.
+    """One copy of an activation for each tower that uses it: a list of `count` tensors.
 
-    The copies cost nothing going forward. Going back, the layer that hands them out adds their gradients, on its own
-    device; without it TensorFlow adds them somewhere else, and a tower's own gradient travels there and back.
-
-    Args:
-        count: int >= 1.
-
-    Call arguments:
-        inputs: tensor of any shape.
-
-    Returns:
-        list of `count` tensors, each the inputs.
+    In the backward pass this layer adds their gradients on its own device; without it TensorFlow adds them on another
+    one, and a tower's own gradient is sent there and back.
     """
 
     def __init__(self, count, **kwargs):
@@ -270,9 +223,6 @@ class Copies(keras.layers.Layer):
 
     def call(self, inputs):
         return [tf.identity(inputs) for _ in range(self.count)]
-
-    def compute_output_shape(self, input_shape):
-        return [input_shape] * self.count
 
     def get_config(self):
         return {**super().get_config(), "count": self.count}

@@ -1,5 +1,6 @@
 """Section 3.2: the network in two towers, their devices, and layers that stay on theirs, forward and backward."""
 
+import contextlib
 import functools
 import itertools
 import re
@@ -20,16 +21,10 @@ CAPABILITY = {"mixed_float16": (5, 3), "mixed_bfloat16": (8, 0)}
 
 
 class TowerLayers:
-    """The kinds of layers that a network consists of. Each method makes one per tower, on the tower's device.
+    """The kinds of layers of a variants.Network. Each method makes one for each tower, on the tower's device.
 
-    A value of the graph is the list of its parts, one per tower; with two towers the names of their layers end in
-    "_tower0" and "_tower1".
-
-    Args:
-        network: variants.Network.
-        devices: names as `choose_devices` returns them.
-        dtype: Keras dtype policy, or None for Keras' own.
-        seed: optional int.
+    A value of the graph is the list of its parts, one for each tower; with two towers the names of their layers end in
+    "_tower0" and "_tower1". Devices are as `choose_devices` returns them.
     """
 
     def __init__(self, network, devices, dtype, seed):
@@ -126,7 +121,7 @@ class TowerLayers:
         return self._on_first(partial(kind, data_format=_ORDER), f"{pooling}_pool", maps)
 
     def _units_of(self, name):
-        """Units of a layer in one tower, int."""
+        """The number of units of a layer in one tower."""
         return round(self.units[name] * self.network.width) // self.count
 
     def _normal(self, stddev):
@@ -150,19 +145,10 @@ class TowerLayers:
 
 
 def choose_devices(names, towers):
-    """The devices of the towers, made where they are logical CPUs and checked.
+    """The devices of the towers: a name for each, one for all, or () where TensorFlow places everything itself.
 
-    Args:
-        names: one or two names such as "GPU:0", or None for what is there: two GPUs if there are two.
-        towers: int, 1 or 2.
-
-    Returns:
-        tuple of one name for each tower, of one name for all, or () where nothing is pinned and TensorFlow places
-        everything itself.
-
-    Raises:
-        ArgumentError: a device is missing (the message lists those that are present), or named twice, or there are
-            more devices than towers.
+    Names are such as "GPU:0"; None takes two GPUs where there are two. Logical CPUs are made. Raises ArgumentError
+    where a device is missing or named twice, or there are more devices than towers.
     """
     if names is None:
         if towers == 1 or not tf.config.list_physical_devices("GPU"):
@@ -178,7 +164,9 @@ def choose_devices(names, towers):
         raise ArgumentError("devices", text, f"must be one device, or a different one for each tower (towers={towers})")
     cpus = 1 + max((int(name.split(":")[1]) for name in names if name.startswith("CPU:")), default=0)
     if 1 < cpus <= 8:
-        _make_logical_cpus(cpus)
+        with contextlib.suppress(RuntimeError):  # TensorFlow has started, and its devices are fixed: see below
+            cpu = tf.config.list_physical_devices("CPU")[0]
+            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpus)
     present = [
         device.name.removeprefix("/device:")
         for kind in ("CPU", "GPU")
@@ -191,15 +179,7 @@ def choose_devices(names, towers):
 
 
 def check_precision(precision, devices):
-    """Whether the devices can compute in a precision.
-
-    Args:
-        precision: Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
-        devices: names as `choose_devices` returns them; () for what TensorFlow takes, a GPU where there is one.
-
-    Raises:
-        ArgumentError: one cannot; the message says what it can do.
-    """
+    """Raises ArgumentError where a device, as `choose_devices` returns them, cannot compute in a Keras dtype policy."""
     if precision not in CAPABILITY:
         return
     gpus = tf.config.list_physical_devices("GPU")
@@ -219,17 +199,10 @@ def check_precision(precision, devices):
 def pinned(make, name, device):
     """A layer that does all its work on one device: its variables, its forward operations and its gradients.
 
-    A device scope around a call says nothing about the backward pass, which TensorFlow builds later and puts elsewhere.
-    Here the layer's gradient is a function of its own that enters the same scope, whatever tape asks for it. The layer
-    is the same otherwise: its configuration, and so a saved model, does not know the device.
-
-    Args:
-        make: function of a name -> keras.layers.Layer, not built.
-        name: str, of the layer.
-        device: name such as "GPU:1", or None for an ordinary layer.
-
-    Returns:
-        keras.layers.Layer.
+    A device scope around a call does not hold for the backward pass, which TensorFlow builds later. Here the layer's
+    gradient is a function of its own that enters the same scope, whatever tape asks for it. The device is not part of
+    the layer's configuration, nor of a saved model. `make` is a function of a name; without a device the layer is an
+    ordinary one.
     """
     if device is None:
         return make(name)
@@ -267,11 +240,3 @@ def pinned(make, name, device):
 
     layer.build, layer.call = build_on_device, call_on_device
     return layer
-
-
-def _make_logical_cpus(count):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    try:
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
-    except RuntimeError:
-        return  # TensorFlow has started, and its devices are fixed; the caller checks them

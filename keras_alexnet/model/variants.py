@@ -79,16 +79,9 @@ class Network:
 
 
 def settings_of_flags(texts):
-    """The settings of Network among the flags of a run.
+    """The settings of Network, without num_classes, among the flags of a run: dict of field name -> value.
 
-    Args:
-        texts: dict of flag name -> str, as in a run's flags.cfg; a flag that is missing has its default.
-
-    Returns:
-        dict of the names of Network's fields, without num_classes -> values.
-
-    Raises:
-        ValueError or KeyError: a flag has no such value.
+    Flags are texts, as in a run's flags.cfg, and may be missing. Raises ValueError or KeyError of a wrong value.
     """
     convert = {tuple: lambda text: tuple(filter(None, text.split(","))), bool: lambda text: _BOOLS[text.lower()]}
     found = {}
@@ -99,29 +92,27 @@ def settings_of_flags(texts):
 
 
 def combined(given, stored, source):
-    """The network of arguments and of stored weights, whose settings hold where no argument is given.
+    """The Network of given arguments and, where none is given, of the settings of stored weights.
 
-    Args:
-        given: dict of names of Network's fields -> values, the arguments.
-        stored: dict of the same, what is known of the weights; {} without weights.
-        source: where they are stored, for messages.
-
-    Returns:
-        Network.
-
-    Raises:
-        ArgumentError: there is no such network, or an argument contradicts the weights.
+    Both are dict of field name -> value. Raises ArgumentError where there is no such network, or where an argument
+    contradicts the weights of `source`.
     """
-    for name in given.keys() & stored.keys() - {"towers"}:
-        value, trained = given[name], stored[name]
-        if name == "removed_layers":
-            value, trained = set(value), set(trained)
-        if getattr(value, "__name__", value) != trained:  # an activation may be a function
+    for name in differing(given, stored):
+        if name != "towers":
             problem = f"must be left out, or {stored[name]!r} as the weights of {source} were trained"
             raise ArgumentError(name, given[name], problem)
     if given.get("towers") == 2 and stored.get("groups") == 1:
         raise ArgumentError("towers", 2, f"must be left out, or 1: the weights of {source} are without groups")
     return Network(**{**stored, **given})
+
+
+def differing(given, stored):
+    """The names of settings, list of str, of which two dicts have different values."""
+
+    def plain(value):  # an activation may be a function, and removed layers may be in any order
+        return set(value) if isinstance(value, (tuple, list)) else getattr(value, "__name__", value)
+
+    return [name for name, value in stored.items() if name in given and plain(given[name]) != plain(value)]
 
 
 def check(variant, towers, groups, topology, removed_layers, width, dropout):
@@ -142,14 +133,9 @@ def check(variant, towers, groups, topology, removed_layers, width, dropout):
         raise ArgumentError("topology", topology, problem)
     if any(name not in REMOVABLE for name in removed_layers):
         raise ArgumentError("removed_layers", ",".join(removed_layers), f"must be of {', '.join(REMOVABLE)}")
-    if not _is_width(width):
+    is_number = isinstance(width, numbers.Real) and 0 < width < math.inf
+    units = [round(each * width) for each in (96, 256, 384, 4096)] if is_number else [0]
+    if any(each < 2 or each % 2 for each in units):
         raise ArgumentError("width", width, "must give each of two towers the same units in every layer")
     if not (isinstance(dropout, numbers.Real) and 0 <= dropout < 1):
         raise ArgumentError("dropout", dropout, "must be at least 0 and below 1")
-
-
-def _is_width(width):
-    """Whether a width gives every layer a whole and even number of units, bool."""
-    if not (isinstance(width, numbers.Real) and 0 < width < math.inf):
-        return False
-    return all(round(units * width) >= 2 and round(units * width) % 2 == 0 for units in (96, 256, 384, 4096))

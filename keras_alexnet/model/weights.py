@@ -3,38 +3,33 @@
     from keras_alexnet.model import weights
     weights.copy(two_towers, grouped)          # keras_alexnet.AlexNet(towers=2) -> AlexNet(towers=1, groups=2)
 
-Both forms compute the same, so that a network trained on two devices can be looked at, served or trained further as one
+Both forms compute the same, so that a network that was trained on two devices can be served or trained further as one
 stack, and back.
 """
 
+import contextlib
 import json
 import os
 import re
-import sys
 import zipfile
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from keras_alexnet.errors import ArgumentError
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.model import variants
 from keras_alexnet.model.variants import LAYERS
-from keras_alexnet.training.progress import epoch_checkpoints
+from keras_alexnet.training.progress import epoch_checkpoints, first_readable
 
 _NAME = re.compile(rf"({'|'.join(LAYERS)})(_tower[01])?/(kernel|bias)")
 _EXPECTED = "a run's folder, an exported model's, or an .npz of named weights"
 
 
 def named(model):
-    """The weights of a model by name.
+    """The weights of a model of `keras_alexnet.AlexNet` by name, in the paper's order.
 
-    Args:
-        model: keras.Model of `keras_alexnet.AlexNet`.
-
-    Returns:
-        dict of "LAYER/kernel" and "LAYER/bias" -> float32 np.ndarray, in the paper's order; LAYER as the model names
-        it, "conv1" or "conv1_tower0".
+    dict of "LAYER/kernel" and "LAYER/bias" -> float32 np.ndarray; LAYER is "conv1" or "conv1_tower0".
     """
     return {name: variable.numpy() for name, variable in variables(model).items()}
 
@@ -46,20 +41,10 @@ def variables(model):
 
 
 def to_grouped(weights):
-    """Two towers -> one stack of grouped layers, exactly.
+    """Named weights of two towers -> those of one stack of grouped layers, exactly; others are unchanged.
 
-    The halves of a layer stand side by side along its outputs, tower 0 first. No dense layer needs its inputs
-    re-ordered: conv3, fc6, fc7 and fc8 take the towers' maps and numbers next to each other as channels, in the same
-    order in both forms.
-
-    Args:
-        weights: dict as of `named`.
-
-    Returns:
-        dict as of `named`; weights that are of no tower are unchanged.
-
-    Raises:
-        ValueError: a tower's half is missing, or the halves differ in shape.
+    The halves of a layer are concatenated along its outputs, tower 0 first. No inputs are re-ordered: conv3, fc6, fc7
+    and fc8 take both towers' channels in this order in both forms. Raises ValueError where a half does not fit.
     """
     grouped = {}
     for name, value in weights.items():
@@ -78,17 +63,7 @@ def to_grouped(weights):
 
 
 def to_towers(weights):
-    """One stack of grouped layers -> two towers, exactly; the inverse of `to_grouped`.
-
-    Args:
-        weights: dict as of `named`.
-
-    Returns:
-        dict as of `named`; fc8, which is of no tower, and what is in towers already are unchanged.
-
-    Raises:
-        ValueError: a layer has an odd number of units.
-    """
+    """The inverse of `to_grouped`; fc8 and what is in towers already are unchanged. Raises ValueError of odd units."""
     split = {}
     for name, value in weights.items():
         layer, kind = name.split("/")
@@ -102,30 +77,17 @@ def to_towers(weights):
 
 
 def copy(source, target):
-    """Gives a model the weights of another, whichever forms the two have.
-
-    Args:
-        source, target: keras.Model of `keras_alexnet.AlexNet`; only the weights of the target change.
-
-    Raises:
-        ValueError: the weights do not fit, such as those of a network without groups into one with two towers; nothing
-            was changed.
-    """
+    """Gives the model `target` the weights of the model `source`, whichever forms the two have; see `assign`."""
     assign(named(source), target)
 
 
 def assign(weights, target, without=()):
-    """Gives a model weights by name, whichever forms the two have.
+    """Gives a model named weights, whichever forms the two have; weights of other layers are not used.
 
-    Args:
-        weights: dict as of `named`; what the model has no layer for is not used.
-        target: keras.Model of `keras_alexnet.AlexNet`.
-        without: sequence of str, layers such as "fc8" that keep the weights they have.
-
-    Raises:
-        ValueError: a layer's weights are missing or have another shape; nothing was changed.
+    Layers whose names begin as one of `without` keep the weights they have. Raises ValueError where a layer's weights
+    are missing or have another shape; nothing was changed.
     """
-    wanted = {name: each for name, each in variables(target).items() if re.split("[_/]", name)[0] not in without}
+    wanted = {name: each for name, each in variables(target).items() if not name.startswith(tuple(without))}
     towers = any("_tower" in name for name in wanted)
     weights = (to_towers if towers else to_grouped)(weights)
     for name, variable in wanted.items():
@@ -137,57 +99,57 @@ def assign(weights, target, without=()):
 
 
 def read(path):
-    """The weights that a run, an exported model or a file holds.
+    """The named weights that a path holds; nothing is unpickled.
 
     Args:
         path: str or os.PathLike: a run's folder, of which the checkpoint is taken that evaluation and export take (the
             last whole epoch); a folder with a SavedModel that `keras_alexnet.export` wrote; the path of a checkpoint
             without its suffix; or an `.npz` of what `named` returns (`np.savez(path, **named(model))`).
 
-    Returns:
-        dict as of `named`.
-
     Raises:
         ArgumentError: it is not a path.
-        ValueError: nothing is there, or something else; the message says what. Nothing is unpickled.
+        ValueError: the path has no weights; the message says what it has.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ArgumentError("weights", path, f"must be the path of {_EXPECTED}")
     path = os.fspath(path)
     if set(os.path.abspath(path)) & set("[]*?\\") and not os.path.isfile(path):
         raise ArgumentError("weights", path, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
-    try:
+    with _reading(path):
         if os.path.isfile(path):
             return _of_file(path)
         if os.path.isfile(os.path.join(path, "saved_model.pb")):
-            return _of_checkpoint(os.path.join(path, "variables", "variables"))
+            return read_checkpoint(os.path.join(path, "variables", "variables"))
         if os.path.isfile(f"{path}.index"):
-            return _of_checkpoint(path)
-        return _of_run(path)
-    except Exception as error:
-        if isinstance(error, ValueError) and str(error).startswith(path):  # one of ours
-            raise
-        # A damaged file fails in its zip or its table, with errors of their own; a shortened one with an IndexError.
-        raise ValueError(f"{path}: the weights cannot be read ({_one_line(error)})") from None
+            return read_checkpoint(path)
+        checkpoints = epoch_checkpoints(os.path.join(path, "checkpoints"))
+        if checkpoints:
+            return first_readable(checkpoints, read_checkpoint)
+        what = "holds no weights" if os.path.isdir(path) else "there is no such file or folder"
+        raise UsageError(f"{path}: {what}; give {_EXPECTED} (no weights come with the package)")
 
 
 def read_with_settings(path):
-    """As `read`, and the settings that the network of the weights was trained with, as far as they are known.
-
-    Returns:
-        (dict of names of `variants.Network`'s fields -> values, dict as of `named`).
-    """
+    """(settings of `variants.Network` that the weights were trained with, as far as they are known, and `read`)."""
     weights = read(path)
     settings = {"num_classes": weights["fc8/bias"].size} if "fc8/bias" in weights else {}
-    try:
+    with _reading(f"{path}: the flags of its run"):
         texts = _flags_of(os.fspath(path))
         return settings | (variants.settings_of_flags(texts) if texts else {}), weights
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: the flags of its run cannot be read ({_one_line(error)})") from None
+
+
+@contextlib.contextmanager
+def _reading(path):
+    """As `errors.reading`, with the ValueError of a wrong argument."""
+    try:
+        with reading(path):
+            yield
+    except RunError as error:
+        raise ValueError(str(error)) from None
 
 
 def _flags_of(path):
-    """The flags of the run that weights are of: dict of str -> str, or None where they are not known."""
+    """The flags of the run of the weights: dict of str -> str, or None where they are not known."""
     metadata = os.path.join(path, "assets.extra", "metadata.json")
     if os.path.isfile(metadata):
         with open(metadata, encoding="utf-8") as file:
@@ -201,23 +163,8 @@ def _flags_of(path):
         return {name: value for name, _, value in pairs}
 
 
-def _of_run(path):
-    """The weights of the last whole epoch, or of the one before where that is damaged."""
-    checkpoints = epoch_checkpoints(os.path.join(path, "checkpoints"))
-    if not checkpoints:
-        what = "holds no weights" if os.path.isdir(path) else "there is no such file or folder"
-        raise ValueError(f"{path}: {what}; give {_EXPECTED} (no weights come with the package)")
-    for checkpoint in checkpoints:
-        try:
-            return _of_checkpoint(checkpoint)
-        except Exception as error:
-            if checkpoint == checkpoints[-1]:
-                raise
-            print(f"warning: {checkpoint}: {_one_line(error)}; trying the one before", file=sys.stderr, flush=True)
-
-
-def _of_checkpoint(path):
-    """Weights by the names that their variables had: those of a run, or wherever they are in a graph of objects."""
+def read_checkpoint(path):
+    """The named weights of a checkpoint, which has them by name, or in the graph of objects of a SavedModel."""
     reader = tf.train.load_checkpoint(path)
     if reader.has_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"):
         graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
@@ -228,7 +175,7 @@ def _of_checkpoint(path):
         keys = {name: name for name in reader.get_variable_to_shape_map()}
     found = {name: reader.get_tensor(key) for name, key in keys.items() if _NAME.fullmatch(name)}
     if not found:
-        raise ValueError(f"{path}: is a checkpoint of something else, without a layer named {LAYERS[0]}")
+        raise RunError(f"{path}: is a checkpoint of something else, without a layer named {LAYERS[0]}")
     return found
 
 
@@ -251,16 +198,11 @@ def _of_file(path):
     else:
         what = "an archive without weights of a layer"
     if what:
-        raise ValueError(f"{path}: is {what}; give {_EXPECTED}")
+        raise UsageError(f"{path}: is {what}; give {_EXPECTED}")
     with np.load(path, allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files if _NAME.fullmatch(name)}
     for name, array in found.items():
         if array.dtype.kind not in "fiu" or not array.ndim:
-            raise ValueError(
-                f"{path}: {name} must be an array of numbers. Received: {array.dtype}, shape {array.shape}"
-            )
+            problem = f"must be an array of numbers. Received: {array.dtype}, shape {array.shape}"
+            raise UsageError(f"{path}: {name} {problem}")
     return found
-
-
-def _one_line(error):
-    return " ".join(str(error).split())[:200]

@@ -7,13 +7,13 @@ All three are used alike, from any number of threads. The REST client needs no T
 """
 
 import base64
-import glob
 import ipaddress
 import json
 import os
 import random
 import re
 import time
+from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import numpy as np
@@ -22,17 +22,17 @@ import urllib3
 
 from keras_alexnet.errors import RunError, UsageError, brief, brief_message, printable, reading
 
-DEADLINE = 30.0  # seconds for a request, its repetitions included
-RETRIES = 3  # repetitions of a request that failed for the time being
 MODEL = "alexnet"  # the name of a served model, where an address gives none
 REST_PORT, GRPC_PORT = 8501, 8500  # of TensorFlow Serving
-_FIRST = ("classes", "scores")  # the order in which servers send outputs is any
 _CONNECTIONS = 256  # that are kept open
 _MAX_ANSWER = 2**26  # bytes; the features of a thousand images take less
 _PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]+))?/?")
 # Statuses of HTTP and of gRPC.
 _TEMPORARY = (408, 429, 502, 503, 504, "UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED")
 _REFUSED = (400, "INVALID_ARGUMENT", "FAILED_PRECONDITION")
+_CONNECTION_FAILED = re.compile(
+    r"(Connection refused|Name or service not known|Connection reset|[A-Z][a-z ]+timed out|Remote end closed)"
+)
 
 
 class RefusedError(RunError):
@@ -40,14 +40,10 @@ class RefusedError(RunError):
 
 
 class _TemporaryError(Exception):
-    """What a repetition may overcome; `pause` is the seconds that the server asks for, or None."""
-
-    def __init__(self, reason, pause=None):
-        super().__init__(reason)
-        self.pause = pause
+    """A failure that a repetition may overcome. Args: reason, str; the seconds that the server asks for, or None."""
 
 
-def open_client(target, deadline=DEADLINE, retries=RETRIES):
+def open_client(target, deadline=30.0, retries=3):
     """A client of a served or an exported model.
 
     Args:
@@ -68,8 +64,7 @@ def open_client(target, deadline=DEADLINE, retries=RETRIES):
     """
     if "://" not in target:
         return FolderClient(target)
-    kind = GrpcClient if target.startswith("grpc://") else RestClient
-    return kind(_Server(target, deadline, retries))
+    return (GrpcClient if target.startswith("grpc://") else RestClient)(target, deadline, retries)
 
 
 class FolderClient:
@@ -101,125 +96,11 @@ class FolderClient:
         """Nothing is open."""
 
 
-class RestClient:
-    """TensorFlow Serving by HTTP and JSON: files go as base64, in the columnar format of its REST API."""
+class _ServerClient:
+    """What the clients of a server share: the address, which is their text in messages, and repeated requests.
 
-    def __init__(self, server):
-        self._server = server
-        version = f"/versions/{server.version}" if server.version else ""
-        address = f"{server.scheme}://{server.host}:{server.port or REST_PORT}"
-        self._url = f"{address}/v1/models/{server.model}{version}:predict"
-        self._session = requests.Session()  # keeps connections open; as many as there are requests at a time
-        self._session.mount(f"{server.scheme}://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
-        self._proxies = dict.fromkeys(("http", "https", "all")) if server.is_loopback else None
-        server.name_proxy(requests.utils.select_proxy(self._url, requests.utils.get_environ_proxies(self._url)))
-
-    def predict(self, files, signature="serving_default"):
-        """See `open_client`."""
-        encoded = [{"b64": base64.b64encode(file).decode("ascii")} for file in files]
-        body = json.dumps({"signature_name": signature, "inputs": {"image_bytes": encoded}}).encode("ascii")
-        answer = self._server.repeated(lambda seconds: self._post(body, signature, seconds))
-        outputs = answer.get("outputs") if isinstance(answer, dict) else None
-        if outputs is None:
-            raise RunError(f"{self._server}: the answer is not TensorFlow Serving's (no outputs)")
-        if not isinstance(outputs, dict):
-            outputs = {signature: outputs}  # the server leaves the name of a single output out
-        return _checked(outputs, len(files), self._server)
-
-    def close(self):
-        """Closes the connections that are not in use."""
-        self._session.close()
-
-    def _post(self, body, signature, seconds):
-        """The answer to one request, as JSON."""
-        options = {"timeout": seconds, "proxies": self._proxies, "stream": True, "allow_redirects": False}
-        try:
-            with self._session.post(
-                self._url, body, headers={"Content-Type": "application/json"}, **options
-            ) as response:
-                content = response.raw.read(_MAX_ANSWER + 1, decode_content=True)
-        except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            raise _TemporaryError("no answer in time") from None
-        except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
-            raise _TemporaryError(_reason(error)) from None
-        except (requests.RequestException, OSError) as error:
-            raise RunError(f"{self._server}: {_short(error)}") from None
-        if len(content) > _MAX_ANSWER:
-            raise RunError(f"{self._server}: the answer is larger than {_MAX_ANSWER >> 20} MB")
-        if response.is_redirect:
-            location = _short(printable(urljoin(self._url, response.headers["Location"])))
-            raise RunError(f"{self._server}: redirects to {location}; give the address of the server itself")
-        try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):  # undecodable bytes are a ValueError too
-            answer = None
-        if response.status_code != 200:
-            said = answer.get("error") if isinstance(answer, dict) else None
-            said = said or f"HTTP status {response.status_code} {response.reason}"
-            raise self._server.error(response.status_code, said, signature, response.headers.get("Retry-After", ""))
-        if answer is None:
-            raise RunError(f"{self._server}: the answer is not TensorFlow Serving's (no JSON)")
-        return answer
-
-
-class GrpcClient:
-    """TensorFlow Serving by gRPC, with its published protocol (extra `serving`)."""
-
-    def __init__(self, server):
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come back as errors; its log would be on the screen
-        try:
-            # An extra, and TensorFlow takes seconds: a client by REST does without.
-            import grpc
-            import tensorflow as tf
-            from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-        except ImportError:
-            raise UsageError(
-                f"--model={server}: gRPC needs tensorflow-serving-api; pip install 'keras-alexnet[serving]', or give "
-                "an http:// address"
-            ) from None
-        self._server, self._grpc, self._tf, self._request = server, grpc, tf, predict_pb2.PredictRequest
-        server.name_proxy(next(filter(None, map(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy"))), None))
-        self._channel = grpc.insecure_channel(
-            f"{server.host}:{server.port or GRPC_PORT}",
-            options=[
-                ("grpc.max_receive_message_length", _MAX_ANSWER),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.enable_retries", 0),  # `_Server.repeated` counts them
-                ("grpc.enable_http_proxy", 0 if server.is_loopback else 1),
-            ],
-        )
-        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-
-    def predict(self, files, signature="serving_default"):
-        """See `open_client`."""
-        request = self._request()
-        request.model_spec.name = self._server.model
-        request.model_spec.signature_name = signature
-        if self._server.version:
-            request.model_spec.version.value = int(self._server.version)
-        request.inputs["image_bytes"].CopyFrom(self._tf.make_tensor_proto(files, self._tf.string, (len(files),)))
-        answer = self._server.repeated(lambda seconds: self._call(request, signature, seconds))
-        try:
-            outputs = {name: self._tf.make_ndarray(value) for name, value in answer.outputs.items()}
-        except (TypeError, ValueError) as error:
-            raise RunError(f"{self._server}: an answer is not a tensor ({_short(error)})") from None
-        return _checked(outputs, len(files), self._server)
-
-    def close(self):
-        """Ends what is under way, whichever thread waits for it, with a RunError."""
-        self._channel.close()
-
-    def _call(self, request, signature, seconds):
-        try:
-            return self._stub.Predict(request, timeout=seconds)
-        except ValueError as error:  # a channel that was closed
-            raise RunError(f"{self._server}: {_short(error)}") from None
-        except self._grpc.RpcError as error:
-            raise self._server.error(error.code().name, error.details() or "", signature) from None
-
-
-class _Server:
-    """Where a model is served, and how long and how often it is asked; as a text, its address for messages."""
+    A subclass has `_request(files, signature)`, the request, and `_send(request, signature, seconds)`, its outputs.
+    """
 
     def __init__(self, target, deadline, retries):
         self._target, self._deadline, self._retries, self._proxy = target, deadline, retries, None
@@ -243,33 +124,33 @@ class _Server:
             self.is_loopback = host == "localhost" or host.endswith(".localhost")
 
     def __str__(self):
-        return self._target + (f" (through the proxy {self._proxy})" if self._proxy else "")
+        # The proxy without its password; requests to loopback have none.
+        proxy = "" if self.is_loopback else (self._proxy or "").rpartition("@")[2]
+        return self._target + (f" (through the proxy {proxy})" if proxy else "")
 
-    def name_proxy(self, proxy):
-        """Remembers the proxy that requests go through, str or None, without its password; to loopback none does."""
-        self._proxy = None if self.is_loopback or not proxy else proxy.rpartition("@")[2]
-
-    def repeated(self, attempt):
-        """The result of `attempt(seconds left)`, which is repeated after a _TemporaryError.
+    def predict(self, files, signature="serving_default"):
+        """See `open_client`. A request is repeated after a _TemporaryError.
 
         The pauses double and take half of the deadline together, so that a server can restart meanwhile; or they are
         what the server asks for. (urllib3's Retry has no deadline for all attempts, and gRPC needs one as well.)
         """
-        end = time.monotonic() + self._deadline
+        request, end = self._request(files, signature), time.monotonic() + self._deadline
         for number in range(self._retries + 1):
             try:
-                return attempt(max(0.001, end - time.monotonic()))
+                outputs = self._send(request, signature, max(0.001, end - time.monotonic()))
+                return _checked(outputs, len(files), self)
             except _TemporaryError as error:
+                reason, asked = error.args
                 share = 2**number / max(1, 2**self._retries - 1) * random.uniform(0.7, 1)  # not all clients at once
-                pause = max(0.1, self._deadline / 2 * share) if error.pause is None else error.pause
+                pause = max(0.1, self._deadline / 2 * share) if asked is None else asked
                 late = time.monotonic() + (pause if number < self._retries else 0) >= end
                 if late or number == self._retries:
-                    reason = f"no answer within {self._deadline:g} s" if late else f"failed {self._retries + 1} times"
+                    what = f"no answer within {self._deadline:g} s" if late else f"failed {self._retries + 1} times"
                     hint = "is the server running, and is the address right?"
-                    raise RunError(f"{self}: {reason} ({error}); {hint}") from None
+                    raise RunError(f"{self}: {what} ({reason}); {hint}") from None
                 time.sleep(pause)
 
-    def error(self, status, said, signature, retry_after=""):
+    def _error(self, status, said, signature, retry_after=""):
         """The exception for a status of HTTP or gRPC, the server's words, and the seconds of a header Retry-After."""
         said = _short(brief_message(str(said)))
         if status == 413 or "larger than max" in said:
@@ -281,18 +162,123 @@ class _Server:
         return RefusedError(said) if status in _REFUSED else RunError(f"{self}: {said}")
 
 
+class RestClient(_ServerClient):
+    """TensorFlow Serving by HTTP and JSON: files go as base64, in the columnar format of its REST API."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        version = f"/versions/{self.version}" if self.version else ""
+        address = f"{self.scheme}://{self.host}:{self.port or REST_PORT}"
+        self._url = f"{address}/v1/models/{self.model}{version}:predict"
+        self._session = requests.Session()  # keeps connections open; as many as there are requests at a time
+        self._session.mount(f"{self.scheme}://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
+        self._proxies = dict.fromkeys(("http", "https", "all")) if self.is_loopback else None
+        self._proxy = requests.utils.select_proxy(self._url, requests.utils.get_environ_proxies(self._url))
+
+    def close(self):
+        """Closes the connections that are not in use."""
+        self._session.close()
+
+    def _request(self, files, signature):
+        encoded = [{"b64": base64.b64encode(file).decode("ascii")} for file in files]
+        return json.dumps({"signature_name": signature, "inputs": {"image_bytes": encoded}}).encode("ascii")
+
+    def _send(self, request, signature, seconds):
+        options = {"headers": {"Content-Type": "application/json"}, "timeout": seconds, "proxies": self._proxies}
+        try:
+            with self._session.post(self._url, request, **options, stream=True, allow_redirects=False) as response:
+                content = response.raw.read(_MAX_ANSWER + 1, decode_content=True)
+        except (requests.Timeout, urllib3.exceptions.TimeoutError):
+            raise _TemporaryError("no answer in time", None) from None
+        except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
+            known = _CONNECTION_FAILED.search(str(error))  # without the objects that are named in the message
+            raise _TemporaryError(known[1] if known else "the answer is not HTTP, or ends early", None) from None
+        except (requests.RequestException, OSError) as error:
+            raise RunError(f"{self}: {_short(error)}") from None
+        if len(content) > _MAX_ANSWER:
+            raise RunError(f"{self}: the answer is larger than {_MAX_ANSWER >> 20} MB")
+        if response.is_redirect:
+            location = _short(printable(urljoin(self._url, response.headers["Location"])))
+            raise RunError(f"{self}: redirects to {location}; give the address of the server itself")
+        try:
+            answer = json.loads(content)
+        except (ValueError, RecursionError):  # undecodable bytes are a ValueError too
+            answer = None
+        fields = answer if isinstance(answer, dict) else {}
+        if response.status_code != 200:
+            said = fields.get("error") or f"HTTP status {response.status_code} {response.reason}"
+            raise self._error(response.status_code, said, signature, response.headers.get("Retry-After", ""))
+        outputs = fields.get("outputs")
+        if outputs is None:
+            raise RunError(
+                f"{self}: the answer is not TensorFlow Serving's (no {'JSON' if answer is None else 'outputs'})"
+            )
+        # The server leaves the name of a single output out.
+        return outputs if isinstance(outputs, dict) else {signature: outputs}
+
+
+class GrpcClient(_ServerClient):
+    """TensorFlow Serving by gRPC, with its published protocol (extra `serving`)."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come back as errors; its log would be on the screen
+        try:
+            # An extra, and TensorFlow takes seconds: a client by REST does without.
+            import grpc
+            import tensorflow as tf
+            from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+        except ImportError:
+            raise UsageError(
+                f"--model={self}: gRPC needs tensorflow-serving-api; pip install 'keras-alexnet[serving]', or give "
+                "an http:// address"
+            ) from None
+        self._grpc, self._tf, self._new_request = grpc, tf, predict_pb2.PredictRequest
+        self._proxy = next(filter(None, map(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy"))), None)
+        self._channel = grpc.insecure_channel(
+            f"{self.host}:{self.port or GRPC_PORT}",
+            options=[
+                ("grpc.max_receive_message_length", _MAX_ANSWER),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.enable_retries", 0),  # `predict` counts them
+                ("grpc.enable_http_proxy", 0 if self.is_loopback else 1),
+            ],
+        )
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+
+    def close(self):
+        """Ends what is under way, whichever thread waits for it, with a RunError."""
+        self._channel.close()
+
+    def _request(self, files, signature):
+        request = self._new_request()
+        request.model_spec.name, request.model_spec.signature_name = self.model, signature
+        if self.version:
+            request.model_spec.version.value = int(self.version)
+        request.inputs["image_bytes"].CopyFrom(self._tf.make_tensor_proto(files, self._tf.string, (len(files),)))
+        return request
+
+    def _send(self, request, signature, seconds):
+        try:
+            answer = self._stub.Predict(request, timeout=seconds)
+        except ValueError as error:  # a channel that was closed
+            raise RunError(f"{self}: {_short(error)}") from None
+        except self._grpc.RpcError as error:
+            raise self._error(error.code().name, error.details() or "", signature) from None
+        try:
+            return {name: self._tf.make_ndarray(value) for name, value in answer.outputs.items()}
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self}: an answer is not a tensor ({_short(error)})") from None
+
+
 def _instead_of(folder):
     """What to write instead of a folder without a model, str."""
     if re.fullmatch(r"[^/\\]+:\d+(/.*)?", folder):
         return f"is not a folder; for a server, write http://{folder} or grpc://{folder}"
-    found = [
-        path
-        for up in ("", "export")
-        for path in glob.glob(os.path.join(glob.escape(folder), up, "*", "saved_model.pb"))
-    ]
-    versions = [path for path in map(os.path.dirname, found) if os.path.basename(path).isdigit()]
-    newest = max(versions, key=lambda path: int(os.path.basename(path)), default=None)
-    hint = f"; did you mean {printable(newest)}?" if newest else ""
+    files = [file for above in ("", "export/") for file in Path(folder).glob(f"{above}*/saved_model.pb")]
+    versions = [file.parent for file in files if file.parent.name.isdigit()]
+    newest = max(versions, key=lambda path: int(path.name), default=None)
+    hint = f"; did you mean {printable(str(newest))}?" if newest else ""
     return f"is not an exported model (there is no saved_model.pb in it){hint}"
 
 
@@ -301,7 +287,8 @@ def _checked(outputs, count, source):
     if not outputs:
         raise RunError(f"{source}: the answer has no outputs")
     arrays = {}
-    for name in sorted(outputs, key=lambda name: (name not in _FIRST, name)):
+    # Servers send outputs in any order.
+    for name in sorted(outputs, key=lambda name: (name not in ("classes", "scores"), name)):
         try:
             array = np.asarray(outputs[name])
             if array.dtype == object:  # bytes of a tensor
@@ -318,13 +305,6 @@ def _checked(outputs, count, source):
     if "classes" in arrays and ("scores" not in arrays or arrays["classes"].shape != arrays["scores"].shape):
         raise RunError(f"{source}: classes and scores in the answer are of different shapes")
     return arrays
-
-
-def _reason(error):
-    """Why a connection failed, without the objects that are named in its message."""
-    known = r"(Connection refused|Name or service not known|Connection reset|[A-Z][a-z ]+timed out|Remote end closed)"
-    match = re.search(known, str(error))
-    return match[1] if match else "the answer is not HTTP, or ends early"
 
 
 def _short(text):

@@ -1,18 +1,24 @@
 """What an exported model answers, to image files, to prepared floats, and with features.
 
 The decoding and the views are those of validation and evaluation, in the graph: a served image gives the numbers that
-evaluation saw.
+evaluation saw. With the model go requests that TensorFlow Serving sends itself before it serves a version, so that no
+user's is the slow first one.
 """
+
+import io
+import os
 
 import keras
 import tensorflow as tf
 
-from keras_alexnet.data import augmentation
+from keras_alexnet.data import augmentation, shapes
 from keras_alexnet.data.decoding import MAX_PIXELS, STORED_SIZE, decode_center
 from keras_alexnet.model import weights
 
 BEST = 5
 MAX_VIEWS = 512  # of one request: more would take gigabytes for as long as it runs
+WARMUP = os.path.join("assets.extra", "tf_serving_warmup_requests")
+WARMUP_BATCHES = (1, 2, 32)  # one image is decoded in another branch than several; 32 is a batch under load
 _DECODED_AT_A_TIME = 8  # files of a request, on as many cores as there are
 
 
@@ -47,9 +53,9 @@ class ServedModel(tf.Module):
         self.size = int(model.input_shape[1])
         self.views = views
         # The release subtracts the center of the mean from every view, whichever it is of, and does not reflect it.
-        center = tf.constant(augmentation.center_crop(mean_image, self.size), tf.float32)
-        self.mean = center
-        self.means = augmentation.ten_crops(tf.constant(mean_image, tf.float32), self.size) if aligned_mean else center
+        mean_image = tf.constant(mean_image, tf.float32)
+        self.mean = augmentation.center_crop(mean_image, self.size)
+        self.means = augmentation.ten_crops(mean_image, self.size) if aligned_mean else self.mean
         self.names = tf.function(lambda: self.class_names, [])
         self.center_view = tf.function(self._of_center, [_images(self.size, tf.uint8)])
         self.ten_views = tf.function(self._of_ten, [_images(STORED_SIZE, tf.uint8)])
@@ -76,22 +82,31 @@ class ServedModel(tf.Module):
 
     def classify_images(self, images):
         """Views as the network takes them, float32 (B, size, size, 3), RGB, 0..255 minus the mean -> answers."""
-        with _within_bounds(images, 1):
-            images = tf.identity(images)
-        return self._answers(tf.nn.softmax(self._outputs(images)[0]))
+        return self._answers(tf.nn.softmax(self._outputs(_within_bounds(images))[0]))
 
     def extract_features(self, image_bytes):
         """JPEG or PNG files, string (B,) -> features: float32 (B, 4096), the last hidden layer, of the center view."""
         images = tf.cast(_decoded(image_bytes, self.size), tf.float32) - self.mean
         return {"features": tf.cast(self._outputs(images)[1], tf.float32)}
 
+    def save(self, folder):
+        """Writes the SavedModel and, into its `assets.extra`, the warm-up requests of every signature."""
+        tf.saved_model.save(self, folder, signatures=self.signatures())
+        os.makedirs(os.path.join(folder, os.path.dirname(WARMUP)), exist_ok=True)
+        image = io.BytesIO()  # of 500x375, the usual size of images on ImageNet
+        shapes.draw(shapes.CLASS_NAMES[0], 0).resize((500, 375)).save(image, "JPEG", quality=90)
+        with tf.io.TFRecordWriter(os.path.join(folder, WARMUP)) as file:
+            for batch in WARMUP_BATCHES:
+                files = tf.make_tensor_proto([image.getvalue()] * batch)
+                # One number for all views: a TensorProto repeats its last value.
+                views = tf.make_tensor_proto(0.0, tf.float32, (batch, self.size, self.size, 3))
+                file.write(_predict_log("serving_default", "image_bytes", files))
+                file.write(_predict_log("features", "image_bytes", files))
+                file.write(_predict_log("images", "images", views))
+
     def _answers(self, probabilities):
         scores, indices = tf.math.top_k(probabilities, min(BEST, self.class_names.shape[0]))
-        return {
-            "classes": tf.gather(self.class_names, indices),
-            "scores": scores,
-            "probabilities": probabilities,
-        }
+        return {"classes": tf.gather(self.class_names, indices), "scores": scores, "probabilities": probabilities}
 
     def _of_center(self, images):
         return tf.nn.softmax(self._outputs(tf.cast(images, tf.float32) - self.mean)[0])
@@ -103,6 +118,26 @@ class ServedModel(tf.Module):
         return tf.reduce_mean(probabilities, axis=1)
 
 
+def _predict_log(signature, name, tensor):
+    """One request as a serialized PredictionLog of TensorFlow Serving, bytes.
+
+    An export does not depend on `tensorflow-serving-api`, by whose classes the tests read this.
+    """
+
+    def field(number, content):
+        """A field of protocol buffers: its tag, its length and its bytes."""
+        length, prefix = len(content), bytearray([number << 3 | 2])
+        while length > 0x7F:
+            prefix.append(length & 0x7F | 0x80)
+            length >>= 7
+        return bytes([*prefix, length]) + content
+
+    # Numbers of fields from model.proto, predict.proto and prediction_log.proto of TensorFlow Serving 2.21.
+    model_spec = field(1, field(1, b"alexnet") + field(3, signature.encode()))
+    inputs = field(2, field(1, name.encode()) + field(2, tensor.SerializeToString()))
+    return field(6, field(1, model_spec + inputs))
+
+
 def _images(size, dtype):
     return tf.TensorSpec((None, size, size, 3), dtype, name="images")
 
@@ -110,51 +145,38 @@ def _images(size, dtype):
 def _decoded(image_bytes, size, views=1):
     """JPEG or PNG files, string (B,) -> their centers, uint8 (B, size, size, 3).
 
-    Raises:
-        tf.errors.InvalidArgumentError: (when the graph runs) a file is not an image, the message says which; or there
-            are too many.
+    The graph fails with InvalidArgumentError where a file is not an image, whose place it names, or there are too many.
     """
-    with _within_bounds(image_bytes, views):
-        image_bytes = tf.identity(image_bytes)
+    image_bytes = _within_bounds(image_bytes, views)
+
+    def several():
+        # A loop of the graph would end at the first error without naming the file's place.
+        count = tf.size(image_bytes, out_type=tf.int64)
+        decoded = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes)).map(
+            lambda index, file: (index, decode_center(file, size)), _DECODED_AT_A_TIME, deterministic=True
+        )
+        options = tf.data.Options()
+        options.autotune.enabled = False  # its thread may sleep for a minute while the request waits for it
+        # A batch of what could be decoded; the additional row at the end makes it a batch where nothing could.
+        end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), tf.zeros((size, size, 3), tf.uint8)))
+        batch = decoded.ignore_errors().concatenate(end).batch(count + 1).with_options(options)
+        indices, images = batch.get_single_element()
+        missing = tf.sets.difference(tf.range(count)[None], indices[None]).values
+        places = tf.strings.reduce_join(tf.strings.as_string(missing), separator=", ")
+        problem = f"]: not a JPEG or PNG file that can be decoded, or more than {MAX_PIXELS:,} pixels"
+        words = tf.strings.join(["image_bytes[", places, problem])
+        with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(missing), 0), [words])]):
+            return images[:-1]
+
     # For one image, a dataset would take as long to set up as to decode the image.
-    images = tf.cond(
-        tf.equal(tf.size(image_bytes), 1),
-        lambda: decode_center(image_bytes[0], size)[None],
-        lambda: _decoded_in_parallel(image_bytes, size),
-    )
+    is_one = tf.equal(tf.size(image_bytes), 1)
+    images = tf.cond(is_one, lambda: decode_center(image_bytes[0], size)[None], several)
     return tf.ensure_shape(images, (None, size, size, 3))
 
 
-def _decoded_in_parallel(image_bytes, size):
-    """As `_decoded`. A loop of the graph would end at the first error without naming the file's place."""
-    count = tf.size(image_bytes, out_type=tf.int64)
-    numbered = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes))
-    decoded = numbered.map(
-        lambda index, file: (index, decode_center(file, size)),
-        num_parallel_calls=_DECODED_AT_A_TIME,
-        deterministic=True,
-    )
-    options = tf.data.Options()
-    options.autotune.enabled = False  # its thread may sleep for a minute while the request waits for it
-    # A batch of what could be decoded; the additional row at the end makes it a batch where nothing could.
-    end = tf.data.Dataset.from_tensors((tf.constant(-1, tf.int64), tf.zeros((size, size, 3), tf.uint8)))
-    batch = decoded.ignore_errors().concatenate(end).batch(count + 1).with_options(options)
-    indices, images = batch.get_single_element()
-    missing = tf.sets.difference(tf.range(count)[None], indices[None]).values
-    words = tf.strings.join(
-        [
-            "image_bytes[",
-            tf.strings.reduce_join(tf.strings.as_string(missing), separator=", "),
-            f"]: not a JPEG or PNG file that can be decoded, or more than {MAX_PIXELS:,} pixels",
-        ]
-    )
-    with tf.control_dependencies([tf.debugging.Assert(tf.equal(tf.size(missing), 0), [words])]):
-        return images[:-1]
-
-
-def _within_bounds(batch, views):
-    """A block whose operations fail when a request holds nothing or too much."""
-    limit = MAX_VIEWS // views
-    count = tf.shape(batch)[0]
+def _within_bounds(batch, views=1):
+    """The same tensor; the graph fails where a request holds nothing or too much."""
+    limit, count = MAX_VIEWS // views, tf.shape(batch)[0]
     words = tf.strings.join([tf.strings.as_string(count), f" images in one request; 1 to {limit} are taken"])
-    return tf.control_dependencies([tf.debugging.Assert((count >= 1) & (count <= limit), [words])])
+    with tf.control_dependencies([tf.debugging.Assert((count >= 1) & (count <= limit), [words])]):
+        return tf.identity(batch)

@@ -9,6 +9,9 @@ import glob
 import json
 import os
 import re
+import sys
+
+from keras_alexnet.errors import RunError, reading
 
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
@@ -68,3 +71,15 @@ def epoch_checkpoints(folder):
     """The checkpoints that stand for a run, newest first: those of whole epochs, or else all: list of str."""
     paths = checkpoint_paths(folder)[::-1]
     return [path for path in paths if not checkpoint_place(path)[1]] or paths
+
+
+def first_readable(paths, read):
+    """What `read` returns of the first checkpoint that can be read; those before are named on standard error."""
+    for path in paths:
+        try:
+            with reading(path):
+                return read(path)
+        except RunError as error:
+            if path == paths[-1]:
+                raise
+            print(f"warning: {error}; trying the one before", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """Caffe's files against a slow Caffe of our own, on files that are written here byte by byte."""
 
+import io
 import os
 import pickle
 import struct
@@ -49,17 +50,16 @@ def blob_2014(array):
     return sizes + field(5, array.astype("<f4").tobytes()) + field(6, b"")
 
 
-def blob_2015(array):
-    return field(7, field(1, b"".join(map(varint, array.shape)))) + field(5, array.astype("<f4").tobytes())
+def blob_2015(array, number=5, dtype="<f4", parts=1):
+    """In several fields where there are several parts, as a protocol buffer may have them."""
+    data = array.astype(dtype).tobytes()
+    size = len(data) // parts // 8 * 8 or len(data)
+    shape = field(7, field(1, b"".join(map(varint, array.shape))))
+    return shape + b"".join(field(number, data[start : start + size]) for start in range(0, len(data), size))
 
 
 def blob_of_doubles(array):
-    return field(7, field(1, b"".join(map(varint, array.shape)))) + field(8, array.astype("<f8").tobytes())
-
-
-def blob_in_runs(array):
-    data, cut = array.astype("<f4").tobytes(), array.size // 2 * 4
-    return field(7, field(1, b"".join(map(varint, array.shape)))) + field(5, data[:cut]) + field(5, data[cut:])
+    return blob_2015(array, 8, "<f8")
 
 
 def caffemodel(blobs, blob=blob_2015, order=("norm1", "pool1")):
@@ -75,10 +75,8 @@ def caffemodel(blobs, blob=blob_2015, order=("norm1", "pool1")):
 
 def converted(blobs):
     """As caffe-tensorflow has it: kernels (rows, columns, inputs, outputs), fc6 of maps that are channels last."""
-    layers = {
-        name: [kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T, bias]
-        for name, (kernel, bias) in blobs.items()
-    }
+    pairs = blobs.items()
+    layers = {n: [kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T, bias] for n, (kernel, bias) in pairs}
     kernel = blobs["fc6"][0]
     layers["fc6"][0] = kernel.reshape(len(kernel), -1, 6, 6).transpose(2, 3, 1, 0).reshape(-1, len(kernel))
     return layers
@@ -99,13 +97,10 @@ class Python2Pickler(pickle._Pickler):
 
 def npy(value, python2=False):
     """What np.save made of an object: a header, and a pickle of an array of it."""
-    import io
-
     file = io.BytesIO()
-    array = np.array(value, dtype=object) if not isinstance(value, np.ndarray) else value
+    array = np.array(value, dtype=object)
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-    kind = Python2Pickler if python2 else pickle.Pickler
-    kind(file, protocol=2).dump(array)
+    (Python2Pickler if python2 else pickle.Pickler)(file, protocol=2).dump(array)
     content = file.getvalue()
     return content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray") if python2 else content
 
@@ -115,40 +110,30 @@ def blobs():
     return blobs_of()
 
 
-@pytest.fixture(scope="module")
-def expected(blobs):
-    """An image (1, 227, 227, 3), RGB, and what Caffe makes of it."""
-    image = np.random.default_rng(1).integers(0, 256, (1, 227, 227, 3)).astype(np.float32)
-    outputs = caffe_network.forward(blobs, image[..., ::-1].transpose(0, 3, 1, 2) - MEAN[:, None, None])
-    assert outputs["prob"].max() < 0.6 and outputs["prob"].std() > 0.05
-    return image, outputs
-
-
 FORMATS = {
     "2014": lambda blobs: caffemodel(blobs, blob_2014),
     "2015": caffemodel,
     "doubles": lambda blobs: caffemodel(blobs, blob_of_doubles),
-    "runs": lambda blobs: caffemodel(blobs, blob_in_runs),
+    "parts": lambda blobs: caffemodel(blobs, lambda array: blob_2015(array, parts=2)),
     "npy": lambda blobs: npy(converted(blobs)),
     "npy of Python 2": lambda blobs: npy(converted(blobs), python2=True),
     "npy of names": lambda blobs: npy({n: {"weights": k, "biases": b} for n, (k, b) in converted(blobs).items()}),
-    "npy as np.save": None,
 }
 
 
-@pytest.mark.parametrize("towers", [1, 2])
-@pytest.mark.parametrize("kind", ["2014", "npy"])
-def test_computes_what_caffe_computes(blobs, expected, tmp_path, kind, towers):
+@pytest.mark.parametrize("kind, towers", [("2014", 1), ("npy", 2)])
+def test_computes_what_caffe_computes(blobs, tmp_path, kind, towers):
+    image = np.random.default_rng(1).integers(0, 256, (1, 227, 227, 3)).astype(np.float32)
+    outputs = caffe_network.forward(blobs, image[..., ::-1].transpose(0, 3, 1, 2) - MEAN[:, None, None])
+    assert outputs["prob"].max() < 0.6 and outputs["prob"].std() > 0.05
     path = tmp_path / "weights"
     path.write_bytes(FORMATS[kind](blobs))
     model = AlexNet(CLASSES, "caffe", towers, devices=(), width=1 / 16)
     weights.assign(caffe.read(str(path)), model)
-    image, outputs = expected
-    hidden = keras.Model(model.input, model.get_layer("fc8").input)
-    # float32 beside float64, through eight layers.
-    np.testing.assert_allclose(model(image - MEAN[::-1].astype(np.float32)), outputs["prob"], rtol=1e-4)
-    # The hidden units too, at the scale that Caffe has them.
-    features = hidden(image - MEAN[::-1].astype(np.float32))
+    hidden = keras.Model(model.input, [model.get_layer("fc8").input, model.output])
+    features, probabilities = hidden(image - MEAN[::-1].astype(np.float32))
+    # float32 beside float64, through eight layers; the hidden units too have the scale of Caffe's.
+    np.testing.assert_allclose(probabilities, outputs["prob"], rtol=1e-4)
     np.testing.assert_allclose(features, outputs["fc7"], rtol=1e-4, atol=1e-4 * outputs["fc7"].max())
 
 
@@ -156,25 +141,16 @@ def test_computes_what_caffe_computes(blobs, expected, tmp_path, kind, towers):
 def test_formats_hold_the_same(blobs, tmp_path, kind):
     first, other = tmp_path / "first", tmp_path / "other.npy"
     first.write_bytes(caffemodel(blobs))
-    if FORMATS[kind] is None:
-        np.save(other, converted(blobs))
-    else:
-        other.write_bytes(FORMATS[kind](blobs))
+    other.write_bytes(FORMATS[kind](blobs))
     one, two = caffe.read(str(first)), caffe.read(str(other))
     assert list(one) == list(two) == list(weights.named(AlexNet(CLASSES, "caffe", 1, devices=(), width=1 / 16)))
     for name, array in one.items():
         assert array.dtype == two[name].dtype == np.float32
         np.testing.assert_array_equal(array, two[name])
-
-
-def test_training_sees_what_caffes_training_sees(blobs, tmp_path):
-    """Dropout there: what is kept, twice; here: what is kept, of hidden units twice as large."""
-    path = tmp_path / "weights"
-    path.write_bytes(caffemodel(blobs))
-    read = caffe.read(str(path))
-    np.testing.assert_array_equal(read["fc7/kernel"], 2 * blobs["fc7"][0].T)
-    np.testing.assert_array_equal(read["fc6/bias"], 2 * blobs["fc6"][1])
-    np.testing.assert_array_equal(read["fc8/kernel"], blobs["fc8"][0].T)
+    # Dropout in Caffe's training: what is kept, twice. Here: what is kept, of hidden units that are twice as large.
+    np.testing.assert_array_equal(two["fc7/kernel"], 2 * blobs["fc7"][0].T)
+    np.testing.assert_array_equal(two["fc6/bias"], 2 * blobs["fc6"][1])
+    np.testing.assert_array_equal(two["fc8/kernel"], blobs["fc8"][0].T)
 
 
 def with_nan(array):
@@ -197,30 +173,17 @@ SHORT = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'sha
 BAD = {
     "empty": (lambda b: b"", "has 0 bytes; 1 to "),
     "text": (lambda b: b"no caffemodel, but a text of some length\n" * 9, NONE),
-    "truncated": (lambda b: caffemodel(b)[:-100], f"{NONE}, or is truncated"),
-    "without its last layers": (
-        lambda b: caffemodel({n: b[n] for n in list(b)[:5]}),
-        "fc6 is missing; AlexNet has conv1, .*, fc8, the file conv1, conv2, conv3, conv4, conv5",
-    ),
+    "few layers": (lambda b: caffemodel({n: b[n] for n in list(b)[:5]}), "fc6 is missing; .*, the file conv1, conv2"),
     "no bias": (lambda b: caffemodel(b | {"fc7": b["fc7"][:1]}), "fc7 has 1 arrays; a kernel and a bias"),
     "no groups": (
         lambda b: caffemodel(b | {"conv4": [np.ones((24, 24, 3, 3)), b["conv4"][1]]}),
         r"conv4: the kernel is float.. \(24, 24, 3, 3\); \(24, 12, 3, 3\) is expected",
     ),
-    "bias of a matrix": (
-        lambda b: caffemodel(b | {"fc6": [b["fc6"][0], np.ones((16, 16))]}),
-        r"fc6: the bias is float.. \(16, 16\); \(256,\) is expected",
-    ),
-    "fewer numbers than its shape": (
+    "few numbers": (
         lambda b: caffemodel(b, lambda a: blob_2015(a).replace(bytes((6, 3, 11, 11)), bytes((7, 3, 11, 11)))),
         r"conv1: 8,712 bytes of numbers; \(7, 3, 11, 11\) should have 10,164",
     ),
     "odd width": (lambda b: caffemodel(blobs_of(c1=7)), "conv1 has 7 outputs and AlexNet 96; width must"),
-    "no outputs": (lambda b: caffemodel(blobs_of(classes=0)), r"fc8: the kernel is float.. \(0, 256\)"),
-    "non-finite": (
-        lambda b: caffemodel(b | {"fc8": map(with_nan, b["fc8"])}),
-        "fc8: the kernel has non-finite numbers",
-    ),
     "too large for float32": (
         lambda b: caffemodel(b | {"fc8": [b["fc8"][0], np.full(CLASSES, 1e300)]}, blob_of_doubles),
         "fc8: the bias has non-finite numbers",
@@ -228,14 +191,11 @@ BAD = {
     "CaffeNet": (lambda b: caffemodel(b, order=("pool1", "norm1")), "pools before it normalizes, as CaffeNet does"),
     "npy of numbers": (lambda b: SHORT, rf"{NO_NPY} \(an array float32 \(2,\)"),
     "npy, truncated": (lambda b: npy(converted(b))[:-1000], NO_NPY),
-    "npy of no dictionary": (lambda b: npy(3), "a int; a dictionary of layers is expected"),
-    "npy of no arrays": (lambda b: npy({"conv1": [1, 2]}), NO_NPY),
     "npy of objects": (lambda b: npy({"conv3": [np.array([{}], object)] * 2}), "an array of type O8; f4 or f8 is"),
     "npy in Caffe's axes": (npy, r"conv1: the kernel is float.. \(6, 3, 11, 11\); \(11, 11, 3, 6\) is expected"),
     "npy that runs a program": (lambda b: npy({"conv1": Evil()}), r"its pickle asks for (posix|nt)\.system, and only"),
 }
 BAD_MEANS = {
-    "text": (lambda b: b"no mean at all" * 9, NO_MEAN),
     "truncated": (lambda b: blob_2014(mean_of_caffe())[:-9], NO_MEAN),
     "size": (lambda b: blob_2014(mean_of_caffe()[:, :9]), r"the mean image is float32 \(1, 3, 9, 256\)"),
     "range": (lambda b: blob_2014(mean_of_caffe() * 9), "numbers outside 0..255"),
@@ -243,10 +203,11 @@ BAD_MEANS = {
     "pickle": (lambda b: npy(Evil()), NO_MEAN),
     "npy, truncated": (lambda b: b"\x93NUMPY\x01", NO_MEAN),
 }
-CASES = [*((caffe.read, *case) for case in BAD.values()), *((caffe.read_mean, *case) for case in BAD_MEANS.values())]
+CASES = {name: (caffe.read, *case) for name, case in BAD.items()}
+CASES |= {f"mean, {name}": (caffe.read_mean, *case) for name, case in BAD_MEANS.items()}
 
 
-@pytest.mark.parametrize("read, write, words", CASES, ids=[*BAD, *(f"mean, {name}" for name in BAD_MEANS)])
+@pytest.mark.parametrize("read, write, words", CASES.values(), ids=CASES)
 def test_what_cannot_be_read_is_named_in_one_line(blobs, tmp_path, monkeypatch, read, write, words):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "file"
@@ -259,10 +220,9 @@ def test_what_cannot_be_read_is_named_in_one_line(blobs, tmp_path, monkeypatch, 
 
 
 def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match="nowhere: there is no such file"):
-        caffe.read(str(tmp_path / "nowhere"))
-    with pytest.raises(UsageError, match="nowhere: there is no such file"):
-        caffe.read_mean(str(tmp_path / "nowhere"))
+    for read in (caffe.read, caffe.read_mean):
+        with pytest.raises(UsageError, match="nowhere: there is no such file"):
+            read(str(tmp_path / "nowhere"))
     (tmp_path / "large").write_bytes(bytes(11))
     monkeypatch.setattr(caffe, "MAX_BYTES", 10)
     with pytest.raises(RunError, match="large: has 11 bytes; 1 to 10 are read"):

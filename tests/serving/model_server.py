@@ -6,7 +6,7 @@ It loads the highest version, runs its warm-up requests as the real one does, an
 and ends with its standard input. It cannot import keras_alexnet: what it serves needs nothing but TensorFlow.
 
 Not as TensorFlow Serving: one model, `alexnet`, in one version, which is not reloaded; no batching, labels of versions,
-monitoring, classify, regress or TLS; the words of some errors.
+monitoring, classify, regress or TLS; status and metadata by REST only; the words of some errors.
 """
 
 import base64
@@ -27,8 +27,6 @@ import tensorflow as tf
 from google.protobuf import json_format
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
     prediction_log_pb2,
     prediction_service_pb2_grpc,
@@ -38,8 +36,8 @@ sys.modules["keras_alexnet"] = None
 
 # As http_server.cc maps them.
 HTTP_STATUS = {"INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "NOT_FOUND": 404, "UNAVAILABLE": 503}
-PREDICT = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict")
-STATUS = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(/metadata)?")
+CODES = {3: "INVALID_ARGUMENT", 9: "FAILED_PRECONDITION", 14: "UNAVAILABLE"}
+PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(|/metadata|:predict)")
 
 
 class FailureError(Exception):
@@ -48,26 +46,23 @@ class FailureError(Exception):
         self.code = code
 
 
-class Servable:
-    """One version in a session of its own."""
+class Servable(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """One version in a session of its own, and its service by gRPC."""
 
     def __init__(self, export_dir):
         self.version = max(int(name) for name in os.listdir(export_dir) if name.isdigit())
         folder = os.path.join(export_dir, str(self.version))
-        graph = tf.Graph()
-        self.session = tf.compat.v1.Session(graph=graph)
+        self.session = tf.compat.v1.Session(graph=tf.Graph())
         self.meta_graph = tf.compat.v1.saved_model.loader.load(self.session, ["serve"], folder)
         self.warmed_up = 0
         for record in tf.data.TFRecordDataset(os.path.join(folder, "assets.extra", "tf_serving_warmup_requests")):
-            log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
-            self.predict(log.predict_log.request)
+            self.predict(prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request)
             self.warmed_up += 1
 
     def signature(self, spec):
         if spec.name != "alexnet" or (spec.HasField("version") and spec.version.value != self.version):
-            raise FailureError(
-                "NOT_FOUND", f"Servable not found for request: Specific({spec.name}, {spec.version.value})"
-            )
+            words = f"Servable not found for request: Specific({spec.name}, {spec.version.value})"
+            raise FailureError("NOT_FOUND", words)
         name = spec.signature_name or "serving_default"
         if name not in self.meta_graph.signature_def:
             raise FailureError("INVALID_ARGUMENT", f'Serving signature name: "{name}" not found in signature def')
@@ -79,153 +74,114 @@ class Servable:
             words = f"input size does not match signature: {set(request.inputs)} is not {set(signature.inputs)}"
             raise FailureError("INVALID_ARGUMENT", words)
         feeds = {signature.inputs[name].name: tf.make_ndarray(value) for name, value in request.inputs.items()}
-        fetches = {name: info.name for name, info in signature.outputs.items()}
         try:
-            return self.session.run(fetches, feeds)
+            return self.session.run({name: info.name for name, info in signature.outputs.items()}, feeds)
         except tf.errors.OpError as error:
-            raise FailureError(_name_of(error), error.message) from None
-
-
-def _name_of(error):
-    return {3: "INVALID_ARGUMENT", 9: "FAILED_PRECONDITION", 14: "UNAVAILABLE"}.get(error.error_code, "INTERNAL")
-
-
-def _or_abort(context, function, *arguments):
-    """What a function returns; its failure becomes the status of a call by gRPC."""
-    try:
-        return function(*arguments)
-    except FailureError as failure:
-        context.abort(grpc.StatusCode[failure.code], str(failure))
-
-
-class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, servable):
-        self.servable = servable
+            raise FailureError(CODES.get(error.error_code, "INTERNAL"), error.message) from None
 
     def Predict(self, request, context):  # noqa: N802 (the protocol's name)
-        outputs = _or_abort(context, self.servable.predict, request)
-        response = predict_pb2.PredictResponse()
-        response.model_spec.CopyFrom(request.model_spec)
-        response.model_spec.version.value = self.servable.version
+        try:
+            outputs = self.predict(request)
+        except FailureError as failure:
+            context.abort(grpc.StatusCode[failure.code], str(failure))
+        response = predict_pb2.PredictResponse(model_spec=request.model_spec)
+        response.model_spec.version.value = self.version
         for name, value in outputs.items():
             response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
         return response
 
-    def GetModelMetadata(self, request, context):  # noqa: N802
-        return _or_abort(context, metadata, self.servable, request.model_spec)
+    def status(self, spec):
+        if spec.HasField("version") and spec.version.value != self.version:
+            raise FailureError("NOT_FOUND", f"Could not find version {spec.version.value} of model {spec.name}")
+        status = {
+            "version": str(self.version),
+            "state": "AVAILABLE",
+            "status": {"error_code": "OK", "error_message": ""},
+        }
+        return {"model_version_status": [status]}
+
+    def metadata(self, spec):
+        self.signature(spec)
+        response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec)
+        response.model_spec.version.value = self.version
+        definitions = get_model_metadata_pb2.SignatureDefMap(signature_def=dict(self.meta_graph.signature_def))
+        response.metadata["signature_def"].Pack(definitions)
+        return json_format.MessageToDict(response, preserving_proto_field_name=True)
+
+    def predict_json(self, body, spec):
+        """The answer to a request by REST, `instances` by rows or `inputs` by columns."""
+        request = predict_pb2.PredictRequest(model_spec=spec)
+        request.model_spec.signature_name = body.get("signature_name", "")
+        signature = self.signature(request.model_spec)
+        rows, columns = body.get("instances"), body.get("inputs")
+        if (rows is None) == (columns is None):
+            raise FailureError("INVALID_ARGUMENT", "give instances or inputs")
+        if rows is not None:
+            # A row is an object by input names, or with a single input its value; {"b64": ...} is such a value.
+            named = isinstance(rows[0], dict) and "b64" not in rows[0]
+            columns = {name: [row[name] for row in rows] for name in rows[0]} if named else rows
+        if not isinstance(columns, dict):
+            columns = {next(iter(signature.inputs)): columns}
+        for name, value in columns.items():
+            kind = tf.as_dtype(signature.inputs[name].dtype) if name in signature.inputs else None
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(_plain(value), kind))
+        outputs = {name: _shown(value) for name, value in self.predict(request).items()}
+        single = next(iter(outputs.values())) if len(outputs) == 1 else None
+        if rows is None:
+            return {"outputs": outputs if single is None else single}
+        by_row = [dict(zip(outputs, values, strict=True)) for values in zip(*outputs.values(), strict=True)]
+        return {"predictions": by_row if single is None else single}
 
 
-class Models(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, servable):
-        self.servable = servable
+class Rest(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet: else the second waits for the first to be acknowledged
+    servable = None
 
-    def GetModelStatus(self, request, context):  # noqa: N802
-        return _or_abort(context, status, self.servable, request.model_spec)
+    def do_GET(self):  # noqa: N802
+        self.answer_path({"": self.servable.status, "/metadata": self.servable.metadata})
 
+    def do_POST(self):  # noqa: N802
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit():
+            self.close_connection = True
+            return self.answer(411, {"error": "Content-Length is missing"})
+        content = self.rfile.read(int(length))
 
-def status(servable, spec):
-    if spec.HasField("version") and spec.version.value != servable.version:
-        raise FailureError("NOT_FOUND", f"Could not find version {spec.version.value} of model {spec.name}")
-    response = get_model_status_pb2.GetModelStatusResponse()
-    entry = response.model_version_status.add(version=servable.version)
-    entry.state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
-    return response
+        def predict(spec):
+            body = gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
+            return self.servable.predict_json(json.loads(body), spec)
 
+        self.answer_path({":predict": predict})
 
-def metadata(servable, spec):
-    servable.signature(spec)
-    response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec)
-    response.model_spec.version.value = servable.version
-    definitions = get_model_metadata_pb2.SignatureDefMap(signature_def=dict(servable.meta_graph.signature_def))
-    response.metadata["signature_def"].Pack(definitions)
-    return response
+    def answer_path(self, functions):
+        """Answers with what the function of the path's end returns for the path's model, or with its failure."""
+        match = PATH.fullmatch(self.path)
+        if not match or match[3] not in functions:
+            return self.answer(404, {"error": f"Malformed request: {self.command} {self.path}"})
+        spec = predict_pb2.PredictRequest(model_spec={"name": match[1]}).model_spec
+        if match[2]:
+            spec.version.value = int(match[2])
+        try:
+            if match[1] != "alexnet":
+                raise FailureError("NOT_FOUND", f"Servable not found for request: Latest({match[1]})")
+            self.answer(200, functions[match[3]](spec))
+        except FailureError as failure:
+            self.answer(HTTP_STATUS.get(failure.code, 500), {"error": str(failure)})
+        except Exception as error:
+            # Whatever is wrong with the JSON of a request: no JSON, no object, values of other kinds.
+            self.answer(400, {"error": f"JSON Parse error: {error}"})
 
+    def answer(self, code, body):
+        content = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
-def handler(servable):
-    class Rest(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1  # headers and body in one packet: else the second waits for the first to be acknowledged
-
-        def do_GET(self):  # noqa: N802
-            self.answered(
-                STATUS,
-                lambda match: json_format.MessageToDict(
-                    (metadata if match[3] else status)(servable, spec(match)), preserving_proto_field_name=True
-                ),
-            )
-
-        def do_POST(self):  # noqa: N802
-            length = self.headers.get("Content-Length", "")
-            if not length.isdigit():
-                self.close_connection = True
-                return self.answer(411, {"error": "Content-Length is missing"})
-            content = self.rfile.read(int(length))
-
-            def predicted(match):
-                body = gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
-                return self.predicted(json.loads(body), spec(match))
-
-            self.answered(PREDICT, predicted)
-
-        def answered(self, pattern, function):
-            """Answers with what a function of the match of the path returns, or with its failure."""
-            match = pattern.fullmatch(self.path)
-            if not match:
-                return self.answer(404, {"error": f"Malformed request: {self.command} {self.path}"})
-            try:
-                self.answer(200, function(match))
-            except FailureError as failure:
-                self.answer(HTTP_STATUS.get(failure.code, 500), {"error": str(failure)})
-            except Exception as error:
-                # Whatever is wrong with the JSON of a request: no JSON, no object, values of other kinds.
-                self.answer(400, {"error": f"JSON Parse error: {error}"})
-
-        def predicted(self, body, model_spec):
-            request = predict_pb2.PredictRequest(model_spec=model_spec)
-            request.model_spec.signature_name = body.get("signature_name", "")
-            signature = servable.signature(request.model_spec)
-            rows = body.get("instances")
-            columns = body.get("inputs")
-            if (rows is None) == (columns is None):
-                raise FailureError("INVALID_ARGUMENT", "give instances or inputs")
-            if rows is not None:
-                # A row is an object by input names, or with a single input its value; {"b64": ...} is such a value.
-                named = isinstance(rows[0], dict) and "b64" not in rows[0]
-                columns = {name: [row[name] for row in rows] for name in rows[0]} if named else rows
-            if not isinstance(columns, dict):
-                columns = {next(iter(signature.inputs)): columns}
-            for name, value in columns.items():
-                kind = tf.as_dtype(signature.inputs[name].dtype) if name in signature.inputs else None
-                request.inputs[name].CopyFrom(tf.make_tensor_proto(_plain(value), kind))
-            outputs = {name: _shown(value) for name, value in servable.predict(request).items()}
-            single = next(iter(outputs.values())) if len(outputs) == 1 else None
-            if rows is None:
-                return {"outputs": outputs if single is None else single}
-            by_row = [dict(zip(outputs, values, strict=True)) for values in zip(*outputs.values(), strict=True)]
-            return {"predictions": by_row if single is None else single}
-
-        def answer(self, code, body):
-            content = json.dumps(body).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    return Rest
-
-
-def spec(match):
-    """The model that a path names."""
-    found = predict_pb2.PredictRequest(model_spec={"name": match[1]}).model_spec
-    if match[1] != "alexnet":
-        raise FailureError("NOT_FOUND", f"Servable not found for request: Latest({match[1]})")
-    if match[2]:
-        found.version.value = int(match[2])
-    return found
+    def log_message(self, *args):
+        pass
 
 
 def _plain(value):
@@ -240,15 +196,13 @@ def _shown(array):
 
 
 def main(export_dir):
-    servable = Servable(export_dir)
-    server = grpc.server(
-        concurrent.futures.ThreadPoolExecutor(8), options=[("grpc.max_receive_message_length", 2**31 - 1)]
-    )
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Predictions(servable), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(servable), server)
+    Rest.servable = servable = Servable(export_dir)
+    options = [("grpc.max_receive_message_length", 2**31 - 1)]
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(8), options=options)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servable, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    rest = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(servable))
+    rest = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rest)
     threading.Thread(target=rest.serve_forever, daemon=True).start()
     said = {"rest": rest.server_address[1], "grpc": port, "version": servable.version, "warmed_up": servable.warmed_up}
     print(json.dumps(said), flush=True)

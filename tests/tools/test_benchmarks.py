@@ -10,7 +10,7 @@ import pytest
 
 from keras_alexnet import AlexNet
 from keras_alexnet.cli import run_command
-from keras_alexnet.data import sources
+from keras_alexnet.data import record_sets
 from tests.data.conftest import encoded, photo, write_folder
 from tests.tools.conftest import load_tool
 
@@ -65,7 +65,7 @@ def test_work_and_memory_of_the_network_of_the_paper():
 def test_checkpoint(in_process, small_pictures, tmp_path, capsys):
     run("benchmark_checkpoint", *TINY, f"--data_dir={small_pictures}", f"--json={tmp_path / 'figures.json'}")
     said = capsys.readouterr().out
-    assert len(re.findall(r" \d+\.\d{3}$", said, re.MULTILINE)) == 7 and re.search(r"15 minutes costs -?\d", said)
+    assert len(re.findall(r" -?\d+\.\d{3}$", said, re.MULTILINE)) == 7 and re.search(r"15 minutes costs -?\d", said)
     megabytes = json.loads((tmp_path / "figures.json").read_text())["megabytes"]
     # Weights and velocities.
     assert megabytes == pytest.approx(8 * AlexNet(1000, devices=(), width=0.0625).count_params() / 1e6, abs=0.1)
@@ -109,7 +109,7 @@ def test_input_that_all_rows_read(images, tmp_path):
     options = settings(data_dir=str(images / "train"), batch_size=4, threads=1, work_dir=str(tmp_path))
     assert len(rows.choose(options)) == 10
     rows.lay_out("images", options)
-    train, _ = sources.open_records(str(tmp_path / "jpeg"), 1)
+    train, _ = record_sets.open_prepared(str(tmp_path / "jpeg"), 1)
     records = train.items().map(train.loader()).as_numpy_iterator()
     stored = sorted((train.class_names[label], content) for _, content, label in records)
     files = sorted(tmp_path.glob("prepared/*/*.jpg"))
