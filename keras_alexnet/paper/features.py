@@ -63,9 +63,9 @@ class Index:
 
 
 def list_images(settings, flag):
-    """The images of `DATA_DIR/SPLIT/CLASS/*`, or of `DATA_DIR/SPLIT/*` without classes: sources.FolderSource.
+    """The images of a split without reading them: sources.FolderSource; of no class where the folder has none.
 
-    `flag` is the field of the settings that names the split. --quick takes the first few of each class.
+    `flag` is the field of the settings that names the split.
     """
     data_dir, split = settings.data_dir, getattr(settings, flag)
     root = Path(data_dir, split)
@@ -73,14 +73,14 @@ def list_images(settings, flag):
         missing = flag if os.path.isdir(data_dir) else "data_dir"
         raise ArgumentError(missing, getattr(settings, missing), f"there is no folder {root}")
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    files = [entry for entry in entries if entry.name.lower().endswith(sources.SUFFIXES)]
     if any(entry.is_dir() for entry in entries):
         source = sources.list_split(Path(data_dir), split)
-    else:
-        files = [entry for entry in entries if entry.name.lower().endswith(sources.SUFFIXES)]
-        if not files:
-            raise ArgumentError("data_dir", data_dir, f"{root} holds neither class folders nor images")
-        names, sizes = tuple(entry.name for entry in files), tuple(entry.stat().st_size for entry in files)
+    elif files:
+        names, sizes = tuple(file.name for file in files), tuple(file.stat().st_size for file in files)
         source = sources.FolderSource(split, str(root), (), names, (-1,) * len(names), sizes)
+    else:
+        raise ArgumentError("data_dir", data_dir, f"{root} holds neither class folders nor images")
     if settings.quick:
         place_in_class = np.arange(source.count) - np.searchsorted(source.labels, source.labels)
         source = source.without(np.array(source.files)[place_in_class >= QUICK])
@@ -88,10 +88,7 @@ def list_images(settings, flag):
 
 
 def list_splits(settings, query_flag):
-    """The images of --index_split, which are searched, and of the split of another field, which are asked about.
-
-    They are one FolderSource where both splits are the same; ArgumentError where no neighbor could be right or wrong.
-    """
+    """What is searched, --index_split, and what is asked about, the split of another field; one source if the same."""
     splits = {}
     for flag, split in (("index_split", settings.index_split), (query_flag, getattr(settings, query_flag))):
         source = splits[split] = splits.get(split) or list_images(settings, flag)
@@ -108,12 +105,11 @@ def list_splits(settings, query_flag):
 
 def feature_extractor(model):
     """The Extractor of the last hidden layer of an evaluation.Model, a run or an exported model."""
-    served = model.served
-    if hasattr(served, "extract_features"):
+    if hasattr(model.served, "extract_features"):
         files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        answer = tf.function(served.extract_features, input_signature=[files])
+        answer = tf.function(model.served.extract_features, input_signature=[files])
     else:
-        answer = served.signatures["features"]
+        answer = model.served.signatures["features"]
 
     def extract(files):
         return answer(image_bytes=tf.constant(files, tf.string))["features"].numpy()
@@ -164,10 +160,10 @@ def extract_features(extractor, paths, show=None):
     left_out = {place: row for place, row in enumerate(rows) if isinstance(row, str)}
     if len(left_out) == len(paths):
         raise RunError(f"{paths[0]}: not an image that can be decoded, nor any other of {len(paths)} files")
-    for path, row in zip(paths, rows, strict=True):
-        if not isinstance(row, str) and not np.isfinite(row).all():
-            raise RunError(f"{path}: the network gives non-finite numbers; was it trained?")
-    return np.stack([row for row in rows if not isinstance(row, str)]), left_out
+    found = np.stack([row for row in rows if not isinstance(row, str)])
+    if not np.isfinite(found).all():
+        raise RunError(f"{extractor.name}: the network gives non-finite numbers; was it trained?")
+    return found, left_out
 
 
 def _rows(extractor, paths):
@@ -179,35 +175,29 @@ def _rows(extractor, paths):
     except tf.errors.InvalidArgumentError as error:
         message = brief(error)
         reason = message if message.startswith("a header") else "not a JPEG or PNG file that can be decoded"
-    if len(paths) == 1:
-        return [reason]
-    return [row for path in paths for row in _rows(extractor, [path])]
+    return [reason] if len(paths) == 1 else [row for path in paths for row in _rows(extractor, [path])]
 
 
 def open_index(settings, extractor, source, path=None):
-    """The Index of a sources.FolderSource, computed once.
-
-    It is kept in a file, by default below RESULTS/retrieval; for another model or other files it is computed again.
-    """
+    """The Index of a sources.FolderSource, which is kept in a file, by default below RESULTS/retrieval."""
     folder = os.path.join(settings.results_dir, FOLDER)
     path = path or os.path.join(folder, f"{extractor.name}_{'all' if source.name == '.' else source.name}.npz")
     if os.path.exists(path):
         index = load_index(path)
-        if index.model == extractor.identity and index.fingerprint == source.fingerprint():
+        if (index.model, index.fingerprint) == (extractor.identity, source.fingerprint()):
             return dataclasses.replace(index, root=source.root)
         other = "other files" if index.model == extractor.identity else "another model"
         print(f"{path}: is of {other} and is computed again", flush=True)
     paths = [os.path.join(source.root, file) for file in source.files]
     features, reasons = extract_features(extractor, paths, progress_bar(f"{extractor.name} of {source.name}"))
-    kept = [place for place in range(len(paths)) if place not in reasons]
-    files, labels = tuple(source.files[place] for place in kept), np.array(source.labels, np.int32)[kept]
     left_out = tuple(f"{source.files[place]}: {reason}" for place, reason in reasons.items())
-    about = tuple(source.class_names), source.root, extractor.identity, source.fingerprint(), left_out
-    index = Index(features, files, labels, *about)
+    about = source.root, extractor.identity, source.fingerprint(), left_out
+    images = source.without([source.files[place] for place in reasons])
+    index = Index(features, images.files, np.array(images.labels, np.int32), tuple(images.class_names), *about)
     text = json.dumps({"format": 1, **{name: value for name, value in vars(index).items() if name not in _ARRAYS}})
     os.makedirs(folder, exist_ok=True)
     with atomic_write(path, "wb") as file:
-        np.savez(file, features=features, labels=labels, about=np.frombuffer(text.encode(), np.uint8))
+        np.savez(file, features=features, labels=index.labels, about=np.frombuffer(text.encode(), np.uint8))
     if left_out:
         named = "; ".join(map(printable, left_out[:3])) + " ..." * (len(left_out) > 3)
         print(f"{len(left_out)} files left out: {named}", flush=True)
@@ -215,10 +205,7 @@ def open_index(settings, extractor, source, path=None):
 
 
 def open_indexes(settings, model, source, asked, index_path=None):
-    """The indexes of what is searched and of what is asked about: "features" and "pixels" -> (Index, Index).
-
-    `index_path` is where the features of what is searched are kept, as of `open_index`.
-    """
+    """dict of "features" and "pixels" -> (Index of what is searched, Index of what is asked about)."""
     found = {}
     for extractor, path in ((feature_extractor(model), index_path), (pixel_extractor(), None)):
         index = open_index(settings, extractor, source, path)
@@ -235,12 +222,6 @@ def load_index(path):
         return Index(**{name: stored[name] for name in _ARRAYS}, **about)
 
 
-def described(model):
-    """What results say of an evaluation.Model, dict."""
-    network = model.config.network
-    return {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs}
-
-
 def thumbnails(paths, size, show=None):
     """The central squares of image files, uint8 (N, size, size, 3); black where a file cannot be read any more."""
     found, reasons = extract_features(pixel_extractor(size), paths, show)
@@ -250,10 +231,7 @@ def thumbnails(paths, size, show=None):
 
 
 def write_projector(index, folder, show=None):
-    """Shows an index in TensorBoard's embedding projector, with classes and thumbnails, in place of the one before.
-
-    `folder` is TensorBoard's `--logdir`. Of more than MOST_SHOWN images so many are shown, evenly spread.
-    """
+    """Shows an index in TensorBoard's embedding projector, in place of the one before; `folder` is its `--logdir`."""
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -288,7 +266,8 @@ class Search:
         self.vectors, self.binary = vectors, vectors.dtype == np.uint8
         if self.binary:
             # The words at the same place of all vectors lie side by side.
-            self.columns = np.ascontiguousarray(_words(vectors).T)
+            self.words = f"u{math.gcd(vectors.shape[1], 8)}"  # the widest whole numbers that divide a row
+            self.columns = np.ascontiguousarray(vectors.view(self.words).T)
         else:
             self.squares = np.einsum("ij,ij->i", vectors, vectors)
 
@@ -320,14 +299,9 @@ class Search:
 
     def _hamming(self, queries):
         found = np.zeros((len(queries), len(self.vectors)), np.uint16)
-        for column, words in zip(self.columns, _words(queries).T, strict=True):
+        for column, words in zip(self.columns, queries.view(self.words).T, strict=True):
             found += np.bitwise_count(column ^ words[:, None])
         return found
-
-
-def _words(codes):
-    """uint8 (N, D) -> the same bits as the widest whole numbers that divide a row."""
-    return np.ascontiguousarray(codes).view(f"u{math.gcd(codes.shape[1], 8)}")
 
 
 def evaluate(vectors, labels, queries, query_labels, same=False):
@@ -345,19 +319,12 @@ def evaluate(vectors, labels, queries, query_labels, same=False):
 
 
 def scores(distances, relevant):
-    """Precision and average precision of a ranking, as the mean over all orders that equal distances could stand in.
+    """Precision at AT, list of float, and average precision of a ranking: the mean over all orders of equal distances.
 
     Short binary codes have many equal distances, and the order of the files must not decide (McSherry and Najork,
     2008). A place in a group of n equal distances, r of them relevant, holds a relevant one with probability r / n; it
     then has before it the hits of the groups before and, of the i - 1 places before it in its own, (i - 1)(r - 1) /
-    (n - 1).
-
-    Args:
-        distances, relevant: (N,), of any order; bool (N,), one or more of them.
-
-    Returns:
-        (list of float, the share of relevant ones among the first 1, 5, 10, also where there are not so many; float,
-        the mean over the relevant of the precision at their places).
+    (n - 1). Args: distances (N,), in any order; relevant, bool (N,), one or more of them.
     """
     _, sizes = np.unique(distances, return_counts=True)
     starts = np.cumsum(sizes) - sizes

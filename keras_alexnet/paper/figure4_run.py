@@ -1,6 +1,7 @@
 """What `figure4` measures and draws: both panels, and how the whole split does."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -26,51 +27,40 @@ def measure(settings):
         raise ArgumentError("split", settings.split, problem)
     found = features.open_indexes(settings, model, source, asked)
     index, queries = found["features"]
-    network = features.described(model)
-    data = {
-        "split": settings.split,
-        "pictures": len(queries.files),
-        "index_split": settings.index_split,
-        "index_pictures": len(index.files),
-        "left_out": [*queries.left_out, *index.left_out],
-    }
+    network, count, index_count = model.config.network, len(queries.files), len(index.files)
+    described = {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs}
     values = {
-        "model": {**network, "classes": len(model.class_names)},
-        "data": data,
+        "model": {**described, "classes": len(model.class_names)},
+        "data": {
+            "split": settings.split,
+            "pictures": count,
+            "index_split": settings.index_split,
+            "index_pictures": index_count,
+            "left_out": [*queries.left_out, *index.left_out],
+        },
         **_predictions(settings, model, asked.without(set(asked.files) - set(queries.files))),
         **_neighbors(settings, found),
     }
-    protocol = (
-        f"{data['pictures']:,} images of {data['split']}, {data['index_pictures']:,} of {data['index_split']}; "
-        f"{network['variant']}, width {network['width']:g}, {model.epochs} epochs, {len(model.class_names)} classes, "
-        "center view; Euclidean distance of the numbers that fc8 multiplies, every row compared; pixels: RGB of the "
-        f"central square at {features.PIXELS}x{features.PIXELS}; drawn at random, seed {settings.seed}"
-    )
     left, right = values["predictions"], values["rows"]
-    of_rows = [each for row in right for each in (row, *row["neighbors"])]
-    panels = (
-        ("figure4_predictions.png", draw_predictions, left, left, 200),
-        ("figure4_neighbors.png", draw_neighbors, right, of_rows, 100),
+    _write(settings, "predictions", left, left, 200, draw_predictions)
+    _write(
+        settings, "neighbors", right, [each for row in right for each in (row, *row["neighbors"])], 100, draw_neighbors
     )
-    for name, draw, rows, images, size in panels:
-        thumbnails = features.thumbnails([os.path.join(settings.data_dir, each["file"]) for each in images], size)
-        # A palette makes the file a third as large.
-        plots.write_pixels(plots.pixels_of(draw(rows, thumbnails)), os.path.join(settings.results_dir, name), 256)
-    split, shares = values["split"], values["shares"]
-    drawn = "wrong answers drawn" if values["only"] == "errors" else "images drawn"
-    five = f", top-5 {split['top5_error']:.1f} %" if len(model.class_names) > BEST else ""
+    drawn = "wrong answers drawn" if settings.only == "errors" else "images drawn"
     captions = (
         f"{len(left)} {drawn} at random (seed {settings.seed}; the paper chose by hand) and their most probable "
-        f"classes; the true one in bold and checked. Error of all {split['pictures']:,} images of {data['split']}: "
-        f"top-1 {split['top1_error']:.1f} %{five}.",
-        f"First column: {len(right)} images of {data['split']}, drawn at random; then the {values['neighbors']} "
-        f"nearest of {data['index_split']} by the last hidden layer. Checked: of the same class; crossed: of another. "
-        f"{100 * values['shown_shares'][1]:.0f} % of those shown are of the same class, of all images' "
-        f"{100 * shares['features'][1]:.1f} %, by pixels {100 * shares['pixels'][1]:.1f} %.",
+        "classes; the true one in bold and checked.",
+        f"First column: {len(right)} images of {settings.split}, drawn at random; then the {values['neighbors']} "
+        f"nearest of {settings.index_split} by the last hidden layer. Checked: of the same class; crossed: of another.",
     )
-    return Result(
-        values, protocol, tuple((name, caption) for (name, *_), caption in zip(panels, captions, strict=True))
+    protocol = (
+        f"{count:,} images of {settings.split}, {index_count:,} of {settings.index_split}; {network.variant}, width "
+        f"{network.width:g}, {model.epochs} epochs, {len(model.class_names)} classes, center view; Euclidean "
+        "distance of the numbers that fc8 multiplies, every row compared; pixels: RGB of the central square at "
+        f"{features.PIXELS}x{features.PIXELS}; drawn at random, seed {settings.seed}"
     )
+    files = "figure4_predictions.png", "figure4_neighbors.png"
+    return Result(values, protocol, tuple(zip(files, captions, strict=True)))
 
 
 def _predictions(settings, model, asked):
@@ -86,18 +76,17 @@ def _predictions(settings, model, asked):
             raise ArgumentError("only", "errors", f"there are none in {len(labels)} images of {asked.name}")
     rng = np.random.default_rng(settings.seed)
     chosen = rng.choice(candidates, min(settings.pictures, len(candidates)), replace=False)
-    rows = [
-        {
-            "file": f"{asked.name}/{asked.files[place].replace(os.sep, '/')}",
-            "class_name": model.class_names[labels[place]],
-            "true_probability": float(probabilities[place, labels[place]]),
-            "best": [
-                {"class_name": model.class_names[label], "probability": float(probabilities[place, label])}
-                for label in np.argsort(-probabilities[place], kind="stable")[:BEST]
-            ],
+    rows = []
+    for place in chosen:
+        own = dict(zip(model.class_names, probabilities[place].tolist(), strict=True))
+        best = [model.class_names[label] for label in np.argsort(-probabilities[place], kind="stable")[:BEST]]
+        name = model.class_names[labels[place]]
+        row = {
+            "file": Path(asked.name, asked.files[place]).as_posix(),
+            "class_name": name,
+            "true_probability": own[name],
         }
-        for place in chosen
-    ]
+        rows.append({**row, "best": [{"class_name": each, "probability": own[each]} for each in best]})
     errors = {}
     for name, places in (("shown", chosen), ("split", slice(None))):
         summary = evaluation.summary(evaluation.of_batch(probabilities[places], labels[places]))
@@ -106,13 +95,9 @@ def _predictions(settings, model, asked):
 
 
 def _neighbors(settings, found):
-    """The right panel, and the same of the whole split; `found` as of `features.open_splits`.
+    """The right panel, and the same of the whole split: shares of neighbors of the same class, [nearest, all], 0..1.
 
-    Returns:
-        dict: `rows`, one a row of the panel; `neighbors`, how many there are in one; `shares`, of neighbors of the same
-        class, [the nearest, all of them], 0..1, by features, pixels and chance; `shown_shares`, by features, of the
-        rows; `features_against_pixels`, the difference of shares and its standard error; `pixel_ranks`, of the nearest
-        by features in the order of pixels: median, and the share that is among the nearest by pixels.
+    `pixel_ranks` is of the nearest by features in the order of pixels. `found` is as of `features.open_indexes`.
     """
     index, queries = found["features"]
     own, theirs = np.array(queries.class_names)[queries.labels], np.array(index.class_names)[index.labels]
@@ -126,65 +111,64 @@ def _neighbors(settings, found):
     nearest, nearest_by_pixels, far, pixels_far, ranks = map(np.array, zip(*kept, strict=True))
     # Of every query, which neighbors are of its class.
     hits, pixel_hits = theirs[nearest] == own[:, None], theirs[nearest_by_pixels] == own[:, None]
-    chance = float(np.mean([(theirs == name).mean() for name in own]))
     # Another draw than of the left panel, which is not to change this one.
     chosen = np.random.default_rng([settings.seed, 1]).choice(len(own), min(settings.queries, len(own)), replace=False)
-    rows = [
-        {
-            "file": f"{settings.split}/{queries.files[row].replace(os.sep, '/')}",
-            "class_name": str(own[row]),
-            "neighbors": [
-                {
-                    "file": f"{settings.index_split}/{index.files[place].replace(os.sep, '/')}",
-                    "class_name": str(theirs[place]),
-                    "distance": float(far[row, column]),
-                    "pixel_distance": float(pixels_far[row, column]),
-                    "pixel_rank": int(ranks[row, column]),
-                }
-                for column, place in enumerate(nearest[row])
-            ],
-        }
-        for row in chosen
-    ]
+    rows = []
+    for row in chosen:
+        neighbors = [
+            {
+                "file": Path(settings.index_split, index.files[place]).as_posix(),
+                "class_name": str(theirs[place]),
+                "distance": float(far[row, column]),
+                "pixel_distance": float(pixels_far[row, column]),
+                "pixel_rank": int(ranks[row, column]),
+            }
+            for column, place in enumerate(nearest[row])
+        ]
+        file = Path(settings.split, queries.files[row]).as_posix()
+        rows.append({"file": file, "class_name": str(own[row]), "neighbors": neighbors})
+    three = hits, pixel_hits, hits[chosen]
+    shares, pixel_shares, shown_shares = ([float(each[:, 0].mean()), float(each.mean())] for each in three)
+    chance, first = float(np.mean([(theirs == name).mean() for name in own])), ranks[:, 0]
     return {
         "rows": rows,
         "neighbors": count,
-        "shares": {"features": _shares(hits), "pixels": _shares(pixel_hits), "chance": [chance, chance]},
-        "shown_shares": _shares(hits[chosen]),
+        "shares": {"features": shares, "pixels": pixel_shares, "chance": [chance, chance]},
+        "shown_shares": shown_shares,
         "features_against_pixels": mean_difference(hits.mean(axis=1) - pixel_hits.mean(axis=1)),
-        "pixel_ranks": {
-            "median": float(np.median(ranks[:, 0])),
-            "among_neighbors": float((ranks[:, 0] <= count).mean()),
-        },
+        "pixel_ranks": {"median": float(np.median(first)), "among_neighbors": float((first <= count).mean())},
     }
 
 
-def _shares(hits):
-    return [float(hits[:, 0].mean()), float(hits.mean())]
+def _write(settings, name, rows, images, size, draw):
+    """Writes a panel as PNG, with a palette, which makes the file a third as large."""
+    thumbnails = features.thumbnails([os.path.join(settings.data_dir, each["file"]) for each in images], size)
+    path = os.path.join(settings.results_dir, f"figure4_{name}.png")
+    plots.write_pixels(plots.pixels_of(draw(rows, thumbnails)), path, colors=256)
 
 
 def draw_predictions(rows, thumbnails):
     """The left panel, a figure: images with their best classes as bars, in two columns.
 
     The true class is under its image, with its probability where it has no bar; its bar has another color and a check
-    mark. Args: rows: dicts with class_name, true_probability and best; thumbnails: uint8 (N, size, size, 3).
+    mark. Args: rows: as `predictions`; thumbnails: uint8 (N, size, size, 3).
     """
     columns, bars = min(2, len(rows)), max(len(row["best"]) for row in rows)
     height = -(-len(rows) // columns)
     ratios = [2, 0.25 * bars] * height
-    figure, axes = _grid(3.1 * columns, (2.5 + 0.25 * bars) * height, len(ratios), columns, height_ratios=ratios)
+    size = 3.1 * columns, (2.5 + 0.25 * bars) * height
+    figure, axes = plots.panel(*size, columns, len(ratios), squeeze=False, height_ratios=ratios)
     for each in axes.flat:
         each.axis("off")
     for place, (row, thumbnail) in enumerate(zip(rows, thumbnails, strict=True)):
         image, chart = axes[place // columns * 2 :, place % columns][:2]
         image.imshow(thumbnail)
-        names, probabilities = zip(*((each["class_name"], each["probability"]) for each in row["best"]), strict=True)
-        true = row["class_name"]
-        absent = "" if true in names else f" ({100 * row['true_probability']:.1f} %)"
+        true, best = row["class_name"], {each["class_name"]: each["probability"] for each in row["best"]}
+        absent = "" if true in best else f" ({100 * row['true_probability']:.1f} %)"
         image.set_title(_words(true, 22) + absent, y=-0.14, weight="bold", parse_math=False)
         chart.set(xlim=(0, 1.3), ylim=(bars - 0.5, -0.5))
-        chart.barh(range(len(names)), probabilities, 0.85, color=[TRUE if name == true else OTHER for name in names])
-        for line, (name, probability) in enumerate(zip(names, probabilities, strict=True)):
+        chart.barh(range(len(best)), best.values(), 0.85, color=[TRUE if name == true else OTHER for name in best])
+        for line, (name, probability) in enumerate(best.items()):
             style = {"parse_math": False, "va": "center", "weight": "bold" if name == true else "normal"}
             chart.text(0.02, line, "✓ " * (name == true) + _words(name, 24), **style)
             chart.text(1.3, line, f"{100 * probability:.1f} %", ha="right", **style)
@@ -195,10 +179,9 @@ def draw_neighbors(rows, thumbnails):
     """The right panel, a figure: in each row a test image with its class, then the training images nearest to it.
 
     Under a neighbor of the same class is a check mark; one of another class has a cross, its class and a frame.
-    Args: rows: dicts with class_name and neighbors; thumbnails: uint8 (N, size, size, 3), row by row.
     """
     columns = 1 + len(rows[0]["neighbors"])
-    figure, axes = _grid(1.05 * columns, 1.25 * len(rows), len(rows), columns)
+    figure, axes = plots.panel(1.05 * columns, 1.25 * len(rows), columns, len(rows), squeeze=False)
     for place, (each, thumbnail) in enumerate(zip(axes.flat, thumbnails, strict=True)):
         row, column = rows[place // columns], place % columns
         name = row["neighbors"][column - 1]["class_name"] if column else row["class_name"]
@@ -210,11 +193,6 @@ def draw_neighbors(rows, thumbnails):
         style = {"color": "black" if right else WRONG, "weight": "normal" if column else "bold"}
         each.set_xlabel(text, fontsize=9, parse_math=False, **style)
     return figure
-
-
-def _grid(width, height, rows, columns, **settings):
-    size = {"figsize": (width, height), "squeeze": False, "layout": "constrained"}
-    return plots.pyplot.subplots(rows, columns, **size, **settings)
 
 
 def _words(class_name, most):

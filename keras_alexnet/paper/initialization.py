@@ -4,8 +4,8 @@ Section 5 initializes every layer from N(0, 0.01) and five biases with 1. Caffe'
 2014, took biases of 0.1 (`models/bvlc_alexnet/train_val.prototxt`); the released code initializes conv3-5 from
 N(0, 0.03). Here the same layers start in each of these ways, with the same images, crops and color noise in the same
 order, the same random numbers, and the paper's learning rate. In between, on a fixed batch and without dropout, the
-command measures how large each layer's signal is, how much of it differs between images, and how large the gradient of
-its kernels is. What a start gave is kept below RESULTS/initialization, and not trained again.
+command measures each layer's signal, how much of it differs between images, and the gradient of its kernels. What a
+start gave is kept below RESULTS/initialization, and not trained again.
 """
 
 import dataclasses

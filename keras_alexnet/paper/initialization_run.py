@@ -8,7 +8,6 @@ import os
 from itertools import chain, count
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_alexnet import datasets, rundir
@@ -29,10 +28,9 @@ IMAGES = 64  # of the fixed batch
 
 
 def measure(settings):
-    """Trains from every start: experiment.Result.
+    """Trains from every start, or takes what is kept of it: experiment.Result.
 
-    Its values: `classes`, `images` and `pictures` (of the fixed batch), int; `constant`, the majority-class baseline's
-    loss, the entropy of the training labels in nats; `measured`, steps; `starts`, name -> what `_train` returns.
+    `constant` of its values is the majority-class baseline's loss, the entropy of the training labels in nats.
     """
     config = settings.training_config()
     network, training, seed, folder = config.network, config.training, config.run.seed, config.run.model_dir
@@ -50,12 +48,12 @@ def measure(settings):
     # The fixed batch: some of the training set by their centers, in an order that no training has.
     centers = Augmentation(crop_positions=1, reflections=False, pca_color="none")
     fixed = next(batches(centers, 8 if settings.quick else IMAGES, 2**20))
-    model = rundir.build_model(network, len(source.class_names), seed, ())
+    # Measured by a copy in float32: small differences would be lost in bfloat16.
+    exact = dataclasses.replace(network, precision="float32")
+    model, copy = (rundir.build_model(each, len(source.class_names), seed, ()) for each in (network, exact))
     rates = training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
     updates = trainer.Trainer(model, MomentumSGD(*rates))
     begin = {name: variable.numpy() for name, variable in updates.variables().items()}
-    # Measured by a copy in float32: small differences would be lost in bfloat16.
-    copy = rundir.build_model(dataclasses.replace(network, precision="float32"), len(source.class_names), seed, ())
     statistics_of, starts = activation_statistics(copy), {}
 
     def measured():
@@ -134,17 +132,15 @@ def activation_statistics(model):
     def measure(images, labels):
         loss, *parts = signals_and_gradients(images, labels)
         found = {"loss": float(loss)}
-        for name, signal, gradient, kernel in zip(LAYERS, *parts, kernels, strict=True):
-            size, slope, weight = (
-                float(tf.sqrt(tf.reduce_mean(tf.square(each)))) for each in (signal, gradient, kernel)
-            )
-            between = float(tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(signal, axis=0))))
+        for name, *three in zip(LAYERS, *parts, kernels, strict=True):
+            size, slope, weight = (float(tf.sqrt(tf.reduce_mean(tf.square(each)))) for each in three)
+            between = float(tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(three[0], axis=0))))
             found[name] = {
                 "signal_rms": size,
                 "signal_between": between,
                 "share": (between / size) ** 2 if size else 0.0,
                 "gradient_rms": slope,
-                "gradient_relative": slope / weight if weight else 0.0,
+                "gradient_relative": slope / weight,
             }
         return found
 
@@ -152,12 +148,7 @@ def activation_statistics(model):
 
 
 def _train(settings, train_step, batches, measured, show):
-    """Trains from one start.
-
-    Returns:
-        dict: `losses`, list of float, one a step, in nats; `measures`, step as str -> see `activation_statistics`;
-        `diverged`, whether the loss was non-finite, which ends it.
-    """
+    """What one start gives, dict: the loss of every step in nats, the measures by step, and whether it diverged."""
     losses, measures = [], {}
     while True:
         if len(losses) in settings.measure:
@@ -183,19 +174,17 @@ def _draw(values, folder):
     axes.legend(frameon=False)
     plots.write(figure, os.path.join(folder, "initialization.svg"))
     steps = sorted({values["measured"][0], values["measured"][-1]})
-    figure, panels = plots.panel(4.2 * len(steps) + 0.6, 3.8, len(steps))
-    for axes, step in zip(np.ravel(panels), steps, strict=True):
+    figure, panels = plots.panel(4.2 * len(steps) + 0.6, 3.8, len(steps), sharey=True, squeeze=False)
+    for axes, step in zip(panels[0], steps, strict=True):
         for index, start in enumerate(STARTS):
             measure = values["starts"][start.name]["measures"].get(str(step))
             if measure:
                 shares = [100 * measure[layer]["share"] or math.nan for layer in LAYERS]  # 0 is off a logarithm's scale
                 axes.plot(LAYERS, shares, "o-", color=f"C{index}", markersize=4, label=start.label)
-        axes.set(yscale="log", title=f"step {step}", ylabel="differs between images, % of the energy")
+        axes.set(yscale="log", title=f"step {step}")
         axes.tick_params(axis="x", rotation=45)
-    lowest = min(axes.get_ylim()[0] for axes in np.ravel(panels))
-    for axes in np.ravel(panels):
-        axes.set_ylim(lowest, 150)
-    np.ravel(panels)[0].legend(frameon=False)
+    panels[0, 0].set(ylabel="differs between images, % of the energy", ylim=(None, 150))
+    panels[0, 0].legend(frameon=False)
     plots.write(figure, os.path.join(folder, "initialization_signal.svg"))
     losses = f"Training loss, means of {WINDOW} steps, of each start; the majority-class baseline's, dotted."
     shares = "Share of each layer's signal that differs between images, by start."

@@ -30,9 +30,9 @@ matplotlib.use("Agg")  # no screen
 pyplot.rcParams.update({"svg.hashsalt": "keras_alexnet", "svg.fonttype": "none", "font.size": 10})
 
 
-def panel(width, height, columns=1):
+def panel(width, height, columns=1, rows=1, **settings):
     """A figure of so many inches, whose axes have no box: (figure, axes, or an array of them)."""
-    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
+    figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained", **settings)
     for each in np.ravel(axes):
         each.spines[["top", "right"]].set_visible(False)
     return figure, axes

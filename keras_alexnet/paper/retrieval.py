@@ -26,28 +26,19 @@ class Settings(experiment.Settings):
 
     model_dir: str | None = flag(None, "A run's folder, or an exported model's.", path=True)
     data_dir: str | None = flag(
-        None, "The folder that holds the images; --query with an --index needs none.", path=True
+        None, "The folder that holds the images; not needed for --query with --index.", path=True
     )
     index_split: str | None = flag(
-        None,
-        "DATA_DIR/INDEX_SPLIT/CLASS/*, or images without classes there, are searched; . is DATA_DIR itself. Default: "
-        "train, or . where there is no such folder.",
+        None, "DATA_DIR/INDEX_SPLIT/* is searched; . is DATA_DIR itself. Default: train, or . where it is missing."
     )
-    query_split: str = flag(
-        "val", "What is asked about; the same as --index_split: each image is searched among the others."
-    )
-    index: str | None = flag(
-        None, "The index, .npz; made where it is missing (default: below RESULTS/retrieval).", path=True
-    )
+    query_split: str = flag("val", "What is asked about; if it is --index_split, each image among the others.")
+    index: str | None = flag(None, "The index, .npz, made if missing (default: below RESULTS/retrieval).", path=True)
     query: str | None = flag(None, "An image: print the nearest ones instead of measuring.", path=True)
     neighbors: int = flag(6, "How many --query prints.", low=1, high=1000)
     codes: tuple[int, ...] = flag((32, 64, 128, 256), "Lengths of codes: numbers of real ones, bits of binary ones.")
     code_epochs: int = flag(30, "Epochs of each autoencoder.", low=1, high=10_000)
     timing_rows: int = flag(
-        100_000,
-        "Searches are also timed among so many rows, the index repeated: 1.6 GB of memory for 100000 x 4096.",
-        low=1,
-        high=10**8,
+        100_000, "Search is also timed among so many rows, the index repeated: 1.6 GB by default.", low=1, high=10**8
     )
     seed: int = flag(2012, "Seed of the autoencoders.", low=0)
     projector: bool = flag(True, "Write the index for TensorBoard's embedding projector.")
@@ -96,8 +87,7 @@ def run(settings):
 
 def tables(values):
     whole, queries = row_of(values, "features", ""), values["queries"]["pictures"]
-    found = [("chance", "-", "-", *_percents(values["chance"]), "-")]
-    times = []
+    found, times = [("chance", "-", "-", *_percents(values["chance"]), "-")], []
     for row in values["rows"]:
         smaller = f"{whole['bytes'] / row['bytes']:.0f}" if row["kind"] == "features" else "-"
         lost = "-" if row["lost_queries"] is None else f"{100 * row['lost_queries']:.0f}"
@@ -105,24 +95,21 @@ def tables(values):
         coding = "-" if row["encode_ms"] is None else f"{row['encode_ms']:.2f}"
         searches = f"{row['search_ms']:.3f}", f"{row['search_large_ms']:.2f}"
         times.append((row["name"], coding, *searches, f"{_times_faster(values, row):.3g}"))
+    found_note = (
+        f"{queries} queries: one standard error of precision at 1 is up to {50 / math.sqrt(queries):.1f}; lost: of the "
+        "variance of the queries' numbers, after coding and decoding"
+    )
+    times_note = (
+        "medians of the processor's time, one query at a time, every row compared; the larger index is the same "
+        "repeated; times faster: there, coding included. "
+        f"The network takes {values['describe_ms']:.0f} ms for the numbers of an image, whatever the code"
+    )
+    times_columns = (f"search in {values['index']['pictures']}", f"search in {values['timing_rows']}", "times faster")
     by_class = [(each["class_name"], str(each["pictures"]), *_percents(each)) for each in values["by_class"]]
-    searched = (f"search in {rows}" for rows in (values["index"]["pictures"], values["timing_rows"]))
+    title, columns = "How many of the nearest are of the query's class, in percent", ("bytes", "times smaller", *PLACES)
     return [
-        Table(
-            "How many of the nearest are of the query's class, in percent",
-            ("", "bytes", "times smaller", *PLACES, "lost"),
-            found,
-            f"{queries} queries: one standard error of precision at 1 is up to {50 / math.sqrt(queries):.1f}; lost: of "
-            "the variance of the queries' numbers, after coding and decoding",
-        ),
-        Table(
-            "Milliseconds of one core a query",
-            ("", "coding", *searched, "times faster"),
-            times,
-            "medians of the processor's time, one query at a time, every row compared; the larger index is the same "
-            "repeated; times faster: there, coding included. "
-            f"The network takes {values['describe_ms']:.0f} ms for the numbers of an image, whatever the code",
-        ),
+        Table(title, ("", *columns, "lost"), found, found_note),
+        Table("Milliseconds of one core a query", ("", "coding", *times_columns), times, times_note),
         Table(f"By class, {whole['name']}, in percent", ("class", "queries", *PLACES), by_class),
     ]
 

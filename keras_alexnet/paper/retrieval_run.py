@@ -1,12 +1,10 @@
 """What `retrieval` measures and draws: precision, size and time of features, of codes of them and of pixels.
 
-A code is the middle of an autoencoder: 4096 -> 512 ReLU -> code -> 512 ReLU -> 4096, mean squared error, Adam, batches
-of 128.
+A code is the middle of an autoencoder, 4096 -> 512 ReLU -> code -> 512 ReLU -> 4096 (mean squared error, Adam):
 
-- real: a linear code of float32, compared by Euclidean distance.
+- real: float32, compared by Euclidean distance.
 - binary: noise (standard deviation 4) before a sigmoid pushes the code to 0 or 1 in training, as in semantic hashing
-  (Salakhutdinov and Hinton, 2009; the same noise); bits are the sigmoid above 0.5, eight a byte, compared by Hamming
-  distance.
+  (Salakhutdinov and Hinton, 2009; the same noise). Bits are the sigmoid above 0.5, compared by Hamming distance.
 
 The paper trains none: depth, sizes and learning rate were chosen here by leave-one-out retrieval within the training
 images. The mean of each feature is subtracted and all are divided by one standard deviation, so that the ratios of
@@ -107,16 +105,20 @@ def load_or_train(path, features, length, binary, epochs, seed, show):
 def _compiled(model):
     """A function of NumPy rows; Keras' own call of one row at a time takes longer than its arithmetic."""
     rows = tf.TensorSpec(model.input_shape, tf.float32)
-    call = tf.function(lambda rows: model(rows, training=False), input_signature=[rows])
-    return lambda rows: np.concatenate([call(rows[at : at + _ROWS]).numpy() for at in range(0, len(rows), _ROWS)])
+    call = tf.function(lambda rows: model(rows, training=False)).get_concrete_function(rows)
+
+    def run(rows):
+        parts = (tf.constant(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
+        return np.concatenate([call(part).numpy() for part in parts])
+
+    return run
 
 
 def milliseconds(function, inputs):
     """The median time of a call, float: the processor's, of all threads, which other programs do not add to."""
     function(inputs[0])  # what is done once only does not count
-    return 1e3 * statistics.median(
-        timeit.timeit(partial(function, each), timer=time.process_time, number=1) for each in inputs
-    )
+    clock = {"timer": time.process_time, "number": 1}
+    return 1e3 * statistics.median(timeit.timeit(partial(function, each), **clock) for each in inputs)
 
 
 def print_nearest(settings):
@@ -157,7 +159,7 @@ def measure(settings):
         log_dir = settings.log_dir or os.path.join(settings.results_dir, "projector")
         features.write_projector(index, log_dir, progress_bar("drawing thumbnails"))
         print(f"tensorboard --logdir={log_dir}", flush=True)
-    longest = max(settings.codes)
+    longest, network = max(settings.codes), model.config.network
     ways = [("pixels", "", 0), ("features", "", 0)]
     ways += [("features", coded, length) for coded in ("real", "binary") for length in sorted(settings.codes)]
     ways += [("pixels", "binary", longest)]
@@ -174,7 +176,7 @@ def measure(settings):
     values = {
         "index": _described(settings.data_dir, settings.index_split, index),
         "queries": {**_described(settings.data_dir, settings.query_split, queries), "leave_one_out": same},
-        "model": features.described(model),
+        "model": {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs},
         "chance": _summary(*features.evaluate(nothing[0], index.labels, nothing[1], labels, same)),
         "timing_rows": max(settings.timing_rows, len(index.files)),
         "describe_ms": milliseconds(describe, [[Path(path).read_bytes()] for path in queries.paths()[:10]]),
@@ -182,9 +184,18 @@ def measure(settings):
         "by_class": by_class,
         "codes_against_pixels": {"bits": longest, **mean_difference(gain)},
     }
+    among = "each among the others" if same else f"among {len(index.files)} of {settings.index_split}"
+    protocol = (
+        f"{len(labels)} images of {settings.query_split}, {among}, {len(index.class_names)} classes; "
+        f"{network.variant}, width {network.width:g}, {model.epochs} epochs, center view, fc8's input; Euclidean "
+        "distance, Hamming for bits, every row compared (NumPy); whole rankings, equal distances as the mean over "
+        f"their orders; autoencoders with {HIDDEN} hidden units each way, {settings.code_epochs} epochs on "
+        f"{settings.index_split} only, seed {settings.seed}; pixels: the central square at "
+        f"{features.PIXELS}x{features.PIXELS}"
+    )
     _draw(values, os.path.join(settings.results_dir, "retrieval.svg"))
     caption = "Precision among the ten nearest, and mean average precision, by bytes an image."
-    return Result(values, _protocol(settings, values), (("retrieval.svg", caption),))
+    return Result(values, protocol, (("retrieval.svg", caption),))
 
 
 def _row(settings, index, queries, labels, same, kind, coded, length):
@@ -221,40 +232,23 @@ def _described(data_dir, split, index):
     return {"data_dir": data_dir, "split": split, **counts}
 
 
-def _protocol(settings, values):
-    index, queries, model = values["index"], values["queries"], values["model"]
-    among = "each among the others" if queries["leave_one_out"] else f"among {index['pictures']} of {index['split']}"
-    network = f"{model['variant']}, width {model['width']:g}, {model['epochs']} epochs"
-    return (
-        f"{queries['pictures']} images of {queries['split']}, {among}, {index['classes']} classes; {network}, center "
-        "view, fc8's input; Euclidean distance, Hamming for bits, every row compared (NumPy); whole rankings, equal "
-        f"distances as the mean over their orders; autoencoders with {HIDDEN} hidden units each way, "
-        f"{settings.code_epochs} epochs on {index['split']} only, seed {settings.seed}; pixels: the central square at "
-        f"{features.PIXELS}x{features.PIXELS}"
-    )
-
-
 def _draw(values, path):
     """Writes the figure as SVG: precision at 10 and mean average precision by bytes, real and binary codes."""
     figure, both = plots.panel(8.4, 3.9, columns=2)
     whole, bits = row_of(values, "features", ""), values["codes_against_pixels"]["bits"]
-    levels = (
-        (whole, "-", f"{whole['name']} ({whole['bytes']:,} bytes)"),
-        (row_of(values, "pixels", ""), "--", "pixels"),
-        (values["chance"], ":", "chance"),
-    )
+    other, name = row_of(values, "pixels", "binary", bits), f"{whole['name']} ({whole['bytes']:,} bytes)"
+    levels = (whole, "-", name), (row_of(values, "pixels", ""), "--", "pixels"), (values["chance"], ":", "chance")
     for axes, name, value in (
         (both[0], "precision among the 10 nearest, %", lambda row: 100 * row["precision"][-1]),
         (both[1], "mean average precision, %", lambda row: 100 * row["mean_average_precision"]),
     ):
         for coded, marker, color in (("binary", "o", "black"), ("real", "s", "tab:blue")):
             rows = [row for row in values["rows"] if row["kind"] == "features" and row["coded"] == coded]
-            places = [(row["bytes"], value(row)) for row in rows]
-            axes.plot(*zip(*places, strict=True), marker=marker, color=color, label=f"{coded} codes")
+            sizes, heights = [row["bytes"] for row in rows], [value(row) for row in rows]
+            axes.plot(sizes, heights, marker=marker, color=color, label=f"{coded} codes")
             style = {"xytext": (0, -12), "textcoords": "offset points", "ha": "center", "fontsize": 8, "color": color}
-            for row, place in zip(rows, places, strict=True):
-                axes.annotate(str(row["length"]), place, **style)
-        other = row_of(values, "pixels", "binary", bits)
+            for row, size, height in zip(rows, sizes, heights, strict=True):
+                axes.annotate(str(row["length"]), (size, height), **style)
         axes.plot(other["bytes"], value(other), "x", color="tab:gray", label=other["name"])
         for row, style, label in levels:
             axes.axhline(value(row), linestyle=style, color="tab:gray", linewidth=1, label=label)

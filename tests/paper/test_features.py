@@ -65,24 +65,21 @@ def test_a_run_and_its_export_are_the_same_model(model, extractor, tiny_run, sma
     np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-6)
     bias = model.served.weights["fc8/bias"]
     bias.assign_add(np.ones(3))
-    changed = features.model_identity(model)
+    assert features.model_identity(model) != extractor.identity
     bias.assign_sub(np.ones(3))
-    assert changed != extractor.identity
 
 
 def test_what_is_not_an_image_is_left_out(extractor, small_images, tmp_path):
     good = sorted((small_images / "val").glob("*/*.jpg"))[:5]
-    bad, empty = tmp_path / "bad.jpg", tmp_path / "empty.png"
+    bad, shown = tmp_path / "bad.jpg", []
     bad.write_bytes(b"not an image")
-    empty.write_bytes(b"")
-    shown = []
-    paths = [*good[:2], bad, *good[2:4], empty, tmp_path / "missing.jpg", good[4]]
+    paths = [*good[:2], bad, *good[2:4], tmp_path / "missing.jpg", good[4]]
     rows, left_out = features.extract_features(extractor, paths, lambda *done: shown.append(done))
-    assert list(left_out) == [2, 5, 6] and shown == [(8, 8)]
-    assert "not a JPEG or PNG" in left_out[2] and "No such file" in left_out[6]
+    assert list(left_out) == [2, 5] and shown == [(7, 7)]
+    assert "not a JPEG or PNG" in left_out[2] and "No such file" in left_out[5]
     np.testing.assert_allclose(rows, features.extract_features(extractor, good)[0], rtol=1e-5, atol=1e-6)
     with pytest.raises(RunError, match="not an image that can be decoded, nor any other of 2 files"):
-        features.extract_features(extractor, [bad, empty])
+        features.extract_features(extractor, [bad, bad])
     none = features.Extractor("features", "m", lambda files: np.full((len(files), 2), np.nan, np.float32))
     with pytest.raises(RunError, match="non-finite"):
         features.extract_features(none, good)
@@ -169,14 +166,12 @@ def test_tensorboard_answers_with_the_index(pixels, folder):
 
 def test_thumbnails_stand_row_by_row(pixels, folder):
     sprite = np.asarray(Image.open(folder / "sprite.png"))
-    assert sprite.shape == (5 * 64, 5 * 64, 3)
+    cells = sprite.reshape(5, 64, 5, 64, 3).swapaxes(1, 2).reshape(25, 64, 64, 3)
     for place in (0, 4, 5, 17):
-        row, column = divmod(place, 5)
-        found = sprite[64 * row : 64 * row + 64, 64 * column : 64 * column + 64]
         with open(pixels.paths()[place], "rb") as file:
             whole = decode_center(file.read()).numpy().astype(np.float64)
-        np.testing.assert_allclose(found, whole.reshape(64, 4, 64, 4, 3).mean(axis=(1, 3)), atol=0.51)
-    assert not sprite[64 * 3 :, 64 * 3 :].any()  # 18 of 25
+        np.testing.assert_allclose(cells[place], whole.reshape(64, 4, 64, 4, 3).mean(axis=(1, 3)), atol=0.51)
+    assert not cells[18:].any()
 
 
 def test_another_index_takes_its_place(pixels, tmp_path, monkeypatch):

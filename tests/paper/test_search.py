@@ -9,29 +9,21 @@ import pytest
 from keras_alexnet.paper import features
 
 
-def precision_of(relevant, at):
-    return Fraction(sum(relevant[:at]), at)
-
-
-def average_precision_of(relevant):
-    """From the definition: the mean, over the relevant, of the precision at their places."""
+def scores_of(relevant):
+    """From the definition: precision at 1, 5, 10, and the mean, over the relevant, of the precision at their places."""
     places = [place for place, is_one in enumerate(relevant, 1) if is_one]
-    return sum((precision_of(relevant, place) for place in places), Fraction(0)) / len(places)
+    average = sum(Fraction(sum(relevant[:place]), place) for place in places) / len(places)
+    return [Fraction(sum(relevant[:at]), at) for at in (1, 5, 10)], average
 
 
 def every_order(distances, relevant):
     """All orders in which equal distances may stand."""
     groups = [
-        [own for own, distance in zip(relevant, distances, strict=True) if distance == value]
+        [own for own, each in zip(relevant, distances, strict=True) if each == value]
         for value in sorted(set(distances))
     ]
     for orders in itertools.product(*(itertools.permutations(group) for group in groups)):
         yield [each for order in orders for each in order]
-
-
-def mean(values):
-    values = list(values)
-    return float(sum(values, Fraction(0)) / len(values))
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -41,17 +33,16 @@ def test_scores_are_the_mean_over_all_orders_of_equal_distances(ties):
         distances = rng.integers(0, 4, 8) if ties else rng.random(40)
         relevant = rng.random(len(distances)) < 0.3
         relevant[0] = True
+        found = [scores_of(order) for order in every_order(distances.tolist(), relevant.tolist())]
         precision, average = features.scores(distances, relevant)
-        orders = list(every_order(distances.tolist(), relevant.tolist()))
-        assert average == pytest.approx(mean(map(average_precision_of, orders)), rel=1e-12)
-        expected = [mean(precision_of(order, at) for order in orders) for at in (1, 5, 10)]
+        assert average == pytest.approx(float(sum(each for _, each in found) / len(found)), rel=1e-12)
+        expected = [float(sum(each) / len(found)) for each in zip(*(each for each, _ in found), strict=True)]
         assert precision == pytest.approx(expected, rel=1e-12)
 
 
 def vectors_of(rng, count, binary):
-    if binary:
-        return rng.integers(0, 256, (count, binary), dtype=np.uint8)
-    return rng.normal(size=(count, 24)).astype(np.float32)
+    codes, numbers = rng.integers(0, 256, (count, binary), dtype=np.uint8), rng.normal(size=(count, 24))
+    return codes if binary else numbers.astype(np.float32)
 
 
 def distances_of(query, vectors):
@@ -90,6 +81,6 @@ def test_evaluation_from_the_definition(same):
     for row in range(len(precision)):
         others = [place for place in range(30) if not same or place != row]
         order = np.argsort(distances_of(vectors[row], vectors[others]))
-        relevant = (labels[others] == labels[row])[order].tolist()
-        assert average[row] == pytest.approx(float(average_precision_of(relevant)))
-        assert precision[row] == pytest.approx([float(precision_of(relevant, at)) for at in (1, 5, 10)])
+        expected = scores_of((labels[others] == labels[row])[order].tolist())
+        assert average[row] == pytest.approx(float(expected[1]))
+        assert precision[row] == pytest.approx(list(map(float, expected[0])))
