@@ -6,7 +6,7 @@ It loads the highest version, runs its warm-up requests as the real one does, an
 and ends with its standard input. It cannot import keras_alexnet: what it serves needs nothing but TensorFlow.
 
 Not as TensorFlow Serving: one model, `alexnet`, in one version, which is not reloaded; no batching, labels of versions,
-monitoring, classify, regress or TLS; status and metadata by REST only; the words of some errors.
+monitoring, metadata, classify, regress or TLS; the status by REST only; the words of some errors.
 """
 
 import base64
@@ -24,20 +24,14 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import grpc
 import numpy as np
 import tensorflow as tf
-from google.protobuf import json_format
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    predict_pb2,
-    prediction_log_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
 sys.modules["keras_alexnet"] = None
 
 # As http_server.cc maps them.
 HTTP_STATUS = {"INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "NOT_FOUND": 404, "UNAVAILABLE": 503}
 CODES = {3: "INVALID_ARGUMENT", 9: "FAILED_PRECONDITION", 14: "UNAVAILABLE"}
-PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(|/metadata|:predict)")
+PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(|:predict)")
 
 
 class FailureError(Exception):
@@ -100,14 +94,6 @@ class Servable(prediction_service_pb2_grpc.PredictionServiceServicer):
         }
         return {"model_version_status": [status]}
 
-    def metadata(self, spec):
-        self.signature(spec)
-        response = get_model_metadata_pb2.GetModelMetadataResponse(model_spec=spec)
-        response.model_spec.version.value = self.version
-        definitions = get_model_metadata_pb2.SignatureDefMap(signature_def=dict(self.meta_graph.signature_def))
-        response.metadata["signature_def"].Pack(definitions)
-        return json_format.MessageToDict(response, preserving_proto_field_name=True)
-
     def predict_json(self, body, spec):
         """The answer to a request by REST, `instances` by rows or `inputs` by columns."""
         request = predict_pb2.PredictRequest(model_spec=spec)
@@ -139,7 +125,7 @@ class Rest(http.server.BaseHTTPRequestHandler):
     servable = None
 
     def do_GET(self):  # noqa: N802
-        self.answer_path({"": self.servable.status, "/metadata": self.servable.metadata})
+        self.answer_path({"": self.servable.status})
 
     def do_POST(self):  # noqa: N802
         length = self.headers.get("Content-Length", "")

@@ -69,7 +69,6 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
         ("", 2, "no weights given: name one .caffemodel"),
         ("IN/good.caffemodel", 2, "--out is missing: give the run's folder"),
         ("IN/nowhere --out=OUT", 2, "IN/nowhere: there is no such file"),
-        ("IN/good.caffemodel --out=OUT --mean=IN/nowhere", 2, "IN/nowhere: there is no such file"),
         ("IN/good.caffemodel --out=IN", 2, "--out=IN: is not empty; name a new folder"),
         ("IN/good.caffemodel --out=OUT", 2, "--class_names is missing: .* has 7 classes, and ImageNet 1000"),
         ("IN/good.caffemodel --out=OUT --class_names=IN/nowhere", 2, "nowhere: there is no such file"),
