@@ -55,15 +55,11 @@ def ten_crops(images, size):
 def draws(seed, epoch, start, margin, positions, reflections=True):
     """Where the crops of an epoch begin, whether they are reflected, and the factors of their color noise.
 
-    Args:
-        seed, epoch, start: int; the first place in the epoch that is wanted.
-        margin: int, 256 minus the crop's size.
-        positions: int, at most margin + 1, see `Augmentation.crop_positions`.
-        reflections: bool; without them every reflection is 0, and all other draws are the same.
+    `margin`: int, 256 minus the crop's size; `positions`: int, at most margin + 1, see `Augmentation.crop_positions`;
+    without `reflections` every reflection is 0, and all other draws are the same.
 
-    Returns:
-        endless tf.data.Dataset of float32 (6,), one for each place from `start` on: row and column, each value of
-        their range equally likely; 1 for reflected or 0, equally likely; three factors, N(0, 1).
+    Returns an endless tf.data.Dataset of float32 (6,), one for each place of the epoch from `start` on: row and column,
+    each value of their range equally likely; 1 for reflected or 0, equally likely; three factors, N(0, 1).
     """
     first = (margin + 1 - positions) // 2
 

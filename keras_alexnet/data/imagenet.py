@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import re
+import sys
 import tarfile
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from keras_alexnet.data.sources import IndexedSource
 from keras_alexnet.errors import UsageError, printable
-from keras_alexnet.files import atomic_write
+from keras_alexnet.files import atomic_write, progress_bar
 
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
@@ -36,7 +37,7 @@ _WORDNET_ID = re.compile(r"n[0-9]{8}")
 _CLASS_ARCHIVE = re.compile(r"(n[0-9]{8})\.tar")
 _TRAIN_IMAGE = re.compile(r".+\.jpe?g", re.IGNORECASE)
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.jpe?g", re.IGNORECASE)
-_KIT_FILES = ("data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat")
+_KIT_FILES = ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
 _KIT_BYTES = 2**26  # unpacked; the official kit has a few million
 _HEADER_BYTES = 2**20  # more than any real header has; tarfile reads what a header claims in one piece
 _PADDING_BYTES = 2**20  # behind the end of a tar: GNU tar fills up to 10 KiB, other programs to a tape's record
@@ -82,9 +83,6 @@ class ArchiveSource(IndexedSource):
     other_files: tuple[str, ...] = ()
     per_image = ("files", "labels", "offsets", "sizes")
 
-    def names(self):
-        return self.files
-
     def fingerprint(self):
         """A hash of the ids of all classes and of the names, sizes and labels of all files."""
         columns = zip(self.files, self.sizes.tolist(), self.labels.tolist(), strict=True)
@@ -114,20 +112,19 @@ class ArchiveSource(IndexedSource):
         return content
 
 
-def open_ilsvrc2012(data_dir, index_path=None, progress=None):
+def open_ilsvrc2012(data_dir, index_folder=None):
     """Training and validation images of ImageNet 2012: (training, validation), ArchiveSource.
 
-    `data_dir` holds the two archives, or has them in downloads/manual; the file `index_path` keeps the places of all
-    images, so that the archives are walked through only once; `progress`: optional function of (bytes done, bytes in
-    all). Raises UsageError where an archive is missing, damaged or without images, a label is missing, or the kit
-    cannot be read.
+    `data_dir` holds the two archives, or has them in downloads/manual; a file in the folder `index_folder` keeps the
+    places of all images, so that the archives are walked through only once. Raises UsageError where an archive is
+    missing, damaged or without images, a label is missing, or the kit cannot be read.
     """
     folder = find_archives(data_dir)
     paths = [os.path.join(folder, name) for name in (TRAIN_ARCHIVE, VAL_ARCHIVE)]
     kit_path = os.path.join(folder, KIT_ARCHIVE)
     # Before the walk, which takes minutes: an error of the labels comes at once.
     numbered, words = _read_kit(data_dir, kit_path) if os.path.exists(kit_path) else (_packaged_labels(data_dir), {})
-    listings = _listings(data_dir, paths, index_path, progress)
+    listings = _listings(data_dir, paths, index_folder)
     train_ids = [name.partition("/")[0] for name in listings[0]["names"]]
     ids = tuple(sorted(set(train_ids)))
     val_ids = _val_ids(data_dir, listings[1]["names"], numbered, frozenset(ids))
@@ -159,12 +156,13 @@ def find_archives(data_dir):
     return folders[0]
 
 
-def unofficial(train, val):
-    """A sentence on how the numbers of images and classes differ from the official ones, or None."""
+def note_counts(train, val):
+    """Says on standard error where the numbers of images and classes are not the official ones."""
     counts = (train.count, len(train.wordnet_ids), val.count)
     text = "{:,} training images in {:,} classes and {:,} validation images"
     texts = [text.format(*each) for each in (OFFICIAL_COUNTS, counts)]
-    return None if counts == OFFICIAL_COUNTS else "the official archives hold {}; these hold {}".format(*texts)
+    if counts != OFFICIAL_COUNTS:
+        print("note: the official archives hold {}; these hold {}".format(*texts), file=sys.stderr)
 
 
 class _Archive(io.BufferedReader):
@@ -176,29 +174,30 @@ class _Archive(io.BufferedReader):
         return super().read(size)
 
 
-def _listings(data_dir, paths, index_path, progress):
+def _listings(data_dir, paths, index_folder):
     """[{"names", "offsets", "sizes", "others"}] of the two archives, from the index or else from a walk."""
-    stats = [os.stat(path) for path in paths]
+    stats, index_path = [os.stat(path) for path in paths], os.path.join(index_folder or os.devnull, "index.json")
     key = [_INDEX_FORMAT, *(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))]
     # An index that is missing, damaged or of another version is made again.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        with open(index_path or os.devnull, encoding="utf-8") as file:
+        with open(index_path, encoding="utf-8") as file:
             index = json.load(file)
         if index["key"] == key:
             return index["listings"]
-    listings, total, progress = [], sum(stat.st_size for stat in stats), progress or (lambda done, total: None)
-    for path, stat, walk in zip(paths, stats, (_walk_train, _walk_val), strict=True):
-        where = f"--data_dir={data_dir}: {os.path.relpath(path, os.path.expanduser(data_dir))}"
-        with _Archive(io.FileIO(path)) as file:
-            listings.append(walk(where, file, stat.st_size, lambda done: progress(done, total)))
+    total, progress = sum(stat.st_size for stat in stats), progress_bar("finding the images in the archives", "bytes")
+    where = [f"--data_dir={data_dir}: {os.path.relpath(path, os.path.expanduser(data_dir))}" for path in paths]
+    with _Archive(io.FileIO(paths[0])) as file:
+        listings = [_walk_classes(where[0], file, stats[0].st_size, lambda done: progress(done, total))]
+    with _Archive(io.FileIO(paths[1])) as file:
+        listings.append(_images(where[1], _members(where[1], file, stats[1].st_size), _VAL_IMAGE))
     progress(total, total)
-    if index_path:
+    if index_folder:
         with atomic_write(index_path) as file:
             json.dump({"key": key, "listings": listings}, file)
     return listings
 
 
-def _walk_train(where, file, size, report):
+def _walk_classes(where, file, size, report):
     """Lists a tar of one tar per class: the names are CLASS/FILE. `report`: function of the bytes done."""
     found, others = {}, []
     for tar, member in _members(where, file, size):
@@ -218,12 +217,7 @@ def _walk_train(where, file, size, report):
     return {name: list(itertools.chain(*(each[name] for each in ordered))) for name in ordered[0]} | {"others": others}
 
 
-def _walk_val(where, file, size, report):
-    """Lists a tar of validation images."""
-    return _images(where, _members(where, file, size), _VAL_IMAGE, "", 0)
-
-
-def _images(where, members, pattern, folder, offset):
+def _images(where, members, pattern, folder="", offset=0):
     """The images of one tar, in the order of their names; `offset`: where the tar begins in the archive."""
     found, others = {}, []
     for _, member in members:
@@ -235,7 +229,7 @@ def _images(where, members, pattern, folder, offset):
         else:
             found[folder + name] = offset + member.offset_data, member.size
     if not found:
-        raise UsageError(f"{where} holds no images{' in ' if folder else ''}{folder}; fetch it again")
+        raise UsageError(f"{where} holds no images{folder and f' in {folder}'}; fetch it again")
     names = sorted(found)
     offsets, sizes = ([found[name][column] for name in names] for column in (0, 1))
     return {"names": names, "offsets": offsets, "sizes": sizes, "others": others}
@@ -246,7 +240,7 @@ def _members(where, file, size, folder=""):
 
     Raises UsageError where the tar is cut short or damaged. `where`: the archive; `folder`: before members' names.
     """
-    place = f"at the beginning{' of ' if folder else ''}{folder}"
+    place = f"at the beginning{folder and f' of {folder}'}"
     try:
         tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8")  # noqa: SIM115 (closing would close nothing)
         while (member := tar.next()) is not None:
@@ -264,8 +258,8 @@ def _members(where, file, size, folder=""):
         raise
     except Exception as error:
         # Most that can be wrong in a header is an error of tarfile's, but not all.
-        reason = f"{place}: {printable(str(error))}"
-        raise UsageError(f"{where} is compressed, cut short or damaged ({reason}); fetch it again") from None
+        problem = f"is compressed, cut short or damaged ({place}: {printable(str(error))})"
+        raise UsageError(f"{where} {problem}; fetch it again") from None
 
 
 def _file_name(member):
@@ -306,7 +300,14 @@ def _read_kit(data_dir, path):
     try:
         from scipy.io import loadmat  # in the extra `imagenet`
 
-        truth, meta = _kit_files(path)
+        with gzip.open(path) as file:
+            content = file.read(_KIT_BYTES + 1)
+        if len(content) > _KIT_BYTES:
+            raise ValueError(f"more than {_KIT_BYTES >> 20} MB")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            # A sparse member could grow beyond the bound.
+            members = {os.path.basename(each.name): each for each in tar if each.isreg() and not each.issparse()}
+            truth, meta = (tar.extractfile(members[name]).read() for name in _KIT_FILES)
         synsets = np.atleast_1d(loadmat(io.BytesIO(meta), variable_names=["synsets"], squeeze_me=True)["synsets"])
         # The kit has inner nodes of the tree too, which are not classes.
         leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
@@ -321,16 +322,3 @@ def _read_kit(data_dir, path):
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UsageError(f"{said} cannot be read ({reason}); fetch it again, {away}") from None
     return numbered, {wordnet_id: word for wordnet_id, word in words.items() if word.isprintable()}
-
-
-def _kit_files(path):
-    """The contents of _KIT_FILES, list of bytes. Nothing is written; what the kit unpacks to is bounded."""
-    with gzip.open(path) as file:
-        content = file.read(_KIT_BYTES + 1)
-    if len(content) > _KIT_BYTES:
-        raise ValueError(f"more than {_KIT_BYTES >> 20} MB")
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-        # A sparse member could grow beyond the bound.
-        members = {f"/{member.name}": member for member in tar if member.isreg() and not member.issparse()}
-        names = [next((name for name in members if name.endswith(f"/{file}")), file) for file in _KIT_FILES]
-        return [tar.extractfile(members[name]).read() for name in names]

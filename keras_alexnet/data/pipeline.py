@@ -19,8 +19,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
 
     Args:
         source, statistics, augmentation: sources.Source, Statistics of the training set, Augmentation.
-        size: int, rows and columns of a crop.
-        batch_size: int; the last batch holds what is left.
+        size, batch_size: int, rows and columns of a crop, images of a batch; the last batch holds what is left.
         seed, epoch: int; the same two give the same batches.
         start: int, images of this epoch to leave out; after a whole number of batches the rest is the same to the bit.
         threads: int, of the data graph; 0 for one per core.
@@ -79,10 +78,7 @@ def center_view(source, statistics, *, size, batch_size, threads=0, part=WHOLE):
 
 
 def evaluation_batches(source, sizes, *, batch_size, threads=0):
-    """Evaluation, which makes its views itself: every image once, in the order of the source. See `training`.
-
-    Returns a tf.data.Dataset of (tuple of uint8 (B, size, size, 3), the centers of these sizes; int32 (B,)).
-    """
+    """As `center_view`, without a mean: (tuple of uint8 (B, size, size, 3), the centers of these sizes; int32 (B,))."""
     return with_options(_centers(source, sizes, batch_size, threads, WHOLE).prefetch(2), threads)
 
 

@@ -19,7 +19,7 @@ from keras_alexnet.data import prepare as preparation
 from keras_alexnet.data import sources, statistics
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.data.prepare import Settings, prepare
-from keras_alexnet.data.record_sets import WORK, check_files, open_prepared, read_manifest
+from keras_alexnet.data.records import WORK, check_files, open_prepared, read_manifest
 from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from tests.data.conftest import encoded, files_of, items_of, photo, write_folder
 from tests.data.test_decoding import claiming
@@ -31,7 +31,7 @@ GOOD = encoded(photo(300, 280))
 
 
 def images(split, count):
-    """{CLASS/FILE: bytes}, sizes above and below 256, both kinds of files."""
+    """Sizes above and below 256, both kinds of files."""
     files = {}
     for index in range(count):
         kind = ("JPEG", "PNG")[index % 5 == 3]
@@ -59,7 +59,6 @@ def prepared(opened, tmp_path_factory):
 
 
 def centers_of(source):
-    """{name: uint8 (256, 256, 3)}"""
     return {name: decode_center(tf.constant(data)).numpy() for name, data, _ in items_of(source)}
 
 
@@ -71,12 +70,10 @@ def examples_of(folder, **options):
 
 def test_what_is_in_the_folder(prepared, opened):
     out, report = prepared
-    assert sorted(os.listdir(out)) == [
-        *("dataset_info.json", "features.json", "label.labels.txt", "manifest.json"),
-        *(f"prepared-train.tfrecord-0000{index}-of-00003" for index in range(3)),
-        *(f"prepared-validation.tfrecord-0000{index}-of-00002" for index in range(2)),
-        "statistics.npz",
-    ]
+    shards = [f"prepared-train.tfrecord-0000{index}-of-00003" for index in range(3)]
+    shards += [f"prepared-validation.tfrecord-0000{index}-of-00002" for index in range(2)]
+    described = ["dataset_info.json", "features.json", "label.labels.txt", "manifest.json"]
+    assert sorted(os.listdir(out)) == [*described, *shards, "statistics.npz"]
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest == report.manifest and report.handled == 15 and report.seconds > 0
     assert manifest["settings"] == {"size": 256, "encoding": "jpeg", "quality": 80, "shard_images": 4, "seed": 2012}
@@ -140,7 +137,11 @@ def test_another_size_is_resized_when_it_is_read_and_records_are_a_source_too(op
         np.testing.assert_array_equal(example["image"], seen.pop(example["file_name"].decode()))
 
 
-def test_an_interruption_leaves_whole_shards_and_ends_in_the_same_bytes(opened, tmp_path):
+def at_progress(monkeypatch, function):
+    monkeypatch.setattr(preparation, "progress_bar", lambda label: function)
+
+
+def test_an_interruption_leaves_whole_shards_and_ends_in_the_same_bytes(opened, tmp_path, monkeypatch):
     settings, out, steps = Settings(shard_images=3, encoding="raw"), tmp_path / "interrupted", []
     prepare(*opened, str(tmp_path / "whole"), settings)
     whole = files_of(tmp_path / "whole")
@@ -150,21 +151,24 @@ def test_an_interruption_leaves_whole_shards_and_ends_in_the_same_bytes(opened, 
         if len(steps) in (1, 4, 9):
             raise KeyboardInterrupt
 
+    at_progress(monkeypatch, progress)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            prepare(*opened, str(out), settings, progress=progress)
+            prepare(*opened, str(out), settings)
         shards = {name: content for name, content in files_of(out).items() if name.startswith("prepared-")}
         assert shards.items() <= whole.items()
         with pytest.raises(UsageError, match="is not completely prepared; the same preparation again resumes"):
             open_prepared(str(out), 100)
-    report = prepare(*opened, str(out), settings, progress=progress)
+    # Two shards with a whole one between them are lost.
+    for name in ("prepared-train.tfrecord-00000-of-00004", "prepared-train.tfrecord-00002-of-00004"):
+        (out / name).unlink(missing_ok=True)
+    report = prepare(*opened, str(out), settings)
     assert steps[-1] == (15, 15) and report.handled < 15 and files_of(out) == whole
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert prepare(*opened, str(out), settings).handled == 0
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
-# What cannot be decoded, and what can.
 UNUSUAL = {"cmyk.jpg": photo(280, 270).convert("CMYK"), "row.jpg": photo(9, 1)}
 WEBP = "a WebP image; only JPEG and PNG are read: convert it with `mogrify -format jpg newt/webp.jpg`"
 BAD = {
@@ -179,17 +183,13 @@ BAD = {
 
 
 def test_bad_files_are_left_out_and_listed(tmp_path):
-    train = {f"cat/{name}": encoded(image) for name, image in UNUSUAL.items()} | {
-        "cat/png.JPEG": encoded(photo(9, 9), "PNG")
-    }
+    train = {f"cat/{name}": encoded(image) for name, image in UNUSUAL.items()}
+    train |= {"cat/png.JPEG": encoded(photo(9, 9), "PNG")}
     train |= {f"newt/{name}": data for name, (data, _) in BAD.items()} | {"newt/good.jpg": GOOD, "newt/x/y.jpg": GOOD}
     write_folder(tmp_path / "train", train)
     write_folder(tmp_path / "val", {"cat/good.jpg": GOOD, "newt/good.jpg": GOOD})
     out, fail = str(tmp_path / "out"), Settings(shard_images=5, bad_images="fail")
-    # Where they are not to be left out, the first one ends it; nothing that was written before is lost.
-    with pytest.raises(
-        RunError, match=r"train/newt/x/y.jpg: is one of 1 files that are not read; .* --bad_images=skip"
-    ):
+    with pytest.raises(RunError, match=r"train/newt/x/y.jpg: is one of 1 files that are not read; .*bad_images=skip"):
         prepare(*sources.open_folder(str(tmp_path)), out, fail)
     (tmp_path / "train" / "newt" / "x" / "y.jpg").unlink()
     train, val = sources.open_folder(str(tmp_path))
@@ -226,7 +226,7 @@ def refuse(out, opened, words, **settings):
     assert "\n" not in str(caught.value)
 
 
-def test_folders_that_hold_something_else(prepared, opened, tmp_path):
+def test_folders_that_hold_something_else(prepared, opened, tmp_path, monkeypatch):
     out, _ = prepared
     before = files_of(out)
     refuse(out, opened, "prepared with --size=256; prepare into another folder", size=300)
@@ -244,12 +244,13 @@ def test_folders_that_hold_something_else(prepared, opened, tmp_path):
         refuse(tmp_path / "out", opened, "another process is preparing images into it; wait for it to end")
         raise KeyboardInterrupt
 
+    at_progress(monkeypatch, second)
     with pytest.raises(KeyboardInterrupt):
-        prepare(*opened, str(tmp_path / "out"), Settings(**SMALL), progress=second)
+        prepare(*opened, str(tmp_path / "out"), Settings(**SMALL))
     refuse(tmp_path / "out", opened, "prepared with --seed=2012; prepare into another folder", seed=3)
 
 
-def test_a_full_disk_and_a_damaged_shard(opened, prepared, tmp_path):
+def test_a_full_disk_and_a_damaged_shard(opened, prepared, tmp_path, monkeypatch):
     out, whole, limit = tmp_path / "out", files_of(prepared[0]), resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         # A file that may not grow any further is what a full disk is to whoever writes.
@@ -260,8 +261,10 @@ def test_a_full_disk_and_a_damaged_shard(opened, prepared, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert not [name for name in os.listdir(out) if name.startswith(".writing")]
     # With room again, but one shard damaged and one without its facts.
+    at_progress(monkeypatch, lambda done, total: done > 9 and 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        prepare(*opened, str(out), Settings(**SMALL), progress=lambda done, total: done > 9 and 1 / 0)
+        prepare(*opened, str(out), Settings(**SMALL))
+    at_progress(monkeypatch, lambda done, total: None)
     first, second = (out / f"prepared-train.tfrecord-0000{index}-of-00003" for index in (0, 1))
     first.write_bytes(first.read_bytes()[:-1])
     (out / WORK / f"{second.name}.npz").write_bytes(b"nothing")
@@ -307,7 +310,7 @@ from keras_alexnet.errors import RunError
 source, other, out = sys.argv[1:]
 settings = prepare.Settings(shard_images=4, encoding="raw")
 options = {"write": prepare.beam_writer(functools.partial(sources.open_folder, source), ["--runner=DirectRunner"])}
-options["progress"] = lambda *both: print(*both)
+prepare.progress_bar = lambda label: print
 print(prepare.prepare(*sources.open_folder(source), out, settings, **options).handled)
 try:
     prepare.prepare(*sources.open_folder(other), out + "2", settings, **options)
