@@ -47,12 +47,8 @@ def find_imagenet(data, may_prepare=False):
     """Where the images of --dataset=imagenet2012 are: records, a TensorFlow Datasets folder, or the official archives.
 
     Looked for in this order below --data_dir (default: data/). Archives are first prepared as records, resumably.
-
-    Returns:
-        config.DataConfig by which the images are read; `data` itself for every other dataset.
-
-    Raises:
-        UsageError: all of them are missing, or there are archives only and `may_prepare` is False.
+    Returns the config.DataConfig by which the images are read, `data` itself for every other dataset. Raises UsageError
+    where all of them are missing, or there are archives only and `may_prepare` is False.
     """
     if data.dataset != IMAGENET:
         return data
@@ -93,8 +89,7 @@ def augmentation(data, variant):
 
 def given_statistics(data):
     """Statistics of the training set that --statistics or prepared records give, or None. Raises UsageError."""
-    of_records = os.path.join(data.data_dir, rundir.STATISTICS) if data.dataset == "records" else None
-    path = data.statistics or of_records
+    path = data.statistics or (data.dataset == "records" and os.path.join(data.data_dir, rundir.STATISTICS))
     try:
         return stats.load(path) if path else None
     except (OSError, RunError) as error:
@@ -116,18 +111,10 @@ def placeholder_statistics(config, given, train_source, val_source):
 def prepare_datasets(config, given, train_source, val_source, is_chief):
     """Statistics of the training set and a summary of the validation set: read from the run's folder, or computed.
 
-    Args:
-        config: config.Config.
-        given: Statistics of `given_statistics`, or None.
-        train_source, val_source: see `data.sources`.
-        is_chief: bool, whether this process writes.
-
-    Returns:
-        (statistics, training source, summary, validation source); the sources without the files that are not images.
-
-    Raises:
-        UsageError: the run or the statistics are of other images, or a class has none.
-        RunError: files are not images, and `--bad_images=fail`.
+    `given`: Statistics of `given_statistics`, or None; `is_chief`: bool, whether this process writes. Returns
+    (statistics, training source, summary, validation source); the sources without the files that are not images. Raises
+    UsageError where the run or the statistics are of other images, or a class has none; RunError where files are not
+    images, and `--bad_images=fail`.
     """
     statistics = _statistics(config, given, train_source, is_chief)
     summary = _summary(config, val_source, is_chief)
@@ -171,7 +158,7 @@ def find_bad_files(train_source, val_source, threads=0):
 
 
 def describe_bad_files(both, bad):
-    """Files that are not images in a message, str: their number and the first of them, control characters escaped.
+    """The number of the files that are not images and the first of them, str; control characters are escaped.
 
     `both`: (training, validation), sources.Source; `bad`: the names of such files of each, two sequences of str.
     """
@@ -197,18 +184,15 @@ def read_summary(path):
 
 def _statistics(config, given, source, is_chief):
     """Statistics of the training set: those in the run's folder, the given ones, or computed and written there."""
-    path = os.path.join(config.run.model_dir, rundir.STATISTICS)
+    path, same = os.path.join(config.run.model_dir, rundir.STATISTICS), ("", source.fingerprint())
     kept = stats.load(path) if os.path.isfile(path) else None
-    same = ("", source.fingerprint())
     if kept and kept.fingerprint not in same and not rundir.has_checkpoint(config.run.model_dir):
         kept = None  # nothing has been trained on them: the set was changed before the run started
     statistics = kept or given or stats.compute(source, config.data.input_threads)
     if statistics.fingerprint not in same:
-        raise UsageError(
-            f"{path}: is of another training set than there is now; restore it, or name another --model_dir"
-            if kept
-            else "--statistics: is of another training set; give the statistics.npz of this one, or leave it out"
-        )
+        problem = "is of another training set than there is now; restore it, or name another --model_dir"
+        told = "--statistics: is of another training set; give the statistics.npz of this one, or leave it out"
+        raise UsageError(f"{path}: {problem}" if kept else told)
     if is_chief and statistics is not kept:
         stats.save(statistics, path)
     return statistics
@@ -223,10 +207,8 @@ def _summary(config, source, is_chief):
     if kept and rundir.has_checkpoint(config.run.model_dir):
         problem = "is of another validation set than there is now; restore it, or name another --model_dir"
         raise UsageError(f"{path}: {problem}")
-    if source.label_counts:
-        summary = stats.DatasetSummary(source.label_counts, (), source.fingerprint())
-    else:
-        summary = stats.summarize(source, config.data.input_threads)
+    known = source.label_counts and stats.DatasetSummary(source.label_counts, (), source.fingerprint())
+    summary = known or stats.summarize(source, config.data.input_threads)
     if is_chief:
         with atomic_write(path) as file:
             json.dump(dataclasses.asdict(summary), file)

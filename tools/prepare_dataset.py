@@ -16,6 +16,7 @@ import sys
 
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.config import DATASETS, DataConfig
 from keras_alexnet.data import imagenet, sources
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.flags import flag
@@ -67,7 +68,7 @@ def parse(argv):
     config = flags.parse(PrepareConfig, own, __doc__)
     if rest and not config.beam:
         raise UsageError(f"{rest[0]}: is not a flag; see --help (Beam's need --beam)")
-    local = config.source in ("ilsvrc2012", "folder")
+    local = config.source in ("ilsvrc2012", *DATASETS)
     for name in ["out", *["source"] * (not config.check), *["data_dir"] * (local and not config.check)]:
         flags.required(config, name)
     for name in ("train_split", "val_split"):
@@ -78,21 +79,17 @@ def parse(argv):
 
 def open_source(config, work):
     """The sources that the flags name: (train, val). Beam's workers call it again."""
-    if config.source == "folder":
-        return sources.open_folder(config.data_dir)
     if config.source == "ilsvrc2012":
         return imagenet.open_ilsvrc2012(config.data_dir, work)
-    from keras_alexnet.data import records  # needs TensorFlow, see `main`
-
-    return records.open_tfds(config.source, config.data_dir, config.train_split, config.val_split, 4096)
+    splits = {"train_split": config.train_split, "val_split": config.val_split}
+    return sources.open_training(DataConfig(dataset=config.source, data_dir=config.data_dir, **splits))
 
 
 def show(report, sources, out):
     """Prints the report at the end."""
     for (split, facts), source in zip(report.manifest["splits"].items(), sources, strict=True):
         megabytes = sum(shard["bytes"] for shard in facts["shards"]) / 1e6
-        left_out = {entry["name"]: entry["reason"] for entry in facts["skipped"]}
-        left_out.update(dict.fromkeys(facts["other_files"], ""))
+        left_out = {each["name"]: each["reason"] for each in facts["skipped"]} | dict.fromkeys(facts["other_files"], "")
         print(
             f"{split + ':':<12}{facts['images']:>10,} images of {len(report.manifest['class_names'])} classes, "
             f"{len(facts['shards'])} shards, {megabytes:,.1f} MB; {len(left_out)} files left out"

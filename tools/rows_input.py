@@ -58,13 +58,14 @@ def lay_out(row, settings):
         options = prepare.Settings(encoding=encoding)
         prepare.prepare(source, few(settings), str(work / encoding), options, threads=settings.threads)
     sizes, stored = [], records.open_prepared(str(work / "jpeg"), 1)[0]
-    for place, (_, content, label) in enumerate(stored.items().map(stored.loader()).as_numpy_iterator()):
+    for place, (content, label) in enumerate(stored.items().map(stored.loader()).as_numpy_iterator()):
         path = work / "prepared" / stored.class_names[label] / f"{place:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         sizes.append(path.write_bytes(content))
     height, width = (int(statistics.median(column)) for column in zip(*shapes, strict=True))
-    kilobytes = {"prepared_kb": statistics.fmean(sizes) / 1e3, "raw_kb": 256 * 256 * 3 / 1e3}
-    kilobytes["original_kb"] = statistics.fmean(os.path.getsize(path) for _, path in chosen) / 1e3
+    originals = [os.path.getsize(path) for _, path in chosen]
+    kinds = {"original_kb": originals, "prepared_kb": sizes, "raw_kb": [256 * 256 * 3]}
+    kilobytes = {name: statistics.fmean(each) / 1e3 for name, each in kinds.items()}
     return {"images": len(chosen), "size": f"{width}x{height}", **kilobytes}, dict
 
 
@@ -76,9 +77,10 @@ def few(settings):
 
 def repeated(kind, settings):
     """WORK/KIND as a source that holds each image `repeats` times."""
-    folder = Path(settings.work_dir)
-    is_original = kind == "originals"
-    source = sources.list_split(folder, kind) if is_original else records.open_prepared(str(folder / kind), 1024)[0]
+    if kind == "originals":
+        source = sources.list_split(settings.work_dir, kind)
+    else:
+        source = records.open_prepared(os.path.join(settings.work_dir, kind), 1024)[0]
     for name in getattr(source, "per_image", ("paths", "first", "ends")):  # a source repeats what these repeat
         column = getattr(source, name)
         repeats = np.tile(column, settings.repeats) if isinstance(column, np.ndarray) else column * settings.repeats
@@ -87,7 +89,6 @@ def repeated(kind, settings):
 
 
 def start(row, settings):
-    """A row by its name."""
     functions = {"keras": keras_loader, "preparation": preparing, "decode": decoder, "decode_prepared": decoder}
     images, read = functions.get(row, training)(row, settings)
 
@@ -109,7 +110,6 @@ def count_images(dataset, settings, autotune):
 
 
 def decoder(row, settings):
-    """The JPEG decoder alone."""
     folder = os.path.join(settings.work_dir, "originals" if row == "decode" else "prepared")
     files = glob.glob(os.path.join(glob.escape(folder), "*", "*")) * settings.repeats
 

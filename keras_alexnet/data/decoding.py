@@ -2,8 +2,7 @@
 
 One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (of a PNG the means of whole blocks), the
 largest that leaves at least 256 pixels, and then `tf.image.resize(..., "bilinear")` by what remains, a factor below 2,
-rounded to uint8. The first step is faster than decoding everything and keeps large images from aliasing. The release
-does not show how its images were resized.
+rounded to uint8: fast, and large images do not alias. The release does not show how its images were resized.
 """
 
 import functools
@@ -71,11 +70,7 @@ def decode_center(image_bytes, size=STORED_SIZE):
 
 
 def require_whole(image_bytes):
-    """The same bytes, string scalar; a tf.errors.InvalidArgumentError where a JPEG's end-of-image marker is missing.
-
-    How much of a file a window needs depends on the window. With this check, all that decide whether a file is an image
-    (statistics, preparation, serving) decide alike.
-    """
+    """The same bytes; a tf.errors.InvalidArgumentError where a JPEG's end-of-image marker is missing."""
     last = tf.strings.substr(image_bytes, tf.maximum(tf.strings.length(image_bytes) - 2, 0), 2)
     ends = tf.reduce_any(tf.equal(last, [_END_OF_IMAGE, _PNG_END]))
     ends = tf.cond(ends, lambda: True, lambda: _ends_earlier(image_bytes))
@@ -157,7 +152,7 @@ def _decode_jpeg(image_bytes, row, column, size, width, ratio):
     # all takes hardly longer.
     first = tf.maximum(column - _MARGIN, 0) if ratio == 1 else 0
     count = tf.minimum(column + size + _MARGIN, width) - first if ratio == 1 else width
-    # The accurate transform is what other decoders (libjpeg-turbo's default, Pillow) give.
+    # The accurate transform is that of other decoders (libjpeg-turbo's default, Pillow).
     wide = tf.io.decode_and_crop_jpeg(
         image_bytes, tf.stack([row, first, size, count]), channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
     )

@@ -13,7 +13,6 @@ import gzip
 import hashlib
 import importlib.util
 import io
-import itertools
 import json
 import os
 import re
@@ -41,7 +40,7 @@ _KIT_FILES = ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
 _KIT_BYTES = 2**26  # unpacked; the official kit has a few million
 _HEADER_BYTES = 2**20  # more than any real header has; tarfile reads what a header claims in one piece
 _PADDING_BYTES = 2**20  # behind the end of a tar: GNU tar fills up to 10 KiB, other programs to a tape's record
-_INDEX_FORMAT = 2  # to be raised whenever another index is made of the same archives
+_INDEX_FORMAT = 3  # to be raised whenever another index is made of the same archives
 
 
 def classes():
@@ -63,23 +62,16 @@ def class_names(ids, words):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArchiveSource(IndexedSource):
-    """Image files inside the tar archive `path`.
-
-    Attributes:
-        wordnet_ids: tuple of str, in the order of the labels.
-        files: tuple of str, in the order of the labels and then of the names; for validation in that of the names.
-        labels: int32 (files,).
-        offsets, sizes: int64 (files,), bytes; offsets from the beginning of the archive.
-    """
+    """Image files inside the tar archive `path`."""
 
     name: str
     path: str
     class_names: tuple[str, ...]
-    wordnet_ids: tuple[str, ...]
-    files: tuple[str, ...]
-    labels: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
+    wordnet_ids: tuple[str, ...]  # in the order of the labels
+    files: tuple[str, ...]  # in the order of the names, which begin with the class's WordNet id in training
+    labels: np.ndarray  # int32 (files,)
+    offsets: np.ndarray  # int64 (files,), bytes from the beginning of the archive
+    sizes: np.ndarray  # int64 (files,), bytes
     other_files: tuple[str, ...] = ()
     per_image = ("files", "labels", "offsets", "sizes")
 
@@ -92,24 +84,21 @@ class ArchiveSource(IndexedSource):
     def loader(self):
         import tensorflow as tf  # archives are listed without it
 
-        files, labels = tf.constant(self.files), tf.constant(self.labels)
+        labels = tf.constant(self.labels)
 
         def load(index):
-            # An array of an object, since NumPy's own strings lose zeros at the end.
-            content = tf.numpy_function(lambda index: np.array(self._read(index), object), (index,), tf.string)
-            return tf.gather(files, index), tf.ensure_shape(content, ()), tf.gather(labels, index)
+            content = tf.numpy_function(self.check_readable, (index,), tf.string)
+            return tf.ensure_shape(content, ()), tf.gather(labels, index)
 
         return load
 
-    def check_readable(self, name):
-        self._read(self.files.index(name))
-
-    def _read(self, index):
+    def check_readable(self, index):
+        """As of Source; returns the bytes, an array of an object, since NumPy's own strings lose zeros at the end."""
         with open(self.path, "rb") as file:
             content = os.pread(file.fileno(), int(self.sizes[index]), int(self.offsets[index]))
         if len(content) != self.sizes[index]:
             raise OSError(errno.EIO, "the archive has changed: it ends before this file does", self.path)
-        return content
+        return np.array(content, object)
 
 
 def open_ilsvrc2012(data_dir, index_folder=None):
@@ -124,25 +113,18 @@ def open_ilsvrc2012(data_dir, index_folder=None):
     kit_path = os.path.join(folder, KIT_ARCHIVE)
     # Before the walk, which takes minutes: an error of the labels comes at once.
     numbered, words = _read_kit(data_dir, kit_path) if os.path.exists(kit_path) else (_packaged_labels(data_dir), {})
-    listings = _listings(data_dir, paths, index_folder)
-    train_ids = [name.partition("/")[0] for name in listings[0]["names"]]
+    (train, _), (val, _) = listings = _listings(data_dir, paths, index_folder)
+    train_ids = [name.partition("/")[0] for name in train]
     ids = tuple(sorted(set(train_ids)))
-    val_ids = _val_ids(data_dir, listings[1]["names"], numbered, frozenset(ids))
-    labels, names = {wordnet_id: label for label, wordnet_id in enumerate(ids)}, class_names(ids, words)
-    return tuple(
-        ArchiveSource(
-            name=split,
-            path=path,
-            class_names=names,
-            wordnet_ids=ids,
-            files=tuple(listing["names"]),
-            labels=np.array([labels[each] for each in own_ids], np.int32),
-            offsets=np.array(listing["offsets"], np.int64),
-            sizes=np.array(listing["sizes"], np.int64),
-            other_files=tuple(listing["others"]),
-        )
-        for split, path, listing, own_ids in zip(("train", "val"), paths, listings, (train_ids, val_ids), strict=True)
-    )
+    val_ids = _val_ids(data_dir, val, numbered, frozenset(ids))
+    known, names = {wordnet_id: label for label, wordnet_id in enumerate(ids)}, class_names(ids, words)
+    opened = []
+    for split, path, (found, others), own in zip(("train", "val"), paths, listings, (train_ids, val_ids), strict=True):
+        labels = np.array([known[wordnet_id] for wordnet_id in own], np.int32)
+        offsets, sizes = np.array(list(found.values()), np.int64).T
+        columns = tuple(found), labels, offsets, sizes, tuple(others)
+        opened.append(ArchiveSource(split, path, names, ids, *columns))
+    return tuple(opened)
 
 
 def find_archives(data_dir):
@@ -159,10 +141,10 @@ def find_archives(data_dir):
 def note_counts(train, val):
     """Says on standard error where the numbers of images and classes are not the official ones."""
     counts = (train.count, len(train.wordnet_ids), val.count)
-    text = "{:,} training images in {:,} classes and {:,} validation images"
-    texts = [text.format(*each) for each in (OFFICIAL_COUNTS, counts)]
     if counts != OFFICIAL_COUNTS:
-        print("note: the official archives hold {}; these hold {}".format(*texts), file=sys.stderr)
+        kinds = "{:,} training images in {:,} classes and {:,} validation images"
+        text = f"note: the official archives hold {kinds}; these hold {kinds}"
+        print(text.format(*OFFICIAL_COUNTS, *counts), file=sys.stderr)
 
 
 class _Archive(io.BufferedReader):
@@ -175,7 +157,7 @@ class _Archive(io.BufferedReader):
 
 
 def _listings(data_dir, paths, index_folder):
-    """[{"names", "offsets", "sizes", "others"}] of the two archives, from the index or else from a walk."""
+    """[({name: (offset, bytes)}, other files)] of the two archives, from the index or else from a walk."""
     stats, index_path = [os.stat(path) for path in paths], os.path.join(index_folder or os.devnull, "index.json")
     key = [_INDEX_FORMAT, *(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))]
     # An index that is missing, damaged or of another version is made again.
@@ -199,22 +181,23 @@ def _listings(data_dir, paths, index_folder):
 
 def _walk_classes(where, file, size, report):
     """Lists a tar of one tar per class: the names are CLASS/FILE. `report`: function of the bytes done."""
-    found, others = {}, []
+    found, others, classes = {}, [], set()
     for tar, member in _members(where, file, size):
         match = _CLASS_ARCHIVE.fullmatch(_file_name(member))
         if not match:
             others += [] if member.isdir() else [printable(member.name)]
             continue
-        if match[1] in found:
+        if match[1] in classes:
             raise UsageError(f"{where} holds {match[1]}.tar twice; fetch it again")
+        classes.add(match[1])
         inner = _members(where, tar.extractfile(member), member.size, f"{match[1]}/")
-        found[match[1]] = listing = _images(where, inner, _TRAIN_IMAGE, f"{match[1]}/", member.offset_data)
-        others += listing.pop("others")
+        images, more = _images(where, inner, _TRAIN_IMAGE, f"{match[1]}/", member.offset_data)
+        found |= images
+        others += more
         report(member.offset_data + member.size)
     if not found:
         raise UsageError(f"{where} holds no class (a tar named after its WordNet id, such as n01440764.tar)")
-    ordered = [found[wordnet_id] for wordnet_id in sorted(found)]
-    return {name: list(itertools.chain(*(each[name] for each in ordered))) for name in ordered[0]} | {"others": others}
+    return dict(sorted(found.items())), others
 
 
 def _images(where, members, pattern, folder="", offset=0):
@@ -230,16 +213,11 @@ def _images(where, members, pattern, folder="", offset=0):
             found[folder + name] = offset + member.offset_data, member.size
     if not found:
         raise UsageError(f"{where} holds no images{folder and f' in {folder}'}; fetch it again")
-    names = sorted(found)
-    offsets, sizes = ([found[name][column] for name in names] for column in (0, 1))
-    return {"names": names, "offsets": offsets, "sizes": sizes, "others": others}
+    return dict(sorted(found.items())), others
 
 
 def _members(where, file, size, folder=""):
-    """(tar, member) of the members of a tar, an open file of so many bytes, one at a time.
-
-    Raises UsageError where the tar is cut short or damaged. `where`: the archive; `folder`: before members' names.
-    """
+    """(tar, member) of the members of a tar, an open file of so many bytes, one at a time; or a UsageError."""
     place = f"at the beginning{folder and f' of {folder}'}"
     try:
         tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8")  # noqa: SIM115 (closing would close nothing)
@@ -284,19 +262,17 @@ def _val_ids(data_dir, names, numbered, known):
 
 def _packaged_labels(data_dir):
     """WordNet ids of validation images 1, 2, ..., from the installed TensorFlow Datasets; it is not imported."""
-    spec = importlib.util.find_spec("tensorflow_datasets")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder, "datasets", "imagenet2012", "validation_labels.txt")
-        if path.is_file():
-            return path.read_text(encoding="utf-8").split()
+    package = Path(importlib.util.find_spec("tensorflow_datasets").origin).parent
+    path = package / "datasets" / "imagenet2012" / "validation_labels.txt"
+    if path.is_file():
+        return path.read_text(encoding="utf-8").split()
     fetch = f"fetch {KIT_ARCHIVE} from https://image-net.org/download-images and put it beside {VAL_ARCHIVE}"
     raise UsageError(f"--data_dir={data_dir}: the installed tensorflow-datasets has no labels of them; {fetch}")
 
 
 def _read_kit(data_dir, path):
     """What the development kit says: WordNet ids of validation images 1, 2, ..., list; words of classes, {id: str}."""
-    said = f"--data_dir={data_dir}: {KIT_ARCHIVE}"
-    away = "or move it away: labels that come with tensorflow-datasets are used then"
+    said, away = f"--data_dir={data_dir}: {KIT_ARCHIVE}", "or move it away: then tensorflow-datasets gives the labels"
     try:
         from scipy.io import loadmat  # in the extra `imagenet`
 
@@ -315,8 +291,8 @@ def _read_kit(data_dir, path):
         words = {str(synset["WNID"]): str(synset["words"]).partition(",")[0].strip() for synset in leaves}
         numbered = [ids[int(number)] for number in truth.decode("ascii").split()]
     except ImportError:
-        install = "pip install 'keras-alexnet[imagenet]'"
-        raise UsageError(f"{said} is read with scipy, which is not installed; {install}, {away}") from None
+        problem = "is read with scipy, which is not installed; pip install 'keras-alexnet[imagenet]'"
+        raise UsageError(f"{said} {problem}, {away}") from None
     except Exception as error:
         # Three formats in one another, each with errors of its own.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -49,7 +49,11 @@ def prepare(train, val, out_dir, settings, *, threads=0, write=None):
         _check_same(out_dir, {name: manifest[name] for name in plan}, plan)
         records.check_files(out_dir, manifest)
     else:
-        with _locked(out_dir, work, plan):
+        lock = acquire(os.path.join(work, "lock"))
+        if lock is None:
+            raise UsageError(f"{out_dir}: another process is preparing images into it; wait for it to end")
+        with lock:
+            _begin(out_dir, os.path.join(work, "plan.json"), plan)
             done, progress = 0, progress_bar(f"preparing {out_dir}")
             for split, source in splits.items():
                 files = settings.files(split, source.count)
@@ -64,20 +68,19 @@ def prepare(train, val, out_dir, settings, *, threads=0, write=None):
 
 
 def claim(out_dir):
-    """Makes a folder to prepare images into, and in it one for what is needed only until then: its path, str.
+    """Makes a folder to prepare images into: the path of WORK in it, str; None where it is prepared already.
 
-    Returns None where the folder is prepared already. Raises UsageError where it is a file or holds something else.
+    Raises UsageError where it is a file or holds something else.
     """
     work = os.path.join(out_dir, WORK)
     if os.path.isfile(out_dir):
         raise UsageError(f"{out_dir}: is a file; name a folder")
     if os.path.isfile(os.path.join(out_dir, MANIFEST)):
         return None
-    if not os.path.isdir(work):
-        if os.path.isdir(out_dir) and os.listdir(out_dir):
-            named = printable(min(os.listdir(out_dir)))
-            raise UsageError(f"{out_dir}: holds something else already ({named}); name a new or an empty folder")
-        os.makedirs(work)
+    if os.path.isdir(out_dir) and not os.path.isdir(work) and os.listdir(out_dir):
+        named = printable(min(os.listdir(out_dir)))
+        raise UsageError(f"{out_dir}: holds something else already ({named}); name a new or an empty folder")
+    os.makedirs(work, exist_ok=True)
     return work
 
 
@@ -87,8 +90,8 @@ def write_shards(source, split, numbers, folder, settings, threads=0):
     load, stored = source.loader(), _storing(settings.size, settings.encoding, settings.quality)
 
     def encode(place, item):
-        name, image_bytes, label = load(*item)
-        return place, name, label, *stored(image_bytes)
+        image_bytes, label = load(*item)
+        return place, item[0], label, *stored(image_bytes)
 
     wanted = tf.constant(np.isin(np.arange(len(files)), numbers))
     first, end = settings.places(numbers[0], source.count).start, settings.places(numbers[-1], source.count).stop
@@ -99,7 +102,7 @@ def write_shards(source, split, numbers, folder, settings, threads=0):
     batches = _by_shard(with_options(images, threads).as_numpy_iterator(), settings.shard_images)
     current = next(batches, None)
     for number in numbers:
-        path, shard = os.path.join(folder, files[number]), _Shard(len(source.class_names))
+        path, shard = os.path.join(folder, files[number]), _Shard(source)
         with atomic_write(path, "wb") as file:
             with tf.io.TFRecordWriter(file.name) as writer:
                 while current is not None and current[0] == number:
@@ -121,8 +124,8 @@ def beam_writer(opener, options):
     """A function to be given to `prepare` as `write`: one pipeline of Apache Beam for each split, a shard an element.
 
     All machines see the source and the folder under the same paths. `opener`, a function of nothing -> (train, val), is
-    pickled and called by each worker, since a million files are too many for a pipeline. `options`: list of str, Beam's
-    own. Raises UsageError where Beam is missing or does not know them.
+    called by each worker too. `options`: list of str, Beam's own. Raises UsageError where Beam is missing or does not
+    know them.
     """
     try:
         import apache_beam as beam  # in the extra `beam`
@@ -188,21 +191,14 @@ def _check_same(out_dir, found, plan):
         raise UsageError(f"{out_dir}: holds images that were prepared with {what}; prepare into another folder")
 
 
-@contextlib.contextmanager
-def _locked(out_dir, work, plan):
-    """A block in which the folder is this process's and this plan's alone."""
-    lock = acquire(os.path.join(work, "lock"))
-    if lock is None:
-        raise UsageError(f"{out_dir}: another process is preparing images into it; wait for it to end")
-    with lock:
-        path = os.path.join(work, "plan.json")
-        if not os.path.isfile(path):
-            with atomic_write(path) as file:
-                json.dump(plan, file)
-        with open(path, encoding="utf-8") as file:
-            _check_same(out_dir, json.load(file), plan)
-        remove_temp_files(out_dir)
-        yield
+def _begin(out_dir, path, plan):
+    """Keeps the plan in a file, or compares it with the one that is there, and removes unfinished files."""
+    if not os.path.isfile(path):
+        with atomic_write(path) as file:
+            json.dump(plan, file)
+    with open(path, encoding="utf-8") as file:
+        _check_same(out_dir, json.load(file), plan)
+    remove_temp_files(out_dir)
 
 
 @functools.cache
@@ -236,34 +232,35 @@ def _reasons(source, order, places, encode):
     items = enumerate(source.items(order, places[0]), places[0])
     for place, item in itertools.islice(items, places[-1] - places[0] + 1):
         if place in places:
-            name, reason = source.name_of(*item), "could not be read at first"
+            key, reason = int(item[0]), "could not be read at first"
+            name = source.name_of(key)
             try:
-                source.check_readable(name)
+                source.check_readable(key)
                 encode(place, item)
             except OSError as error:
                 reason = f"cannot be read ({error.strerror})"
             except tf.errors.OpError as error:
-                reason = conversion(source.loader()(*item)[1].numpy()[:16], name) or brief(error)
+                reason = conversion(source.loader()(*item)[0].numpy()[:16], name) or brief(error)
             yield name, reason
 
 
 class _Shard:
     """What is in a shard that is being written."""
 
-    def __init__(self, classes):
-        self.places, self.sums = set(), statistics.Sums(classes)
+    def __init__(self, source):
+        self.name_of, self.places, self.sums = source.name_of, set(), statistics.Sums(len(source.class_names))
         self.bytes, self.offsets, self.labels = 0, [], []
 
-    def add(self, writer, places, names, labels, stored, images):
+    def add(self, writer, places, keys, labels, stored, images):
         """Writes a batch of what is made of images, and adds those that count in the statistics."""
         self.places.update(places.tolist())
         self.sums.add(images, labels)
-        for name, label, content, image in zip(names, labels, stored, images, strict=True):
+        for key, label, content, image in zip(keys, labels, stored, images, strict=True):
             pixels = b"" if content else image.tobytes()
             features = {
                 IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content or pixels])),
                 LABEL: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-                FILE_NAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
+                FILE_NAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[self.name_of(key).encode()])),
             }
             example = tf.train.Example(features=tf.train.Features(feature=features))
             # Deterministic: otherwise the order of the features, and with it the bytes, can be any.
@@ -279,7 +276,7 @@ class _Shard:
         facts = np.array(json.dumps({"images": len(self.places), **facts}))
         places = {"offsets": np.array(self.offsets, np.int64), "labels": np.array(self.labels, np.int32)}
         with atomic_write(_facts_path(path), "wb") as file:
-            np.savez(file, facts=facts, **places, **self.sums.arrays())
+            np.savez(file, facts=facts, **places, **vars(self.sums))
 
 
 def _read_shard(path):
@@ -357,15 +354,11 @@ def _describe(class_names, out_dir, settings, facts):
         FILE_NAME: tfds.features.Text(),
     }
     template = tfds.core.ShardedFileTemplate(data_dir=out_dir, dataset_name=Settings.name, filetype_suffix="tfrecord")
-    infos = [
-        tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[shard["images"] for shard in found["shards"]],
-            num_bytes=sum(shard["bytes"] for shard in found["shards"]),
-            filename_template=template.replace(split=split),
-        )
-        for split, found in facts.items()
-    ]
+    infos = []
+    for split, found in facts.items():
+        lengths, size = ([shard[key] for shard in found["shards"]] for key in ("images", "bytes"))
+        options = {"num_bytes": sum(size), "filename_template": template.replace(split=split)}
+        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, **options))
     tfds.folder_dataset.write_metadata(
         data_dir=out_dir,
         features=features,

@@ -45,58 +45,40 @@ _TRIES, _CONNECT_SECONDS, _READ_SECONDS = 3, 5, 60  # of a download; the library
 
 @dataclasses.dataclass(frozen=True)
 class RecordSource(Source):
-    """Images of TFRecord files; an item is (place: int64, record: string), and parts get whole chunks.
-
-    Attributes:
-        identity: str, what tells these records from others.
-        paths: tuple of str, the files.
-        first, ends: tuple of int, of each file the first record that belongs to the source, and the first after those.
-        image_key, label_key: str, of the features.
-        shuffle_buffer: int >= 1, records of a shuffle window; up to three times as many are in memory.
-        skipped: frozenset of int, the places that are left out.
-    """
+    """Images of TFRecord files; an item is (place: int64, record: string), and parts get whole chunks."""
 
     name: str
-    identity: str
-    paths: tuple[str, ...]
-    first: tuple[int, ...]
-    ends: tuple[int, ...]
-    image_key: str
+    identity: str  # what tells these records from others
+    paths: tuple[str, ...]  # the files
+    first: tuple[int, ...]  # of each file the first record that belongs to the source
+    ends: tuple[int, ...]  # and the first after those
+    image_key: str  # of the features
     label_key: str
     class_names: tuple[str, ...]
-    shuffle_buffer: int
+    shuffle_buffer: int  # records of a shuffle window; up to three times as many are in memory
     stored: str = ""
     label_counts: tuple[int, ...] = ()
-    skipped: frozenset = frozenset()
+    skipped: frozenset = frozenset()  # the places that are left out
     labels = ()
 
     @property
     def count(self):
         return sum(self.ends) - sum(self.first) - len(self.skipped)
 
-    def names(self):
-        """FILE__NUMBER of every record, as TensorFlow Datasets calls them."""
-        return tuple(
-            self.name_of(place)
-            for file, first, end in self._chunks(None, WHOLE)
-            for place in range(file * _FILE + first, file * _FILE + end)
-            if place not in self.skipped
-        )
+    @property
+    def keys(self):
+        chunks = self._chunks(None, WHOLE)
+        places = (place for file, *ends in chunks for place in range(*(file * _FILE + end for end in ends)))
+        return [place for place in places if place not in self.skipped]
 
-    def name_of(self, place, record=None):
-        return f"{os.path.basename(self.paths[int(place) // _FILE])}__{int(place) % _FILE}"
+    def name_of(self, place):
+        """FILE__NUMBER, as TensorFlow Datasets calls a record."""
+        return f"{os.path.basename(self.paths[place // _FILE])}__{place % _FILE}"
 
     def without(self, names):
-        files = {}
-        for file, path in enumerate(self.paths):  # a file can be there twice, as in train[:5]+train[6:]
-            files.setdefault(os.path.basename(path), []).append(file)
-        skipped = frozenset(
-            file * _FILE + int(record)
-            for base, record in (name.rpartition("__")[::2] for name in names)
-            for file in files.get(base, ())
-            if self.first[file] <= int(record) < self.ends[file]
-        )
-        return dataclasses.replace(self, skipped=self.skipped | skipped, label_counts=())
+        names = frozenset(names)
+        skipped = frozenset(key for key in self.keys if self.name_of(key) in names) if names else frozenset()
+        return dataclasses.replace(self, skipped=self.skipped | skipped, label_counts=()) if skipped else self
 
     def items(self, order=None, start=0, part=WHOLE):
         windows = _windows(self._chunks(order, part), self.shuffle_buffer)
@@ -134,7 +116,6 @@ class RecordSource(Source):
         return self._kept_in(self._chunks(order, part))
 
     def loader(self):
-        bases = tf.constant([os.path.basename(path) for path in self.paths])
         features = {
             self.image_key: tf.io.FixedLenFeature((), tf.string),
             self.label_key: tf.io.FixedLenFeature((), tf.int64),
@@ -142,9 +123,7 @@ class RecordSource(Source):
 
         def load(place, record):
             example = tf.io.parse_single_example(record, features)
-            file, number = place // _FILE, tf.strings.as_string(place % _FILE)
-            name = tf.strings.join([tf.gather(bases, file), "__", number])
-            return name, example[self.image_key], tf.cast(example[self.label_key], tf.int32)
+            return example[self.image_key], tf.cast(example[self.label_key], tf.int32)
 
         return load
 
@@ -181,43 +160,29 @@ class RawSource(IndexedSource):
     """Raw images of 256x256 in TFRecord files; the preparation has noted where the pixels of each begin.
 
     Only the rows of a crop are read, and no check sums: `tools/prepare_dataset.py --check` verifies them.
-
-    Attributes:
-        identity, paths: as of RecordSource.
-        files, labels: int32 (images,), which of the paths an image is in, and its class.
-        offsets: int64 (images,), bytes before its pixels there.
     """
 
     name: str
     identity: str
     paths: tuple[str, ...]
-    files: np.ndarray
-    offsets: np.ndarray
-    labels: np.ndarray
+    files: np.ndarray  # int32 (images,), which of the paths an image is in
+    offsets: np.ndarray  # int64 (images,), bytes before its pixels there
+    labels: np.ndarray  # int32 (images,)
     class_names: tuple[str, ...]
     label_counts: tuple[int, ...] = ()
     stored, per_image = "raw", ("files", "offsets", "labels")
 
-    def names(self):
-        """FILE@OFFSET of every image."""
-        bases = [os.path.basename(path) for path in self.paths]
-        return tuple(f"{bases[file]}@{offset}" for file, offset in zip(self.files, self.offsets, strict=True))
+    def name_of(self, index):
+        """FILE@OFFSET"""
+        return f"{os.path.basename(self.paths[self.files[index]])}@{self.offsets[index]}"
 
-    def check_readable(self, name):
-        self._crops(STORED_SIZE, [self.names().index(name)], [0], [0], [0])
+    def check_readable(self, index):
+        self._crops(STORED_SIZE, [index], [0], [0], [0])
 
     def loader(self):
-        bases = tf.constant([os.path.basename(path) for path in self.paths])
-        files, offsets, labels = (tf.constant(column) for column in (self.files, self.offsets, self.labels))
-        read = self.window_reader(STORED_SIZE)
-
-        def load(index):
-            zero = tf.zeros([1], tf.int32)
-            image = read(index[None], zero, zero, zero)[0]
-            file, offset = tf.gather(bases, tf.gather(files, index)), tf.strings.as_string(tf.gather(offsets, index))
-            return tf.strings.join([file, "@", offset]), image, tf.gather(labels, index)
-
-        return load
+        labels, read = tf.constant(self.labels), self.window_reader(STORED_SIZE)
+        zero = tf.zeros([1], tf.int32)
+        return lambda index: (read(index[None], zero, zero, zero)[0], tf.gather(labels, index))
 
     def window_reader(self, size):
         """A function of (indices: int64 (B,), rows, columns, reflected: int32 (B,)) -> uint8 (B, size, size, 3), RGB.
@@ -401,8 +366,7 @@ def _open_builder(name, data_dir):
     try:
         builder.download_and_prepare()
     except Exception as error:
-        # Everything between a missing network and a changed checksum; there is no common base class. An AssertionError
-        # is of files that users must fetch themselves.
+        # From a missing network to a changed checksum; an AssertionError is of files that users must fetch themselves.
         by_hand = isinstance(error, AssertionError)
         problem = "some of its files must be fetched by hand" if by_hand else "could not be downloaded and prepared"
         raise UsageError(f"--dataset={name}: {problem}: {' '.join(str(error).split())[:400]}") from None
@@ -414,8 +378,8 @@ def _limit_tries():
     """Lets a download without a network fail within seconds, and without urllib3's lines on every try."""
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     downloader.MAX_RETRIES = _TRIES - 1
-    with_timeout = functools.partial(downloader._open_with_requests, timeout=(_CONNECT_SECONDS, _READ_SECONDS))
-    downloader._open_with_requests = with_timeout
+    timeout = _CONNECT_SECONDS, _READ_SECONDS
+    downloader._open_with_requests = functools.partial(downloader._open_with_requests, timeout=timeout)
 
 
 def _windows(chunks, size):

@@ -56,10 +56,9 @@ def draw(class_name, seed):
 def make(directory, train_per_class, val_per_class, seed):
     """Draws a whole set as `directory/train/CLASS/00000.jpg` and `directory/val/CLASS/00000.jpg`, and so on.
 
-    A folder of that name is always a complete set. The same arguments give the same images; no image's seed is shared
-    by training and validation, nor by two sets. Returns whether the set was drawn, False where `directory` holds
-    exactly this set already. Raises FileExistsError where it holds anything else, such as a set of another seed or
-    size, and ArgumentError for a number out of range.
+    A folder of that name is always complete. The same arguments give the same images; no image's seed is shared by
+    training and validation, nor by two sets. Returns False where `directory` holds exactly this set already, else True.
+    Raises FileExistsError where it holds anything else, and ArgumentError for a number out of range.
     """
     for name, value, least in (("train", train_per_class, 1), ("val", val_per_class, 1), ("seed", seed, 0)):
         if value < least:
@@ -87,7 +86,6 @@ def make(directory, train_per_class, val_per_class, seed):
 
 
 def _write(folder, info, progress):
-    """Writes all images of a set and its description into an empty folder."""
     total, done = len(CLASS_NAMES) * (info["train_per_class"] + info["val_per_class"]), 0
 
     def save(class_name, seed, path):
@@ -110,7 +108,6 @@ def _write(folder, info, progress):
 
 
 def _rgb(hue, saturation, value):
-    """Hue, saturation and value, each from 0 to 1, as three int from 0 to 255."""
     return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
@@ -179,7 +176,6 @@ def _add_object(image, texture, color, form, rng):
 
 
 def _fill_polygon(mask, points):
-    """Fills a polygon, given in pixels of the image, in a supersampled mask."""
     ImageDraw.Draw(mask).polygon((_SUPERSAMPLING * points).ravel().tolist(), fill=255)
 
 
@@ -218,7 +214,6 @@ def _dots(mask, center, turn, extent, rng):
 
 
 def _expose(image, rng):
-    """The image with grain and another brightness."""
     # Random bytes take far less time than normal deviates, and after JPEG encoding nobody sees the difference.
     grain = np.frombuffer(rng.bytes(image.width * image.height), np.uint8) >> 4
     grain = Image.fromarray(grain.reshape(image.height, image.width)).convert("RGB")

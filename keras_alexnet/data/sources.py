@@ -7,7 +7,6 @@ Folders are listed without TensorFlow, so that a wrong path is answered at once.
 
 import dataclasses
 import hashlib
-import itertools
 import os
 import re
 import unicodedata
@@ -44,14 +43,12 @@ class Source:
         stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
 
     Every source also has these methods:
-        names(): the names of all images, tuple of str, in order.
-        without(names): the same source without images of these names.
-        items(order=None, start=0, part=WHOLE): what `loader()` makes images of, tf.data.Dataset of tuples. `order`:
-            None for that of the names, or a sequence of int that seeds one; `start`: how many images to leave out at
-            the beginning; `part`: (which, of how many) that share the images.
-        part_count(order, part): how many of them there are, int.
-        loader(): a function of an item -> (name: string, image as `stored` says, label: int32), scalars, for a graph.
-        name_of(*item): the name of an item, str.
+        keys, name_of(key): property, a number for each image, iterable of int; and its name, str.
+        without(names): the same source without some of them.
+        items(order=None, start=0, part=WHOLE): what `loader()` makes images of, tf.data.Dataset of tuples, a key first.
+            `order`: None for that of the keys, or a sequence of int that seeds one; `start`: images to leave out at the
+            beginning; `part`: (which, of how many) that share the images, `part_count(order, part)` of them.
+        loader(): a function of an item -> (image as `stored` says, label: int32 scalar), for a graph.
     """
 
     label_counts = other_files = ()
@@ -61,7 +58,11 @@ class Source:
         """What tells this source from others, str."""
         return f"{self.identity} {self.count}"
 
-    def check_readable(self, name):
+    def names(self):
+        """The names of all images, tuple of str."""
+        return tuple(self.name_of(key) for key in self.keys)
+
+    def check_readable(self, key):
         """Raises OSError where an image's bytes cannot be read; of records TensorFlow says so itself."""
 
     def reason(self, name):
@@ -70,20 +71,18 @@ class Source:
 
 
 class IndexedSource(Source):
-    """A source whose images can be read one by one: an item is an index, int64, and parts are dealt out one by one.
-
-    `per_image`: the names of the attributes that have one value for each image, tuple or np.ndarray.
-    """
+    """Images read one by one: an item is an index, int64; `per_image` names the attributes with a value for each."""
 
     @property
     def count(self):
         return len(self.labels)
 
-    def names(self):
-        return self.files
+    @property
+    def keys(self):
+        return range(self.count)
 
     def name_of(self, index):
-        return self.names()[int(index)]
+        return self.files[index]
 
     def items(self, order=None, start=0, part=WHOLE):
         import tensorflow as tf  # a folder is listed without it
@@ -97,10 +96,10 @@ class IndexedSource(Source):
         names = frozenset(names)
         if not names:
             return self
-        kept = np.array([name not in names for name in self.names()])
+        kept = [index for index in self.keys if self.name_of(index) not in names]
         columns = {column: getattr(self, column) for column in self.per_image}
         for column, values in columns.items():
-            columns[column] = tuple(itertools.compress(values, kept)) if isinstance(values, tuple) else values[kept]
+            columns[column] = tuple(values[index] for index in kept) if isinstance(values, tuple) else values[kept]
         return dataclasses.replace(self, **columns, **{"label_counts": ()} if self.label_counts else {})
 
 
@@ -130,16 +129,12 @@ class FolderSource(IndexedSource):
     def loader(self):
         import tensorflow as tf  # as in `items`
 
-        files, labels = tf.constant(self.files), tf.constant(self.labels, tf.int32)
+        labels = tf.constant(self.labels, tf.int32)
         paths = tf.constant([os.path.join(self.root, file) for file in self.files])
+        return lambda index: (tf.io.read_file(tf.gather(paths, index)), tf.gather(labels, index))
 
-        def load(index):
-            return tf.gather(files, index), tf.io.read_file(tf.gather(paths, index)), tf.gather(labels, index)
-
-        return load
-
-    def check_readable(self, name):
-        Path(self.root, name).read_bytes()
+    def check_readable(self, index):
+        Path(self.root, self.files[index]).read_bytes()
 
     def reason(self, name):
         path = os.path.join(self.root, name)
@@ -210,10 +205,7 @@ def open_tfds_split(name, data_dir, split, shuffle_buffer):
 
 
 def open_folder(data_dir):
-    """The splits of `DATA_DIR/train/CLASS/*.jpg` and `DATA_DIR/val/CLASS/*.jpg` (or validation, or test).
-
-    Returns (training, validation): FolderSource. Raises UsageError as `list_split`, or where their classes differ.
-    """
+    """(training, validation), FolderSource, see `list_split`. Raises UsageError also where their classes differ."""
     train, val = list_split(data_dir, "train"), list_split(data_dir, "val")
     if train.class_names == val.class_names:
         return train, val
@@ -229,7 +221,7 @@ def open_folder(data_dir):
 
 
 def list_split(data_dir, split):
-    """The images of one split of a folder, FolderSource; labels are in the alphabetical order of the class names.
+    """The images of DATA_DIR/SPLIT/CLASS/*.jpg, FolderSource; labels are in the order of the class names.
 
     The split "val" is the first of the folders val, validation and test. Raises UsageError where the folder is missing
     or has no classes, a class has no images, a name is not UTF-8, or a class's name has a line break.

@@ -68,13 +68,9 @@ class Sums:
                 self.products[first, second] += int(sums[abs(first - second), min(first, second) :: 3].sum())
 
     def merge(self, arrays):
-        """Adds the `arrays` of another one."""
-        for name, array in self.arrays().items():
+        """Adds the arrays of another one, dict by the names of the attributes."""
+        for name, array in vars(self).items():
             array += arrays[name]
-
-    def arrays(self):
-        """dict of name -> int64 array: pixels (256, 256, 3), products (3, 3), label_counts (classes,)."""
-        return {"pixels": self.pixels, "products": self.products, "label_counts": self.label_counts}
 
     def statistics(self, skipped=(), fingerprint=""):
         """Statistics of all images so far, at least one."""
@@ -111,27 +107,26 @@ def _pass(source, part, add, threads):
     load, seen, progress = source.loader(), set(), progress_bar(f"reading {source.name}")
 
     def decoded(*item):
-        name, image, label = load(*item)
-        return name, label, part(center_of(source.stored, image if source.stored else require_whole(image)))
+        image, label = load(*item)
+        return item[0], label, part(center_of(source.stored, image if source.stored else require_whole(image)))
 
-    # `ignore_errors` drops what cannot be decoded; the names tell which.
+    # `ignore_errors` drops what cannot be decoded; the keys tell which.
     images = source.items().map(decoded, num_parallel_calls=parallel_calls(threads), deterministic=False)
     batches = with_options(images.ignore_errors().batch(_BATCH).prefetch(2), threads)
-    for names, labels, parts in batches.as_numpy_iterator():
-        seen.update(name.decode() for name in names)
+    for keys, labels, parts in batches.as_numpy_iterator():
+        seen.update(keys.tolist())
         add(parts, labels)
         progress(len(seen), source.count)
     if not seen:
         raise RunError(f"{source.name}: none of the {source.count} files is an image that can be decoded")
-    # Listed only where something is missing: it may take a pass.
-    missing = tuple(sorted(set(source.names()) - seen)) if len(seen) < source.count else ()
-    for name in missing:
+    missing = [key for key in source.keys if key not in seen]
+    for key in missing:
         try:
-            source.check_readable(name)  # a file that cannot be read says nothing about the image in it
+            source.check_readable(key)  # a file that cannot be read says nothing about the image in it
         except OSError as error:
-            where = printable(f"{source.name}/{name}")
+            where = printable(f"{source.name}/{source.name_of(key)}")
             raise RunError(f"{where}: cannot be read ({error.strerror}); repair it and start again") from None
-    return missing
+    return tuple(sorted(source.name_of(key) for key in missing))
 
 
 def save(statistics, path):

@@ -86,7 +86,7 @@ def test_labels_follow_the_ids(folder, capsys):
     assert (train.path, val.path) == tuple(str(folder / f"ILSVRC2012_img_{split}.tar") for split in ("train", "val"))
     assert train.wordnet_ids == val.wordnet_ids == IDS and train.class_names == val.class_names == NAMES
     assert train.files == tuple(f"{name}/{name}_{number}.JPEG" for name in IDS for number in (1, 10, 3))
-    assert train.names() is train.files and train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert train.names() == train.files and train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert val.files == tuple(sorted(VAL)) and val.labels.tolist() == [0, 2, 1]
     images, classes, val_images = imagenet.OFFICIAL_COUNTS
     official = dataclasses.replace(train, labels=range(images), wordnet_ids=range(classes))
@@ -150,10 +150,10 @@ def test_an_archive_that_became_shorter_is_told_from_a_bad_image(tmp_path):
         summarize(source)
     # An error is of one image only, so that a pass which leaves it out finds the others.
     loaded = source.items().map(source.loader()).ignore_errors().as_numpy_iterator()
-    assert [name.decode() for name, *_ in loaded] == [name for name in source.files if name not in gone]
+    assert len(list(loaded)) == source.count - len(gone)
     os.unlink(source.path)
     with pytest.raises(FileNotFoundError):
-        source.check_readable(source.files[0])
+        source.check_readable(0)
 
 
 BAD_NAMES = ("/n_1.JPEG", "../n_1.JPEG", "a/b/n_1.JPEG", "a/../n_1.JPEG", "n\n1.JPEG", "caf\udce9.JPEG", "._n_1.JPEG")

@@ -60,7 +60,6 @@ def test_names_and_labels(source):
             number = int(image.split()[1])
             file = int(np.searchsorted(STARTS[1:], number, side="right"))
             assert name == f"set-train.tfrecord-{file:05d}-of-00004__{number - STARTS[file]}" and label == number % 3
-    assert [source.name_of(*item) for item in source.items()] == list(source.names())
     found = operations(source.items(order=(1, 2)).map(source.loader()))
     assert not [name for name in found if "pyfunc" in name.lower()]
     for start in (0, 8, COUNT):

@@ -111,7 +111,7 @@ def test_input_that_all_rows_read(images, tmp_path):
     rows.lay_out("images", options)
     train, _ = records.open_prepared(str(tmp_path / "jpeg"), 1)
     items = train.items().map(train.loader()).as_numpy_iterator()
-    stored = sorted((train.class_names[label], content) for _, content, label in items)
+    stored = sorted((train.class_names[label], content) for content, label in items)
     files = sorted(tmp_path.glob("prepared/*/*.jpg"))
     assert sorted((path.parent.name, path.read_bytes()) for path in files) == stored and len(files) == 10
 
