@@ -27,11 +27,10 @@ SETTINGS = {"size": SIZE, "batch_size": 4, "seed": 5, "epoch": 2}
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """256 pixels on the shorter side, so nothing is resampled."""
-    sizes = ((256, 256), (256, 290), (301, 256))
-    files = {}
+    sizes, files = ((256, 256), (256, 290), (301, 256)), {}
     for index in range(COUNT):
-        kind = ("JPEG", "PNG")[index % 2]
-        files[f"{index:02d}.{kind.lower()}"] = encoded(photo(*sizes[index % 3], seed=index), kind)
+        image = photo(*sizes[index % 3], seed=index)
+        files[f"{index:02d}"] = encoded(image, ("JPEG", "PNG")[index % 2])
     return flat_source(tmp_path_factory.mktemp("exact"), files)
 
 
@@ -47,7 +46,6 @@ def images_of(source):
 
 @pytest.fixture(scope="module")
 def statistics():
-    """A mean without any symmetry, with fractions; a covariance about as of natural images."""
     rng = np.random.default_rng(1)
     mean_image = rng.uniform(90, 160, (256, 256, 3)).astype(np.float32)
     covariance = np.array([[5000.0, 4700.0, 4300.0], [4700.0, 4900.0, 4600.0], [4300.0, 4600.0, 5300.0]])
@@ -69,11 +67,7 @@ def train(source, statistics, augmentation=PLAIN, **changes):
 
 @pytest.fixture(scope="module")
 def epoch_of(source, statistics):
-
-    def run(augmentation=PLAIN, **changes):
-        return joined(train(source, statistics, augmentation, **changes))
-
-    return cache(run)
+    return cache(lambda augmentation=PLAIN: joined(train(source, statistics, augmentation)))
 
 
 def middle(image, size):
@@ -85,9 +79,8 @@ def views_of(whole, part):
     """All (row, column, reflected) at which `part` is found in `whole`."""
     whole, size, found = np.asarray(whole, np.float32), len(part), []
     places = len(whole) - size + 1
-    for reflected in (False, True):
-        wanted = part[:, ::-1] if reflected else part
-        # One pixel rules out most places, so that all the others are compared only where it is worth it.
+    for reflected, wanted in ((False, part), (True, part[:, ::-1])):
+        # One pixel rules out most places.
         near = np.all(whole[:places, :places] == wanted[0, 0], axis=-1)
         for row, column in np.argwhere(near).tolist():
             if np.array_equal(whole[row : row + size, column : column + size], wanted):
@@ -172,13 +165,6 @@ def test_start_is_the_rest_of_the_epoch(source, statistics, epoch_of, start):
     assert batches_of(train(source, statistics, start=COUNT)) == []
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory):
-    """Enough images for the variance of the noise to show in one epoch."""
-    files = {f"{index:02d}.jpg": encoded(photo(256, 256, seed=100 + index)) for index in range(48)}
-    return flat_source(tmp_path_factory.mktemp("many"), files)
-
-
 def noise_of(source, statistics, color, scale, plain):
     """Noise (N, 3), the same at all pixels of an image."""
     noisy, labels = joined(train(source, statistics, Augmentation(pca_color=color, pca_scale=scale)))
@@ -196,7 +182,6 @@ def assert_normal(noise, covariances):
     for deviation, covariance in zip(noise, covariances, strict=True):
         lengths, vectors = np.linalg.eigh(covariance)
         values += list(deviation @ vectors / np.sqrt(lengths))
-    assert len(set(np.round(values, 6))) == len(values)
     assert abs(np.mean(np.square(values)) - 1) < 5 * np.sqrt(2 / len(values))
     assert abs(np.mean(values)) < 5 / np.sqrt(len(values))
 
@@ -204,7 +189,9 @@ def assert_normal(noise, covariances):
 NOISE = {"eigenvalue": color.paper_noise_covariance, "stddev": color.release_noise_covariance}
 
 
-def test_noise_is_one_color_an_image(many, statistics):
+def test_noise_is_one_color_an_image(tmp_path, statistics):
+    # Enough images for the variance of the noise to show in one epoch.
+    many = flat_source(tmp_path, {f"{index:02d}": encoded(photo(256, 256, seed=index)) for index in range(48)})
     plain = joined(train(many, statistics))
     crops = [crop_of(image, middle(statistics.mean_image, SIZE)) for image in plain[0]]
     drawn = draws(SETTINGS["seed"], SETTINGS["epoch"], 0, 256 - SIZE, 33).take(many.count)

@@ -63,17 +63,13 @@ def centers_of(source):
 
 
 def examples_of(folder, **options):
-    """What TensorFlow Datasets reads of the training split: list of dict."""
+    """What TensorFlow Datasets reads of the training split."""
     builder = tfds.builder_from_directory(str(folder))
     return list(builder.as_dataset(split="train", shuffle_files=False, **options).as_numpy_iterator())
 
 
 def test_what_is_in_the_folder(prepared, opened):
     out, report = prepared
-    shards = [f"prepared-train.tfrecord-0000{index}-of-00003" for index in range(3)]
-    shards += [f"prepared-validation.tfrecord-0000{index}-of-00002" for index in range(2)]
-    described = ["dataset_info.json", "features.json", "label.labels.txt", "manifest.json"]
-    assert sorted(os.listdir(out)) == [*described, *shards, "statistics.npz"]
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest == report.manifest and report.handled == 15 and report.seconds > 0
     assert manifest["settings"] == {"size": 256, "encoding": "jpeg", "quality": 80, "shard_images": 4, "seed": 2012}
@@ -85,9 +81,10 @@ def test_what_is_in_the_folder(prepared, opened):
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files_of(out).items()}
     listed = {shard["file"]: shard["sha256"] for facts in manifest["splits"].values() for shard in facts["shards"]}
     assert manifest["checksums"] | listed == {name: value for name, value in sums.items() if name != "manifest.json"}
+    assert {"dataset_info.json", "prepared-validation.tfrecord-00001-of-00002", "statistics.npz"} < sums.keys()
 
 
-def test_images_and_statistics_are_those_of_the_source(prepared, opened):
+def test_images_order_and_statistics(prepared, opened, tmp_path):
     out, _ = prepared
     train, _ = open_prepared(str(out), 100)
     originals = {name: (data, label) for name, data, label in items_of(opened[0])}
@@ -103,26 +100,13 @@ def test_images_and_statistics_are_those_of_the_source(prepared, opened):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     assert (found.count, found.label_counts) == (10, (4, 3, 3)) and found.fingerprint == train.fingerprint()
     assert (train.label_counts, train.stored, train.class_names) == ((4, 3, 3), "jpeg", CLASSES)
-
-
-def test_the_order_is_mixed_and_fixed(prepared, opened, tmp_path):
-    order = [label for *_, label in items_of(open_prepared(str(prepared[0]), 100)[0])]
+    # The order is mixed, and fixed by the seed.
+    order = [example["label"] for example in examples]
     assert order != list(opened[0].labels) == sorted(order)
     prepare(*opened, str(tmp_path / "again"), Settings(**SMALL), threads=1)
-    assert files_of(tmp_path / "again") == files_of(prepared[0])
+    assert files_of(tmp_path / "again") == files_of(out)
     prepare(*opened, str(tmp_path / "other"), Settings(**SMALL, seed=1))
-    assert [label for *_, label in items_of(open_prepared(str(tmp_path / "other"), 100)[0])] != order
-
-
-def test_raw_images(opened, tmp_path):
-    prepare(*opened, str(tmp_path), Settings(encoding="raw", shard_images=4))
-    originals, (train, val) = centers_of(opened[0]), open_prepared(str(tmp_path), 100)
-    assert (train.count, val.count, train.stored) == (10, 5, "raw")
-    # By the library and by their places: the same pixels, in the order of the records.
-    for example, (_, image, label) in zip(examples_of(tmp_path), items_of(train), strict=True):
-        np.testing.assert_array_equal(example["image"], originals[example["file_name"].decode()])
-        np.testing.assert_array_equal(image, example["image"])
-        assert label == example["label"]
+    assert [example["label"] for example in examples_of(tmp_path / "other")] != order
 
 
 def test_another_size_is_resized_when_it_is_read_and_records_are_a_source_too(opened, tmp_path):
@@ -141,10 +125,17 @@ def at_progress(monkeypatch, function):
     monkeypatch.setattr(preparation, "progress_bar", lambda label: function)
 
 
-def test_an_interruption_leaves_whole_shards_and_ends_in_the_same_bytes(opened, tmp_path, monkeypatch):
+def test_interruptions_leave_whole_shards_and_end_in_the_same_bytes(opened, tmp_path, monkeypatch):
     settings, out, steps = Settings(shard_images=3, encoding="raw"), tmp_path / "interrupted", []
     prepare(*opened, str(tmp_path / "whole"), settings)
-    whole = files_of(tmp_path / "whole")
+    # By the library and by their places: the same pixels, in the order of the records.
+    train, val = open_prepared(str(tmp_path / "whole"), 100)
+    whole, originals = files_of(tmp_path / "whole"), centers_of(opened[0])
+    assert (train.count, val.count, train.stored) == (10, 5, "raw")
+    for example, (_, image, label) in zip(examples_of(tmp_path / "whole"), items_of(train), strict=True):
+        np.testing.assert_array_equal(example["image"], originals[example["file_name"].decode()])
+        np.testing.assert_array_equal(image, example["image"])
+        assert label == example["label"]
 
     def progress(done, total):
         steps.append((done, total))
@@ -164,9 +155,7 @@ def test_an_interruption_leaves_whole_shards_and_ends_in_the_same_bytes(opened, 
         (out / name).unlink(missing_ok=True)
     report = prepare(*opened, str(out), settings)
     assert steps[-1] == (15, 15) and report.handled < 15 and files_of(out) == whole
-    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert prepare(*opened, str(out), settings).handled == 0
-    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert prepare(*opened, str(out), settings).handled == 0 and files_of(out) == whole
 
 
 UNUSUAL = {"cmyk.jpg": photo(280, 270).convert("CMYK"), "row.jpg": photo(9, 1)}
@@ -174,9 +163,7 @@ WEBP = "a WebP image; only JPEG and PNG are read: convert it with `mogrify -form
 BAD = {
     "empty.jpg": (b"", "not a JPEG or PNG file"),
     "webp.jpg": (encoded(photo(30, 20), "WEBP"), WEBP),
-    "no_end.jpg": (GOOD[:-2], "a JPEG file that is cut short: its end-of-image marker is missing"),
     "header_only.jpg": (GOOD[:20] + b"\xff\xd9", "Invalid JPEG data"),
-    "cut.png": (encoded(photo(90, 70), "PNG")[:500], "Invalid PNG"),
     "bomb.jpg": (claiming(GOOD, 20000, 20000), "claims more than 134,217,728 pixels"),
     "tab\x1b[2J.jpg": (b"no image", "not a JPEG or PNG file"),
 }
@@ -203,7 +190,6 @@ def test_bad_files_are_left_out_and_listed(tmp_path):
         assert words in reasons[f"newt/{name}"] and "{{" not in reasons[f"newt/{name}"], reasons
     found, _ = open_prepared(out, 100)
     assert (found.count, found.label_counts) == (4, (3, 1))
-    # The same verdict as of the pass before training.
     assert statistics.summarize(train).skipped == tuple(sorted(reasons))
 
 
@@ -275,15 +261,14 @@ def test_a_full_disk_and_a_damaged_shard(opened, prepared, tmp_path, monkeypatch
 def test_changes_are_found_before_anything_is_believed(opened, tmp_path):
     manifest, *_ = prepare(*opened, str(tmp_path), Settings(encoding="raw", shard_images=4))
     check_files(str(tmp_path), manifest, shards_too=True)
-    for name in ("statistics.npz", "places.npz"):
-        path, content = tmp_path / name, (tmp_path / name).read_bytes()
-        path.write_bytes(content[:-1] + b"x")
-        with pytest.raises(UsageError, match=rf"--data_dir=\S+{name}: has changed since it was prepared"):
-            open_prepared(str(tmp_path), 100)
-        path.unlink()
-        with pytest.raises(UsageError, match=rf"--data_dir=\S+{name}: is missing"):
-            open_prepared(str(tmp_path), 100)
-        path.write_bytes(content)
+    path, content = tmp_path / "places.npz", (tmp_path / "places.npz").read_bytes()
+    path.write_bytes(content[:-1] + b"x")
+    with pytest.raises(UsageError, match=r"--data_dir=\S+places.npz: has changed since it was prepared"):
+        open_prepared(str(tmp_path), 100)
+    path.unlink()
+    with pytest.raises(UsageError, match=r"--data_dir=\S+places.npz: is missing"):
+        open_prepared(str(tmp_path), 100)
+    path.write_bytes(content)
     shard = tmp_path / "prepared-train.tfrecord-00001-of-00003"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1

@@ -74,7 +74,7 @@ def test_mixed_orders(source, buffer):
     later, other = (numbers_of(source, order=order) for order in ((1, 3), (2, 2)))
     assert one == again != later != other != one
     assert sorted(one) == sorted(later) == sorted(other) == list(range(COUNT))
-    # An epoch is mixed by file too: the records of the long one are spread.
+    # The records of the long file are spread.
     assert np.ptp([place for place, number in enumerate(one) if 8 <= number < 48]) > 45
     # Around where windows and chunks begin, inside them, and beyond the end.
     for start in (1, 16, 17, 61) if buffer == 16 else (33,):
@@ -82,9 +82,6 @@ def test_mixed_orders(source, buffer):
 
 
 def test_a_window_is_shuffled_as_a_whole_and_in_its_own_way(source, monkeypatch):
-    # There are 12 chunks to begin with; shuffled as a whole, a window can begin with any of its records.
-    firsts = [int(next(iter(source.items(order=(1, epoch))))[0]) for epoch in range(16)]
-    assert len(set(firsts)) > 12
     # One chunk, whose windows of 8 are one after the other.
     monkeypatch.setattr(records, "_CHUNK", 1000)
     source = dataclasses.replace(source, first=(0, 0, 0, 0), ends=(0, 0, 40, 0), shuffle_buffer=8)
@@ -93,9 +90,9 @@ def test_a_window_is_shuffled_as_a_whole_and_in_its_own_way(source, monkeypatch)
     assert len({tuple(window % 8) for window in windows}) == 5
 
 
-@pytest.mark.parametrize("order, buffer", [(None, 16), ((4, 5), 5)], ids=["in_order", "mixed"])
-def test_without_some(source, order, buffer):
-    source = dataclasses.replace(source, shuffle_buffer=buffer, label_counts=(20, 20, 20))
+@pytest.mark.parametrize("order", [None, (4, 5)], ids=["in_order", "mixed"])
+def test_without_some(source, order):
+    source = dataclasses.replace(source, label_counts=(20, 20, 20))
     numbers = (0, 7, 8, 20, 21, 22, 59)
     out = [source.names()[index] for index in numbers]
     rest = source.without(out[:3]).without(out[3:])
@@ -226,11 +223,6 @@ def test_a_raw_file_that_is_too_short_or_gone(raw, tmp_path):
     os.truncate(tmp_path / "b", 100_000)
     with pytest.raises(tf.errors.OpError, match=r"it ends before the image at byte \d+ does: .*/b"):
         items_of(copy)
-    # Whole rows of a crop may still be there; what is missing is never made up.
-    zero, index = tf.zeros([1], tf.int32), tf.constant([7], tf.int64)
-    np.testing.assert_array_equal(*(source.window_reader(64)(index, zero, zero, zero) for source in (copy, raw)))
     os.unlink(tmp_path / "b")
-    with pytest.raises(tf.errors.OpError, match="No such file"):
-        items_of(copy)
     with pytest.raises(RunError, match=r"records train/b@\d+: cannot be read .No such file"):
         compute(copy)

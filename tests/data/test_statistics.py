@@ -28,9 +28,9 @@ def images(count):
     """JPEG and PNG, enlarged, reduced and exact, color and grey."""
     files = {}
     for index in range(count):
-        width, height = ((40, 30), (30, 44), (256, 256), (300, 280))[index % 4 if index < 8 else index % 2]
-        image, kind = photo(width, height, seed=index), "PNG" if index % 3 == 2 else "JPEG"
-        files[f"good/{index:02d}.{kind}"] = encoded(image.convert("L") if index % 5 == 4 else image, kind)
+        size = ((40, 30), (30, 44), (256, 256), (300, 280))[index % 4 if index < 8 else index % 2]
+        image = photo(*size, seed=index).convert("L" if index % 5 == 4 else "RGB")
+        files[f"good/{index:02d}"] = encoded(image, "PNG" if index % 3 == 2 else "JPEG")
     return files
 
 
@@ -118,7 +118,7 @@ def npz(save=np.savez, **changes):
 
 def test_save_and_load(tmp_path, computed):
     path = tmp_path / "statistics.npz"
-    path.write_bytes(npz(np.savez_compressed))
+    path.write_bytes(SMALL)
     least = statistics.load(str(path))
     assert (least.count, least.label_counts, least.skipped, least.fingerprint) == (5, (), (), "")
     for skipped in ((), ("a/ä.jpg", "b/with space.png")):
@@ -139,12 +139,9 @@ ELSE, SHAPES = "does not hold the statistics of a training set", "holds statisti
 WRONG = {
     "empty": (b"", ELSE),
     "zip_cut_short": (npz()[:-40], ELSE),
-    "damaged": (npz()[:5000] + b"\x55" * 40 + npz()[5040:], ELSE),
     "damaged_compressed": (SMALL[:80] + b"\x55" * 40 + SMALL[120:], ELSE),
     "no_mean": (npz(mean_image=None), ELSE),
     "words_for_numbers": (npz(rgb_mean=np.array(["red", "green", "blue"])), ELSE),
-    "several_counts": (npz(count=np.arange(3)), ELSE),
-    "pickled": (npz(mean_image=np.array([Trap()], object)), ELSE),
     "pickled_name": (npz(skipped=np.array([Trap()], object)), ELSE),
     "mean_of_crops": (npz(mean_image=np.zeros((224, 224, 3))), SHAPES),
     "variances": (npz(rgb_covariance=np.ones(3)), SHAPES),

@@ -10,7 +10,7 @@ from tensorflow_datasets.core.download import downloader
 from keras_alexnet.data import records, sources
 from keras_alexnet.data.statistics import compute, summarize
 from keras_alexnet.errors import UsageError
-from tests.data.conftest import encoded, items_of, names_of, photo, refusal
+from tests.data.conftest import encoded, items_of, photo, refusal
 
 CLASSES = ["wolf", "cat", "newt"]  # not in alphabetical order, which would have to stay as it is
 SETS = {
@@ -88,7 +88,6 @@ def test_bytes_labels_and_names(prepared):
 
 
 SPLITS = {
-    "validation_first": ("tiny_validated", None, None, ("train", 24), ("validation", 5)),
     "else_test": ("tiny_tested", None, None, ("train", 20), ("test", 4)),
     "else_a_fifth": ("tiny_alone", None, None, ("train[:80%]", 16), ("train[80%:]", 4)),
     "next_to_each_other": ("tiny_alone", "train[:11]", "train[11:]", ("train[:11]", 11), ("train[11:]", 9)),
@@ -104,25 +103,19 @@ def test_splits(prepared, name, train_split, val_split, first, second):
     assert not set(names[0]) & set(names[1])
 
 
-def test_one_split_alone(prepared, capsys):
-    source = sources.open_tfds_split("tiny_validated", prepared.data_dir, "train[:3]+test", 100)
-    assert source.count == len(names_of(source)) == 7
-    wrong = refusal(capsys, lambda: sources.open_tfds_split("tiny_validated", prepared.data_dir, "best", 100))
-    assert wrong.startswith("train: --split=best: tiny_validated has the splits ")
-
-
 @pytest.mark.parametrize("part", ["train[25%:75%]", "train[15:]+train[:5]"])
-def test_parts_are_those_of_the_library(prepared, part):
+def test_one_split_has_the_images_that_the_library_has(prepared, capsys, part):
     # Two files of ten images each.
-    read = tfds.ReadConfig(interleave_cycle_length=1)
-    skip = {"photo": tfds.decode.SkipDecoding()}
+    options = {"read_config": tfds.ReadConfig(interleave_cycle_length=1), "as_supervised": True}
     builder = tfds.builder("tiny_alone", data_dir=prepared.data_dir)
-    expected = builder.as_dataset(split=part, decoders=skip, read_config=read, as_supervised=True).as_numpy_iterator()
-    source = records.of_builder(builder, "tiny_alone", part, "photo", "kind", 4)
+    expected = builder.as_dataset(split=part, decoders={"photo": tfds.decode.SkipDecoding()}, **options)
+    source = sources.open_tfds_split("tiny_alone", prepared.data_dir, part, 4)
     items = items_of(source)
-    assert [(data, label) for _, data, label in items] == [(data, int(label)) for data, label in expected]
+    assert [each[1:] for each in items] == [(data, int(label)) for data, label in expected.as_numpy_iterator()]
     assert [name for name, _, _ in items] == list(source.names())
     assert sorted(items_of(source, order=(1, 2))) == sorted(items)
+    wrong = refusal(capsys, lambda: sources.open_tfds_split("tiny_alone", prepared.data_dir, "best", 100))
+    assert wrong.startswith("train: --split=best: tiny_alone has the splits ")
 
 
 WRONG_SETS = {

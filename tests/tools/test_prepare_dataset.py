@@ -17,7 +17,6 @@ program = load_tool("prepare_dataset")
 
 
 def run(capfd, *arguments):
-    """(exit code, standard output, standard error)"""
     code = run_command("prepare_dataset", program.main, list(map(str, arguments)))
     return code, *capfd.readouterr()
 
