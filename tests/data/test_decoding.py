@@ -123,9 +123,8 @@ def test_stored_images_that_are_none_and_windows_beyond_them():
         with pytest.raises(tf.errors.InvalidArgumentError):
             window_of("jpeg", tf.constant(data), 32, 32, 224)
     for stored, content in (("jpeg", encoded(image)), ("raw", np.asarray(image))):
-        for place in ((33, 0), (0, -1)):
-            with pytest.raises(tf.errors.InvalidArgumentError):
-                window_of(stored, tf.constant(content), *place, 224)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            window_of(stored, tf.constant(content), 33, 0, 224)
 
 
 def sampled(image, sampling, progressive):

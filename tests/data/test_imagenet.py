@@ -67,10 +67,6 @@ def open_all(root, **options):
     return imagenet.open_ilsvrc2012(str(root), **options)
 
 
-def columns_of(source):
-    return source.files, source.labels.tolist(), source.offsets.tolist(), source.sizes.tolist(), source.other_files
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("archives"))
@@ -111,16 +107,11 @@ def test_bytes_are_those_that_went_in(tmp_path, kind):
     assert [(name, content) for name, content, _ in items_of(val)] == sorted(VAL.items())
 
 
-def test_nothing_before_the_start_is_read(train, monkeypatch):
-    items, offsets, pread = items_of(train, order=(5, 3)), [], os.pread
-    monkeypatch.setattr(os, "pread", lambda file, size, offset: offsets.append(offset) or pread(file, size, offset))
+def test_start_without_and_fingerprint(train):
+    items = items_of(train, order=(5, 3))
     assert items_of(train, order=(5, 3), start=7) == items[7:]
-    assert sorted(offsets) == sorted(train.offsets[train.files.index(name)] for name, *_ in items[7:])
     again = pickle.loads(pickle.dumps(train))  # as for another process
-    assert items_of(again) == items_of(train) and again.fingerprint() == train.fingerprint()
-
-
-def test_without_and_fingerprint(train):
+    assert items_of(again, order=(5, 3)) == items and again.fingerprint() == train.fingerprint()
     rest = train.without((train.files[0], train.files[4], "no/such.JPEG"))
     assert items_of(rest) == [item for item in items_of(train) if item[0] in rest.files] and rest.count == 7
     changes = ({"files": ("x.JPEG", *train.files[1:])}, {"sizes": train.sizes + 1}, {"labels": train.labels[::-1]})
@@ -172,25 +163,22 @@ def test_other_members_are_named_and_not_read(tmp_path):
 def test_index_spares_the_walk(tmp_path, train, monkeypatch):
     root, index, reports = write(tmp_path), tmp_path / "index.json", []
     monkeypatch.setattr(imagenet, "progress_bar", lambda *_: lambda *both: reports.append(both))
-
-    def open_it():
-        return open_all(root, index_folder=str(tmp_path))
-
-    open_it()
-    sizes = [os.path.getsize(root / name) for name in (imagenet.TRAIN_ARCHIVE, imagenet.VAL_ARCHIVE)]
-    assert reports == sorted(reports) and reports[-1] == (sum(sizes), sum(sizes)) and len(reports) > 3
+    open_all(root, index_folder=str(tmp_path))
+    paths = [root / name for name in (imagenet.TRAIN_ARCHIVE, imagenet.VAL_ARCHIVE)]
+    total = sum(path.stat().st_size for path in paths)
+    assert reports == sorted(reports) and reports[-1] == (total, total) and len(reports) > 3
     for damage in (b"", b"{}", b'{"key": 1}', index.read_bytes()[:-9]):
         index.write_bytes(damage)
-        assert columns_of(open_it()[0]) == columns_of(train)
-    for name, size in zip((imagenet.TRAIN_ARCHIVE, imagenet.VAL_ARCHIVE), sizes, strict=True):
-        times = os.stat(root / name)
-        (root / name).write_bytes(bytes(size))
-        os.utime(root / name, ns=(times.st_atime_ns, times.st_mtime_ns))
-    reports.clear()
-    assert columns_of(open_it()[0]) == columns_of(train) and not reports
-    os.utime(root / imagenet.VAL_ARCHIVE)
+        assert items_of(open_all(root, index_folder=str(tmp_path))[0]) == items_of(train)
+    for path in paths:
+        before = path.stat()
+        path.write_bytes(bytes(before.st_size))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    found, _ = open_all(root, index_folder=str(tmp_path))
+    assert found.fingerprint() == train.fingerprint() and found.offsets.tolist() == train.offsets.tolist()
+    os.utime(paths[1])
     with pytest.raises(UsageError, match="holds no class"):
-        open_it()
+        open_all(root, index_folder=str(tmp_path))
 
 
 def with_checksum(header):
@@ -228,7 +216,6 @@ DAMAGE = {
     "twice": ("val", tar([(IMAGES[0], b"x"), (f"val/{IMAGES[0]}", b"x")]), f"holds {IMAGES[0]} twice"),
     "cut_class": ("train", tar({f"{IDS[0]}.tar": tar(TRAIN[IDS[0]])[:1500]}), DAMAGED % f"after {IDS[0]}/{IDS[0]}_3"),
     "class_of_no_bytes": ("train", train_tar(**{"n10000000.tar": b""}), DAMAGED % "at the beginning of n10000000/"),
-    "class_of_others": ("train", train_tar(TRAIN | {"n10000000": {"a.txt": b"x"}}), "holds no images in n10000000/"),
     "no_class": ("train", tar({"readme.txt": b"x"}), "holds no class (a tar named after its WordNet id"),
     "class_twice": ("train", TWICE, f"holds {IDS[0]}.tar twice"),
 }
@@ -311,10 +298,7 @@ WRONG_KITS = {
     "no_wordnet_id": (lambda: kit_of([*SYNSETS, (7.0, "n\x1b[2J", "x", 0.0)]), "cannot be read (TypeError"),
     "a_bomb": (lambda: gzip.compress(bytes(2**26 + 1)), "cannot be read (ValueError: more than 64 MB)"),
     "too_few": (lambda: kit_of(SYNSETS, b"2\n3\n"), "ILSVRC2012_val_00000003.JPEG has no label, there are 2"),
-    "no_such_class": (
-        lambda: kit_of(SYNSETS, b"2\n4\n3\n"),
-        "ILSVRC2012_val_00000002.JPEG is of class n99999999, which ILSVRC2012_img_train.tar does not have",
-    ),
+    "no_such_class": (lambda: kit_of(SYNSETS, b"2\n4\n3\n"), "00000002.JPEG is of class n99999999, which ILSVRC2012"),
 }
 
 

@@ -150,9 +150,14 @@ def test_interruptions_leave_whole_shards_and_end_in_the_same_bytes(opened, tmp_
         assert shards.items() <= whole.items()
         with pytest.raises(UsageError, match="is not completely prepared; the same preparation again resumes"):
             open_prepared(str(out), 100)
-    # Two shards with a whole one between them are lost.
-    for name in ("prepared-train.tfrecord-00000-of-00004", "prepared-train.tfrecord-00002-of-00004"):
-        (out / name).unlink(missing_ok=True)
+    at_progress(monkeypatch, lambda done, total: done > 14 and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        prepare(*opened, str(out), settings)
+    at_progress(monkeypatch, progress)
+    # The first shard is damaged, the third has lost its facts.
+    first, third = (out / f"prepared-train.tfrecord-0000{index}-of-00004" for index in (0, 2))
+    first.write_bytes(first.read_bytes()[:-1])
+    (out / WORK / f"{third.name}.npz").write_bytes(b"nothing")
     report = prepare(*opened, str(out), settings)
     assert steps[-1] == (15, 15) and report.handled < 15 and files_of(out) == whole
     assert prepare(*opened, str(out), settings).handled == 0 and files_of(out) == whole
@@ -236,7 +241,7 @@ def test_folders_that_hold_something_else(prepared, opened, tmp_path, monkeypatc
     refuse(tmp_path / "out", opened, "prepared with --seed=2012; prepare into another folder", seed=3)
 
 
-def test_a_full_disk_and_a_damaged_shard(opened, prepared, tmp_path, monkeypatch):
+def test_a_full_disk(opened, prepared, tmp_path):
     out, whole, limit = tmp_path / "out", files_of(prepared[0]), resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         # A file that may not grow any further is what a full disk is to whoever writes.
@@ -246,45 +251,35 @@ def test_a_full_disk_and_a_damaged_shard(opened, prepared, tmp_path, monkeypatch
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert not [name for name in os.listdir(out) if name.startswith(".writing")]
-    # With room again, but one shard damaged and one without its facts.
-    at_progress(monkeypatch, lambda done, total: done > 9 and 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        prepare(*opened, str(out), Settings(**SMALL))
-    at_progress(monkeypatch, lambda done, total: None)
-    first, second = (out / f"prepared-train.tfrecord-0000{index}-of-00003" for index in (0, 1))
-    first.write_bytes(first.read_bytes()[:-1])
-    (out / WORK / f"{second.name}.npz").write_bytes(b"nothing")
     prepare(*opened, str(out), Settings(**SMALL))
     assert files_of(out) == whole
 
 
 def test_changes_are_found_before_anything_is_believed(opened, tmp_path):
-    manifest, *_ = prepare(*opened, str(tmp_path), Settings(encoding="raw", shard_images=4))
-    check_files(str(tmp_path), manifest, shards_too=True)
-    path, content = tmp_path / "places.npz", (tmp_path / "places.npz").read_bytes()
-    path.write_bytes(content[:-1] + b"x")
-    with pytest.raises(UsageError, match=r"--data_dir=\S+places.npz: has changed since it was prepared"):
-        open_prepared(str(tmp_path), 100)
-    path.unlink()
-    with pytest.raises(UsageError, match=r"--data_dir=\S+places.npz: is missing"):
-        open_prepared(str(tmp_path), 100)
-    path.write_bytes(content)
-    shard = tmp_path / "prepared-train.tfrecord-00001-of-00003"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    out, settings = str(tmp_path), Settings(encoding="raw", shard_images=4)
+    manifest, *_ = prepare(*opened, out, settings)
+    check_files(out, manifest, shards_too=True)
+    places, shard = tmp_path / "places.npz", tmp_path / "prepared-train.tfrecord-00001-of-00003"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:9000] + b"?" + content[9001:])
     with pytest.raises(RunError, match="00001-of-00003: has changed since it was prepared"):
-        check_files(str(tmp_path), manifest, shards_too=True)
+        check_files(out, manifest, shards_too=True)
     shard.write_bytes(content[:-1])
     with pytest.raises(UsageError, match=rf"--data_dir=.*00001-of-00003: has {len(content) - 1} bytes instead of"):
-        open_prepared(str(tmp_path), 100)
+        open_prepared(out, 100)
+    places.write_bytes(places.read_bytes()[:-1] + b"x")
+    with pytest.raises(UsageError, match=r"--data_dir=\S+places.npz: has changed since it was prepared"):
+        open_prepared(out, 100)
+    places.unlink()
+    with pytest.raises(UsageError, match=r"--data_dir=\S+places.npz: is missing"):
+        open_prepared(out, 100)
     for content in ("", "[]", '{"format": 0, "splits": {}}'):
         (tmp_path / "manifest.json").write_text(content)
         with pytest.raises(UsageError, match=r"manifest.json: is not a manifest of this version"):
-            read_manifest(str(tmp_path))
+            read_manifest(out)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(UsageError, match=r"holds no prepared images \(manifest.json\)"):
-        read_manifest(str(tmp_path))
+        read_manifest(out)
 
 
 # Apache Beam, in a process of its own: the runner opens connections, which tests here do not, and outliving threads.

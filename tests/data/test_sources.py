@@ -199,15 +199,6 @@ def test_start_gives_the_tail_and_reads_nothing_else(folder, train, tmp_path):
     assert names_of(dataclasses.replace(train, root=str(tmp_path)), order=(5, 3), start=20) == tail
 
 
-def test_without(train):
-    out = (train.files[0], train.files[6], train.files[-1], "no/such.jpg")
-    rest = train.without(out)
-    assert rest.count == 21 and rest.class_names == train.class_names
-    assert rest.sizes == tuple(train.sizes[train.files.index(name)] for name in rest.files)
-    assert items_of(rest) == [item for item in items_of(train) if item[0] not in out]
-    assert train.without(()) == train
-
-
 def test_fingerprint_tells_lists_apart(train):
     changes = {
         "files": ("Ant/x.jpg", *train.files[1:]),

@@ -98,14 +98,13 @@ def test_bad_files_are_skipped_and_counted_nowhere(tmp_path, monkeypatch):
     assert calls[1:] == [("reading train", 9, 13)] * 2
 
 
-@pytest.mark.parametrize("function", [statistics.compute, statistics.summarize], ids=["compute", "summarize"])
-def test_files_that_cannot_be_read_and_no_image_at_all(tmp_path, function):
+def test_files_that_cannot_be_read_and_no_image_at_all(tmp_path):
     source = flat_source(tmp_path / "some", images(3) | BAD)
     os.unlink(os.path.join(source.root, "bad/end\x1b.jpg"))
     with pytest.raises(RunError, match=r"^train/bad/end\\x1b.jpg: cannot be read .No such file or directory.; repair"):
-        function(source)
+        statistics.compute(source)
     with pytest.raises(RunError, match="train: none of the 4 files is an image that can be decoded"):
-        function(flat_source(tmp_path / "none", BAD))
+        statistics.summarize(flat_source(tmp_path / "none", BAD))
 
 
 def npz(save=np.savez, **changes):

@@ -69,7 +69,6 @@ WRONG = {
     "no_source": (["--out=OUT"], "--source is missing: give ilsvrc2012, folder"),
     "no_data_dir": (["--out=OUT", "--source=folder"], "--data_dir is missing"),
     "no_folder": (["--out=OUT", "--source=folder", "--data_dir=/nowhere"], "/nowhere: the folder /nowhere/train"),
-    "no_archive": (["--out=OUT", "--source=ilsvrc2012", "--data_dir=IN"], "ILSVRC2012_img_train.tar is missing"),
     "unknown": ([*RIGHT, "--sise=3"], "--sise=3: is not a flag"),
     "raw_size": ([*RIGHT, "--encoding=raw", "--size=300"], "--size=300: must be 256 for raw images"),
     "split": ([*RIGHT, "--val_split=test"], "--val_split=test: "),
