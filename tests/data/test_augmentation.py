@@ -86,11 +86,9 @@ def test_draws_are_of_their_place_alone():
     np.testing.assert_array_equal(without, drawn()[3:203] * [1, 1, 0, 1, 1, 1])
 
 
-OTHERS = {"another_run": {"run": 8}, "another_epoch": {"epoch": 2}, "swapped": {"run": 1, "epoch": 7}}
-
-
 def test_draws_are_independent():
-    for other in OTHERS.values():
+    others = {"run": 8}, {"epoch": 2}, {"run": 1, "epoch": 7}
+    for other in others:
         # Two independent views have the same row in 1 of 33 cases, and so on.
         for first, second, chance in zip(views(), views(**other), (1 / 33, 1 / 33, 1 / 2), strict=True):
             assert abs(np.mean(first == second) - chance) < FAR * np.sqrt(chance * (1 - chance) / DRAWS)
@@ -102,7 +100,7 @@ def test_draws_are_independent():
         for channel in factors().T:
             assert_uncorrelated(values, channel)
     # No draw comes again: neither at another place of the epoch, nor at one of another epoch or run.
-    everything = np.concatenate([factors(), *(factors(**other) for other in OTHERS.values())])
+    everything = np.concatenate([factors(), *(factors(**other) for other in others)])
     assert len(np.unique(everything, axis=0)) == len(everything)
     assert_noise(factors(), np.eye(3))
 

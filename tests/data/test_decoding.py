@@ -207,7 +207,6 @@ BAD = [b"", b"\xff", TEXT, GIF, b"\xff\xd8", b"\xff\xd8\xff\xd9", SMALL[:100], c
 BAD += [SMALL_PNG[:8], SMALL_PNG[:20], SMALL_PNG[: len(SMALL_PNG) // 2], SMALL_PNG[:-20]]
 BAD += [claiming(SMALL_PNG, 0, 0), claiming(SMALL_PNG, 140, 90)]
 HUGE = {
-    "png_20000x20000": claiming(SMALL_PNG, 20000, 20000),
     "png_largest": claiming(SMALL_PNG, 2**31 - 1, 2**31 - 1),
     "jpeg_largest": claiming(SMALL, 65500, 65500),
     # TensorFlow would refuse those above by itself, but not these.

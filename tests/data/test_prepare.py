@@ -19,7 +19,7 @@ from keras_alexnet.data import prepare as preparation
 from keras_alexnet.data import sources, statistics
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.data.prepare import Settings, prepare
-from keras_alexnet.data.records import WORK, check_files, open_prepared, read_manifest
+from keras_alexnet.data.records import WORK, check_files, open_prepared
 from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from tests.data.conftest import encoded, files_of, items_of, photo, write_folder
 from tests.data.test_decoding import claiming
@@ -163,7 +163,6 @@ def test_interruptions_leave_whole_shards_and_end_in_the_same_bytes(opened, tmp_
     assert prepare(*opened, str(out), settings).handled == 0 and files_of(out) == whole
 
 
-UNUSUAL = {"cmyk.jpg": photo(280, 270).convert("CMYK"), "row.jpg": photo(9, 1)}
 WEBP = "a WebP image; only JPEG and PNG are read: convert it with `mogrify -format jpg newt/webp.jpg`"
 BAD = {
     "empty.jpg": (b"", "not a JPEG or PNG file"),
@@ -175,7 +174,7 @@ BAD = {
 
 
 def test_bad_files_are_left_out_and_listed(tmp_path):
-    train = {f"cat/{name}": encoded(image) for name, image in UNUSUAL.items()}
+    train = {"cat/row.jpg": encoded(photo(9, 1)), "cat/cmyk.jpg": encoded(photo(280, 270).convert("CMYK"))}
     train |= {"cat/png.JPEG": encoded(photo(9, 9), "PNG")}
     train |= {f"newt/{name}": data for name, (data, _) in BAD.items()} | {"newt/good.jpg": GOOD, "newt/x/y.jpg": GOOD}
     write_folder(tmp_path / "train", train)
@@ -256,30 +255,23 @@ def test_a_full_disk(opened, prepared, tmp_path):
 
 
 def test_changes_are_found_before_anything_is_believed(opened, tmp_path):
-    out, settings = str(tmp_path), Settings(encoding="raw", shard_images=4)
-    manifest, *_ = prepare(*opened, out, settings)
+    out, places, shard = str(tmp_path), tmp_path / "places.npz", tmp_path / "prepared-train.tfrecord-00001-of-00003"
+    manifest, *_ = prepare(*opened, out, Settings(encoding="raw", shard_images=4))
     check_files(out, manifest, shards_too=True)
-    places, shard = tmp_path / "places.npz", tmp_path / "prepared-train.tfrecord-00001-of-00003"
-    content = shard.read_bytes()
+    content, known = shard.read_bytes(), places.read_bytes()
     shard.write_bytes(content[:9000] + b"?" + content[9001:])
     with pytest.raises(RunError, match="00001-of-00003: has changed since it was prepared"):
         check_files(out, manifest, shards_too=True)
-    shard.write_bytes(content[:-1])
-    with pytest.raises(UsageError, match=rf"--data_dir=.*00001-of-00003: has {len(content) - 1} bytes instead of"):
-        open_prepared(out, 100)
-    places.write_bytes(places.read_bytes()[:-1] + b"x")
-    with pytest.raises(UsageError, match=r"--data_dir=\S+places.npz: has changed since it was prepared"):
-        open_prepared(out, 100)
-    places.unlink()
-    with pytest.raises(UsageError, match=r"--data_dir=\S+places.npz: is missing"):
-        open_prepared(out, 100)
-    for content in ("", "[]", '{"format": 0, "splits": {}}'):
-        (tmp_path / "manifest.json").write_text(content)
-        with pytest.raises(UsageError, match=r"manifest.json: is not a manifest of this version"):
-            read_manifest(out)
-    (tmp_path / "manifest.json").unlink()
-    with pytest.raises(UsageError, match=r"holds no prepared images \(manifest.json\)"):
-        read_manifest(out)
+    for path, damaged, words in (
+        (shard, content[:-1], f"00001-of-00003: has {len(content) - 1} bytes instead of"),
+        (places, known[:-1] + b"x", "places.npz: has changed since it was prepared"),
+        (places, None, "places.npz: is missing"),
+        *((tmp_path / "manifest.json", each, "is not a manifest") for each in (b"", b"[]", b'{"format": 0}')),
+        (tmp_path / "manifest.json", None, r"holds no prepared images \(manifest.json\)"),
+    ):
+        path.write_bytes(damaged) if damaged is not None else path.unlink()
+        with pytest.raises(UsageError, match=rf"--data_dir={tmp_path}.*{words}"):
+            open_prepared(out, 100)
 
 
 # Apache Beam, in a process of its own: the runner opens connections, which tests here do not, and outliving threads.

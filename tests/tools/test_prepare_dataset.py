@@ -72,7 +72,6 @@ WRONG = {
     "unknown": ([*RIGHT, "--sise=3"], "--sise=3: is not a flag"),
     "raw_size": ([*RIGHT, "--encoding=raw", "--size=300"], "--size=300: must be 256 for raw images"),
     "split": ([*RIGHT, "--val_split=test"], "--val_split=test: "),
-    "threads": ([*RIGHT, "--threads=-1"], "threads"),
     "check": (["--out=IN", "--check"], "IN: holds no prepared images"),
     "out_is_in": (["--out=IN", "--source=folder", "--data_dir=IN"], r"holds something else already \(train\)"),
 }
