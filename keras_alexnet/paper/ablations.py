@@ -19,8 +19,17 @@ from keras_alexnet import cli, flags, rundir
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import experiment, grid, stats
-from keras_alexnet.paper.experiment import NOT_RUN, Experiment, Result, Table, Verdict
+from keras_alexnet.paper import experiment, grid
+from keras_alexnet.paper.experiment import NOT_RUN, Result, Table, Verdict
+
+TITLE = "Ablations: what every part is worth"
+CLAIM = (
+    "Every part lowers the error on ImageNet: normalization by 1.4 and 1.2 points of top-1 and top-5, "
+    "overlapping pooling by 0.4 and 0.3, the second tower by 1.7 and 1.2, color noise by over 1; removing any of the "
+    "middle layers costs about 2 (sections 3.2 to 3.4, 4.1 and 7)."
+)
+COST = "two hours on two CPU cores: 42 runs of 2,934 images, 2 to 4 minutes each"
+COMMAND = "python -m keras_alexnet.paper.ablations --data_dir=photos --grid=runs/ablations"
 
 BASELINE = "baseline"
 CENTER = "center_view"  # of the baseline, compared with its ten views
@@ -70,7 +79,7 @@ ABLATIONS = {
 
 
 class FinishedRun(typing.NamedTuple):
-    """A run that reached its end, as its folder has it; errors in percent after the last epoch, by center views."""
+    """A run that reached its end; errors in percent after the last epoch, by center views."""
 
     folder: str
     epochs: int
@@ -98,22 +107,20 @@ def run(settings):
     trains = settings.quick or (settings.data_dir and settings.train)
     if not trains and not os.path.isdir(folder):
         raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
-    with cli.quiet_start():
-        # What needs TensorFlow or the extra `figures` is missing before the training, and not after it. The GPUs are
-        # free until TensorFlow is started, which is done when the trainers have ended.
-        from keras_alexnet import evaluation
-        from keras_alexnet.paper import plots
+    experiment.pyplot()
     if trains:
         failed, elsewhere = grid.run(cells, grid.train_here if settings.quick else grid.train_in_process)
         for cell, why in {**elsewhere, **failed}.items():
             print(f"{cell.name}: {why}", file=sys.stderr)
-    cli.start_tensorflow()
+    cli.start_tensorflow()  # until here the GPUs are free for the trainers
+    from keras_alexnet import evaluation  # TensorFlow, which `--help` does not wait for
+
     values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir)
     rows = {row["name"]: row for row in values["rows"] if row["difference"]}
     shown = [(title, rows[name]) for name, (title, _, _) in _every(rows).items() if name in rows]
-    figure, axes = plots.panel(4.4, 1.0 + 0.36 * max(1, len(shown)))  # narrow enough for a phone
+    figure, axes = experiment.panel(4.4, 1.0 + 0.36 * max(1, len(shown)))  # narrow enough for a phone
     draw(axes, shown)
-    plots.write(figure, os.path.join(settings.results_dir, "ablations.svg"))
+    experiment.write_figure(figure, os.path.join(settings.results_dir, "ablations.svg"))
     numbers = ", ".join(f"{name} {value}" for name, value in values["flags"].items())
     protocol = (
         f"{values['training_images']} training and {values['images']} validation images, {values['classes']} classes; "
@@ -134,7 +141,7 @@ def compare(cells, evaluate, data_dir=None):
     Returns:
         dict: `rows`, list of dict: name, seeds, errors and training_errors (percent, one a seed), of the center view's
         row ten_views too; unlearned (seeds whose error is not below the majority-class baseline's); difference, see
-        stats.paired, or None; corrected, p by Holm or None. `missing`, list of (run, why); and what the protocol says.
+        experiment.paired, or None; corrected, p by Holm or None. `missing`, list of (run, why); and more.
     """
     runs, missing, first = {cell.stem: {} for cell in cells}, [], None
     for cell in sorted(cells, key=lambda cell: cell.stem != BASELINE):
@@ -159,7 +166,7 @@ def compare(cells, evaluate, data_dir=None):
                 "errors": [run.error for run in own.values()],
                 "training_errors": [run.training_error for run in own.values()],
                 "unlearned": [seed for seed, run in own.items() if run.error >= majority],
-                "difference": stats.paired(pairs) if pairs and name != BASELINE else None,
+                "difference": experiment.paired(pairs) if pairs and name != BASELINE else None,
             }
         )
     for seed, run in runs[BASELINE].items():
@@ -169,8 +176,8 @@ def compare(cells, evaluate, data_dir=None):
             missing.append((f"ten views of {BASELINE}/seed{seed}", str(error)))
     center, ten = ([errors[place] for errors in views.values()] for place in (0, 1))
     row = {"name": CENTER, "seeds": list(views), "errors": center, "ten_views": ten, "unlearned": []}
-    rows.append({**row, "difference": stats.paired(views.values()) if views else None})
-    corrected = stats.holm([row["difference"] and row["difference"]["p"] for row in rows])
+    rows.append({**row, "difference": experiment.paired(views.values()) if views else None})
+    corrected = holm([row["difference"] and row["difference"]["p"] for row in rows])
     shown = ("batch_size", "learning_rate", "lr_schedule", "precision", "variant", "width")
     return {
         "rows": [{**row, "corrected": p} for row, p in zip(rows, corrected, strict=True)],
@@ -181,6 +188,16 @@ def compare(cells, evaluate, data_dir=None):
         "classes": len(first.label_counts),
         "flags": {name: text for name, text in flags.as_text(cells[0].config).items() if name in shown},
     }
+
+
+def holm(ps):
+    """Holm's correction of several p (SciPy has none): list in the same order, each at most 1; None stays None."""
+    known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    corrected, least = [None] * len(ps), 0.0
+    for rank, (p, place) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - rank) * p))
+        corrected[place] = least
+    return corrected
 
 
 def read(cell):
@@ -234,11 +251,9 @@ def draw(axes, rows):
             axes.plot([each["low"], each["high"]], [place, place], color=color, linewidth=1.4, zorder=1)
         axes.plot([mean], [place], "D", color=color, markersize=6, zorder=3)
     axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
-    axes.set_xlim(low, high)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set(xlim=(low, high), ylim=(len(rows) - 0.5, -0.5), xlabel="points of top-1 error above the baseline")
     axes.set_yticks(range(len(rows)), [title for title, _ in rows])
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("points of top-1 error above the baseline")
 
 
 def judgement(row):
@@ -248,52 +263,45 @@ def judgement(row):
     if row["difference"] is None:
         return "no baseline"
     if row["corrected"] is None:
-        return f"no test: {row['difference']['seeds']} of at least {stats.LEAST_SEEDS} seeds"
+        return f"no test: {row['difference']['seeds']} of at least {experiment.LEAST_SEEDS} seeds"
     if row["corrected"] >= LEVEL:
         return "cannot be told"
     return "worse" if row["difference"]["mean"] > 0 else "better"
 
 
 def tables(values):
-    rows = {row["name"]: row for row in values["rows"]}
-    every = _every(rows)
-    costs = [("baseline", "-", "-", stats.mean_and_spread(rows[BASELINE]["errors"]), "-", "-", "-", "-")]
-    for name, (title, paper, release) in every.items():
-        row, cells = rows.get(name), (NOT_RUN,) * 5
+    rows, costs, overfitting = {row["name"]: row for row in values["rows"]}, [], []
+    for name, (title, paper, release) in {BASELINE: ("baseline", "-", "-"), **_every(rows)}.items():
+        row, cells, fit = rows.get(name), (NOT_RUN,) * 5, (NOT_RUN,) * 3
         if row and row["errors"]:
-            error, difference, shown = stats.mean_and_spread(row["errors"]), row["difference"], ("-", "-", "-")
+            error, difference, shown = experiment.mean_and_spread(row["errors"]), row["difference"], ("-", "-", "-")
             if name == CENTER:
-                error += f" (ten views {stats.mean_and_spread(row['ten_views'])})"
+                error += f" (ten views {experiment.mean_and_spread(row['ten_views'])})"
+            else:
+                means = [sum(row[key]) / len(row[key]) for key in ("training_errors", "errors")]
+                fit = *(f"{mean:.2f}" for mean in means), f"{means[1] - means[0]:+.2f}"
             if difference:
-                shown = (stats.as_text(difference), _p(difference["p"]), _p(row["corrected"]))
-            cells = (error, *shown, judgement(row))
+                shown = experiment.paired_text(difference), _p(difference["p"]), _p(row["corrected"])
+            cells = (error, *shown, "-" if name == BASELINE else judgement(row))
         costs.append((title, paper, release, *cells))
-    overfitting = []
-    for name, title in {
-        BASELINE: "baseline",
-        **{name: each[0] for name, each in every.items() if name != CENTER},
-    }.items():
-        row, cells = rows.get(name), (NOT_RUN,) * 3
-        if row and row["errors"]:
-            training, error = (sum(row[key]) / len(row[key]) for key in ("training_errors", "errors"))
-            cells = f"{training:.2f}", f"{error:.2f}", f"{error - training:+.2f}"
-        overfitting.append((title, *cells))
+        if name != CENTER:
+            overfitting.append((title, *fit))
     found = [
         Table(
             "What leaving one thing out costs: top-1 error",
             ("", "paper", "release", "ours: error, %", "difference", "p", "p, Holm", "verdict"),
-            tuple(costs),
+            costs,
             _note(values),
         ),
         Table(
             "Overfitting: top-1 error of the last epoch, %, means over seeds",
             ("", "training", "validation", "validation - training"),
-            tuple(overfitting),
+            overfitting,
             "training: as the images were trained on, with crops, noise and dropout where there are any, during the "
             "epoch",
         ),
     ]
-    missing = tuple(map(tuple, values["missing"]))
+    missing = values["missing"]
     return [*found, Table("Runs that are not in the tables", ("", "why"), missing)] if missing else found
 
 
@@ -326,26 +334,12 @@ def _note(values):
     tested = [row["difference"] for row in values["rows"] if row["difference"] and row["difference"]["low"] is not None]
     if tested:
         reach, seeds = sorted((each["high"] - each["mean"], each["seeds"]) for each in tested)[len(tested) // 2]
-        t = stats.scipy_stats().t(seeds - 1)
+        t = experiment.optional("scipy.stats").t(seeds - 1)
         least = reach * float(t.ppf(1 - LEVEL / len(tested) / 2) / t.ppf(0.975))
         note += f"; with these seeds and so many rows a difference is certain from about {least:.1f} points on"
     unlearned = [f"{row['name']}/seed{seed}" for row in values["rows"] for seed in row["unlearned"]]
     return note + f"; no better than the majority-class baseline: {', '.join(unlearned)}" * bool(unlearned)
 
 
-EXPERIMENT = Experiment(
-    name="ablations",
-    title="Ablations: what every part is worth",
-    claim="Every part lowers the error on ImageNet: normalization by 1.4 and 1.2 points of top-1 and top-5, "
-    "overlapping pooling by 0.4 and 0.3, the second tower by 1.7 and 1.2, color noise by over 1; removing any of the "
-    "middle layers costs about 2 (sections 3.2 to 3.4, 4.1 and 7).",
-    cost="two hours on two CPU cores: 42 runs of 2,934 images, 2 to 4 minutes each",
-    command="python -m keras_alexnet.paper.ablations --data_dir=photos --grid=runs/ablations",
-    settings=Settings,
-    run=run,
-    tables=tables,
-    verdict=verdict,
-)
-
 if __name__ == "__main__":
-    sys.exit(experiment.main(EXPERIMENT))
+    sys.exit(experiment.main("ablations"))

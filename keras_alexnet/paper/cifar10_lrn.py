@@ -12,9 +12,20 @@ from keras_alexnet import cli
 from keras_alexnet.errors import ArgumentError
 from keras_alexnet.files import progress_bar
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import experiment, stats
+from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import NOT_RUN, Result, Table, Verdict
 from keras_alexnet.paper.figure1 import CifarSettings
+
+TITLE = "Section 3.3: response normalization on CIFAR-10"
+CLAIM = (
+    "A four-layer network has a test error of 13 % without and 11 % with response normalization on CIFAR-10 "
+    "(section 3.3)."
+)
+COST = (
+    "19pct and 18pct, 140 epochs: about 80 minutes a seed each on one CPU core in float32 (32 s an epoch). 13pct "
+    "and 11pct, 470 epochs as 11pct's file has it (300, 150, 10 and 10): not run"
+)
+COMMAND = "python -m keras_alexnet.paper.cifar10_lrn --dataset=cifar10"
 
 PAIRS = (("19pct", "18pct"), ("13pct", "11pct"))
 NETWORKS = tuple(name for pair in PAIRS for name in pair)
@@ -44,15 +55,16 @@ class Settings(CifarSettings):
 
 def run(settings):
     cli.start_tensorflow()
-    from keras_alexnet.paper import cifar_network, plots  # TensorFlow and Matplotlib, which `--help` does not wait for
+    from keras_alexnet.paper import cifar_network  # TensorFlow, which `--help` does not wait for
 
+    experiment.pyplot()
     if settings.quick:
         limits = {"epochs": 2, "seeds": 2, "batch_size": 16}
         limits = {name: min(getattr(settings, name), limit) for name, limit in limits.items()}
         settings = dataclasses.replace(settings, rate_drops=(1,), **limits)
     images, folder = cifar_network.load(settings), os.path.join(settings.results_dir, "cifar10_lrn")
-    names = ("crop_border", "rate_drops", "batch_size", "precision")
-    given, found = {name: getattr(settings, name) for name in names}, {name: [] for name in settings.networks}
+    given = {name: getattr(settings, name) for name in ("crop_border", "rate_drops", "batch_size", "precision")}
+    found = {name: [] for name in settings.networks}
     # Seed by seed, so that an interrupted command has all networks of the seeds that it has finished.
     for seed in range(settings.seed, settings.seed + settings.seeds):
         for name in settings.networks:
@@ -65,18 +77,16 @@ def run(settings):
             tested = training.test()
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
             found[name].append({"seed": seed, **tested, "diverged": progress.finished, "curve": progress.history})
-    figure, axes = plots.panel(6.4, 4.2)
+    figure, axes = experiment.panel(6.4, 4.2)
     for index, (name, trainings) in enumerate(found.items()):
         for each in trainings:
             labels = (f"{name}, training", f"{name}, test") if each is trainings[0] else (None, None)
             epochs, errors = ([row[column] for row in each["curve"]] for column in ("epoch", "top1_error"))
             axes.plot(epochs, errors, color=f"C{index}", linewidth=0.8, label=labels[0])
             axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{index}", label=labels[1])
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("error, %")
-    axes.set_ylim(bottom=0)
+    axes.set(xlabel="epochs", ylabel="error, %", ylim=(0, None))
     axes.legend(frameon=False)
-    plots.write(figure, f"{folder}.svg")
+    experiment.write_figure(figure, f"{folder}.svg")
     drops = " and ".join(map(str, settings.rate_drops)) or "none"
     size = cifar_network.SIZE - 2 * settings.crop_border
     crops = f"crops of {size} and reflections, centers tested" if settings.crop_border else "none"
@@ -97,12 +107,12 @@ def tables(values):
         in_paper = pair == PAIRS[1]
         for name, normalization in zip(pair, ("without", "with"), strict=True):
             errors = _errors(values, name)
-            ours = stats.mean_and_spread(errors) if errors else NOT_RUN
+            ours = experiment.mean_and_spread(errors) if errors else NOT_RUN
             seeds = ", ".join(f"{error:.2f}" for error in errors) or "-"
             paper = name[:2] if in_paper else "-"
             rows.append((f"{name}, {normalization} normalization", paper, name[:2], ours, seeds))
         found, release = _difference(values, pair), int(pair[0][:2]) - int(pair[1][:2])
-        ours = stats.as_text(found) if found else NOT_RUN
+        ours = experiment.paired_text(found) if found else NOT_RUN
         differences.append((" minus ".join(pair), "2" if in_paper else "-", str(release), ours))
     return [
         Table(
@@ -129,13 +139,12 @@ def verdict(values):
     """The outcome is that of the pair whose names are the paper's errors, where it was run."""
     outcome, said = "cannot be told", []
     for pair in PAIRS:
-        found = _difference(values, pair)
-        if found:
+        if found := _difference(values, pair):
             outcome = "cannot be told"
             if found["low"] is not None and found["low"] * found["high"] > 0:  # the interval excludes 0
                 outcome = "holds" if found["mean"] > 0 else "does not hold"
             both = " (normalization and a lower decay together)" if pair == PAIRS[0] else ""
-            said.append(f"error of {pair[0]} minus that of {pair[1]}{both} {stats.as_text(found)} points")
+            said.append(f"error of {pair[0]} minus that of {pair[1]}{both} {experiment.paired_text(found)} points")
     return Verdict(outcome, f"{'; '.join(said) or 'no pair was run'}, {values['epochs']} epochs")
 
 
@@ -146,22 +155,8 @@ def _errors(values, name):
 def _difference(values, pair):
     """The paired difference of a pair; None where it was not run."""
     errors = [_errors(values, name) for name in pair]
-    return stats.paired(zip(*errors, strict=True)) if all(errors) else None
+    return experiment.paired(zip(*errors, strict=True)) if all(errors) else None
 
-
-EXPERIMENT = experiment.Experiment(
-    name="cifar10_lrn",
-    title="Section 3.3: response normalization on CIFAR-10",
-    claim="A four-layer network has a test error of 13 % without and 11 % with response normalization on CIFAR-10 "
-    "(section 3.3).",
-    cost="19pct and 18pct, 140 epochs: about 80 minutes a seed each on one CPU core in float32 (32 s an epoch). 13pct "
-    "and 11pct, 470 epochs as 11pct's file has it (300, 150, 10 and 10): not run",
-    command="python -m keras_alexnet.paper.cifar10_lrn --dataset=cifar10",
-    settings=Settings,
-    run=run,
-    tables=tables,
-    verdict=verdict,
-)
 
 if __name__ == "__main__":
-    sys.exit(experiment.main(EXPERIMENT))
+    sys.exit(experiment.main("cifar10_lrn"))

@@ -16,7 +16,10 @@ import os
 import re
 import string
 import sys
+import types
+import typing
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 
 import markdown
@@ -61,23 +64,15 @@ class Settings(experiment.Settings):
                 raise ArgumentError(name, path, f"must be a file that ends in {suffix}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """What the report says of an experiment.
+class Section(typing.NamedTuple):
+    """What the report says of an experiment."""
 
-    Attributes:
-        about: experiment.Experiment.
-        verdict: str.
-        tables: sequence of Table.
-        result: dict, the JSON of the experiment; empty where it was not run.
-        problems: tuple of str, what is missing or cannot be read.
-    """
-
-    about: experiment.Experiment
+    name: str
+    about: types.ModuleType  # the command
     verdict: str
-    tables: tuple[Table, ...]
-    result: dict = dataclasses.field(default_factory=dict)
-    problems: tuple[str, ...] = ()
+    tables: Sequence[Table]
+    result: dict = {}  # the JSON; empty where the command was not run
+    problems: Sequence[str] = ()  # what is missing or cannot be read
 
 
 def main(argv):
@@ -85,57 +80,48 @@ def main(argv):
     folder = os.path.join(settings.results_dir, "quick") if settings.quick else settings.results_dir
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"--results_dir={folder}: is not a folder; name the one that the commands wrote to")
-    sections = [section_of(experiment.load(name), folder) for name in experiment.NAMES]
+    sections = [section_of(name, folder) for name in experiment.NAMES]
     out = settings.out or os.path.join(folder, "report.html")
     _write("out", out, page(sections, folder))
     if settings.markdown:
         links = os.path.relpath(folder, os.path.dirname(settings.markdown) or ".")
         _write("markdown", settings.markdown, document(sections, links))
-    print(Table(TITLE, ("", "verdict"), tuple((each.about.name, each.verdict) for each in sections)).as_text())
+    print(Table(TITLE, ("", "verdict"), [(each.name, each.verdict) for each in sections]).as_text())
     for each in sections:
         for problem in each.problems:
-            print(f"{each.about.name}: {problem}", file=sys.stderr)
+            print(f"{each.name}: {problem}", file=sys.stderr)
     print(f"\nreport: {out}" + f"\nMarkdown: {settings.markdown}" * bool(settings.markdown))
 
 
-def section_of(about, folder):
+def section_of(name, folder):
     """Reads the results of an experiment, Section; what cannot be read is one of its problems."""
+    about = experiment.load(name)
+    reference = getattr(about, "REFERENCE", ())
     try:
-        result = experiment.read(about.name, folder)
+        result = experiment.read(name, folder)
         if result is None:
-            return Section(about, NOT_RUN, about.reference)
-        with reading(os.path.join(folder, f"{about.name}.json")):  # another version may have written other values
+            return Section(name, about, NOT_RUN, reference)
+        with reading(os.path.join(folder, f"{name}.json")):  # another version may have written other values
             verdict, tables = str(about.verdict(result["values"])), about.tables(result["values"])
             files = [figure["file"] for figure in result["pictures"]]
     except RunError as error:
-        return Section(about, UNREADABLE, about.reference, problems=(str(error),))
+        return Section(name, about, UNREADABLE, reference, problems=(str(error),))
     if result["quick"]:
         verdict = f"Nothing can be told of a quick trial. ({verdict})"
     missing = [file for file in files if not os.path.isfile(os.path.join(folder, file))]
-    return Section(
-        about, verdict, tables, result, tuple(f"{file}: is missing; run the command again" for file in missing)
-    )
+    problems = [f"{file}: is missing; run the command again" for file in missing]
+    return Section(name, about, verdict, tables, result, problems)
 
 
 def document(sections, links):
-    """The report as GitHub's Markdown, str; the same sections always give the same text.
-
-    Args:
-        sections: list of Section.
-        links: str, the folder of the figures as seen from the file.
-    """
+    """The report as GitHub's Markdown, str; `links` is the folder of the figures as seen from the file."""
+    columns = "figure or table", "the paper says", "verdict"
     summary = [
-        (
-            f"[{_escaped(each.about.title)}](#{each.about.name})",
-            _escaped(_short(each.about.claim)),
-            _escaped(each.verdict),
-        )
+        (f"[{_escaped(each.about.TITLE)}](#{each.name})", _escaped(_short(each.about.CLAIM)), _escaped(each.verdict))
         for each in sections
     ]
-    parts = [LEAD, _rows(("figure or table", "the paper says", "verdict"), summary)]
-    for section in sections:
-        parts += _section(section, links)
-    return "\n\n".join(parts) + "\n"
+    parts = [part for section in sections for part in _section(section, links)]
+    return "\n\n".join([LEAD, _rows(columns, summary), *parts]) + "\n"
 
 
 def page(sections, folder):
@@ -154,9 +140,9 @@ def _section(section, links):
     """The parts of a section, list of str."""
     about, result = section.about, section.result
     # GitHub makes a heading's anchor of its words; this one stays when they change.
-    yield f'<a id="{about.name}"></a>'
-    yield f"## {_escaped(about.title)}"
-    yield f"**The paper:** {_escaped(about.claim)}"
+    yield f'<a id="{section.name}"></a>'
+    yield f"## {_escaped(about.TITLE)}"
+    yield f"**The paper:** {_escaped(about.CLAIM)}"
     if result.get("quick"):
         yield f"> **{TRIAL}**"
     yield from (f"> **{_escaped(problem)}**" for problem in section.problems)
@@ -170,10 +156,10 @@ def _section(section, links):
         link = urllib.parse.quote(os.path.normpath(os.path.join(links, figure["file"])).replace(os.sep, "/"))
         yield f"![{_escaped(figure['shows'])}]({link})"
         yield f"*{_escaped(figure['shows'])}*"
-    yield f"```sh\n{result.get('command', about.command)}\n```"
+    yield f"```sh\n{result.get('command', about.COMMAND)}\n```"
     facts = [(name, result[name]) for name in ("protocol", "commit", "date", "device") if result]
     facts += [("version", f"keras_alexnet {result['keras_alexnet']}")] if result else []
-    yield "\n".join(f"- {name}: {_escaped(text)}" for name, text in (*facts, ("cost", about.cost)))
+    yield "\n".join(f"- {name}: {_escaped(text)}" for name, text in (*facts, ("cost", about.COST)))
 
 
 def _short(claim):
