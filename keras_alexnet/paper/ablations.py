@@ -109,7 +109,7 @@ def run(settings):
         raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
     experiment.pyplot()
     if trains:
-        failed, elsewhere = grid.run(cells, grid.train_here if settings.quick else grid.train_in_process)
+        failed, elsewhere = grid.run(cells)
         for cell, why in {**elsewhere, **failed}.items():
             print(f"{cell.name}: {why}", file=sys.stderr)
     cli.start_tensorflow()  # until here the GPUs are free for the trainers

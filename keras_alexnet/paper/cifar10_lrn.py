@@ -78,12 +78,12 @@ def run(settings):
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
             found[name].append({"seed": seed, **tested, "diverged": progress.finished, "curve": progress.history})
     figure, axes = experiment.panel(6.4, 4.2)
-    for index, (name, trainings) in enumerate(found.items()):
-        for each in trainings:
-            labels = (f"{name}, training", f"{name}, test") if each is trainings[0] else (None, None)
+    for color, (name, trainings) in enumerate(found.items()):
+        for place, each in enumerate(trainings):
             epochs, errors = ([row[column] for row in each["curve"]] for column in ("epoch", "top1_error"))
-            axes.plot(epochs, errors, color=f"C{index}", linewidth=0.8, label=labels[0])
-            axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{index}", label=labels[1])
+            first = "_" * (place > 0)  # a label that begins so is not in the legend
+            axes.plot(epochs, errors, color=f"C{color}", linewidth=0.8, label=f"{first}{name}, training")
+            axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{color}", label=f"{first}{name}, test")
     axes.set(xlabel="epochs", ylabel="error, %", ylim=(0, None))
     axes.legend(frameon=False)
     experiment.write_figure(figure, f"{folder}.svg")
@@ -114,35 +114,31 @@ def tables(values):
         found, release = _difference(values, pair), int(pair[0][:2]) - int(pair[1][:2])
         ours = experiment.paired_text(found) if found else NOT_RUN
         differences.append((" minus ".join(pair), "2" if in_paper else "-", str(release), ours))
+    columns = "", "paper", "release", "ours: mean ± standard deviation", "seeds"
+    note = (
+        "The release's numbers are those in the names of its files, the errors that its authors had (11pct: of "
+        "cuda-convnet, by several views, ours by one). The paper does not say which networks its 13 and 11 % are of; "
+        "that it is these is inferred from their names. 19pct and 18pct have four learned layers, as the paper says of "
+        "its network; 13pct and 11pct have five."
+    )
+    of_pairs = (
+        "18pct normalizes within maps, and the decay of its last layer is a third of 19pct's (1 and 3): the difference "
+        "is that of both. 11pct normalizes across maps, as section 3.3 has it, and differs in nothing else."
+    )
+    title = "Without minus with normalization, points"
     return [
-        Table(
-            "Test error, %",
-            ("", "paper", "release", "ours: mean ± standard deviation", "seeds"),
-            tuple(rows),
-            "The release's numbers are those in the names of its files, the errors that its authors had (11pct: of "
-            "cuda-convnet, by several views, ours by one). The paper does not say which networks its 13 and 11 % are "
-            "of; that it is these is inferred from their names. 19pct and 18pct have four learned layers, as the paper "
-            "says of its network; 13pct and 11pct have five.",
-        ),
-        Table(
-            "Without minus with normalization, points",
-            ("", "paper", "release", "ours [95 % interval]"),
-            tuple(differences),
-            "18pct normalizes within maps, and the decay of its last layer is a third of 19pct's (1 and 3): the "
-            "difference is that of both. 11pct normalizes across maps, as section 3.3 has it, and differs in nothing "
-            "else.",
-        ),
+        Table("Test error, %", columns, rows, note),
+        Table(title, ("", "paper", "release", "ours [95 % interval]"), differences, of_pairs),
     ]
 
 
 def verdict(values):
-    """The outcome is that of the pair whose names are the paper's errors, where it was run."""
+    """The last pair that was run decides: the names of the second are the paper's errors."""
     outcome, said = "cannot be told", []
     for pair in PAIRS:
         if found := _difference(values, pair):
-            outcome = "cannot be told"
-            if found["low"] is not None and found["low"] * found["high"] > 0:  # the interval excludes 0
-                outcome = "holds" if found["mean"] > 0 else "does not hold"
+            excludes_0 = found["low"] is not None and found["low"] * found["high"] > 0
+            outcome = ("holds" if found["mean"] > 0 else "does not hold") if excludes_0 else "cannot be told"
             both = " (normalization and a lower decay together)" if pair == PAIRS[0] else ""
             said.append(f"error of {pair[0]} minus that of {pair[1]}{both} {experiment.paired_text(found)} points")
     return Verdict(outcome, f"{'; '.join(said) or 'no pair was run'}, {values['epochs']} epochs")

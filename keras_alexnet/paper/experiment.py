@@ -146,8 +146,9 @@ def optional(module):
     """Imports a module of the extra `figures`, without which a network can be trained. Raises UsageError."""
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"{error.name} is not installed; pip install 'keras-alexnet[figures]'") from None
+    except ImportError:
+        library = module.split(".")[0]
+        raise UsageError(f"{library} is not installed; pip install 'keras-alexnet[figures]'") from None
 
 
 # Numbers of several seeds.

@@ -192,17 +192,15 @@ def tables(values):
         epochs = ", ".join("not reached" if each is None else f"{each:.1f}" for each in values[activation]["epochs"])
         rows.append((name, f"{values[activation]['best_rate']:g}", epochs))
     factor = "not reached" if values["factor"] is None else f"{values['factor']:.1f}"
+    longer = ("", "paper", "release", "ours"), [("tanh / ReLU", "6", "-", factor)]
+    columns = "", "learning rate", f"epochs to {values['target_error']:g} % training error"
+    note = (
+        "Learning rates were left out before they reached the target: one that was behind then might have been the "
+        "fastest at the end, so the epochs are at most these."
+    )
     return [
-        Table(
-            "How many times longer tanh takes", ("", "paper", "release", "ours"), (("tanh / ReLU", "6", "-", factor),)
-        ),
-        Table(
-            "Ours, at the best of the learning rates tried",
-            ("", "learning rate", f"epochs to {values['target_error']:g} % training error"),
-            tuple(rows),
-            "Learning rates were left out before they reached the target: one that was behind then might have been "
-            "the fastest at the end, so the epochs are at most these.",
-        ),
+        Table("How many times longer tanh takes", *longer),
+        Table("Ours, at the best of the learning rates tried", columns, rows, note),
     ]
 
 

@@ -102,8 +102,8 @@ def compare(trained, start, permutations):
             moved.append(float(np.median(np.linalg.norm(now - was, axis=0) / start_length)))
             cosine.append(float(np.median((now * was).sum(0) / np.maximum(length * start_length, 1e-30))))
     numbers = {"difference": difference, "p": p, "start_difference": start_difference, "start_p": start_p}
-    shares = [each.tolist() for each in shares]
-    return {"shares": shares, "permutations": permutations, "moved": moved, "cosine": cosine, **numbers}
+    numbers |= {"permutations": permutations, "moved": moved, "cosine": cosine}
+    return {"shares": [each.tolist() for each in shares], **numbers}
 
 
 def color_shares(kernel):
@@ -136,28 +136,20 @@ def tables(values):
         moved = values["moved"] and (f"{values['moved'][tower]:.2f}", f"{values['cosine'][tower]:.3f}")
         moves.append((f"tower {tower}", *(moved or ("-", "-"))))
     shares.append(("random weights", "-", f"{RANDOM:.3f}", f"{RANDOM:.3f}", "-"))
-    at_start = ("-", "-")
+    tests = [("trained", f"{values['difference']:+.3f}", f"{values['p']:.4f}"), ("at the random start", "-", "-")]
     if values["start_p"] is not None:
-        at_start = (f"{values['start_difference']:+.3f}", f"{values['start_p']:.4f}")
+        tests[1] = ("at the random start", f"{values['start_difference']:+.3f}", f"{values['start_p']:.4f}")
+    of_shares = "Chance decides which of the two towers is the gray one; the paper's is its GPU 1."
+    of_tests = (
+        "p tells whether these two towers differ, not why: the filters of a tower learn together. The paper's claim is "
+        "of every run; one run cannot confirm it."
+    )
+    of_color = "", "paper", "ours: mean", "ours: median", "ours: range"
+    of_moves = "", "distance over the start's norm", "cosine with the start"
     return [
-        Table(
-            "Color share of the filters: 0 gray, 1 color only",
-            ("", "paper", "ours: mean", "ours: median", "ours: range"),
-            tuple(shares),
-            "Chance decides which of the two towers is the gray one; the paper's is its GPU 1.",
-        ),
-        Table(
-            "Are the towers different?",
-            ("", "tower 1 minus tower 0, means", "p"),
-            (("trained", f"{values['difference']:+.3f}", f"{values['p']:.4f}"), ("at the random start", *at_start)),
-            "p tells whether these two towers differ, not why: the filters of a tower learn together. The paper's "
-            "claim is of every run; one run cannot confirm it.",
-        ),
-        Table(
-            "How far the filters have moved from their random start, medians",
-            ("", "distance over the start's norm", "cosine with the start"),
-            tuple(moves),
-        ),
+        Table("Color share of the filters: 0 gray, 1 color only", of_color, shares, of_shares),
+        Table("Are the towers different?", ("", "tower 1 minus tower 0, means", "p"), tests, of_tests),
+        Table("How far the filters have moved from their random start, medians", of_moves, moves),
     ]
 
 

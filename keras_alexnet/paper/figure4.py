@@ -84,15 +84,11 @@ def run(settings):
         summary = evaluation.summary(evaluation.of_batch(probabilities[places], labels[places]))
         errors[name] = {"pictures": len(labels[places]), **{key: summary[key] for key in ("top1_error", "top5_error")}}
     described = {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs}
+    data = {"split": settings.split, "pictures": len(queries.files), "index_split": settings.index_split}
+    data |= {"index_pictures": len(index.files), "left_out": [*queries.left_out, *index.left_out]}
     values = {
         "model": {**described, "classes": len(model.class_names)},
-        "data": {
-            "split": settings.split,
-            "pictures": len(queries.files),
-            "index_split": settings.index_split,
-            "index_pictures": len(index.files),
-            "left_out": [*queries.left_out, *index.left_out],
-        },
+        "data": data,
         "predictions": [prediction(asked, place, model.class_names, probabilities, labels) for place in chosen],
         "only": settings.only,
         **errors,
@@ -198,9 +194,8 @@ def draw_predictions(rows, thumbnails):
     mark. Args: rows: list of dict, see `prediction`; thumbnails: uint8 (N, size, size, 3).
     """
     columns, bars = min(2, len(rows)), max(len(row["best"]) for row in rows)
-    height = -(-len(rows) // columns)
-    ratios = [2, 0.25 * bars] * height
-    size = 3.1 * columns, (2.5 + 0.25 * bars) * height
+    lines = -(-len(rows) // columns)
+    size, ratios = (3.1 * columns, (2.5 + 0.25 * bars) * lines), [2, 0.25 * bars] * lines
     figure, axes = experiment.panel(*size, columns, len(ratios), squeeze=False, height_ratios=ratios)
     for each in axes.flat:
         each.axis("off")
@@ -259,10 +254,9 @@ def tables(values):
     by_row = []
     for place, row in enumerate(values["rows"], 1):
         same = sum(each["class_name"] == row["class_name"] for each in row["neighbors"])
-        first, *_ = of_row = [each["pixel_rank"] for each in row["neighbors"]]
-        by_row.append(
-            (f"{place}: {row['class_name']}", f"{same} of {count}", f"{first:,}", f"{statistics.median(of_row):,.0f}")
-        )
+        of_row = [each["pixel_rank"] for each in row["neighbors"]]
+        in_order = f"{of_row[0]:,}", f"{statistics.median(of_row):,.0f}"
+        by_row.append((f"{place}: {row['class_name']}", f"{same} of {count}", *in_order))
     by_row.append((f"{whole}, median", "-", f"{ranks['median']:,.0f}", "-"))
     note = (
         "rank 1 is the nearest by pixels; images of 32x32, which blurs and so favors pixels; the nearest by features "
@@ -280,7 +274,7 @@ def tables(values):
 
 
 def verdict(values):
-    """Holds where neighbors by features are of the same class more often than by pixels, and are not theirs too."""
+    """Holds where neighbors by features are of the same class more often than by pixels, and are others."""
     shares, ranks = values["shares"], values["pixel_ranks"]
     numbers = (
         f"of the {values['neighbors']} nearest in the last hidden layer {100 * shares['features'][1]:.1f} % are of the "

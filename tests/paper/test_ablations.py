@@ -187,7 +187,7 @@ def test_a_trial_from_start_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(ablations, "QUICK", ("baseline", "fixed_crops"))
     argv = ["--quick", f"--results_dir={tmp_path}", "--data_dir=unused", "--seeds=2012"]
-    assert experiment.main(ablations.EXPERIMENT, argv) == 0
+    assert experiment.main("ablations", argv) == 0
     found = json.loads((tmp_path / "quick" / "ablations.json").read_text())
     assert found["quick"] and "20 training and 10 validation images, 10 classes" in found["protocol"]
     assert [(row["name"], len(row["errors"])) for row in found["values"]["rows"]] == [
@@ -212,6 +212,6 @@ def test_a_trial_from_start_to_end(tmp_path, capsys, monkeypatch):
 )
 def test_bad_input_is_one_line(argv, code, words, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert experiment.main(ablations.EXPERIMENT, [*argv, f"--results_dir={tmp_path}"]) == code
+    assert experiment.main("ablations", [*argv, f"--results_dir={tmp_path}"]) == code
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1 and not list(tmp_path.iterdir())

@@ -8,11 +8,11 @@ from PIL import Image
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra figures)")
 
-from keras_alexnet.paper import experiment, figure4, figure4_run, plots
+from keras_alexnet.paper import experiment, figure4, plots
 
 
 def run(*argv):
-    return experiment.main(figure4.EXPERIMENT, [str(each) for each in argv])
+    return experiment.main("figure4", [str(each) for each in argv])
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +138,11 @@ def test_bars_are_as_long_as_probabilities():
     best.append({"class_name": "n01440764", "probability": 0.05})
     names = "class 1", "else $x$ " + "very " * 20 + "long"
     rows = [{"class_name": name, "true_probability": 0.01, "best": best} for name in names]
-    figure = figure4_run.draw_predictions(rows, noise(2, 200))
+    figure = figure4.draw_predictions(rows, noise(2, 200))
     images, charts = figure.axes[:2], figure.axes[2:]
     assert [bar.get_width() for bar in charts[0].patches] == [0.8, 0.15, 0.05]
     colors = [plots.matplotlib.colors.to_hex(bar.get_facecolor()) for bar in charts[0].patches]
-    assert colors == [figure4_run.OTHER, figure4_run.TRUE, figure4_run.OTHER]
+    assert colors == [figure4.OTHER, figure4.TRUE, figure4.OTHER]
     texts = [each.get_text() for each in charts[0].texts]
     # ImageNet's ids are shown in words.
     assert texts == ["class 0", "80.0 %", "✓ class 1", "15.0 %", "tench", "5.0 %"]
@@ -154,7 +154,7 @@ def test_bars_are_as_long_as_probabilities():
 def test_neighbors_of_another_class_are_framed():
     names = {"a": ("a", "a", "b\n"), "b": ("a", "a very long name", "b")}
     rows = [{"class_name": own, "neighbors": [{"class_name": each} for each in names[own]]} for own in names]
-    axes = np.reshape(figure4_run.draw_neighbors(rows, noise(8, 100)).axes, (2, 4))
+    axes = np.reshape(figure4.draw_neighbors(rows, noise(8, 100)).axes, (2, 4))
     labels = [[each.get_xlabel() for each in row] for row in axes]
     assert labels == [["a", "✓", "✓", "✗ b\\n"], ["b", "✗ a", "✗ a very lon…", "✓"]]
     framed = [[each.spines["top"].get_visible() for each in row] for row in axes]

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra figures)")
 
 from keras_alexnet import AlexNet, config, flags
-from keras_alexnet.paper import experiment, initialization, initialization_run
+from keras_alexnet.paper import experiment, initialization
 
 RELEASED = initialization.STARTS[1]
 
@@ -26,7 +26,7 @@ def test_starts_and_activation_statistics_are_the_formulas():
     model = AlexNet(3, "paper", 1, 2, (), None, width=1 / 16, seed=2)
     before = weights_of(model)
     for start in (*initialization.STARTS[2:], initialization.STARTS[0], RELEASED):
-        initialization_run.set_start(model, start)
+        initialization.set_start(model, start)
         for name, value in weights_of(model).items():
             layer, kind = name.split("/")
             if kind == "kernel":
@@ -45,7 +45,7 @@ def test_starts_and_activation_statistics_are_the_formulas():
         layer.bias.assign(rng.normal(0, 0.5, 256) if layer.name in ("fc6", "fc7") else 0 * layer.bias + 1)
     images = rng.normal(0, 60, (6, 224, 224, 3)).astype(np.float32)
     labels = np.array([0, 1, 2, 2, 1, 0], np.int32)
-    statistics_of = initialization_run.activation_statistics(model)
+    statistics_of = initialization.activation_statistics(model)
     found = statistics_of(images, labels)
 
     w = {name: value.astype(np.float64) for name, value in weights_of(model).items()}
@@ -123,7 +123,7 @@ def test_tables():
 
 def run(images, out, *argv):
     given = ["--dataset=folder", f"--data_dir={images}", f"--results_dir={out}", *argv]
-    return experiment.main(initialization.EXPERIMENT, given)
+    return experiment.main("initialization", given)
 
 
 def test_a_trial_from_start_to_end(small_images, tmp_path, monkeypatch):
@@ -145,15 +145,15 @@ def test_a_trial_from_start_to_end(small_images, tmp_path, monkeypatch):
     for file in ("initialization.svg", "initialization_signal.svg"):
         assert (tmp_path / file).read_text().startswith("<?xml")
     # What is kept is not trained again.
-    monkeypatch.setattr(initialization_run, "_train", None)
+    monkeypatch.setattr(initialization, "_train", None)
     assert values() == found
     monkeypatch.undo()
     # Statistics are of a float32 copy: in bfloat16 they begin with the same numbers.
-    monkeypatch.setattr(initialization_run, "STARTS", (RELEASED,))
-    monkeypatch.setattr(initialization_run, "_train", lambda *given: {"losses": [1], "diverged": 0, "0": given[3]()})
-    monkeypatch.setattr(initialization_run, "_draw", lambda *given: ())
+    monkeypatch.setattr(initialization, "STARTS", (RELEASED,))
+    monkeypatch.setattr(initialization, "_train", lambda *given: {"losses": [1], "diverged": 0, "0": given[3]()})
+    monkeypatch.setattr(initialization, "_draw", lambda *given: ())
     given = [f"--data_dir={small_images}", f"--results_dir={tmp_path}", *small, "--precision=mixed_bfloat16"]
-    result = initialization_run.measure(flags.parse(initialization.Settings, given, "usage"))
+    result = initialization.measure(flags.parse(initialization.Settings, given, "usage"))
     assert result.values["starts"]["released"]["0"] == found["starts"]["released"]["measures"]["0"]
 
 
@@ -161,7 +161,7 @@ def test_a_loss_that_is_non_finite_ends_a_start():
     losses = iter([1.5, math.nan])
     settings = types.SimpleNamespace(measure=(0, 1, 2), steps=2)
     given = lambda *batch: next(losses), iter([(), ()]), lambda: "measured", lambda *done: None
-    found = initialization_run._train(settings, *given)
+    found = initialization._train(settings, *given)
     assert found == {"losses": [1.5], "measures": {"0": "measured", "1": "measured"}, "diverged": True}
 
 
@@ -182,7 +182,7 @@ def test_wrong_input(small_images, tmp_path, capsys):
 
 def test_the_rest_is_as_in_the_paper(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(initialization_run, "measure", given.append)
+    monkeypatch.setattr(initialization, "measure", given.append)
     assert run("images", tmp_path) == 0 and run("", tmp_path, "--dataset=shapes", "--quick") == 0
     own, quick = (settings.training_config() for settings in given)
     paper = config.parse_train(["--dataset=folder", "--data_dir=images", "--model_dir=run"], "usage")

@@ -5,16 +5,17 @@ import html.parser
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
+import types
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from keras_alexnet.cli import run_command
 from keras_alexnet.paper import experiment, report
-from keras_alexnet.paper.experiment import Experiment, Table, Verdict
+from keras_alexnet.paper.experiment import Table, Verdict
 
 ABOUT = {
     "protocol": "all of it", "command": "python -m keras_alexnet.paper.line --seed=7", "quick": False,
@@ -23,26 +24,17 @@ ABOUT = {
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="460pt" height="300pt"><text y="20">{}</text></svg>'
 NASTY = "<script>alert(1)</script>&\"'|`*[x](http://e.org) $5 ~ 3"
 COLUMNS = ("", "paper", "release", "ours", *(f"a rather long column number {each}" for each in range(9)))
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
-def about(name, **changed):
-    return Experiment(
-        **{
-            "name": name,
-            "title": f"Figure of {name}",
-            "claim": "Wide tables are 100 % wide; not so here (section 9).",
-            "cost": "80 minutes",
-            "command": f"python -m keras_alexnet.paper.{name} --data_dir={'long/' * 40}",
-            "settings": experiment.Settings,
-            "run": None,
-            "tables": lambda values: [
-                Table("Width", COLUMNS, (("one", "1", "-", values["text"], *"123456789"),), "a note")
-            ],
-            "verdict": lambda values: Verdict("holds", values["text"]),
-            "reference": (Table("Known", ("", "paper", "ours"), (("error", "18", "not run"),)),),
-        }
-        | changed
+def about(name):
+    return types.SimpleNamespace(
+        TITLE=f"Figure of {name}",
+        CLAIM="Wide tables are 100 % wide; not so here (section 9).",
+        COST="80 minutes",
+        COMMAND=f"python -m keras_alexnet.paper.{name} --data_dir={'long/' * 40}",
+        tables=lambda values: [Table("Width", COLUMNS, [("one", "1", "-", values["text"], *"123456789")], "a note")],
+        verdict=lambda values: Verdict("holds", values["text"]),
+        REFERENCE=[Table("Known", ("", "paper", "ours"), [("error", "18", "not run")])],
     )
 
 
@@ -72,7 +64,7 @@ def make(folder, *more):
 
 
 class Page(html.parser.HTMLParser):
-    """The tags and texts of a page; unbalanced tags are an error."""
+    """A page that contains what it shows, runs nothing and fetches nothing; its tags, ids and text."""
 
     def __init__(self, text):
         super().__init__()
@@ -80,6 +72,14 @@ class Page(html.parser.HTMLParser):
         self.feed(text)
         self.close()
         assert not self.open, self.open
+        assert len(set(self.ids)) == len(self.ids)
+        links = [attrs["href"] for attrs in self.of("a") if "href" in attrs]
+        assert links and all(link.startswith("#") and link[1:] in self.ids for link in links)
+        assert not {"script", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in self.tags}
+        for tag, attrs in self.tags:
+            assert not [name for name in attrs if name.startswith("on")]
+            assert all(attrs[name].startswith("data:") for name in ("src", "href") if name in attrs and tag != "a")
+        assert not re.search(r"url\(|@import", text) and "default-src 'none'" in self.of("meta")[1]["content"]
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -98,24 +98,9 @@ class Page(html.parser.HTMLParser):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-def check_structure(text):
-    """What holds of every page: it contains what it shows, runs nothing and fetches nothing. Returns Page."""
-    found = Page(text)
-    assert len(set(found.ids)) == len(found.ids)
-    links = [attrs["href"] for attrs in found.of("a") if "href" in attrs]
-    assert links and all(link.startswith("#") and link[1:] in found.ids for link in links)
-    assert not {"script", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in found.tags}
-    for tag, attrs in found.tags:
-        assert not [name for name in attrs if name.startswith("on")]
-        assert all(attrs[name].startswith("data:") for name in ("src", "href") if name in attrs and tag != "a")
-    assert not re.search(r"url\(|@import", text) and len(found.of("h1")) == 1
-    assert "default-src 'none'" in found.of("meta")[1]["content"] and all(each["alt"] for each in found.of("img"))
-    return found
-
-
 def test_page(folder, capsys):
     text = make(folder)
-    found = check_structure(text)
+    found = Page(text)
     svg, png, lost = (attrs["src"].partition(",") for attrs in found.of("img"))
     assert svg[0] == "data:image/svg+xml;base64" and base64.b64decode(svg[2]) == (folder / "line.svg").read_bytes()
     assert png[0] == "data:image/png;base64" and Image.open(io.BytesIO(base64.b64decode(png[2]))).width == 1600
@@ -161,7 +146,7 @@ def test_markdown(folder):
 )
 def test_damaged_result(folder, capsys, contents, words):
     (folder / "line.json").write_text(contents)
-    found = check_structure(make(folder))
+    found = Page(make(folder))
     assert words in found.text and "paper.line --data_dir" in found.text  # how to run it again
     assert "line.json" in capsys.readouterr().err and found.of("img")  # of the others
 
@@ -190,36 +175,12 @@ def test_nothing_run_without_tensorflow(tmp_path):
     command = [sys.executable, "-c", code, f"--results_dir={tmp_path}", "--quick"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0 and not run.stderr and run.stdout.splitlines()[-1] == "[]"
-    found = check_structure((tmp_path / "quick" / "report.html").read_text(encoding="utf-8"))
+    found = Page((tmp_path / "quick" / "report.html").read_text(encoding="utf-8"))
     assert tuple(found.ids) == experiment.NAMES and not found.of("img")
     for name in experiment.NAMES:
         assert re.search(rf"^{name} +not run$", run.stdout, re.M)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the PATH")
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_in_a_browser(folder, dark):
-    """On a phone and on a desktop nothing is wider than the page but what is scrolled in its own box."""
-    make(folder)
-    (folder / "frames.html").write_text(
-        """<iframe src="report.html" width="360" height="700"></iframe>
-        <iframe src="report.html" width="1280" height="700"></iframe>
-        <script>onload = () => document.body.textContent = JSON.stringify(Array.from(frames, frame => ({
-          width: frame.document.documentElement.scrollWidth, color: frame.getComputedStyle(frame.document.body).color,
-          images: [...frame.document.images].map(each => [each.naturalWidth, each.width]),
-        })))</script>"""
-    )
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
-    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
-    profile = f"--user-data-dir={folder / 'profile'}"
-    run = subprocess.run(
-        [*command, scheme, profile, "--window-size=1800,900", (folder / "frames.html").as_uri()],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    phone, desktop = json.loads(re.search(r"<body>(.*)</body>", run.stdout)[1])
-    assert phone["width"] <= 360 and desktop["width"] <= 1280
-    # On a phone a figure is shrunk to 0.55 of its width, its padding included, and no further.
-    for natural, shown in phone["images"][:2]:
-        assert 0.55 * natural - 10 <= shown < natural
-    assert all(500 < shown < 832 for _, shown in desktop["images"][:2])
-    assert all((sum(map(int, re.findall(r"\d+", each["color"]))) > 380) == dark for each in (phone, desktop))
+def test_the_committed_page_is_that_of_the_committed_results():
+    sections = [report.section_of(name, "docs/results") for name in experiment.NAMES]
+    assert report.document(sections, ".") == Path("docs/results/README.md").read_text(encoding="utf-8")

@@ -9,18 +9,18 @@ import pytest
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra figures)")
 
 from keras_alexnet import evaluation
-from keras_alexnet.paper import experiment, features, retrieval, retrieval_run
+from keras_alexnet.paper import experiment, features, retrieval
 
 
 def run(*argv):
-    return experiment.main(retrieval.EXPERIMENT, [str(each) for each in argv])
+    return experiment.main("retrieval", [str(each) for each in argv])
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_hidden_units():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval_run, "HIDDEN", 64)
-        patch.setattr(retrieval_run, "BATCH", 16)
+        patch.setattr(retrieval, "HIDDEN", 64)
+        patch.setattr(retrieval, "BATCH", 16)
         yield
 
 
@@ -37,7 +37,7 @@ def numbers():
 def coders(numbers, tmp_path_factory):
     """A folder, and the autoencoders in it: binary -> Coder."""
     folder, shown = tmp_path_factory.mktemp("coders"), []
-    load_or_train, show = retrieval_run.load_or_train, lambda *done: shown.append(done)
+    load_or_train, show = retrieval.load_or_train, lambda *done: shown.append(done)
     kinds = {kind: load_or_train(folder / f"{kind}.npz", numbers, 16, kind, 12, 1, show) for kind in (False, True)}
     assert shown == [(epoch, 12) for epoch in range(1, 13)] * 2
     return folder, kinds
@@ -51,7 +51,7 @@ def test_codes_and_their_error(numbers, coders, binary):
     assert coder.scale == pytest.approx(np.sqrt((centered**2).mean()), rel=1e-5)  # one for all
     codes, expected = coder.encode(numbers), coder.encoder((numbers - coder.mean) / coder.scale).numpy()
     if binary:  # whether the sigmoid is above a half, packed from the highest bit
-        expected = (1 / (1 + np.exp(-retrieval_run.NOISE * expected.astype(np.float64))) > 0.5).astype(np.float32)
+        expected = (1 / (1 + np.exp(-retrieval.NOISE * expected.astype(np.float64))) > 0.5).astype(np.float32)
         bytes_of = [
             [sum(int(bit) << 7 - n for n, bit in enumerate(row[at : at + 8])) for at in (0, 8)] for row in expected
         ]
@@ -63,19 +63,19 @@ def test_codes_and_their_error(numbers, coders, binary):
     error = coder.error(numbers)
     assert error == pytest.approx(((numbers - decoded) ** 2).sum() / (centered**2).sum(), rel=1e-4)
     assert error < 0.7  # it has learned: the mean alone would have 1
-    assert retrieval_run.Coder(8, binary, np.ones((9, 6), np.float32)).scale == 1
+    assert retrieval.Coder(8, binary, np.ones((9, 6), np.float32)).scale == 1
 
 
 def test_trained_once_and_to_the_same_numbers(numbers, coders, tmp_path, monkeypatch):
     folder, kinds = coders
     path, trained, expected = folder / "True.npz", [], kinds[True].encode(numbers)
-    again = retrieval_run.load_or_train(tmp_path / "again.npz", numbers, 16, True, 12, 1, lambda *done: None)
+    again = retrieval.load_or_train(tmp_path / "again.npz", numbers, 16, True, 12, 1, lambda *done: None)
     np.testing.assert_array_equal(again.encode(numbers), expected)
-    monkeypatch.setattr(retrieval_run.Coder, "train", lambda self, rows, *given: trained.append((len(rows), *given)))
-    kept = retrieval_run.load_or_train(path, numbers, 16, True, 12, 1, None)
+    monkeypatch.setattr(retrieval.Coder, "train", lambda self, rows, *given: trained.append((len(rows), *given)))
+    kept = retrieval.load_or_train(path, numbers, 16, True, 12, 1, None)
     np.testing.assert_array_equal(kept.encode(numbers), expected)
-    retrieval_run.load_or_train(path, numbers[1:], 16, True, 12, 1, None)  # other numbers
-    retrieval_run.load_or_train(path, numbers[1:], 16, True, 12, 2, None)  # another seed
+    retrieval.load_or_train(path, numbers[1:], 16, True, 12, 1, None)  # other numbers
+    retrieval.load_or_train(path, numbers[1:], 16, True, 12, 2, None)  # another seed
     assert trained == [(59, 12, 1, None), (59, 12, 2, None)]
 
 
@@ -88,7 +88,7 @@ def flags(tiny_run, small_images):
 def measured(flags, tmp_path_factory):
     folder, trained = tmp_path_factory.mktemp("results"), []
     with pytest.MonkeyPatch.context() as patch:  # nothing below depends on what autoencoders have learned
-        patch.setattr(retrieval_run.Coder, "train", lambda self, rows, *given: trained.append((rows.shape, *given[:2])))
+        patch.setattr(retrieval.Coder, "train", lambda self, rows, *given: trained.append((rows.shape, *given[:2])))
         assert run(*flags, f"--results_dir={folder}", "--timing_rows=50") == 0
     assert trained == [((18, 256), 2, 2012), ((18, 256), 2, 2012), ((18, 3072), 2, 2012)]
     return folder
@@ -142,7 +142,7 @@ def test_one_split_each_among_the_others(flags, measured, described, tmp_path, m
     # Indexes and autoencoders of the training images are there already, and are used.
     shutil.copytree(measured / "retrieval", tmp_path / "retrieval")
     monkeypatch.setattr(features, "extract_features", None)
-    monkeypatch.setattr(retrieval_run.Coder, "train", None)
+    monkeypatch.setattr(retrieval.Coder, "train", None)
     given = ["--index_split=train", "--query_split=train", "--timing_rows=1", "--noprojector"]
     assert run(*flags, *given, f"--results_dir={tmp_path}") == 0
     found = experiment.read("retrieval", str(tmp_path))
@@ -178,7 +178,7 @@ def test_the_nearest_to_an_image(flags, described, tmp_path, capsys):
 
 def test_quick(flags, tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(retrieval_run, "measure", given.append)
+    monkeypatch.setattr(retrieval, "measure", given.append)
     assert run(*flags[:2], f"--results_dir={tmp_path}", "--quick") == 0
     (found,) = given
     assert (found.codes, found.code_epochs, found.timing_rows, found.index_split) == ((32,), 2, 1000, "train")
