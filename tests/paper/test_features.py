@@ -12,7 +12,7 @@ from tensorboard.backend import application
 from tensorboard.backend.event_processing import data_ingester
 from werkzeug.test import Client
 
-from keras_alexnet import evaluation, rundir
+from keras_alexnet import rundir
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.paper import features
@@ -28,13 +28,8 @@ def indexed(extractor, source, folder):
 
 
 @pytest.fixture(scope="module")
-def model(tiny_run):
-    return evaluation.open_model(str(tiny_run))
-
-
-@pytest.fixture(scope="module")
-def extractor(model):
-    return features.feature_extractor(model)
+def extractor(tiny_run):
+    return features.feature_extractor(str(tiny_run))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,7 @@ def pixels(small_images, tmp_path_factory):
     return indexed(features.pixel_extractor(4), listed(small_images, "train"), tmp_path_factory.mktemp("results"))
 
 
-def test_features_are_what_the_last_layer_multiplies(model, extractor, tiny_run, small_images, tmp_path):
+def test_features_are_what_the_last_layer_multiplies(extractor, tiny_run, small_images, tmp_path):
     """Held against the probabilities: softmax(features * kernel + bias) of fc8, in NumPy."""
     source = listed(small_images, "val")
     index = indexed(extractor, source, tmp_path)
@@ -53,19 +48,19 @@ def test_features_are_what_the_last_layer_multiplies(model, extractor, tiny_run,
     kernel, bias = (np.asarray(each, np.float64) for each in last.get_weights())
     logits = index.features.astype(np.float64) @ kernel + bias
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    files = [decode_center((small_images / "val" / file).read_bytes(), model.size) for file in index.files]
-    np.testing.assert_allclose(model.served.center_view(np.stack(files)).numpy(), expected, rtol=1e-4)
+    files = [decode_center((small_images / "val" / file).read_bytes(), extractor.model.size) for file in index.files]
+    np.testing.assert_allclose(extractor.model.served.center_view(np.stack(files)).numpy(), expected, rtol=1e-4)
 
 
-def test_a_run_and_its_export_are_the_same_model(model, extractor, tiny_run, small_images):
-    exported = features.feature_extractor(evaluation.open_model(str(tiny_run / "export" / "1")))
+def test_a_run_and_its_export_are_the_same_model(extractor, tiny_run, small_images):
+    exported = features.feature_extractor(str(tiny_run / "export" / "1"))
     assert exported.identity == extractor.identity
     paths = sorted((small_images / "val").glob("*/*.jpg"))
     answers = [features.extract_features(each, paths)[0] for each in (extractor, exported)]
     np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-6)
-    bias = model.served.weights["fc8/bias"]
+    bias = extractor.model.served.weights["fc8/bias"]
     bias.assign_add(np.ones(3))
-    assert features.model_identity(model) != extractor.identity
+    assert features.model_identity(extractor.model) != extractor.identity
     bias.assign_sub(np.ones(3))
 
 
