@@ -11,7 +11,6 @@ import glob
 import json
 import os
 import sys
-import typing
 
 import numpy as np
 
@@ -78,18 +77,6 @@ ABLATIONS = {
 }
 
 
-class FinishedRun(typing.NamedTuple):
-    """A run that reached its end; errors in percent after the last epoch, by center views."""
-
-    folder: str
-    epochs: int
-    error: float  # on the validation set
-    training_error: float
-    training_images: int
-    label_counts: list  # of the validation set
-    fingerprints: tuple[str, str]  # of the training and the validation set
-
-
 def run(settings):
     paths = sorted(glob.glob(os.path.join(glob.escape(settings.flags_dir), "*.cfg")))
     found = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
@@ -116,11 +103,7 @@ def run(settings):
     from keras_alexnet import evaluation  # TensorFlow, which `--help` does not wait for
 
     values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir)
-    rows = {row["name"]: row for row in values["rows"] if row["difference"]}
-    shown = [(title, rows[name]) for name, (title, _, _) in _every(rows).items() if name in rows]
-    figure, axes = experiment.panel(4.4, 1.0 + 0.36 * max(1, len(shown)))  # narrow enough for a phone
-    draw(axes, shown)
-    experiment.write_figure(figure, os.path.join(settings.results_dir, "ablations.svg"))
+    experiment.write_figure(draw(values), os.path.join(settings.results_dir, "ablations.svg"))
     numbers = ", ".join(f"{name} {value}" for name, value in values["flags"].items())
     protocol = (
         f"{values['training_images']} training and {values['images']} validation images, {values['classes']} classes; "
@@ -148,7 +131,7 @@ def compare(cells, evaluate, data_dir=None):
         try:
             run = read(cell)
             first = first or run
-            if run.fingerprints != first.fingerprints:
+            if run["fingerprints"] != first["fingerprints"]:
                 raise RunError("has other images than the baseline")
             runs[cell.stem][cell.seed] = run
         except RunError as error:
@@ -156,20 +139,15 @@ def compare(cells, evaluate, data_dir=None):
     if not runs[BASELINE]:
         why = "; ".join(f"{name} {reason}" for name, reason in missing if name.startswith(f"{BASELINE}/"))
         raise RunError(f"--grid: no run of the baseline is done ({why}); give --data_dir to train it")
-    rows, views, majority = [], {}, 100 * (1 - max(first.label_counts) / sum(first.label_counts))
+    counts, baseline, rows, views = first["label_counts"], runs[BASELINE], [], {}
+    majority = 100 * (1 - max(counts) / sum(counts))
     for name, own in runs.items():
-        pairs = [(run.error, runs[BASELINE][seed].error) for seed, run in own.items() if seed in runs[BASELINE]]
-        rows.append(
-            {
-                "name": name,
-                "seeds": list(own),
-                "errors": [run.error for run in own.values()],
-                "training_errors": [run.training_error for run in own.values()],
-                "unlearned": [seed for seed, run in own.items() if run.error >= majority],
-                "difference": experiment.paired(pairs) if pairs and name != BASELINE else None,
-            }
-        )
-    for seed, run in runs[BASELINE].items():
+        pairs = [(run["error"], baseline[seed]["error"]) for seed, run in own.items() if seed in baseline]
+        errors, training_errors = ([run[key] for run in own.values()] for key in ("error", "training_error"))
+        row = {"name": name, "seeds": list(own), "errors": errors, "training_errors": training_errors}
+        row["unlearned"] = [seed for seed, run in own.items() if run["error"] >= majority]
+        rows.append({**row, "difference": experiment.paired(pairs) if pairs and name != BASELINE else None})
+    for seed, run in baseline.items():
         try:
             views[seed] = [error_by_views(run, count, evaluate, data_dir) for count in (1, 10)]
         except (RunError, UsageError) as error:
@@ -182,10 +160,10 @@ def compare(cells, evaluate, data_dir=None):
     return {
         "rows": [{**row, "corrected": p} for row, p in zip(rows, corrected, strict=True)],
         "missing": missing,
-        "epochs": first.epochs,
-        "images": sum(first.label_counts),
-        "training_images": first.training_images,
-        "classes": len(first.label_counts),
+        "epochs": first["epochs"],
+        "images": sum(counts),
+        "training_images": first["training_images"],
+        "classes": len(counts),
         "flags": {name: text for name, text in flags.as_text(cells[0].config).items() if name in shown},
     }
 
@@ -201,7 +179,10 @@ def holm(ps):
 
 
 def read(cell):
-    """The finished run of a cell. Raises RunError, one line without the folder's name, where there is none."""
+    """What the folder of a finished run says, dict; errors in percent after the last epoch, by center views.
+
+    Raises RunError, one line without the folder's name, where there is none.
+    """
     if not rundir.is_run(cell.folder):
         raise RunError("is missing")
     if cell.changes:
@@ -214,24 +195,32 @@ def read(cell):
         open(os.path.join(cell.folder, rundir.VALIDATION), encoding="utf-8") as file,
         np.load(os.path.join(cell.folder, rundir.STATISTICS)) as trained_on,
     ):
-        validation = json.load(file)
-        fingerprints = str(trained_on["fingerprint"]), validation["fingerprint"]
-        errors = (cell.history[-1][name] for name in ("val_top1_error", "top1_error"))
-        counts = int(trained_on["count"]), validation["label_counts"]
-        return FinishedRun(cell.folder, cell.epochs, *errors, *counts, fingerprints)
+        validation, last = json.load(file), cell.history[-1]
+        return {
+            "folder": cell.folder,
+            "epochs": cell.epochs,
+            "error": last["val_top1_error"],
+            "training_error": last["top1_error"],
+            "training_images": int(trained_on["count"]),
+            "label_counts": validation["label_counts"],
+            "fingerprints": (str(trained_on["fingerprint"]), validation["fingerprint"]),
+        }
 
 
 def error_by_views(run, views, evaluate, data_dir=None):
-    """The validation error of a FinishedRun by the center view (1) or by ten views, in percent."""
-    report = evaluate(EvaluateConfig(model_dir=(run.folder,), views=views, data_dir=data_dir))
-    found, images = report["set"], sum(run.label_counts)
+    """The validation error of a run as of `read` by the center view (1) or by ten views, in percent."""
+    report = evaluate(EvaluateConfig(model_dir=(run["folder"],), views=views, data_dir=data_dir))
+    found, images = report["set"], sum(run["label_counts"])
     if found["images"] != images:
         raise UsageError(f"--data_dir={found['data_dir']}: holds {found['images']} images and not {images}")
     return report["result"]["top1_error"]
 
 
-def draw(axes, rows):
-    """Draws paired differences. Args: rows: list of (title, row of `compare` with a difference)."""
+def draw(values):
+    """The paired differences as a figure."""
+    rows = {row["name"]: row for row in values["rows"] if row["difference"]}
+    rows = [(title, rows[name]) for name, (title, _, _) in _every(rows).items() if name in rows]
+    figure, axes = experiment.panel(4.4, 1.0 + 0.36 * max(1, len(rows)))  # narrow enough for a phone
     ends = [0.0]  # of the axis: all seeds and intervals, except where the mean is far
     for each in (row["difference"] for _, row in rows if abs(row["difference"]["mean"]) <= FAR):
         # The interval of three seeds can be far longer than everything else; it is cut off then.
@@ -243,8 +232,8 @@ def draw(axes, rows):
         each, color = row["difference"], COLORS.get(judgement(row), "black")
         mean = each["mean"]
         if not low <= mean <= high:
-            edge, side, text = (high, "right", f"{mean:+.1f} →") if mean > high else (low, "left", f"{mean:+.1f} ←")
-            axes.annotate(text, (edge, place), ha=side, va="center", color=color)
+            edge, side, arrow = (high, "right", "→") if mean > high else (low, "left", "←")
+            axes.annotate(f"{mean:+.1f} {arrow}", (edge, place), ha=side, va="center", color=color)
             continue
         axes.plot(each["by_seed"], [place] * each["seeds"], "o", color="0.65", markersize=4, zorder=2)
         if each["low"] is not None:
@@ -254,6 +243,7 @@ def draw(axes, rows):
     axes.set(xlim=(low, high), ylim=(len(rows) - 0.5, -0.5), xlabel="points of top-1 error above the baseline")
     axes.set_yticks(range(len(rows)), [title for title, _ in rows])
     axes.tick_params(axis="y", length=0)
+    return figure
 
 
 def judgement(row):
@@ -307,13 +297,12 @@ def tables(values):
 
 def verdict(values):
     rows, titles = {row["name"]: row for row in values["rows"]}, {}
-    every = _every(rows)
-    for name, (title, _, _) in every.items():
+    for name, (title, _, _) in _every(rows).items():
         titles.setdefault(judgement(rows[name]) if name in rows else NOT_RUN, []).append(title)
     outcome = "holds" if set(titles) == {"worse"} else "does not hold" if "better" in titles else "cannot be told"
     named = {word: f" ({', '.join(each)})" * (word in COLORS) for word, each in titles.items()}
     numbers = [f"{len(titles[word])} {word}{named[word]}" for word in sorted(titles, key=lambda word: word in COLORS)]
-    return Verdict(outcome, f"of {len(every)} ablations {', '.join(numbers)}")
+    return Verdict(outcome, f"of {len(_every(rows))} ablations {', '.join(numbers)}")
 
 
 def _every(names):

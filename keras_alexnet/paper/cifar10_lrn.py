@@ -28,7 +28,7 @@ COST = (
 COMMAND = "python -m keras_alexnet.paper.cifar10_lrn --dataset=cifar10"
 
 PAIRS = (("19pct", "18pct"), ("13pct", "11pct"))
-NETWORKS = tuple(name for pair in PAIRS for name in pair)
+NETWORKS = (*PAIRS[0], *PAIRS[1])
 
 
 @dataclasses.dataclass(frozen=True)

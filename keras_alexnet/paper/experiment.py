@@ -33,17 +33,7 @@ from keras_alexnet.flags import flag
 from keras_alexnet.tables import Table  # noqa: F401 (for the commands)
 
 # In the order of the report.
-NAMES = (
-    "figure1",
-    "cifar10_lrn",
-    "figure3",
-    "figure4",
-    "retrieval",
-    "table1",
-    "table2",
-    "ablations",
-    "initialization",
-)
+NAMES = ["figure1", "cifar10_lrn", "figure3", "figure4", "retrieval", "table1", "table2", "ablations", "initialization"]
 NOT_RUN = "not run"
 LEAST_SEEDS = 3  # fewer say nothing about a spread
 
@@ -157,9 +147,8 @@ def optional(module):
 def paired(pairs):
     """How much the first of each pair of values is above the second; a pair for each seed.
 
-    Returns:
-        dict: mean; low and high, the mean's 95 % confidence interval (Student's t), and the two-sided p of the paired
-        t-test, all None with fewer than LEAST_SEEDS; seeds, their number; by_seed, list of float.
+    dict: mean; low and high, its 95 % confidence interval (Student's t), and the two-sided p of the paired t-test, all
+    None with fewer than LEAST_SEEDS; seeds, their number; by_seed, list of float.
     """
     by_seed = [value - other for value, other in pairs]
     mean, low, high, p = statistics.fmean(by_seed), None, None, None
@@ -189,16 +178,13 @@ def mean_and_spread(values):
 
 
 def pyplot():
-    """Matplotlib's pyplot, without a screen. Raises UsageError where the extra `figures` is not installed.
-
-    A command that trains calls it before, so that it does not train in vain.
-    """
+    """Matplotlib's pyplot, without a screen; commands that train call it before, so that they do not train in vain."""
     optional("scipy.stats")
     optional("matplotlib").use("Agg")
-    found = optional("matplotlib.pyplot")
     # Text stays text, and the same figure gives the same file: element ids are not random.
-    found.rcParams.update({"svg.hashsalt": "keras_alexnet", "svg.fonttype": "none", "font.size": 10})
-    return found
+    settings = {"svg.hashsalt": "keras_alexnet", "svg.fonttype": "none", "font.size": 10}
+    optional("matplotlib").rcParams.update(settings)
+    return optional("matplotlib.pyplot")
 
 
 def panel(width, height, columns=1, rows=1, **settings):
@@ -235,8 +221,7 @@ def pixels_of(figure):
 
 def _log(pixels, path):
     """Shows an image in TensorBoard under the name of its file, in place of the one of the last time."""
-    # The report reads results without TensorFlow, which takes seconds.
-    import tensorflow as tf
+    import tensorflow as tf  # which the report does without
 
     folder, name = os.path.split(os.path.splitext(path)[0])
     log_dir = os.path.join(folder, "logs", name)

@@ -3,15 +3,12 @@
 The features are what fc8 multiplies, of the center view: after the nonlinearity and, in a network with dropout, times
 one minus its rate (0.5). Section 6.1 compares them by Euclidean distance, so nothing else is scaled.
 
-A code is the middle of an autoencoder, 4096 -> 512 ReLU -> code -> 512 ReLU -> 4096 (mean squared error, Adam):
-
-- real: float32, compared by Euclidean distance.
-- binary: noise (standard deviation 4) before a sigmoid pushes the code to 0 or 1 in training, as in semantic hashing
-  (Salakhutdinov and Hinton, 2009; the same noise). Bits are the sigmoid above 0.5, compared by Hamming distance.
-
-The paper trains none: depth, sizes and learning rate were chosen here by leave-one-out retrieval within the training
-images. The mean of each feature is subtracted and all are divided by one standard deviation, so that the ratios of
-distances between images stay; a standard deviation each would make the rarest units the loudest.
+A code is the middle of an autoencoder, 4096 -> 512 ReLU -> code -> 512 ReLU -> 4096 (mean squared error, Adam). A real
+one is float32, compared by Euclidean distance. For a binary one noise (standard deviation 4) before a sigmoid pushes
+the code to 0 or 1 in training, as in semantic hashing (Salakhutdinov and Hinton, 2009; the same noise); bits are the
+sigmoid above 0.5, compared by Hamming distance. The paper trains none: depth, sizes and learning rate were chosen here
+by leave-one-out retrieval within the training images. The mean of each feature is subtracted and all are divided by one
+standard deviation, so that the ratios of distances stay; one each would make the rarest units the loudest.
 """
 
 import dataclasses
@@ -43,10 +40,7 @@ THUMBNAIL, LARGEST_SPRITE = 64, 8192  # pixels, in the projector; browsers do no
 MOST_SHOWN = 10_000  # images in the projector; the browser holds all their features in memory
 _FILES = 32  # that are read and decoded at a time
 _ARRAYS = "features", "labels"  # of an index; the rest is JSON in its file
-# Of autoencoders.
-HIDDEN = 512
-BATCH = 128
-LEARNING_RATE = 0.001
+HIDDEN, BATCH, LEARNING_RATE = 512, 128, 0.001  # of autoencoders
 NOISE = 4.0  # standard deviation, before the sigmoid
 _ROWS = 1024  # that are coded at a time
 
@@ -74,27 +68,22 @@ class Index:
     left_out: tuple[str, ...] = ()  # "FILE: why" of what is not an image
 
     def paths(self):
-        """The files with their folder, list of str."""
         return [os.path.join(self.root, file) for file in self.files]
 
 
 def list_images(settings, flag):
-    """The images of a split without reading them: sources.FolderSource; of no class where the folder has none.
-
-    `flag` is the field of the settings that names the split.
-    """
+    """The images of the split that a flag names, unread: FolderSource, without classes where the folder has none."""
     data_dir, split = settings.data_dir, getattr(settings, flag)
     root = Path(data_dir, split)
     if not root.is_dir():
         missing = flag if os.path.isdir(data_dir) else "data_dir"
         raise ArgumentError(missing, getattr(settings, missing), f"there is no folder {root}")
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.name.lower().endswith(sources.SUFFIXES)]
+    images = [(each.name, -1, each.stat().st_size) for each in entries if each.name.lower().endswith(sources.SUFFIXES)]
     if any(entry.is_dir() for entry in entries):
-        source = sources.list_split(Path(data_dir), split)
-    elif files:
-        names, sizes = tuple(file.name for file in files), tuple(file.stat().st_size for file in files)
-        source = sources.FolderSource(split, str(root), (), names, (-1,) * len(names), sizes)
+        source = sources.list_split(data_dir, split)
+    elif images:
+        source = sources.FolderSource(split, str(root), (), *zip(*images, strict=True))
     else:
         raise ArgumentError("data_dir", data_dir, f"{root} holds neither class folders nor images")
     if settings.quick:
@@ -164,10 +153,7 @@ def model_identity(model):
 
 
 def extract_features(extractor, paths, show=None):
-    """Image files -> (float32 (M, D), a row for each image; dict of place -> str, why a file is not an image).
-
-    Raises RunError where a number is non-finite, or nothing is an image.
-    """
+    """Image files -> (float32 (M, D), a row for each image; dict of place -> why a file has none). Raises RunError."""
     rows = []
     with hidden_library_messages():
         for start in range(0, len(paths), _FILES):
@@ -309,8 +295,8 @@ class Coder:
 
     def variables(self):
         """dict of the name in a file -> variable."""
-        parts = (("encoder", self.encoder), ("decoder", self.decoder))
-        return {f"{name}_{place}": each for name, part in parts for place, each in enumerate(part.weights)}
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {f"{name}_{place}": each for name, part in parts.items() for place, each in enumerate(part.weights)}
 
     def train(self, features, epochs, seed, show):
         """Trains it on features; `show` is called with (epochs done, epochs)."""
@@ -341,7 +327,7 @@ class Coder:
 
 def load_or_train(path, features, length, binary, epochs, seed, show):
     """A trained Coder, kept in a file (.npz), and trained again for other numbers or settings."""
-    settings = (length, binary, epochs, seed, features.shape, HIDDEN, BATCH, LEARNING_RATE, NOISE)
+    settings = length, binary, epochs, seed, features.shape, HIDDEN, BATCH, LEARNING_RATE, NOISE
     key = hashlib.sha256(repr(settings).encode() + np.ascontiguousarray(features).tobytes()).hexdigest()
     keras.utils.set_random_seed(seed)
     coder = Coder(length, binary, features)

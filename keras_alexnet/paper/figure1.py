@@ -73,8 +73,8 @@ class Settings(CifarSettings):
         for name in ("relu_rates", "tanh_rates"):
             rates = getattr(self, name)
             if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
-                text = ",".join(map(str, rates))
-                raise ArgumentError(name, text, "must be different numbers above 0, such as 0.001,0.002")
+                problem = "must be different numbers above 0, such as 0.001,0.002"
+                raise ArgumentError(name, ",".join(map(str, rates)), problem)
 
 
 def run(settings):
@@ -205,7 +205,7 @@ def tables(values):
 
 
 def verdict(values):
-    factor, seeds = values["factor"], min(len(values[activation]["epochs"]) for activation in NAMES)
+    factor, seeds = values["factor"], len(values["relu"]["epochs"])
     of = "one seed" if seeds == 1 else f"{seeds} seeds"
     if factor is None:
         return Verdict("cannot be told", "not both reached the target")

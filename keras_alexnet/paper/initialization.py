@@ -56,11 +56,7 @@ STARTS = (
     Start("biases_0.1", "published, biases 0.1", 1, 0.1),
     Start("biases_0", "published, biases 0", 1, 0.0),
 )
-SMALLER = ("biases_0.1", "biases_0")
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
-WIDENED = ("conv3", "conv4", "conv5")
-BIASED = ("conv2", "conv4", "conv5", "fc6", "fc7")
-IMAGES = 64  # of the fixed batch
 WINDOW = 20  # steps that losses are averaged over
 EXIT = 0.95  # the loss has left the plateau when it is below this share of the majority-class baseline's
 # What tables show of each layer: title, key of `activation_statistics`, and how it is written.
@@ -138,7 +134,7 @@ def run(settings):
 
     # The fixed batch: some of the training set by their centers, in an order that no training has.
     centers = configs.DataConfig(crop_positions=1, reflections=False, pca_color="none")
-    fixed = next(batches(centers, 8 if settings.quick else IMAGES, 2**20))
+    fixed = next(batches(centers, 8 if settings.quick else 64, 2**20))
     # Measured by a copy in float32: small differences would be lost in bfloat16.
     exact = dataclasses.replace(network, precision="float32")
     model, copy = (rundir.build_model(each, len(source.class_names), seed, ()) for each in (network, exact))
@@ -177,14 +173,9 @@ def _result(settings, config, source, statistics, pictures, starts):
     """The Result of trained starts; `constant` is the majority-class baseline's loss, the entropy of the labels."""
     network, training = config.network, config.training
     shares = [each / statistics.count for each in statistics.label_counts if each]
-    values = {
-        "classes": len(source.class_names),
-        "images": source.count,
-        "pictures": pictures,
-        "constant": -sum(share * math.log(share) for share in shares),
-        "measured": list(settings.measure),
-        "starts": starts,
-    }
+    values = {"classes": len(source.class_names), "images": source.count, "pictures": pictures}
+    values |= {"constant": -sum(share * math.log(share) for share in shares)}
+    values |= {"measured": list(settings.measure), "starts": starts}
     protocol = (
         f"{values['images']:,} training images of {values['classes']} classes; the paper's network, width "
         f"{network.width:g}, and settings with its crops, reflections and color noise; {settings.steps} steps of "
@@ -198,9 +189,9 @@ def _result(settings, config, source, statistics, pictures, starts):
 def set_start(model, start):
     """Gives the network as published, just built and in one stack, another Start; its weights change."""
     for layer in model.layers:
-        if layer.name in WIDENED:
+        if layer.name in ("conv3", "conv4", "conv5"):
             layer.kernel.assign(layer.kernel * start.middle)  # three times N(0, 0.01) is N(0, 0.03)
-        if layer.name in BIASED:
+        if layer.name in ("conv2", "conv4", "conv5", "fc6", "fc7"):
             layer.bias.assign(np.full(layer.bias.shape, start.bias))
 
 
@@ -233,13 +224,9 @@ def activation_statistics(model):
         for name, *three in zip(LAYERS, *parts, kernels, strict=True):
             size, slope, weight = (float(tf.sqrt(tf.reduce_mean(tf.square(each)))) for each in three)
             between = float(tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(three[0], axis=0))))
-            found[name] = {
-                "signal_rms": size,
-                "signal_between": between,
-                "share": (between / size) ** 2 if size else 0.0,
-                "gradient_rms": slope,
-                "gradient_relative": slope / weight,
-            }
+            share = (between / size) ** 2 if size else 0.0
+            found[name] = {"signal_rms": size, "signal_between": between, "share": share}
+            found[name] |= {"gradient_rms": slope, "gradient_relative": slope / weight}
         return found
 
     return measure
@@ -267,8 +254,7 @@ def _draw(values, folder):
         means = smoothed(values["starts"][start.name]["losses"])
         axes.plot(list(means), list(means.values()), label=start.label)
     axes.axhline(values["constant"], color="0.4", linestyle=":", linewidth=1.2, label="majority-class baseline")
-    axes.set(xlabel="steps", ylabel=f"training loss, mean of {WINDOW} steps")
-    axes.set_ylim(top=1.15 * values["constant"])
+    axes.set(xlabel="steps", ylabel=f"training loss, mean of {WINDOW} steps", ylim=(None, 1.15 * values["constant"]))
     axes.legend(frameon=False)
     experiment.write_figure(figure, os.path.join(folder, "initialization.svg"))
     steps = sorted({values["measured"][0], values["measured"][-1]})
@@ -329,13 +315,14 @@ def verdict(values):
     """Holds where smaller biases stay on the plateau longer than the published start."""
     starts, first = values["starts"], str(values["measured"][0])
     steps = {name: plateau_exit_step(own["losses"], values["constant"]) for name, own in starts.items()}
-    published, smaller = steps["published"] or math.inf, min(steps[name] or math.inf for name in SMALLER)
+    published, *smaller = (steps[name] or math.inf for name in ("published", "biases_0.1", "biases_0"))
+    smaller = min(smaller)
+    outcome = "cannot be told"
     if published == smaller == math.inf:
-        outcome, why = "cannot be told", f"in {max(len(own['losses']) for own in starts.values())} steps"
+        why = f"in {max(len(own['losses']) for own in starts.values())} steps"
     elif smaller >= published + WINDOW:
         outcome, why = "holds", "for one seed"
     elif smaller > published - WINDOW:
-        outcome = "cannot be told"
         why = f"the starts are less than the {WINDOW} steps apart that losses are averaged over"
     else:
         outcome, why = "does not hold", "for one seed, smaller biases are as fast or faster"
@@ -343,10 +330,10 @@ def verdict(values):
     numbers = f"{why}, the loss leaves that of a majority-class baseline ({when})"
     fc7 = {start.label: starts[start.name]["measures"].get(first, {}).get("fc7") for start in STARTS}
     if all(fc7.values()):  # no start diverged before it was measured
-        parts = (
+        parts = [
             f"{label} {100 * each['share']:.2g} % (standard deviation {each['signal_between']:.2g})"
             for label, each in fc7.items()
-        )
+        ]
         numbers += f". Share of fc7's signal at step {first} that differs between images: {'; '.join(parts)}"
     return Verdict(outcome, numbers)
 

@@ -190,9 +190,13 @@ def measure(settings, found, coder_of):
     ]
     gain = rows["features", "binary", longest][2] - rows["pixels", "binary", longest][2]
     nothing = [np.zeros((len(each), 1), np.uint8) for each in (index.labels, labels)]  # everything at one distance
+    sets = []
+    for split, each in ((settings.index_split, index), (settings.query_split, queries)):
+        counts = {"pictures": len(each.files), "classes": len(each.class_names), "left_out": list(each.left_out)}
+        sets.append({"data_dir": settings.data_dir, "split": split, **counts})
     return {
-        "index": _described(settings.data_dir, settings.index_split, index),
-        "queries": {**_described(settings.data_dir, settings.query_split, queries), "leave_one_out": same},
+        "index": sets[0],
+        "queries": {**sets[1], "leave_one_out": same},
         "chance": _summary(*evaluate(nothing[0], index.labels, nothing[1], labels, same)),
         "timing_rows": max(settings.timing_rows, len(index.files)),
         "rows": [row for row, _, _ in rows.values()],
@@ -254,10 +258,7 @@ class Search:
 
 
 def evaluate(vectors, labels, queries, query_labels, same=False):
-    """How often the nearest are of the query's class: the `scores` of every query, float64 (Q, 3) and (Q,).
-
-    `same`: the queries are the vectors, and each is searched among the others.
-    """
+    """The `scores` of queries, float64 (Q, 3) and (Q,); `same`: each of the vectors is searched among the others."""
     found = []
     for place, distances in enumerate(Search(vectors).distances(queries)):
         relevant = labels == query_labels[place]
@@ -290,11 +291,6 @@ def scores(distances, relevant):
 
 def _summary(precision, average):
     return {"precision": precision.mean(axis=0).tolist(), "mean_average_precision": float(average.mean())}
-
-
-def _described(data_dir, split, index):
-    counts = {"pictures": len(index.files), "classes": len(index.class_names), "left_out": list(index.left_out)}
-    return {"data_dir": data_dir, "split": split, **counts}
 
 
 def _draw(values, path):
@@ -383,7 +379,6 @@ def outcome(gain, right=True):
 
 
 def row_of(values, kind, coded, length=0):
-    """The row of one way to describe images."""
     return next(row for row in values["rows"] if (row["kind"], row["coded"], row["length"]) == (kind, coded, length))
 
 

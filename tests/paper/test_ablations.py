@@ -155,11 +155,10 @@ def test_without_a_baseline_there_is_nothing_to_compare(compare):
 
 def test_figure_shows_seeds_and_far_means_as_numbers(compare):
     values = compare(baseline=BASELINE, no_conv2=[31.0, 32.5, 34.0], tanh=[80.0, 79.0, 78.0])
-    rows = [(row["name"], row) for row in values["rows"] if row["difference"]]
-    figure, axes = experiment.panel(4.4, 2.0)
-    ablations.draw(axes, rows)
+    figure = ablations.draw(values)
+    (axes,) = figure.axes
     texts = [text.get_text() for text in (*axes.texts, *axes.get_yticklabels())]
-    assert texts == ["+47.7 →", "no_conv2", "tanh", "center_view"] and axes.get_xlim()[1] < 10
+    assert texts == ["+47.7 →", "tanh for ReLU", "no conv2", "center for ten views"] and axes.get_xlim()[1] < 10
     assert [line.get_color() for line in axes.lines if line.get_marker() == "D"] == ["tab:red", "tab:red"]
     experiment.pixels_of(figure)
 
@@ -167,9 +166,9 @@ def test_figure_shows_seeds_and_far_means_as_numbers(compare):
 def test_views_of_a_real_run(run_of_three_epochs, small_pictures):
     config = configs.read_flags_cfg((run_of_three_epochs / "flags.cfg").read_text())
     run = ablations.read(grid.Cell("whole", config.run.seed, str(run_of_three_epochs), (), config))
-    assert (run.epochs, sum(run.label_counts), run.training_images) == (3, 9, 18)
+    assert (run["epochs"], sum(run["label_counts"]), run["training_images"]) == (3, 9, 18)
     error = ablations.error_by_views(run, 1, evaluation.evaluate)
-    assert error == pytest.approx(run.error, abs=1e-3)
+    assert error == pytest.approx(run["error"], abs=1e-3)
     report = evaluation.evaluate(EvaluateConfig(model_dir=(str(run_of_three_epochs),), views=10))
     error = ablations.error_by_views(run, 10, evaluation.evaluate, str(small_pictures))
     assert error == report["result"]["top1_error"]

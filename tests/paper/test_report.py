@@ -176,7 +176,7 @@ def test_nothing_run_without_tensorflow(tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0 and not run.stderr and run.stdout.splitlines()[-1] == "[]"
     found = Page((tmp_path / "quick" / "report.html").read_text(encoding="utf-8"))
-    assert tuple(found.ids) == experiment.NAMES and not found.of("img")
+    assert found.ids == experiment.NAMES and not found.of("img")
     for name in experiment.NAMES:
         assert re.search(rf"^{name} +not run$", run.stdout, re.M)
 
