@@ -271,7 +271,9 @@ def tables(values):
                 means = [sum(row[key]) / len(row[key]) for key in ("training_errors", "errors")]
                 fit = *(f"{mean:.2f}" for mean in means), f"{means[1] - means[0]:+.2f}"
             if difference:
-                shown = experiment.paired_text(difference), _p(difference["p"]), _p(row["corrected"])
+                ps = difference["p"], row["corrected"]
+                shown = ("-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in ps)
+                shown = experiment.paired_text(difference), *shown
             cells = (error, *shown, "-" if name == BASELINE else judgement(row))
         costs.append((title, paper, release, *cells))
         if name != CENTER:
@@ -308,10 +310,6 @@ def verdict(values):
 def _every(names):
     """ABLATIONS, and what further flagfiles name."""
     return {**ABLATIONS, **{name: (name, "-", "-") for name in names if name not in (*ABLATIONS, BASELINE)}}
-
-
-def _p(p):
-    return "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _note(values):

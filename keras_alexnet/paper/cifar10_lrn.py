@@ -48,9 +48,8 @@ class Settings(CifarSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        names = self.networks
-        if not names or set(names) - set(NETWORKS) or len(set(names)) < len(names):
-            raise ArgumentError("networks", ",".join(names), f"must be different names of {', '.join(NETWORKS)}")
+        right = self.networks and len(set(self.networks) & set(NETWORKS)) == len(self.networks)
+        self.check("networks", right, f"must be different names of {', '.join(NETWORKS)}")
 
 
 def run(settings):

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from keras_alexnet import __version__, cli, flags, rundir
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 from keras_alexnet.tables import Table  # noqa: F401 (for the commands)
@@ -69,6 +69,12 @@ class Settings:
         False, "A trial of the command in a minute or two: a few images, a short training. Its numbers mean nothing."
     )
 
+    def check(self, name, holds, problem):
+        """Raises ArgumentError of a flag unless its value is right."""
+        if not holds:
+            value = getattr(self, name)
+            raise ArgumentError(name, ",".join(map(str, value)) if isinstance(value, tuple) else value, problem)
+
 
 def load(name):
     """The module of one of NAMES."""
@@ -88,12 +94,7 @@ def _main(name, argv):
         settings = dataclasses.replace(settings, results_dir=os.path.join(settings.results_dir, "quick"))
         shutil.rmtree(os.path.join(settings.results_dir, name), ignore_errors=True)
     folder = settings.results_dir
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--results_dir={folder}: cannot be created ({error.strerror}); name another folder") from None
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"--results_dir={folder}: is not writable; name another folder")
+    make_folder("results_dir", folder, folder)
     rundir.commit()  # of the code that runs now, whatever is checked out when the command ends
     result = command.run(settings)
     if result is None:
@@ -118,6 +119,16 @@ def _main(name, argv):
     print(f"{command.verdict(result.values)}\nall numbers: {path}")
     for file, _ in result.figures:
         print(f"figure: {os.path.join(folder, file)}")
+
+
+def make_folder(name, value, folder):
+    """Makes a folder to write to, where a flag wants one. Raises ArgumentError."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(name, value, f"cannot be written ({error.strerror}); name another place") from None
+    if not os.access(folder, os.W_OK):
+        raise ArgumentError(name, value, f"{folder} is not writable; name another place")
 
 
 def read(name, folder):

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_alexnet import cli, rundir
 from keras_alexnet.config import PRECISIONS
-from keras_alexnet.errors import ArgumentError, UsageError
+from keras_alexnet.errors import UsageError
 from keras_alexnet.files import progress_bar
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
@@ -72,9 +72,8 @@ class Settings(CifarSettings):
         super().__post_init__()
         for name in ("relu_rates", "tanh_rates"):
             rates = getattr(self, name)
-            if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
-                problem = "must be different numbers above 0, such as 0.001,0.002"
-                raise ArgumentError(name, ",".join(map(str, rates)), problem)
+            right = rates and min(rates) > 0 and len(set(rates)) == len(rates)
+            self.check(name, right, "must be different numbers above 0, such as 0.001,0.002")
 
 
 def run(settings):

@@ -19,7 +19,7 @@ from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import Result, Table, Verdict
-from keras_alexnet.paper.retrieval import Search, check_folder_name, mean_difference, outcome
+from keras_alexnet.paper.retrieval import Search, check_folder_names, mean_difference, outcome
 
 TITLE = "Figure 4: five best classes, and nearest images"
 CLAIM = (
@@ -51,11 +51,9 @@ class Settings(experiment.Settings):
     def __post_init__(self):
         flags.required(self, "model_dir")
         flags.required(self, "data_dir")
-        for name in ("split", "index_split"):
-            check_folder_name(name, getattr(self, name))
-        if self.split == self.index_split:
-            problem = "is --split too, and every image would find itself; name another folder in --data_dir"
-            raise ArgumentError("index_split", self.index_split, problem)
+        check_folder_names(self, "split", "index_split")
+        problem = "is --split too, and every image would find itself; name another folder in --data_dir"
+        self.check("index_split", self.split != self.index_split, problem)
 
 
 def run(settings):

@@ -27,7 +27,6 @@ from keras_alexnet.training import progress
 
 TRAINER = (sys.executable, "-m", "keras_alexnet.train")
 PATIENCE = 30.0  # seconds that a trainer has to end after Ctrl-C
-METRICS = ("val_top1_error", "val_loss")  # that HParams show, of the last epoch
 HPARAMS_FILE = "events.out.tfevents.0.hparams"  # TensorBoard reads files with tfevents in their names
 
 
@@ -206,7 +205,8 @@ def write_hparams(cell):
     # Runs of one name are one row of the table: the grid's folder keeps apart what grids have in common.
     name = "/".join(os.path.abspath(cell.folder).split(os.sep)[-3:])
     summaries = [(0, hparams_pb(settings_of(cell.config), trial_id=name, start_time_secs=ended))]
-    summaries += [(int(last["epoch"]), scalar_pb(metric, last[metric])) for metric in METRICS]
+    # What HParams show, of the last epoch.
+    summaries += [(int(last["epoch"]), scalar_pb(name, last[name])) for name in ("val_top1_error", "val_loss")]
     os.makedirs(folder, exist_ok=True)
     with files.atomic_write(os.path.join(folder, HPARAMS_FILE), "wb") as file:
         writer = RecordWriter(file)

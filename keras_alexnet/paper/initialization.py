@@ -86,11 +86,10 @@ class Settings(experiment.Settings):
     seed: int = flag(2012, "Seed of weights, order, crops, color noise and dropout.", low=0)
 
     def __post_init__(self):
-        text = ",".join(map(str, self.measure))
-        if not self.measure or list(self.measure) != sorted(set(self.measure)):
-            raise ArgumentError("measure", text, "must be rising numbers of steps such as 0,50,150")
-        if self.measure[-1] > self.steps and not self.quick:
-            raise ArgumentError("measure", text, f"there are {self.steps} steps; give more --steps or measure earlier")
+        is_rising = self.measure and list(self.measure) == sorted(set(self.measure))
+        self.check("measure", is_rising, "must be rising numbers of steps such as 0,50,150")
+        problem = f"there are {self.steps} steps; give more --steps or measure earlier"
+        self.check("measure", self.quick or self.measure[-1] <= self.steps, problem)
         configs.check(self.training_config())
 
     def training_config(self):

@@ -27,7 +27,7 @@ from PIL import Image
 
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
+from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
@@ -58,10 +58,9 @@ class Settings(experiment.Settings):
     )
 
     def __post_init__(self):
+        # A typing error must not overwrite a result.
         for name, suffix in (("out", ".html"), ("markdown", ".md")):
-            path = getattr(self, name)
-            if path and not path.endswith(suffix):  # a typing error must not overwrite a result
-                raise ArgumentError(name, path, f"must be a file that ends in {suffix}")
+            self.check(name, (getattr(self, name) or suffix).endswith(suffix), f"must be a file that ends in {suffix}")
 
 
 class Section(typing.NamedTuple):
@@ -82,10 +81,12 @@ def main(argv):
         raise UsageError(f"--results_dir={folder}: is not a folder; name the one that the commands wrote to")
     sections = [section_of(name, folder) for name in experiment.NAMES]
     out = settings.out or os.path.join(folder, "report.html")
-    _write("out", out, page(sections, folder))
-    if settings.markdown:
-        links = os.path.relpath(folder, os.path.dirname(settings.markdown) or ".")
-        _write("markdown", settings.markdown, document(sections, links))
+    links = os.path.relpath(folder, os.path.dirname(settings.markdown or "") or ".")
+    written = [("out", out, page(sections, folder)), ("markdown", settings.markdown, document(sections, links))]
+    for name, path, text in written[: 1 + bool(settings.markdown)]:
+        experiment.make_folder(name, path, os.path.dirname(path) or ".")
+        with atomic_write(path) as file:
+            file.write(text)
     print(Table(TITLE, ("", "verdict"), [(each.name, each.verdict) for each in sections]).as_text())
     for each in sections:
         for problem in each.problems:
@@ -115,13 +116,13 @@ def section_of(name, folder):
 
 def document(sections, links):
     """The report as GitHub's Markdown, str; `links` is the folder of the figures as seen from the file."""
-    columns = "figure or table", "the paper says", "verdict"
-    summary = [
-        (f"[{_escaped(each.about.TITLE)}](#{each.name})", _escaped(_short(each.about.CLAIM)), _escaped(each.verdict))
-        for each in sections
-    ]
-    parts = [part for section in sections for part in _section(section, links)]
-    return "\n\n".join([LEAD, _rows(columns, summary), *parts]) + "\n"
+    summary, parts = [], []
+    for section in sections:
+        first = re.split(r"; |\. | \(sections? ", section.about.CLAIM)[0].rstrip(".")
+        title = f"[{_escaped(section.about.TITLE)}](#{section.name})"
+        summary.append((title, _escaped(first), _escaped(section.verdict)))
+        parts += _section(section, links)
+    return "\n\n".join([LEAD, _rows(("figure or table", "the paper says", "verdict"), summary), *parts]) + "\n"
 
 
 def page(sections, folder):
@@ -149,7 +150,9 @@ def _section(section, links):
     yield f"**Verdict:** {_escaped(section.verdict)}"
     for table in section.tables:
         yield f"**{_escaped(table.title)}**"
-        yield _rows(map(_escaped, table.columns), [map(_cell, row) for row in table.rows])
+        rows = [["–" if cell == "-" else _escaped(cell) for cell in row] for row in table.rows]
+        rows = [[f"*{cell}*" if cell.startswith(NOT_RUN) else cell for cell in row] for row in rows]
+        yield _rows(map(_escaped, table.columns), rows)
         if table.note:
             yield _escaped(table.note)
     for figure in result.get("pictures", ()):
@@ -160,16 +163,6 @@ def _section(section, links):
     facts = [(name, result[name]) for name in ("protocol", "commit", "date", "device") if result]
     facts += [("version", f"keras_alexnet {result['keras_alexnet']}")] if result else []
     yield "\n".join(f"- {name}: {_escaped(text)}" for name, text in (*facts, ("cost", about.COST)))
-
-
-def _short(claim):
-    return re.split(r"; |\. | \(sections? ", claim)[0].rstrip(".")
-
-
-def _cell(text):
-    if text == "-":
-        return "–"
-    return f"*{_escaped(text)}*" if text.startswith(NOT_RUN) else _escaped(text)
 
 
 def _rows(columns, rows):
@@ -190,15 +183,6 @@ def _source(path):
     points = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', data)
     width = float(points[1]) * 4 / 3 if points else Image.open(io.BytesIO(data)).width
     return f'src="data:{kind};base64,{base64.b64encode(data).decode()}" style="--least: {0.55 * width:.0f}px"'
-
-
-def _write(name, path, text):
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"--{name}={path}: cannot be written ({error.strerror}); name another file") from None
 
 
 if __name__ == "__main__":

@@ -67,26 +67,23 @@ class Settings(experiment.Settings):
         flags.required(self, "model_dir")
         if not self.data_dir and not (self.query and self.index):
             raise UsageError("--data_dir is missing: give the folder that holds the images, IMAGES/train/CLASS/*")
-        for name in ("index_split", "query_split"):
-            check_folder_name(name, getattr(self, name))
-        if self.index and not self.data_dir and not os.path.isfile(self.index):
-            raise ArgumentError("index", self.index, "there is no such index; give --data_dir to make it")
-        if self.index and not self.index.endswith(".npz"):
-            raise ArgumentError("index", self.index, "must end in .npz")
-        if self.index and self.quick:
-            raise ArgumentError("index", self.index, "must be left out: --quick takes a few images into its own index")
-        if self.query and not os.path.isfile(self.query):
-            what = "is a folder; name one image" if os.path.isdir(self.query) else "there is no such file"
-            raise ArgumentError("query", self.query, what)
-        if not self.codes or len(set(self.codes) & set(range(8, 4097, 8))) < len(self.codes):
-            problem = "must be different multiples of 8 up to 4096, such as 32,64,128"
-            raise ArgumentError("codes", ",".join(map(str, self.codes)), problem)
+        check_folder_names(self, "index_split", "query_split")
+        if self.index:
+            is_there = self.data_dir or os.path.isfile(self.index)
+            self.check("index", is_there, "there is no such index; give --data_dir to make it")
+            self.check("index", self.index.endswith(".npz"), "must end in .npz")
+            self.check("index", not self.quick, "must be left out: --quick takes a few images into its own index")
+        self.check("query", not self.query or os.path.isfile(self.query), "is not a file; name one image")
+        right = self.codes and len(set(self.codes) & set(range(8, 4097, 8))) == len(self.codes)
+        self.check("codes", right, "must be different multiples of 8 up to 4096, such as 32,64,128")
 
 
-def check_folder_name(flag_name, split):
+def check_folder_names(settings, *names):
     """Raises ArgumentError of a split that is not the name of a folder in DATA_DIR, or . for itself."""
-    if split is not None and (not split or os.path.basename(split) != split or split == ".."):
-        raise ArgumentError(flag_name, split, "must be the name of a folder in --data_dir, or . for itself")
+    for name in names:
+        split = getattr(settings, name)
+        right = split is None or (split and os.path.basename(split) == split != "..")
+        settings.check(name, right, "must be the name of a folder in --data_dir, or . for itself")
 
 
 def run(settings):
@@ -162,7 +159,7 @@ def measure(settings, found, coder_of):
     ways += [("features", coded, length) for coded in ("real", "binary") for length in sorted(settings.codes)]
     for way in (*ways, ("pixels", "binary", longest)):
         kind, coded, length = way
-        (vectors, asked), coder = (each.features for each in found[kind]), None
+        vectors, asked = (each.features for each in found[kind])
         width = vectors.shape[1]
         # A pixel is a byte.
         name, size = (f"{width} numbers", 4 * width) if kind == "features" else (found[kind][0].model, width)

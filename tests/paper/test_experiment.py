@@ -87,7 +87,7 @@ def test_what_was_not_run_and_what_is_damaged(tmp_path):
 def test_wrong_usage_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for argv, words in (
-        ([f"--results_dir={tmp_path}/file"], "file: cannot be created"),
+        ([f"--results_dir={tmp_path}/file"], "file: cannot be written"),
         (["--slop=1"], "'slop'"),
     ):
         assert experiment.main("figure9", argv) == 2

@@ -182,8 +182,7 @@ def test_wrong_flags(flags, tmp_path, capsys):
         ([model, data, "--codes=8,8"], "--codes=8,8"),
         ([model, data, f"--index={tmp_path}/i.txt"], "must end in .npz"),
         ([model, data, f"--index={tmp_path}/i.npz", "--quick"], "--quick takes a few images"),
-        ([model, data, f"--query={tmp_path}/none.jpg"], "there is no such file"),
-        ([model, data, f"--query={tmp_path}"], "is a folder"),
+        ([model, data, f"--query={tmp_path}/none.jpg"], "none.jpg: is not a file"),
         ([model, f"--query={__file__}", f"--index={tmp_path}/none.npz"], "none.npz: there is no such index"),
     ):
         assert words in refusal(capsys, *argv, f"--results_dir={tmp_path}/r")
