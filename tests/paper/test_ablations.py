@@ -85,12 +85,6 @@ def test_differences_are_paired_and_corrected_as_defined(compare):
     )
 
 
-def test_holm_by_hand():
-    """Sorted 0.01, 0.02, 0.03, 0.5 times 4, 3, 2, 1, never falling."""
-    assert ablations.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
-    assert ablations.holm([0.6, 0.9]) == [1.0, 1.0] and ablations.holm([None, 0.02]) == [None, 0.02]
-
-
 def test_tables(compare):
     values = compare(
         baseline=BASELINE, no_normalization=[31.0, 32.5, 33.5], tanh=[50.0, 55.0, 48.0], no_fc7=[None, 30.0, 34.0]

@@ -18,14 +18,9 @@ def values_of(**errors):
 def test_a_pair_is_compared_seed_by_seed():
     values = values_of(n19pct=[20.0, 21.0, 22.0], n18pct=[19.0, 19.9, 21.1])
     errors, differences = cifar10_lrn.tables(values)
-    assert errors.rows[0] == ("19pct, without normalization", "-", "19", "21.00 ± 1.00", "20.00, 21.00, 22.00")
     assert errors.rows[3] == ("11pct, with normalization", "11", "11", "not run", "-")
     assert differences.rows[0] == ("19pct minus 18pct", "-", "1", "+1.00 [+0.75, +1.25]")  # 4.3027 * 0.1 / sqrt(3)
     assert differences.rows[1] == ("13pct minus 11pct", "2", "2", "not run")
-    assert str(cifar10_lrn.verdict(values)) == (
-        "Holds: error of 19pct minus that of 18pct (normalization and a lower decay together) +1.00 [+0.75, +1.25] "
-        "points, 140 epochs."
-    )
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,8 @@ def test_an_update_by_the_layer_file(images, tmp_path):
     np.testing.assert_allclose(model.get_layer("fc10").bias, bias, rtol=1e-4, atol=1e-6)
     without = cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, weight_decay=False), images)
     assert not any(without.optimizer._decays)
+    with pytest.raises(ArgumentError, match="batch_size 45 training images are fewer than 5 batches"):
+        cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, batch_size=10), images)
 
 
 def test_crops_lose_the_mean_of_their_own_place(images, tmp_path):
@@ -264,12 +266,3 @@ def test_a_trial_that_diverges_stops_and_stays_stopped(images, tmp_path):
     again = cifar_network.Training(str(tmp_path), trial, images)
     again.train(3)
     assert again.progress.finished and again.progress.history == training.progress.history
-
-
-def test_other_settings_and_images_have_a_folder_of_their_own(images, tmp_path):
-    cifar_network.Training(str(tmp_path), TRIAL, images).train(1)
-    other_labels = images._replace(train=(images.train[0], 2 - images.train[1]))
-    for trial, own in ((TRIAL, other_labels), (dataclasses.replace(TRIAL, batch_size=9), images)):
-        assert cifar_network.Training(str(tmp_path), trial, own).progress.epochs == 0
-    with pytest.raises(ArgumentError, match="batch_size 45 training images are fewer than 5 batches"):
-        cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, batch_size=10), images)
