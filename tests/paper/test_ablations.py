@@ -147,16 +147,6 @@ def test_without_a_baseline_there_is_nothing_to_compare(compare):
         compare(baseline=[None] * 3, tanh=[40.0, 41.0, 42.0])
 
 
-def test_figure_shows_seeds_and_far_means_as_numbers(compare):
-    values = compare(baseline=BASELINE, no_conv2=[31.0, 32.5, 34.0], tanh=[80.0, 79.0, 78.0])
-    figure = ablations.draw(values)
-    (axes,) = figure.axes
-    texts = [text.get_text() for text in (*axes.texts, *axes.get_yticklabels())]
-    assert texts == ["+47.7 →", "tanh for ReLU", "no conv2", "center for ten views"] and axes.get_xlim()[1] < 10
-    assert [line.get_color() for line in axes.lines if line.get_marker() == "D"] == ["tab:red", "tab:red"]
-    experiment.pixels_of(figure)
-
-
 def test_views_of_a_real_run(run_of_three_epochs, small_pictures):
     config = configs.read_flags_cfg((run_of_three_epochs / "flags.cfg").read_text())
     run = ablations.read(grid.Cell("whole", config.run.seed, str(run_of_three_epochs), (), config))

@@ -145,29 +145,16 @@ def test_bars_are_as_long_as_probabilities():
     np.testing.assert_array_equal(images[1].images[0].get_array(), noise(2, 200)[1])
 
 
-def test_neighbors_of_another_class_are_framed():
-    names = {"a": ("a", "a", "b\n"), "b": ("a", "a very long name", "b")}
-    rows = [{"class_name": own, "neighbors": [{"class_name": each} for each in names[own]]} for own in names]
-    axes = np.reshape(figure4.draw_neighbors(rows, noise(8, 100)).axes, (2, 4))
-    labels = [[each.get_xlabel() for each in row] for row in axes]
-    assert labels == [["a", "✓", "✓", "✗ b\\n"], ["b", "✗ a", "✗ a very lon…", "✓"]]
-    framed = [[each.spines["top"].get_visible() for each in row] for row in axes]
-    assert framed == [[False, False, False, True], [False, True, True, False]]
-
-
 def test_wrong_input(flags, small_images, tmp_path, capsys):
     model, data = flags[:2]
-    unknown = tmp_path / "unknown"
-    shutil.copytree(small_images, unknown)
     for split in ("train", "val"):
-        (unknown / split / "red_square").rename(unknown / split / "cats")
+        shutil.copytree(small_images / split / "red_square", tmp_path / split / "cats")
+        shutil.copytree(small_images / split / "blue_disk", tmp_path / split / "blue_disk")
     for argv, words in (
-        ([data], "--model_dir is missing"),
         ([model], "--data_dir is missing"),
         ([model, data, "--split=../val"], "--split=../val: must be the name"),
         ([model, data, "--index_split=val"], "--index_split=val: is --split too"),
-        ([model, f"--data_dir={unknown}"], "--split=val: the model does not know 1 of its classes"),
+        ([model, f"--data_dir={tmp_path}"], "--split=val: the model does not know 1 of its classes"),
     ):
         assert run(*argv, f"--results_dir={tmp_path}/r", "--quick") == 2, argv
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert words in line, (argv, line)
+        assert words in capsys.readouterr().err
