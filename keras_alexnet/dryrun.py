@@ -75,8 +75,9 @@ def _step_seconds(loop):
 
 def _leave_out_bad_files(loop):
     """Names the files that training would leave out, and leaves them out."""
-    train, val = find_bad_files(loop.train_source, loop.val_source, loop.config.data.input_threads)
-    print(describe_bad_files(train, val), flush=True)
+    both = loop.train_source, loop.val_source
+    train, val = find_bad_files(*both, loop.config.data.input_threads)
+    print(describe_bad_files(both, (train, val)), flush=True)
     if loop.config.data.bad_images == "fail":
         raise RunError("--bad_images=fail: training would stop at them; --bad_images=skip leaves them out")
     loop.train_source, loop.val_source = loop.train_source.without(train), loop.val_source.without(val)

@@ -282,14 +282,15 @@ class Loop:
 
     def _describe_unreadable(self):
         """Which files became unreadable since the run started, in words."""
+        both = self.train_source, self.val_source
         try:
-            bad = datasets.find_bad_files(self.train_source, self.val_source)
+            bad = datasets.find_bad_files(*both)
         except RunError as error:
             where = self.config.data.data_dir or self.config.data.dataset
             return f"{error}. Put {where} back as it was, and the same command resumes"
         if not any(bad):
             return "Every file can be read now; the same command resumes after the last checkpoint"
-        return f"{datasets.describe_bad_files(*bad)}. Restore what was there, and the same command resumes"
+        return f"{datasets.describe_bad_files(both, bad)}. Restore what was there, and the same command resumes"
 
 
 def _describe(epochs, steps):

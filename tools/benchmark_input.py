@@ -72,14 +72,12 @@ def main(argv):
     report = {"machine": harness.machine(), **dataclasses.asdict(settings), **facts["images"]}
     report["rows"] = harness.summary({row: its_turns[1:] for row, its_turns in turns.items()}, COMPARED)
     if settings.device_rate:
-        report["needed"] = {row: needed(report, row) for row in READ if row in report["rows"]}
+        # What lets a device never wait, if all cores do as well as those measured.
+        report["needed"], rate = {}, settings.device_rate
+        for row in [row for row in READ if row in report["rows"]]:
+            cores = math.ceil(rate * settings.threads / report["rows"][row]["images_per_second"])
+            report["needed"][row] = {"cores": cores, "megabytes_per_second": rate * report[READ[row]] / 1e3}
     harness.publish(report, as_text(report, missing), settings.json)
-
-
-def needed(report, row):
-    """The cores, if all do as well as those measured, and megabytes_per_second that let a device never wait: dict."""
-    cores = report["device_rate"] * report["threads"] / report["rows"][row]["images_per_second"]
-    return {"cores": math.ceil(cores), "megabytes_per_second": report["device_rate"] * report[READ[row]] / 1e3}
 
 
 def as_text(report, missing):

@@ -95,10 +95,12 @@ def _drawn(first_seed, count):
 def _read(source, limit):
     """The first images of each class of a source and their labels."""
     images, labels, kept, show = [], [], collections.Counter(), progress_bar(f"reading {source.name}")
-    for done, (name, content, label) in enumerate(source.items().map(source.loader()).as_numpy_iterator(), 1):
+    load = source.loader()
+    items = source.items().map(lambda *item: (item[0], *load(*item)))
+    for done, (key, content, label) in enumerate(items.as_numpy_iterator(), 1):
         if kept[label] < limit:
             kept[label] += 1
-            path = f"{source.name}/{name.decode()}"
+            path = f"{source.name}/{source.name_of(key)}"
             with reading(path), Image.open(io.BytesIO(content)) as image:
                 if image.size != (SIZE, SIZE):
                     raise RunError(f"{path}: is {image.width}x{image.height}; these networks take {SIZE}x{SIZE}")

@@ -120,7 +120,7 @@ def run(settings):
         settings = dataclasses.replace(settings, steps=steps, measure=(0, min(steps, 2)))
     config = settings.training_config()
     network, training, seed, folder = config.network, config.training, config.run.seed, config.run.model_dir
-    source, val_source = sources.open_training(config.data, progress_bar)
+    source, val_source = sources.open_training(config.data)
     if len(source.class_names) < 2:
         raise ArgumentError("data_dir", config.data.data_dir, "holds one class; there is nothing to tell apart")
     os.makedirs(folder, exist_ok=True)

@@ -59,8 +59,9 @@ def refusal(capsys, action):
 
 def items_of(source, **options):
     """[(name, image, label)]"""
-    items = source.items(**options).map(source.loader()).as_numpy_iterator()
-    return [(name.decode(), image, int(label)) for name, image, label in items]
+    load = source.loader()
+    items = source.items(**options).map(lambda *item: (item[0], *load(*item))).as_numpy_iterator()
+    return [(source.name_of(key), image, int(label)) for key, image, label in items]
 
 
 def names_of(source, **options):

@@ -10,7 +10,7 @@ import pytest
 
 from keras_alexnet import AlexNet
 from keras_alexnet.cli import run_command
-from keras_alexnet.data import record_sets
+from keras_alexnet.data import records
 from tests.data.conftest import encoded, photo, write_folder
 from tests.tools.conftest import load_tool
 
@@ -109,9 +109,9 @@ def test_input_that_all_rows_read(images, tmp_path):
     options = settings(data_dir=str(images / "train"), batch_size=4, threads=1, work_dir=str(tmp_path))
     assert len(rows.choose(options)) == 10
     rows.lay_out("images", options)
-    train, _ = record_sets.open_prepared(str(tmp_path / "jpeg"), 1)
-    records = train.items().map(train.loader()).as_numpy_iterator()
-    stored = sorted((train.class_names[label], content) for _, content, label in records)
+    train, _ = records.open_prepared(str(tmp_path / "jpeg"), 1)
+    items = train.items().map(train.loader()).as_numpy_iterator()
+    stored = sorted((train.class_names[label], content) for content, label in items)
     files = sorted(tmp_path.glob("prepared/*/*.jpg"))
     assert sorted((path.parent.name, path.read_bytes()) for path in files) == stored and len(files) == 10
 
