@@ -15,11 +15,10 @@ import sys
 
 from keras_alexnet import config as configs
 from keras_alexnet import flags, rundir
-from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.cli import Table, run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
-from keras_alexnet.tables import Table
 
 NAMED = 5  # files left out that are named on the screen; all of them are in the JSON
 
@@ -135,7 +134,7 @@ def as_text(report):
 
 
 def _tables(report):
-    """The tables.Table of every model and of what else was asked for."""
+    """The cli.Table of every model and of what else was asked for."""
     models = report["models"]
     columns = ("", "weight", "top-1 error", "top-5 error", "loss", "mean squared error")
     rows = [(f"{model['model_dir']}, epoch {model['epochs']}", f"{model['weight']:.3f}", model) for model in models]

@@ -18,10 +18,9 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import AlexNet, export, train
-from keras_alexnet.cli import run_command
+from keras_alexnet.cli import STOPPING, run_command
 from keras_alexnet.data import shapes
 from keras_alexnet.serving.signatures import ServedModel
-from keras_alexnet.training import signals
 from tests.runs import FULL_RUN, SMALL_CLASSES, TINY_RUN
 
 CLASSES = ["blue_disk", "red_disk", "red_square", "red_star", "striped_red_disk", "blue_square"]
@@ -70,8 +69,8 @@ def trained(folder, *flags):
 @pytest.fixture
 def default_handlers():
     """A shell's background jobs, which these tests may be, ignore some of the signals that stop a run."""
-    before = {number: signal.getsignal(number) for number in signals.STOPPING}
-    for number in signals.STOPPING:
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number in STOPPING:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield
     for number, handler in before.items():

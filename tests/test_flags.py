@@ -77,13 +77,13 @@ def test_a_field_is_a_flag(monkeypatch, capsys):
         ("--number", "number"),
         *((f"--number={number}", f"--number={number}") for number in (0, 2**31, 2**63, -(2**63), 10**30)),
         *((f"--share={number}", f"--share={number}: must be a finite number") for number in ("nan", "inf", "-inf")),
-        ("--share=0", "--share=0.0: must be above 0"),
-        ("--share=1", "--share=1.0: must be below 1"),
+        ("--share=0", "--share=0: must be above 0"),
+        ("--share=1", "--share=1: must be below 1"),
         ("--views=5", "--views=5: value should be one of <1|10>"),
-        ("--sizes=1,x", "--sizes=1,x: must be whole numbers separated by commas"),
+        ("--sizes=1,x", "--sizes=1,x: must be whole numbers from 0 to 2147483647, separated by commas"),
         ("--sizes=-1", "--sizes=-1: must be whole numbers from 0"),
         (f"--sizes={2**63}", "must be whole numbers from 0 to 2147483647"),
-        ("--shares=0.5,nan", "--shares=0.5,nan: must be numbers separated by commas"),
+        ("--shares=0.5,nan", "--shares=0.5,nan: must be numbers from 0"),
         ("--name=a\0b", "--name=a\\x00b: must not contain line breaks or null characters"),
         ("--name=a\u2028b", "must not contain line breaks"),
         ("--flagfile=nowhere.cfg", "--flagfile=nowhere.cfg: cannot be read (No such file or directory)"),
@@ -116,7 +116,7 @@ def test_flagfiles(tmp_path):
         path.write_text(f"{line}\n")
         assert refused(f"--flagfile={path}") == f"{line}: {problem} ({path}, line 1)"
     path.write_bytes(b"--name=\xff\n")
-    assert f"--flagfile={path}: is not a text file of flags" in refused(f"--flagfile={path}")
+    assert f"--flagfile={path}: cannot be read (it is not a text file)" in refused(f"--flagfile={path}")
 
 
 # All commands.

@@ -15,7 +15,7 @@ from keras_alexnet import datasets, files, loop, rundir, train
 from keras_alexnet.data import shapes
 from keras_alexnet.training import checkpoints, distribution, trainer
 from tests.runs import TINY_RUN, assert_same, call, finish, history, newest, refusal, start, state, until
-from tests.training.test_signals import replace_handler
+from tests.test_signals import replace_handler
 
 
 @pytest.fixture

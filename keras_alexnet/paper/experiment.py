@@ -19,10 +19,10 @@ import sys
 from collections.abc import Callable
 
 from keras_alexnet import __version__, cli, flags, rundir
+from keras_alexnet.cli import Table
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
-from keras_alexnet.tables import Table
 
 # In the order of the report.
 NAMES = (

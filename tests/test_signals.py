@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
+from keras_alexnet import cli
 from keras_alexnet.errors import RequeueError
-from keras_alexnet.training import signals
 
 pytestmark = pytest.mark.usefixtures("default_handlers")
 
@@ -15,10 +15,10 @@ def replace_handler(number):
     ctypes.CDLL(None).signal(number, signal.SIG_IGN)
 
 
-@pytest.mark.parametrize("number", signals.STOPPING)
+@pytest.mark.parametrize("number", cli.STOPPING)
 def test_a_signal_is_noted_or_ends_what_has_nothing_to_save(number):
     before = signal.getsignal(number)
-    with signals.catch_signals() as stop:
+    with cli.catch_signals() as stop:
         stop.at_once = False
         replace_handler(number)
         stop.listen()
@@ -28,13 +28,13 @@ def test_a_signal_is_noted_or_ends_what_has_nothing_to_save(number):
         os.kill(os.getpid(), signal.SIGUSR1)
         assert stop.signal == number  # the first one counts
     assert signal.getsignal(number) is before
-    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else RequeueError), signals.catch_signals():
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else RequeueError), cli.catch_signals():
         os.kill(os.getpid(), number)
 
 
 def test_a_second_ctrl_c_interrupts_and_what_is_ignored_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
-    with pytest.raises(KeyboardInterrupt), signals.catch_signals() as stop:
+    with pytest.raises(KeyboardInterrupt), cli.catch_signals() as stop:
         stop.at_once = False
         os.kill(os.getpid(), signal.SIGHUP)
         assert not stop
