@@ -39,15 +39,9 @@ def main(argv):
 
 
 def export_run(model_dir, views=1, checkpoint="newest"):
-    """Writes a checkpoint of a run as a SavedModel.
+    """Writes a checkpoint of a run as a SavedModel; returns its folder, MODEL_DIR/export/VERSION, str.
 
-    Args:
-        model_dir: str, a run's folder.
-        views: 1 or 10, see `keras_alexnet.serving.signatures.ServedModel`.
-        checkpoint: "newest" or "best", see `keras_alexnet.rundir.open_run`, which says what is raised.
-
-    Returns:
-        str, the new folder, MODEL_DIR/export/VERSION.
+    The views are those of `serving.signatures.ServedModel`, checkpoint and errors those of `rundir.open_run`.
     """
     run = rundir.open_run(model_dir, checkpoint)
     served = served_model(run, views)
@@ -67,14 +61,20 @@ def save(served, export_dir, metadata):
 
     The metadata, a dict for JSON, are written to `assets.extra/metadata.json`.
     """
+
+    def write(folder):
+        served.save(folder)
+        with open(os.path.join(folder, METADATA), "w", encoding="utf-8") as file:
+            json.dump(metadata, file, indent=1, ensure_ascii=False)
+
+    def next_version():
+        versions = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
+        return os.path.join(export_dir, str(max(versions, default=0) + 1))
+
     os.makedirs(export_dir, exist_ok=True)
     remove_temp_files(export_dir)
     # TF Serving reads only folders whose names are numbers; the temporary one begins with a dot.
-    with atomic_directory(export_dir, lambda: _next_version(export_dir)) as (aside, written):
-        served.save(aside)
-        with open(os.path.join(aside, METADATA), "w", encoding="utf-8") as file:
-            json.dump(metadata, file, indent=1, ensure_ascii=False)
-    return written.path
+    return atomic_directory(export_dir, next_version, write)
 
 
 def read_metadata(folder):
@@ -125,11 +125,6 @@ def _metadata(run, views, size):
         "class_names": list(run.class_names),
         "flags": flags.as_text(run.config),
     }
-
-
-def _next_version(export_dir):
-    versions = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
-    return os.path.join(export_dir, str(max(versions, default=0) + 1))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def train(config):
             )
             running = loop.Loop(*parts, statistics, val_summary, train_source, val_source)
             if distribution.is_chief:
-                changed = rundir.write(config, train_source.class_names, statistics, val_summary)
+                rundir.write_settings(config, train_source.class_names)
+                changed = rundir.write_provenance(config.run.model_dir, statistics, val_summary)
                 if changed:
                     words = "; ".join(changed)
                     print(f"note: the run was started with {words}: it may not repeat to the bit", flush=True)

@@ -28,7 +28,7 @@ def copy(tiny_run, tmp_path):
         ("class_names.txt", b"a\nb\na\n", "must hold one name a line, and no name twice"),
         ("class_names.txt", b"\xff\n", "class_names.txt: cannot be read"),
         ("class_names.txt", b"a\nb\nc\nd\n", "epoch-3: cannot be read"),
-        ("statistics.npz", None, "statistics.npz: is missing; train again to write it"),
+        ("statistics.npz", None, "statistics.npz: cannot be read"),
         ("statistics.npz", b"", "statistics.npz: "),
     ],
 )
