@@ -20,7 +20,7 @@ from keras_alexnet.training import monitoring, schedules
 from keras_alexnet.training.checkpoints import Checkpoints
 from keras_alexnet.training.monitoring import GIGABYTE
 from keras_alexnet.training.optimizer import LossScale, MomentumSGD
-from keras_alexnet.training.progress import Progress, checkpoint_paths, checkpoint_place
+from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer, read
 
 _COPIES = 2  # a checkpoint holds the weights and a velocity for each; the exported model the weights alone
@@ -69,20 +69,16 @@ class Loop:
         }
         folder = os.path.join(config.run.model_dir, rundir.CHECKPOINTS)
         self.checkpoints = Checkpoints(folder, self.trainer.variables(), config.run.checkpoints_to_keep)
-        # When a checkpoint was last started, by a clock that nobody sets.
-        self.saved = time.monotonic()
+        self.saved = time.monotonic()  # when a checkpoint was last started
 
     def fit(self, started, stop):
         """Trains to the end of the run; returns whether there was something left to do.
 
-        Args:
-            started: float, `time.perf_counter` when the program started.
-            stop: cli.StopRequest.
+        `started` is the `time.perf_counter` when the program started, `stop` a cli.StopRequest.
 
         Raises:
             RunError: an image cannot be read, the loss is not finite, a checkpoint cannot be written or none be read.
-            RequeueError: a signal asked to stop; a checkpoint of the last step is kept.
-            KeyboardInterrupt: Ctrl-C; a checkpoint of the last step is kept.
+            RequeueError, KeyboardInterrupt: a signal, Ctrl-C asked to stop; a checkpoint of the last step is kept.
         """
         config, is_chief = self.config, self.distribution.is_chief
         history = os.path.join(config.run.model_dir, "history.csv")
@@ -93,11 +89,12 @@ class Loop:
         if self._is_done():
             print(f"{config.run.model_dir} is done: {self.progress.epochs} epochs")
             return False
-        self.monitor = None
+        shown = []
         if is_chief:
             self.monitor = monitoring.Monitor(config, self.trainer, self.progress, self.val_counts, self.steps)
+            shown = [self.monitor]
         callbacks = keras.callbacks.CallbackList(
-            [self.monitor] if is_chief else [],
+            shown,
             add_progbar=is_chief,
             model=self.model,
             # A bar that redraws itself on a terminal; one line an epoch in a file.
@@ -151,7 +148,8 @@ class Loop:
             )
         self.plateau = dataclasses.replace(self.plateau, **self.progress.plateau)
         if path:
-            print(f"resuming after {_describe(self.progress.epochs, self.progress.batches)} ({path})", flush=True)
+            steps = f" and {self.progress.batches} steps" if self.progress.batches else ""
+            print(f"resuming after epoch {self.progress.epochs}{steps} ({path})", flush=True)
 
     def _is_done(self):
         return self.progress.finished or self.progress.epochs >= self.config.training.epochs
@@ -169,13 +167,13 @@ class Loop:
             if self.distribution.workers == 1:
                 raise
             # Without one of the processes, the others cannot make a step.
-            raise RequeueError(
-                f"the other workers cannot be reached ({brief(error)}); {self._kept()}; start all of them again"
-            ) from None
+            problem = f"the other workers cannot be reached ({brief(error)}); {self.checkpoints.kept()}"
+            raise RequeueError(f"{problem}; start all of them again") from None
         except ReadError as error:
             raise RunError(f"an image could not be read: {error}. {self._describe_unreadable()}") from None
         except NonFiniteError as error:
-            message = f"{error}; {self._kept()}. Start again with a lower --learning_rate, in another --model_dir"
+            remedy = "Start again with a lower --learning_rate, in another --model_dir"
+            message = f"{error}; {self.checkpoints.kept()}. {remedy}"
             if self.distribution.is_chief:
                 self.monitor.note(message)
             raise RunError(message) from None
@@ -237,20 +235,12 @@ class Loop:
     def _stop(self, stop):
         """Saves a checkpoint, and ends as the signal asks for."""
         self._save()
-        self.checkpoints.wait()
+        kept = f"{self.checkpoints.kept()}; the same command resumes from there"
         if stop.signal == signal.SIGINT:
-            print(f"{self._kept()}; the same command resumes from there", file=sys.stderr)
+            print(kept, file=sys.stderr)
             raise KeyboardInterrupt
         name = signal.Signals(stop.signal).name if stop else "a signal to another worker"
-        raise RequeueError(f"stopped by {name}; {self._kept()}; the same command resumes from there")
-
-    def _kept(self):
-        """Which checkpoint is the newest, in words."""
-        self.checkpoints.wait()
-        paths = checkpoint_paths(self.checkpoints.folder)
-        if not paths:
-            return "there is no checkpoint yet"
-        return f"the checkpoint after {_describe(*checkpoint_place(paths[-1]))} is kept"
+        raise RequeueError(f"stopped by {name}; {kept}")
 
     def _set_learning_rates(self):
         """Sets the learning rates of the epoch that starts; returns that of the kernels."""
@@ -282,10 +272,6 @@ class Loop:
         if not any(bad):
             return "Every file can be read now; the same command resumes after the last checkpoint"
         return f"{datasets.describe_bad_files(*bad)}. Restore what was there, and the same command resumes"
-
-
-def _describe(epochs, steps):
-    return f"epoch {epochs}" + (f" and {steps} steps" if steps else "")
 
 
 def load_initial_weights(config, model):

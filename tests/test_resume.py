@@ -69,18 +69,18 @@ def test_a_signal_keeps_the_step_and_the_run_resumes_to_the_bit(tiny_run, comman
 
     monkeypatch.setattr(distribution, "choose", choose_and_replace)
     for step, number, where in (
-        (2, signal.SIGTERM, "epoch 0 and 2 steps"),
-        (3, signal.SIGHUP, "epoch 1 and 2 steps"),
-        (1, signal.SIGUSR1, "epoch 1 and 3 steps"),  # after the last step: what is left is the validation
-        (0, signal.SIGTERM, "epoch 1 and 3 steps"),  # while validating
-        (1, signal.SIGINT, "epoch 2 and 1 steps"),
+        (2, signal.SIGTERM, "epoch-0-step-2"),
+        (3, signal.SIGHUP, "epoch-1-step-2"),
+        (1, signal.SIGUSR1, "epoch-1-step-3"),  # after the last step: what is left is the validation
+        (0, signal.SIGTERM, "epoch-1-step-3"),  # while validating
+        (1, signal.SIGINT, "epoch-2-step-1"),
     ):
         stop_after(step, number)
         with monkeypatch.context() as patch:
             if step == 0:
                 patch.setattr(trainer.Trainer, "evaluate", stopped_evaluate)
             code, _, error = command()
-        kept = f"the checkpoint after {where} is kept; the same command resumes from there\n"
+        kept = f"the checkpoint {where} is kept; the same command resumes from there\n"
         if number == signal.SIGINT:
             assert (code, error) == (130, f"{kept}command: interrupted\n")
         else:

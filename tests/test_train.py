@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small_
     assert not (tmp_path / "history.csv").exists()
     # Without a checkpoint there is nothing to resume: the same folder takes other flags.
     line = refusal(train, *flags, "--lr_policy=schedule", "--lr_schedule=1:1e30", code=1)
-    assert "the checkpoint after epoch 1 is kept" in line
+    assert "the checkpoint epoch-1 is kept" in line
     ((step, words),) = points(tmp_path, "train")["warnings"]
     assert step >= 3 and "the loss is" in str(words)
     assert [row["epoch"] for row in history(tmp_path)] == ["1"]

@@ -80,9 +80,13 @@ class Checkpoints:
             self.writer = None
         if self.failure:
             failure, self.failure = self.failure, None
-            kept = (checkpoint_paths(self.folder) or [None])[-1]
-            rest = f"the checkpoint {os.path.basename(kept)} is kept" if kept else "there is no checkpoint yet"
-            raise RunError(f"{self.folder}: a checkpoint could not be written ({failure}); {rest}")
+            raise RunError(f"{self.folder}: a checkpoint could not be written ({failure}); {self.kept()}")
+
+    def kept(self):
+        """Which checkpoint is the newest on the disk, in words."""
+        self.wait()
+        paths = checkpoint_paths(self.folder)
+        return f"the checkpoint {os.path.basename(paths[-1])} is kept" if paths else "there is no checkpoint yet"
 
     def resume(self):
         """Restores the newest checkpoint that can be read; one that cannot is named and passed over.
