@@ -55,10 +55,9 @@ def run_command(command, main, argv):
 
 @contextlib.contextmanager
 def quiet_start():
-    """Hides what TensorFlow prints while it is imported, unless TF_CPP_MIN_LOG_LEVEL is set to show its log.
+    """Hides what TensorFlow prints while it is imported, unless TF_CPP_MIN_LOG_LEVEL is set or the import fails.
 
-    Version 2.21 reports its build and the absence of a GPU before any setting can stop it, so the standard error is
-    redirected meanwhile; it is shown if the import fails.
+    Version 2.21 reports its build and the absence of a GPU before any setting can stop it.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield

@@ -234,15 +234,8 @@ def check(config):
     for name in ("train_split", "val_split"):
         if getattr(data, name) and data.dataset in DATASETS:
             raise ArgumentError(name, getattr(data, name), f"must be left out: --dataset={data.dataset} has two splits")
-    variants.check(
-        network.variant,
-        network.towers,
-        network.groups,
-        network.topology,
-        network.removed_layers,
-        network.width,
-        network.dropout,
-    )
+    checked = ("variant", "towers", "groups", "topology", "removed_layers", "width", "dropout")
+    variants.check(*(getattr(network, name) for name in checked))
     largest = 30 if network.variant == "caffe" else 33  # of 256 - 227 + 1 and 256 - 224 + 1 positions
     if data.crop_positions > largest:
         raise ArgumentError("crop_positions", data.crop_positions, f"must be at most {largest} for {network.variant}")

@@ -143,17 +143,17 @@ def _chosen_weights(config, models, source, described):
 
 def _open(config, models, split):
     """The source to evaluate, without the files that are not images, and what the report says of it."""
-    data = models[0].config.data
+    data, own_classes = models[0].config.data, models[0].class_names
     if config.dataset:
         data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
     elif config.data_dir:
         data = dataclasses.replace(data, data_dir=config.data_dir)
     data = datasets.find_imagenet(data)
-    if data.dataset == "folder":
+    if data.dataset in ("folder", "records", "shapes"):
         split = split or "val"
+    if data.dataset == "folder":
         source = sources.list_split(Path(data.data_dir), split)
     elif data.dataset in ("records", "shapes"):
-        split = split or "val"
         if split not in ("train", "val"):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
         folder = sources.shapes_folder(data)
@@ -167,9 +167,9 @@ def _open(config, models, split):
     else:
         source = sources.open_training(data)[1]
         split = source.name.removeprefix(f"{data.dataset} ")
-    unknown = sorted(set(source.class_names) - set(models[0].class_names))
+    unknown = sorted(set(source.class_names) - set(own_classes))
     if unknown:
-        known = ", ".join(models[0].class_names[:NAMED]) + " ..." * (len(models[0].class_names) > NAMED)
+        known = ", ".join(own_classes[:NAMED]) + " ..." * (len(own_classes) > NAMED)
         problem = f"the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}; it knows {known}"
         raise UsageError(f"--split={split}: {problem}")
     left_out = source.other_files
@@ -186,7 +186,7 @@ def _open(config, models, split):
         "split": split,
         "images": source.count,
         "classes": len(source.class_names),
-        "model_classes": len(models[0].class_names),
+        "model_classes": len(own_classes),
         "left_out": list(left_out),
     }
 
@@ -217,11 +217,6 @@ def summary(answers):
     return {name: _mean(answers[name]) for name in metrics.NAMES}
 
 
-def _mean(values):
-    """The mean as float, added up in float64; None of no values."""
-    return float(values.mean(dtype=np.float64)) if len(values) else None
-
-
 def by_class(answers, class_names):
     """A dict for each class: class_name, images, and the errors in percent, None where it has no images."""
     rows = []
@@ -239,18 +234,13 @@ def confusions(answers, class_names, most):
     """
     labels, wrong = answers["labels"], answers["labels"] != answers["predicted"]
     pairs = zip(labels[wrong].tolist(), answers["predicted"][wrong].tolist(), strict=True)
-    totals = np.bincount(labels, minlength=len(class_names))
+    totals, rows = np.bincount(labels, minlength=len(class_names)), []
     # Of equally frequent pairs in the order of the labels.
     frequent = sorted(collections.Counter(pairs).items(), key=lambda item: (-item[1], item[0]))[:most]
-    return [
-        {
-            "class_name": class_names[label],
-            "taken_for": class_names[predicted],
-            "images": count,
-            "percent": float(100 * count / totals[label]),
-        }
-        for (label, predicted), count in frequent
-    ]
+    for (label, predicted), count in frequent:
+        row = {"class_name": class_names[label], "taken_for": class_names[predicted], "images": count}
+        rows.append({**row, "percent": float(100 * count / totals[label])})
+    return rows
 
 
 def calibration(answers, bins=15):
@@ -310,3 +300,8 @@ def search_weights(probabilities, labels):
                 if found < best:
                     best, weights[model] = found, weight
     return weights / weights.sum()
+
+
+def _mean(values):
+    """The mean as float, added up in float64; None of no values."""
+    return float(values.mean(dtype=np.float64)) if len(values) else None

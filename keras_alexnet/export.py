@@ -78,7 +78,7 @@ def save(served, export_dir, metadata):
 
 
 def read_metadata(folder):
-    """The metadata of an exported version's folder: dict with class_names (list of str), flags (dict of str) and more.
+    """The metadata of an exported version: dict with class_names (list of str), flags (dict of str) and more.
 
     Raises UsageError where the folder holds no model, or one that another program wrote.
     """
@@ -97,19 +97,17 @@ def read_metadata(folder):
 def _metadata(run, views, size):
     import tensorflow as tf  # as above
 
-    data, network = run.config.data, run.config.network
-    names = ("top1_error", "top5_error", "loss", "mean_squared_error")
-    measured = [
-        {"set": f"{data.dataset} validation", "views": 1, "models": 1, "epoch": last["epoch"]}
-        | {name: last[f"val_{name}"] for name in names}
-        for last in run.history[-1:]
-    ]
+    data, measured = run.config.data, {}
+    if run.history:  # in percent but for the loss (nats); on the validation set after the last epoch
+        last, names = run.history[-1], ("top1_error", "top5_error", "loss", "mean_squared_error")
+        measured = {"set": f"{data.dataset} validation", "views": 1, "models": 1, "epoch": last["epoch"]}
+        measured |= {name: last[f"val_{name}"] for name in names}
     return {
         "keras_alexnet": __version__,
         "tensorflow": tf.__version__,
         "keras": rundir.packages()["keras"],
         "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "variant": network.variant,
+        "variant": run.config.network.variant,
         "input_size": size,
         "views": views,
         "mean_subtraction": data.mean_subtraction,
@@ -120,8 +118,7 @@ def _metadata(run, views, size):
             "label_counts": list(run.statistics.label_counts),
             "fingerprint": run.statistics.fingerprint,
         },
-        # In percent but for the loss (nats); on the validation set after the last epoch.
-        "measured": measured,
+        "measured": [measured] if measured else [],
         "class_names": list(run.class_names),
         "flags": flags.as_text(run.config),
     }

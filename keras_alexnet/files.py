@@ -48,8 +48,7 @@ def atomic_directory(parent, name, write):
         name: function of nothing -> str, the final path; called again when another process has just taken it.
         write: function of the temporary folder's path, str.
 
-    Returns:
-        str, the final path.
+    Returns the final path, str.
     """
     temporary = _temporary_name(parent)
     os.mkdir(temporary)
@@ -129,11 +128,9 @@ def acquire(path):
 
 def owner(path):
     """Who locked a file last, str: host, process and time; "somebody" where that is not written."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return printable(file.read(300)) or "somebody"
-    except OSError:
-        return "somebody"
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return printable(file.read(300)) or "somebody"
+    return "somebody"
 
 
 def progress_bar(label, unit="images"):

@@ -6,8 +6,8 @@
 
     config = flags.parse(TrainingConfig, ["--learning_rate=0.02"], usage)
 
-A field whose type is a dataclass is a group of flags. Flags come from the command line and from flagfiles
-(`--flagfile=flags/paper.cfg`, one flag a line, # begins a comment line); a later flag wins.
+A field whose type is a dataclass is a group of flags. Flagfiles have one flag a line, # begins a comment line; a later
+flag wins.
 """
 
 import contextlib
@@ -62,20 +62,14 @@ def flag(
 
 
 def parse(kind, argv, usage, positional=None):
-    """Flags -> settings.
+    """Flags -> settings: an instance of the dataclass `kind`.
 
     Args:
-        kind: dataclass whose fields are flags, or groups of them.
         argv: list of str, without the program's name.
-        usage: str, printed above the flags by `--help`.
+        usage: str, printed above the flags by `--help`, which ends in SystemExit with code 0.
         positional: str, the field that takes the arguments that are not flags; None where there are none.
 
-    Returns:
-        an instance of `kind`.
-
-    Raises:
-        UsageError: a flag is unknown, malformed or out of range; one line that names it, and the flagfile's line.
-        SystemExit: with code 0, after `--help`.
+    Raises UsageError, a line that names the flag and where it stands.
     """
     if any(argument in _HELP for argument in argv):
         print(_help(kind, usage, positional))
@@ -94,10 +88,7 @@ def parse(kind, argv, usage, positional=None):
 
 
 def read(kind, texts):
-    """Settings of a kind from the texts of flags, dict as of `as_text`; what is missing has its default.
-
-    No file is read, whatever the names are. Raises UsageError where a name is not a flag or a value not allowed.
-    """
+    """Settings from the texts of flags, dict as of `as_text`; what is missing has its default. Raises UsageError."""
     flags, fields = _defined(kind), _fields(kind)
     for name, text in texts.items():
         if name not in fields or not isinstance(text, str):
@@ -117,11 +108,7 @@ def as_text(config):
 
 
 def changes(before, now):
-    """What differs between two settings of one kind, except for flags that may change when a run resumes.
-
-    Returns:
-        list of str, such as "--batch_size=64 (the run has 128)".
-    """
+    """What differs between two settings, such as "--batch_size=64 (the run has 128)"; of flags that are not free."""
     fields, old = _fields(type(now)), as_text(before)
     return [
         f"--{name}={text} (the run has {old[name] or 'none'})"
@@ -264,10 +251,7 @@ def _text(value):
 
 
 def _expanded(argv, place="", depth=0):
-    """Flags in their order, flagfiles replaced by their lines: pairs of (arguments, where they stand: "" or a line).
-
-    Raises UsageError.
-    """
+    """Pairs of (arguments, where they stand: "" or a flagfile's line), in their order. Raises UsageError."""
     own, arguments = [], iter(argv)
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")

@@ -23,8 +23,6 @@ from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer, read
 
-_COPIES = 2  # a checkpoint holds the weights and a velocity for each; the exported model the weights alone
-
 
 class Loop:
     """Trains a run from its newest checkpoint to its end.
@@ -122,13 +120,11 @@ class Loop:
 
     def training_batches(self, start):
         """This process's part of the current epoch without its first `start` images: a tf.data.Dataset."""
-        epoch, data, augmentation = self.progress.epochs, self.config.data, self.augmentation
-        if data.pca_color_until_epoch and epoch >= data.pca_color_until_epoch:
+        epoch, last, augmentation = self.progress.epochs, self.config.data.pca_color_until_epoch, self.augmentation
+        if last and epoch >= last:
             augmentation = dataclasses.replace(augmentation, pca_color="none")
-        seed = self.config.run.seed
-        return pipeline.training(
-            self.train_source, self.statistics, augmentation, seed=seed, epoch=epoch, start=start, **self.reading
-        )
+        order = {"seed": self.config.run.seed, "epoch": epoch, "start": start}
+        return pipeline.training(self.train_source, self.statistics, augmentation, **order, **self.reading)
 
     def validation_batches(self):
         """This process's part of the validation set: a tf.data.Dataset."""
@@ -324,14 +320,13 @@ def dry_run(loop, devices):
         train, val = datasets.find_bad_files(loop.train_source, loop.val_source, data.input_threads)
         print(datasets.describe_bad_files(train, val), flush=True)
         if data.bad_images == "fail":
-            raise RunError(
-                "--bad_images=fail: training would stop at them; --bad_images=skip leaves them out"
-            ) from None
+            problem = "training would stop at them; --bad_images=skip leaves them out"
+            raise RunError(f"--bad_images=fail: {problem}") from None
         loop.train_source, loop.val_source = loop.train_source.without(train), loop.val_source.without(val)
         seconds, validation = _step_seconds(loop)
     epoch = loop.steps * seconds + math.ceil(loop.val_source.count / training.batch_size) * validation
-    weights = 4 * loop.model.count_params()
-    needed = _COPIES * weights * (run.checkpoints_to_keep + 3) + (weights if run.export else 0)
+    weights = 4 * loop.model.count_params()  # bytes; a checkpoint has a velocity for each weight too
+    needed = 2 * weights * (run.checkpoints_to_keep + 3) + (weights if run.export else 0)
     folder = os.path.abspath(run.model_dir)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)

@@ -72,7 +72,7 @@ def read_config(model_dir):
     try:
         with open(path, encoding="utf-8") as file:
             return configs.read_flags_cfg(file.read())
-    except (OSError, UnicodeDecodeError, UsageError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{path}: is not the flags of a run ({error}); restore it") from None
 
 
@@ -99,11 +99,7 @@ def write_settings(config, class_names):
 
 
 def write_provenance(model_dir, statistics, val_summary):
-    """Adds to a run's record what this process uses: versions, machine, images.
-
-    Returns:
-        list of str, what differs from the process that started the run; empty for that one.
-    """
+    """Adds to a run's record what this process uses; returns what differs from the first process, list of str."""
     path, record = os.path.join(model_dir, PROVENANCE), []
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
         record = json.load(file)
@@ -164,28 +160,16 @@ def build_model(network, num_classes, seed, devices):
 
     Devices are those of `keras_alexnet.AlexNet`.
     """
-    names = [field.name for field in dataclasses.fields(network) if field.name not in ("devices", "precision")]
-    return _modules().AlexNet(
-        num_classes,
-        devices=devices,
-        classifier_activation=None,
-        dtype=network.precision,
-        seed=seed,
-        **{name: getattr(network, name) for name in names},
-    )
+    settings = {**vars(network), "devices": devices, "dtype": network.precision}
+    del settings["precision"]
+    return _modules().AlexNet(num_classes, classifier_activation=None, seed=seed, **settings)
 
 
 def create(config, model, class_names, statistics):
     """Makes a run of weights that were trained elsewhere, to be evaluated, exported and fine-tuned.
 
-    Args:
-        config: config.Config; its network is the model's, and its run's `model_dir` the folder.
-        model: keras.Model as of `build_model`.
-        class_names: sequence of str.
-        statistics: data.statistics.Statistics, of which the mean image is subtracted from the network's input.
-
-    Raises:
-        UsageError: the folder is not empty.
+    The model is one as of `build_model`, the network of the config.Config, whose `model_dir` is the folder; of the
+    data.statistics.Statistics the mean image is used. Raises UsageError where the folder is not empty.
     """
     model_dir, needed = config.run.model_dir, _modules()
     check_path(model_dir)
@@ -227,13 +211,16 @@ def packages():
 def commit():
     """The commit of this package at the first call, str, with a + where files differ from it, or "unknown"."""
     here = os.path.dirname(os.path.abspath(__file__))
+
+    def git(*arguments):
+        command = ["git", "-C", here, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
     try:
-        _git(here, "ls-files", "--error-unmatch", __file__)  # an installed copy has no commit, wherever it lies
-        found = _git(here, "rev-parse", "--short=7", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--", here)
+        git("ls-files", "--error-unmatch", __file__)  # an installed copy has no commit, wherever it lies
+        return git("rev-parse", "--short=7", "HEAD")[:7] + "+" * bool(git("status", "--porcelain", "--", here))
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return found[:7] + "+" * bool(changed)
 
 
 def device():
@@ -261,8 +248,3 @@ def _modules():
     return types.SimpleNamespace(
         tf=tf, statistics=statistics, AlexNet=alexnet.AlexNet, weights=weights, checkpoints=checkpoints
     )
-
-
-def _git(folder, *arguments):
-    run = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True, timeout=10)
-    return run.stdout.strip()

@@ -27,15 +27,11 @@ _SPLITS = ("train", "val")
 WAITING = 0.5  # share of the time that is spent waiting for images
 WARM_UP = 50  # steps at the start of a process in which the data graph fills its buffers
 FLAT = 0.02  # relative distance of a loss from that of the majority-class baseline
-FLAT_STEPS = 2000
-FLAT_EPOCHS = 10  # whichever comes first
+FLAT_STEPS, FLAT_EPOCHS = 2000, 10  # whichever comes first
 GIGABYTE = 1e9
 
-# Figure 3: filters a line, as in the paper's figure and in the release's shownet.py; white border after each filter and
-# between the towers, in weights.
-PER_LINE = 16
-BORDER = 1
-GAP = 4
+# Figure 3, as in the release's shownet.py: filters a line; white after each filter and between the towers, in weights.
+PER_LINE, BORDER, GAP = 16, 1, 4
 
 
 class Monitor(keras.callbacks.Callback):
@@ -243,15 +239,11 @@ def grid(towers, scale=3, normalize="jointly"):
         towers: as of `conv1_towers`.
         scale: int >= 1, pixels per weight.
         normalize: "jointly", one common factor for all, zero is mid-grey; or "each": every filter is first standardized
-            by its own mean and standard deviation, as by `shownet.py --norm-filters` of the release.
+            by its own mean and standard deviation, as by the release's `shownet.py --norm-filters`.
     """
     if normalize == "each":
-        # A filter of equal weights becomes 0.
-        deviations = [kernel.std((0, 1, 2)) for kernel in towers]
-        towers = [
-            (kernel - kernel.mean((0, 1, 2))) / np.where(deviation > 0, deviation, 1.0)
-            for kernel, deviation in zip(towers, deviations, strict=True)
-        ]
+        deviations = [np.where(kernel.std((0, 1, 2)) > 0, kernel.std((0, 1, 2)), 1.0) for kernel in towers]
+        towers = [(own - own.mean((0, 1, 2))) / each for own, each in zip(towers, deviations, strict=True)]
     peak = max(np.abs(kernel).max() for kernel in towers) or 1.0
     blocks = [_block(kernel / peak * 0.5 + 0.5) for kernel in towers]
     gap = np.ones((GAP, blocks[0].shape[1], 3))
