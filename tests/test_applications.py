@@ -18,7 +18,6 @@ def test_another_backend_of_keras_is_one_line(monkeypatch):
 
 
 def test_an_image_file_is_seen_as_it_is_served(tiny_run, tmp_path):
-    """The snippet of the README: the same numbers as the exported model's, whatever the file's proportions."""
     served = tf.saved_model.load(str(tiny_run / "export" / "1")).signatures["serving_default"]
     model = keras_alexnet.AlexNet(weights=tiny_run)
     for number, size in enumerate([(256, 256), (310, 248), (640, 1100)]):

@@ -1,5 +1,3 @@
-"""What is computed of answers, next to the definitions."""
-
 import itertools
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Warnings and filters; TensorBoard's curves are tested with runs in tests/test_train.py and tests/test_resume.py."""
-
 import math
 import shutil
 import types
@@ -82,7 +80,6 @@ def test_what_goes_wrong_is_named_once(watched, capsys, monkeypatch):
 
 
 def test_gpus_and_their_memory(monkeypatch):
-    """Those without a part of the network have nothing to do."""
     gpus = [types.SimpleNamespace(name=f"/device:GPU:{number}") for number in range(3)]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
     monkeypatch.setattr(tf.config.experimental, "get_memory_info", lambda name: {"current": int(name[-1])})
@@ -95,8 +92,7 @@ def test_gpus_and_their_memory(monkeypatch):
     assert monitoring.idle_gpus(types.SimpleNamespace(variables=[replicated])) == []
 
 
-@pytest.mark.parametrize(("width", "per_line", "lines"), [(1 / 16, 3, 1), (1, 16, 3), (0.5, 16, 2)])
-@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize(("towers", "width", "per_line", "lines"), [(1, 1 / 16, 3, 1), (2, 1, 16, 3), (2, 0.5, 16, 2)])
 def test_one_block_of_filters_per_tower(towers, width, per_line, lines):
     model = AlexNet(3, towers=towers, width=width, removed_layers=REMOVED, seed=1)
     kernels = [layer.kernel for layer in model.layers if layer.name.startswith("conv1")]
