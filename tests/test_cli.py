@@ -39,15 +39,12 @@ def test_each_end_has_its_code_and_its_line(error, code, words, capsys):
 
 def test_help_and_wrong_flags_do_not_import_tensorflow():
     """Without docstrings too, and with streams that the shell has closed."""
-    code = (
-        "import sys; from keras_alexnet import evaluate, export, predict, train\n"
-        "from keras_alexnet.cli import run_command\n"
-        "for command in (evaluate, export, predict, train):\n"
-        " if run_command('c', command.main, ['--no_such_flag']) != 2: sys.exit(3)\n"
-        " try: command.main(['--help'])\n"
-        " except SystemExit as end: print(end.code)\n"
-        "if {'tensorflow', 'keras'} & set(sys.modules): sys.exit(4)"
-    )
+    code = """import sys; from keras_alexnet import cli, evaluate, export, predict, train
+for command in (evaluate, export, predict, train):
+    if cli.run_command('c', command.main, ['--no_such_flag']) != 2: sys.exit(3)
+    try: command.main(['--help'])
+    except SystemExit as end: print(end.code)
+if {'tensorflow', 'keras'} & set(sys.modules): sys.exit(4)"""
     done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stderr.count("\n") == 4, done.stderr
     assert "--learning_rate" in done.stdout and done.stdout.splitlines().count("0") == 4

@@ -11,7 +11,7 @@ from keras_alexnet.data import sources
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.serving.signatures import ServedModel
 from tests.reference.errors import top_k_credit
-from tests.runs import call, history, refusal
+from tests.runs import call, refusal
 
 
 def evaluated(tmp_path, *argv):
@@ -130,19 +130,6 @@ def test_images_that_change_meanwhile_are_noticed(tiny_run, monkeypatch):
     items = sources.FolderSource.items
     monkeypatch.setattr(sources.FolderSource, "items", lambda self, **given: items(self, **given).skip(1))
     assert "8 images came instead of 9" in refusal(evaluate, f"--model_dir={tiny_run}", code=1)
-
-
-def test_a_damaged_checkpoint_gives_way_to_a_whole_one(tiny_run, tmp_path):
-    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
-    newest = run / "checkpoints" / "epoch-3.index"
-    newest.write_bytes(newest.read_bytes()[:20])
-    report, _ = evaluated(tmp_path, f"--model_dir={run}", "--checkpoint=best")
-    row = min(history(run), key=lambda row: float(row["val_top1_error"]))
-    assert report["models"][0]["epochs"] == int(row["epoch"])
-    assert report["result"]["loss"] == pytest.approx(float(row["val_loss"]), rel=1e-4)
-    _, shown, error = call(export, f"--model_dir={run}")
-    assert export.read_metadata(shown.split()[-1])["epochs"] == 2
-    assert "epoch-3: cannot be read" in error and "trying the one before" in error
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import pkgutil
 import string
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_alexnet import config as configs
@@ -119,59 +120,46 @@ def test_flagfiles(tmp_path):
     assert f"--flagfile={path}: cannot be read (it is not a text file)" in refused(f"--flagfile={path}")
 
 
-# All commands.
+def settings_of_commands():
+    """name -> (dataclass, parser)."""
+    found = {
+        "train": (configs.Config, configs.parse_train),
+        "evaluate": (evaluate.EvaluateConfig, evaluate.parse_evaluate),
+        "export": (export.ExportConfig, functools.partial(flags.parse, export.ExportConfig)),
+        "predict": (predict.PredictConfig, functools.partial(flags.parse, predict.PredictConfig, positional="images")),
+    }
+    for module in pkgutil.iter_modules(paper.__path__, "keras_alexnet.paper."):
+        with contextlib.suppress(ImportError):  # an optional library is not installed
+            for name, kind in vars(importlib.import_module(module.name)).items():
+                if name.endswith("Settings"):
+                    found[f"{module.name}.{name}"] = kind, functools.partial(flags.parse, kind)
+    return found
 
-EXPERIMENTS = {}
-for found in pkgutil.iter_modules(paper.__path__, "keras_alexnet.paper."):
-    with contextlib.suppress(ImportError):  # an optional library is not installed
-        names = vars(importlib.import_module(found.name)).items()
-        EXPERIMENTS |= {f"{found.name}.{name}": kind for name, kind in names if name.endswith("Settings")}
-COMMANDS = {
-    "train": (configs.Config, lambda argv: configs.parse_train(argv, "usage")),
-    "evaluate": (evaluate.EvaluateConfig, lambda argv: evaluate.parse_evaluate(argv, "usage")),
-    "export": (export.ExportConfig, lambda argv: flags.parse(export.ExportConfig, argv, "usage")),
-    "predict": (predict.PredictConfig, lambda argv: flags.parse(predict.PredictConfig, argv, "usage", "images")),
-    **{name: (kind, lambda argv, kind=kind: flags.parse(kind, argv, "usage")) for name, kind in EXPERIMENTS.items()},
-}
-NAMES = {name: [field for field in flags._fields(kind) if field != "images"] for name, (kind, _) in COMMANDS.items()}
+
+COMMANDS = settings_of_commands()
 # Values that flags of some kind take or almost take.
 WORDS = (
-    "", " ", "0", "1", "-1", "2", "1e9", "1e999", "-inf", "nan", "0x10", "1_0", "0.5", "99999999999999999999", "true",
-    "none", "auto", "paper", "folder", "records", "shapes", "schedule", "GPU:0,GPU:0", "CPU:0,CPU:1,CPU:2", "no",
-    "1:0.1,2:bias=0", "0:conv9=1", "1:x=1e400", "0.3,0.7", "search", "1,2", "2,1", "fc8,conv1", "32,64", "équipe",
-    "../..", "/dev/null", "a\nb", "\x00", "--seed", "=", ",,,", "conv2,conv2", "multi_worker", "mirrored", "10",
+    "", "0", "-1", "2", "1e999", "nan", "0x10", "1_0", "99999999999999999999", "true", "auto", "folder", "shapes",
+    "schedule", "GPU:0,GPU:0", "CPU:0,CPU:1,CPU:2", "1:0.1,2:bias=0", "1:x=1e400", "0.3,0.7", "search", "2,1",
+    "fc8,conv1", "équipe", "/dev/null", "a\nb", "\x00", "--seed", "=", ",,,", "multi_worker", "mirrored",
 )  # fmt: skip
 
 
-@st.composite
-def commands(draw):
-    name = draw(st.sampled_from(sorted(COMMANDS)))
-    value = st.one_of(st.sampled_from(WORDS), st.text(alphabet=string.printable, max_size=12))
-    argument = st.one_of(
-        st.builds("--{}={}".format, st.sampled_from(NAMES[name]), value),
-        st.builds("--{}".format, st.sampled_from(NAMES[name])),
-        st.builds("--no{}".format, st.sampled_from(NAMES[name])),
-        st.text(alphabet=string.printable, max_size=8),
-    )
-    return name, draw(st.lists(argument, max_size=8))
-
-
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(commands())
-@example(("train", ["--dataset=shapes", "--model_dir=run", "--strategy=multi_worker", "--devices=GPU:0"]))
-@example(("train", ["--dataset=shapes", "--model_dir=run", "--lr_policy=schedule", "--lr_schedule=1:0.1,2:bias=0"]))
-def test_any_flags_are_settings_or_one_line(command):
-    name, argv = command
-    kind, parse = COMMANDS[name]
+@given(st.data())
+def test_any_flags_are_settings_or_one_line(data):
+    command = data.draw(st.sampled_from(sorted(COMMANDS)))
+    kind, parse = COMMANDS[command]
+    name = st.sampled_from([field for field in flags._fields(kind) if field != "images"])
+    value, text = st.sampled_from(WORDS), st.text(alphabet=string.printable, max_size=12)
+    argument = st.builds("--{}={}".format, name, value | text) | st.builds("--no{}".format, name) | text
     try:
-        found = parse(argv)
+        found = parse(data.draw(st.lists(argument, max_size=8)), usage="usage")
     except (UsageError, ArgumentError) as error:
         assert str(error).strip()
-        return
     except SystemExit as ended:
         assert ended.code == 0  # --help
-        return
-    if name == "train":  # what is taken can be written down and is then taken again
-        assert flags.read(kind, flags.as_text(found)) == dataclasses.replace(
-            found, run=dataclasses.replace(found.run, dry_run=False)
-        )
+    else:
+        if command == "train":  # what is taken can be written down and is then taken again
+            run = dataclasses.replace(found.run, dry_run=False)
+            assert flags.read(kind, flags.as_text(found)) == dataclasses.replace(found, run=run)

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import threading
 
 import numpy as np
 import pytest
@@ -27,13 +26,9 @@ def command(flags):
     return lambda *more: call(train, *flags, *more)
 
 
-class Killed(BaseException):
-    """What stands for SIGKILL within a process."""
-
-
 @pytest.fixture
 def stop_after(monkeypatch):
-    """A function: after so many steps from now on a signal arrives; of SIGKILL, an exception that nobody catches."""
+    """A function: after so many steps from now on a signal arrives."""
     steps = trainer.Trainer.steps
 
     def set_up(step, number):
@@ -42,8 +37,6 @@ def stop_after(monkeypatch):
         def stopped(self, *arguments):
             for loss in steps(self, *arguments):
                 if next(done) == step:
-                    if number == signal.SIGKILL:
-                        raise Killed
                     os.kill(os.getpid(), number)
                 yield loss
 
@@ -94,38 +87,21 @@ def test_a_signal_before_the_first_step_is_one_line(flags, monkeypatch):
     assert line == "stopped by SIGTERM before the first step; the same command starts again"
 
 
-def test_what_came_after_the_last_checkpoint_is_repeated_and_shown_once(tiny_run, command, stop_after, tmp_path):
-    folder = tmp_path / "run"
-    stop_after(4, signal.SIGKILL)
-    with pytest.raises(Killed):
-        command()
-    shutil.rmtree(folder / "checkpoints")  # the run starts again
-    (folder / ".writing-abc").write_text("half of a history")
-    stop_after(5, signal.SIGKILL)
-    with pytest.raises(Killed):
-        command("--checkpoint_steps=2")
-    for thread in threading.enumerate():
-        if thread.name == "checkpoint":  # a process that is killed has no thread that goes on writing
-            thread.join()
-    assert newest(folder).endswith("epoch-1-step-1")
-    # As if the kill had come before the checkpoints of epoch 1 were written.
-    for path in (folder / "checkpoints").glob("epoch-1*"):
-        path.unlink()
-    assert len(history(folder)) == 1
-    stop_after(0, signal.SIGKILL)
-    assert command("--checkpoint_steps=2")[0] == 0
-    assert_same(folder, tiny_run)
-    assert not list(folder.rglob(".writing*"))
-
-
 def test_a_killed_process_resumes_to_the_bit(tiny_run, flags, command, tmp_path):
+    """Points and an epoch of the history that are ahead of the checkpoints are removed."""
+    folder = tmp_path / "run"
     process = start(*flags, "--checkpoint_steps=2", env={"TF_CPP_MIN_LOG_LEVEL": "3"})
     until(process, "Epoch 2/3")
     process.kill()
     assert finish(process)[::2] == (-signal.SIGKILL, "")  # TensorFlow's log is not shown
-    assert newest(tmp_path / "run")
+    # As if the kill had come before the checkpoints of epoch 1 were written.
+    for path in (folder / "checkpoints").glob("epoch-1*"):
+        path.unlink()
+    assert newest(folder).endswith("epoch-0-step-2") and len(history(folder)) == 1
+    (folder / ".writing-abc").write_text("half of a history")
     assert command()[0] == 0
-    assert_same(tmp_path / "run", tiny_run)
+    assert_same(folder, tiny_run)
+    assert not list(folder.rglob(".writing*"))
 
 
 def test_a_finished_run_and_damaged_files_of_it(tiny_run, flags, command, tmp_path):

@@ -32,7 +32,6 @@ def layers(*names):
     ],
 )
 def test_steps_with_random_gradients(settings, names, rates, decays):
-    """In a graph, as training makes them, next to the rule; the learning rate drops after six steps."""
     weights, optimizer = layers(*names), MomentumSGD(*settings)
     optimizer.build(weights)
     apply = tf.function(lambda *gradients: optimizer.apply(list(gradients), weights))
@@ -74,7 +73,6 @@ def test_configuration_round_trip():
 
 
 def test_loss_scaling_of_float16_is_keras_own():
-    """Updates, the scale and its growth, with an overflow, next to Keras' optimizer of the same name."""
     reached = []
     for scaling in (LossScale, keras.optimizers.LossScaleOptimizer):
         weights = layers("fc6", "unused")
