@@ -16,12 +16,11 @@ import time
 import types
 
 from keras_alexnet import flags, rundir
-from keras_alexnet.cli import quiet_start, run_command, start_tensorflow
+from keras_alexnet.cli import Table, quiet_start, run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 from keras_alexnet.model import variants
-from keras_alexnet.tables import Table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,10 +27,10 @@ import numpy as np
 from PIL import Image
 
 from keras_alexnet import __version__, cli, flags, rundir
+from keras_alexnet.cli import Table  # noqa: F401 (for the commands)
 from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
-from keras_alexnet.tables import Table  # noqa: F401 (for the commands)
 
 # In the order of the report.
 NAMES = ["figure1", "cifar10_lrn", "figure3", "figure4", "retrieval", "table1", "table2", "ablations", "initialization"]
