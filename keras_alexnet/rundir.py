@@ -18,6 +18,7 @@ from keras_alexnet import __version__, flags
 from keras_alexnet import config as configs
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
+from keras_alexnet.model import variants
 from keras_alexnet.training import progress as progresses
 
 FLAGS = "flags.cfg"
@@ -186,14 +187,13 @@ def build_model(network, num_classes, seed, devices):
 
     Devices are those of `keras_alexnet.AlexNet`.
     """
-    names = [field.name for field in dataclasses.fields(network) if field.name not in ("devices", "precision")]
     return _modules().AlexNet(
         num_classes,
         devices=devices,
         classifier_activation=None,
         dtype=network.precision,
         seed=seed,
-        **{name: getattr(network, name) for name in names},
+        **variants.settings_of(network),
     )
 
 

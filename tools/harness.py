@@ -40,7 +40,7 @@ def parse(kind, argv, usage, positional=None):
         if os.path.isdir(settings.json) or not os.access(folder, os.W_OK | os.X_OK):
             raise ArgumentError("json", settings.json, "must name a file, in a folder that can be written to")
     if hasattr(settings, "width"):
-        variants.check("paper", 2, 2, "alexnet", (), settings.width, 0.5)
+        variants.Network(width=settings.width)
     return settings
 
 

@@ -41,10 +41,9 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
 ):
     """The AlexNet of 2012 as a functional model.
 
-    With 1000 classes it has exactly 60,965,224 parameters in two towers or two groups, and 62,378,344 in one group.
-    Layers are named conv1 ... conv5, fc6, fc7, fc8 with their norms and pools between them; in two towers each name
-    but fc8 ends in `_tower0` or `_tower1`. conv2, conv4 and conv5 see their own tower only; conv3, fc6, fc7 and fc8
-    see both.
+    With 1000 classes it has 60,965,224 parameters in two towers or two groups, and 62,378,344 in one group. Layers are
+    conv1 ... conv5, fc6, fc7, fc8 with their norms and pools between them; in two towers each name but fc8 ends in
+    `_tower0` or `_tower1`. conv2, conv4 and conv5 see their own tower only; conv3, fc6, fc7 and fc8 see both.
 
     Args:
         num_classes: int >= 1, units of fc8 (default: 1000).
@@ -57,12 +56,11 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         topology: "alexnet" (default); "half", one tower of half the kernels in conv1 to conv4 (the release's 145-half,
             59.8 M parameters; towers and groups 1); "separate", towers that meet at fc8 only (150; two towers); or
             "conv6", with a sixth convolution after pool5 that sees both towers (146, section 6's "1 CNN*").
-        removed_layers: sequence of names of conv2 ... conv5 and fc7, which are left out with their nonlinearity,
-            normalization and dropout, while pools stay (section 7); the first of conv3 to conv5 sees both towers.
+        removed_layers: names of conv2 ... conv5 and fc7, which are left out with their nonlinearity, normalization and
+            dropout, while pools stay (section 7); the first of conv3 to conv5 sees both towers.
         include_top: False ends with pool5, the maps of both towers next to each other.
-        weights: None for a random start, or a path: a run's folder, an exported model's, or a file, see
-            `keras_alexnet.model.weights.read`. They may be in towers or in groups, whichever form this network has.
-            A run and an export also give every setting of the network that is not an argument here.
+        weights: None for a random start, or a path, see `keras_alexnet.model.weights.read`, in towers or in groups. A
+            run and an export also give every setting of the network that is not an argument here.
         pooling: without the top, "avg" or "max" for one number a map, None for the maps.
         activation: "relu" (section 3.1; default) or another Keras activation, such as "tanh".
         local_response_normalization: False leaves out the normalizations (section 3.3, and the release's in-map one).
@@ -79,24 +77,11 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         top: float32 (B, 6, 6, 256), or (B, 256) pooled. Input: RGB, 0..255 minus the training set's mean.
 
     Raises:
-        ValueError: an argument is outside what is listed or contradicts the weights, or the weights cannot be read; the
-            message says what was received.
+        ValueError: an argument is outside what is listed or contradicts the weights, or the weights cannot be read.
     """
-    given = {
-        "num_classes": num_classes if include_top else None,
-        "variant": variant,
-        "towers": towers,
-        "groups": groups,
-        "topology": topology,
-        "removed_layers": None if removed_layers is None else tuple(removed_layers),
-        "activation": activation,
-        "local_response_normalization": local_response_normalization,
-        "overlapping_pooling": overlapping_pooling,
-        "dropout": dropout,
-        "width": width,
-    }
+    arguments = {**locals(), "num_classes": num_classes if include_top else None}
     settings, values = ({}, {}) if weights is None else stored_weights.read_with_settings(weights)
-    network = combined({name: value for name, value in given.items() if value is not None}, settings, weights)
+    network = combined(arguments, settings, weights)
     if pooling not in (None, "avg", "max") or (pooling and include_top):
         problem = f"must be None, or without the top avg or max (include_top={include_top})"
         raise ArgumentError("pooling", pooling, problem)
@@ -119,7 +104,7 @@ def _convolutional_layers(layers, x):
         # The release's output size is 1 + ceil((224 - 11) / 4) = 55: its last window hangs 3 pixels over the edge.
         x = layers.padding("pad1", x, v.padding)
     x = layers.convolution("conv1", x, 11, 0.01, 0.0, strides=4)  # 55x55x96
-    if network.variant == "release2012":
+    if v.late_relu1:
         x = layers.nonlinearity("relu1", layers.max_pooling("pool1", layers.normalization("norm1", x)))  # 27x27x96
     else:
         x = layers.max_pooling("pool1", layers.normalization("norm1", layers.nonlinearity("relu1", x)))  # 27x27x96
@@ -127,7 +112,7 @@ def _convolutional_layers(layers, x):
     if layers.has_layer("conv2"):
         x = layers.nonlinearity("relu2", layers.convolution("conv2", x, 5, 0.01, v.bias))  # 27x27x256
         x = layers.normalization("norm2", x)
-        if network.variant == "release2012":
+        if v.in_map:
             x = layers.in_map_normalization("in_map_norm2", x)
     x = layers.max_pooling("pool2", x)  # 13x13x256
 
@@ -151,9 +136,8 @@ def _dense_layers(layers, x, classifier_activation):
     """Layers 6 to 8, with dropout (section 4.2) behind the first two."""
     v = layers.variant
     x = layers.flatten("flatten", layers.exchange("join6", x))  # 9216
-    x = layers.dropout(
-        "dropout6", layers.nonlinearity("relu6", layers.dense("fc6", x, v.hidden_stddev, v.bias))
-    )  # 4096
+    x = layers.dense("fc6", x, v.hidden_stddev, v.bias)
+    x = layers.dropout("dropout6", layers.nonlinearity("relu6", x))  # 4096
     if layers.has_layer("fc7"):
         x = layers.dense("fc7", layers.exchange("join7", x), v.hidden_stddev, v.bias)
         x = layers.dropout("dropout7", layers.nonlinearity("relu7", x))  # 4096

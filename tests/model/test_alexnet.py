@@ -79,7 +79,7 @@ def test_forward_pass_is_the_reference(variant, towers):
         for weight in layer.weights:  # weights large enough for every part of the sum to show
             weight.assign(keras.random.normal(weight.shape, stddev=0.2, seed=len(weight.path) + weight.shape[-1]))
     images = images_of(model.input_shape[1])
-    expected = reference.forward(grouped_weights(model), images, variant)["logits"]
+    expected = reference.forward(grouped_weights(model), images, variant)
     # float32 against float64, over eight layers of sums of up to 2,304 terms
     np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
 
@@ -108,29 +108,22 @@ def test_seeds_repeat_and_neighbors_share_no_weights():
     assert len({w.ravel()[:8].tobytes() for w in kernels}) == len(kernels)
 
 
-def test_layers_see_their_own_tower_or_both():
-    """A change of tower 1's layer before shows in tower 0's layer exactly where the paper joins the towers."""
-    model, image = AlexNet(5, width=TINY, classifier_activation=None, seed=2), images_of(224)
-    names = ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
+@pytest.mark.parametrize(
+    "topology, joins",
+    [("alexnet", ("conv3", "fc6", "fc7", "fc8")), ("separate", ("fc8",))],
+    ids=["alexnet", "separate"],
+)
+def test_layers_see_their_own_tower_or_both(topology, joins):
+    """A change of tower 1's layer before shows in tower 0's layer exactly where the towers are joined."""
+    model = AlexNet(5, topology=topology, width=TINY, classifier_activation=None, seed=2)
+    image, names = images_of(224), ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
     for before, name in itertools.pairwise(names):
         probe = keras.Model(model.input, layers_named(model, name)[0].output)
         original = probe(image).numpy()
         bias = layers_named(model, before)[1].bias
         bias.assign_add(np.full(bias.shape, 50.0))
-        assert np.any(probe(image).numpy() != original) == (name in ("conv3", "fc6", "fc7", "fc8")), name
+        assert np.any(probe(image).numpy() != original) == (name in joins), name
         bias.assign_sub(np.full(bias.shape, 50.0))
-
-
-def test_separate_towers_meet_at_fc8_only():
-    model = AlexNet(5, topology="separate", width=TINY, classifier_activation=None, seed=2)
-    probe = keras.Model(model.input, [layers_named(model, "fc7")[0].output, model.output])
-    own, answer = (value.numpy() for value in probe(images_of(224)))
-    for layer in model.layers:
-        if layer.name.endswith("_tower1") and layer.weights:
-            layer.bias.assign_add(np.full(layer.bias.shape, 5.0))
-    own_after, answer_after = (value.numpy() for value in probe(images_of(224)))
-    np.testing.assert_array_equal(own, own_after)
-    assert np.all(answer != answer_after)
 
 
 @pytest.mark.parametrize(
@@ -154,11 +147,11 @@ def test_other_networks_are_the_same_function_in_both_forms(settings, first):
     (layer,) = layers_named(grouped, first)
     assert layer.kernel.shape[2] == layer.input.shape[-1]
     # What is removed is gone with what belongs to it; pools and the exchange between the towers stay.
-    for name in settings.get("removed_layers", ()):
-        index = name[-1]
-        gone = {name, f"relu{index}", f"norm{index}", f"in_map_norm{index}", f"dropout{index}", f"join{index}"}
-        assert not (gone - {"join3"}) & {layer.name.split("_tower")[0] for layer in towers.layers}
-    assert len(layers_named(towers, "pool2")) == len(layers_named(towers, "pool5")) == 2
+    names = {layer.name.split("_tower")[0] for layer in towers.layers}
+    removed = [name[-1] for name in settings.get("removed_layers", ())]
+    kinds = ("conv", "fc", "relu", "norm", "in_map_norm", "dropout")
+    assert names.isdisjoint(f"{kind}{index}" for kind in kinds for index in removed)
+    assert {"pool2", "join3", "pool5", "join6"} <= names
 
 
 def test_ablations_leave_out_what_they_say():
@@ -172,19 +165,16 @@ def test_ablations_leave_out_what_they_say():
     assert {layer.rate for layer in model.layers if "dropout" in layer.name} == {0.2}
 
 
-def test_mixed_precision_ends_in_float32():
-    """By the argument, and by Keras' global policy."""
-    model = AlexNet(4, width=TINY, dtype="mixed_bfloat16", seed=1)
-    keras.config.set_dtype_policy("mixed_bfloat16")
+@pytest.mark.parametrize("is_global", [False, True], ids=["argument", "global policy"])
+def test_mixed_precision_ends_in_float32(is_global):
+    keras.config.set_dtype_policy("mixed_bfloat16" if is_global else "float32")
     try:
-        other = AlexNet(4, width=TINY, seed=1)
+        model = AlexNet(4, width=TINY, dtype=None if is_global else "mixed_bfloat16", seed=1)
     finally:
         keras.config.set_dtype_policy("float32")
-    answer = model(images_of(224, count=2))
+    answer, layer = model(images_of(224, count=2)), model.get_layer("conv3_tower0")
     np.testing.assert_allclose(answer.numpy().sum(axis=1), 1.0, rtol=1e-5)
-    assert answer.dtype == other.output.dtype == "float32"
-    for layer in (model.get_layer("conv3_tower0"), other.get_layer("conv3_tower0")):
-        assert (layer.compute_dtype, layer.kernel.dtype) == ("bfloat16", "float32")
+    assert (answer.dtype, layer.compute_dtype, layer.kernel.dtype) == ("float32", "bfloat16", "float32")
 
 
 @pytest.mark.parametrize("towers", [1, 2])
@@ -241,6 +231,9 @@ def test_a_run_gives_its_settings_with_the_top_and_without(tiny_run):
     AlexNet(3, "release2012", 1, weights=tiny_run, activation=keras.activations.relu, removed_layers=removed)
     exported = AlexNet(weights=tiny_run / "export" / "1")
     np.testing.assert_array_equal(exported(images), whole(images))
+    # Towers are a form only.
+    network = variants.combined({"towers": 2, "width": None}, {"towers": 1, "width": 0.5}, "a run")
+    assert network == variants.Network(towers=2, width=0.5)
 
 
 def test_an_argument_that_contradicts_the_weights_is_an_error(tiny_run):
@@ -253,11 +246,3 @@ def test_an_argument_that_contradicts_the_weights_is_an_error(tiny_run):
     ):
         with pytest.raises(ArgumentError, match=words):
             AlexNet(weights=tiny_run, **argument)
-
-
-def test_settings_come_from_flags_and_towers_are_a_form_only():
-    flags = {"towers": "1", "removed_layers": "conv3,conv4", "overlapping_pooling": "False", "width": "0.5", "x": "y"}
-    stored = variants.settings_of_flags(flags)
-    network = variants.combined({"towers": 2}, stored, "a run")
-    form = {"towers": 2, "groups": 2, "removed_layers": ("conv3", "conv4"), "overlapping_pooling": False}
-    assert network == variants.Network(width=0.5, **form)

@@ -148,12 +148,6 @@ def test_formats_hold_the_same(blobs, tmp_path, kind):
     np.testing.assert_array_equal(two["fc8/kernel"], blobs["fc8"][0].T)
 
 
-def with_nan(array):
-    array = array.copy()
-    array.flat[-1] = np.nan
-    return array
-
-
 class Evil:
     """Unpickled, it would make a file."""
 
@@ -168,33 +162,33 @@ SHORT = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'sha
 BAD = {
     "empty": (lambda b: b"", "has 0 bytes; 1 to "),
     "text": (lambda b: b"no caffemodel, but a text of some length\n" * 9, NONE),
-    "few layers": (lambda b: caffemodel({n: b[n] for n in list(b)[:5]}), "fc6 is missing; .*, the file conv1, conv2"),
-    "no bias": (lambda b: caffemodel(b | {"fc7": b["fc7"][:1]}), "fc7 has 1 arrays; a kernel and a bias"),
-    "no groups": (
-        lambda b: caffemodel(b | {"conv4": [np.ones((24, 24, 3, 3)), b["conv4"][1]]}),
-        r"conv4: the kernel is float.. \(24, 24, 3, 3\); \(24, 12, 3, 3\) is expected",
+    "few layers": (
+        lambda b: caffemodel({n: b[n] for n in list(b)[:5]}),
+        "fc6 has 0 arrays .*; the file has conv1, con",
+    ),
+    "no bias": (lambda b: caffemodel(b | {"fc7": b["fc7"][:1]}), "fc7 has 1 arrays instead of a kernel and a bias"),
+    "other shape": (
+        lambda b: caffemodel(b | {"conv4": [np.ones((24, 108)), b["conv4"][1]]}),
+        r"conv4: a kernel of the shape \(24, 108\) is none of AlexNet's",
     ),
     "few numbers": (
         lambda b: caffemodel(b, lambda a: blob_2015(a).replace(bytes((6, 3, 11, 11)), bytes((7, 3, 11, 11)))),
         r"conv1: 8,712 bytes of numbers; \(7, 3, 11, 11\) should have 10,164",
     ),
-    "odd width": (lambda b: caffemodel(blobs_of(c1=7)), "conv1 has 7 outputs and AlexNet 96; width must"),
     "too large for float32": (
         lambda b: caffemodel(b | {"fc8": [b["fc8"][0], np.full(CLASSES, 1e300)]}, blob_of_doubles),
-        "fc8: the bias has non-finite numbers",
+        "fc8/bias has non-finite numbers",
     ),
     "CaffeNet": (lambda b: caffemodel(b, order=("pool1", "norm1")), "pools before it normalizes, as CaffeNet does"),
     "npy of numbers": (lambda b: SHORT, rf"{NO_NPY} \(an array float32 \(2,\)"),
     "npy, truncated": (lambda b: npy(converted(b))[:-1000], NO_NPY),
     "npy of objects": (lambda b: npy({"conv3": [np.array([{}], object)] * 2}), "an array of type O8; f4 or f8 is"),
-    "npy in Caffe's axes": (npy, r"conv1: the kernel is float.. \(6, 3, 11, 11\); \(11, 11, 3, 6\) is expected"),
     "npy that runs a program": (lambda b: npy({"conv1": Evil()}), r"its pickle asks for (posix|nt)\.system, and only"),
 }
 BAD_MEANS = {
     "truncated": (lambda b: blob_2014(mean_of_caffe())[:-9], NO_MEAN),
-    "size": (lambda b: blob_2014(mean_of_caffe()[:, :9]), r"the mean image is float32 \(1, 3, 9, 256\)"),
+    "size": (lambda b: blob_2014(mean_of_caffe()[:, :9]), rf"{NO_MEAN}.*\(its shape is \(1, 3, 9, 256\)"),
     "range": (lambda b: blob_2014(mean_of_caffe() * 9), "numbers outside 0..255"),
-    "non-finite": (lambda b: blob_2014(with_nan(mean_of_caffe())), "non-finite numbers"),
     "npy, truncated": (lambda b: b"\x93NUMPY\x01", NO_MEAN),
 }
 CASES = {name: (caffe.read, *case) for name, case in BAD.items()}

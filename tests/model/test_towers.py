@@ -81,7 +81,7 @@ def test_a_step_runs_where_its_towers_are(flags, tmp_path, capsys):
 def test_the_report_fails_where_an_ordinary_scope_leaves_work_behind(tmp_path, monkeypatch, capsys):
     """A report that finds nothing proves nothing: with scopes around the forward pass only, it must find a lot."""
 
-    def scoped(make, name, device):
+    def scoped(make, name, dtype, device):
         def under_scope(function):
             def call(*args, **kwargs):
                 with tf.device(device):
@@ -89,7 +89,7 @@ def test_the_report_fails_where_an_ordinary_scope_leaves_work_behind(tmp_path, m
 
             return functools.wraps(function)(call)
 
-        layer = make(name)
+        layer = make(name=name, dtype=dtype)
         layer.build, layer.call = under_scope(layer.build), under_scope(layer.call)
         return layer
 

@@ -71,16 +71,19 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
         ("IN/nowhere --out=OUT", 2, "IN/nowhere: there is no such file"),
         ("IN/good.caffemodel --out=IN", 2, "--out=IN: is not empty; name a new folder"),
         ("IN/good.caffemodel --out=OUT", 2, "--class_names is missing: .* has 7 classes, and ImageNet 1000"),
-        ("IN/good.caffemodel --out=OUT --class_names=IN/nowhere", 2, "nowhere: there is no such file"),
-        ("IN/good.caffemodel --out=OUT --class_names=IN/few.txt", 2, "few.txt: 2 names; .* has 7"),
-        ("IN/good.caffemodel --out=OUT --class_names=IN/same.txt", 2, "two classes have the same"),
-        ("IN/good.caffemodel --out=OUT --class_names=IN/good.caffemodel", 2, "good.caffemodel: is no t"),
+        ("IN/good.caffemodel --out=OUT --class_names=IN/nowhere", 2, "nowhere: cannot be read .*No such file"),
+        ("IN/good.caffemodel --out=OUT --class_names=IN/same.txt", 2, "has 7 names, 1 of them different; .* has 7 classes"),
+        ("IN/good.caffemodel --out=OUT --class_names=IN/good.caffemodel", 2, "good.caffemodel: cannot be read"),
         ("IN/names.txt --out=OUT", 1, "names.txt: holds no weights, .caffemodel or .npy"),
+        ("IN/odd --out=OUT --class_names=IN/names.txt", 1, "IN/odd: is not AlexNet .width must give each of two towers"),
+        ("IN/no_groups --out=OUT --class_names=IN/names.txt", 1, r"conv4_tower0/kernel should be \(3, 3, 12, 12\)"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(folder, arguments, code, words):
-    (folder / "few.txt").write_text("cat\nnewt\n")
     (folder / "same.txt").write_text("cat\n" * CLASSES)
+    (folder / "odd").write_bytes(caffemodel(blobs_of(c1=7)))
+    conv4 = {"conv4": [np.ones((24, 24, 3, 3)), np.ones(24)]}
+    (folder / "no_groups").write_bytes(caffemodel(blobs_of() | conv4))
     before = sorted(os.listdir(folder))
     filled = arguments.replace("IN", str(folder)).replace("OUT", str(folder / "run")).split()
     assert re.search(words.replace("IN", str(folder)), refusal(load_tool("import_caffe"), *filled, code=code))
