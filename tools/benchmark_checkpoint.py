@@ -14,6 +14,7 @@ import tempfile
 
 import harness
 
+from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.config import RunConfig
 from keras_alexnet.flags import flag
@@ -40,7 +41,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings, rows = harness.parse(Settings, argv, __doc__), {"checkpoint": "rows_training.checkpoint"}
+    settings, rows = flags.parse(Settings, argv, __doc__), {"checkpoint": "rows_training.checkpoint"}
     if settings.data_dir:
         rows["epoch"] = "rows_training.epoch"
     with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ import sys
 import harness
 import numpy as np
 
+from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.flags import flag, required
@@ -42,7 +43,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings = harness.parse(Settings, argv, __doc__, positional="images")
+    settings = flags.parse(Settings, argv, __doc__, positional="images")
     if not os.path.isfile(os.path.join(required(settings, "model"), "saved_model.pb")):
         raise ArgumentError("model", settings.model, "is no exported model (there is no saved_model.pb in it)")
     for path in settings.images:

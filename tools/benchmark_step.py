@@ -14,6 +14,7 @@ import sys
 
 import harness
 
+from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import RunError
 from keras_alexnet.flags import flag
@@ -41,7 +42,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings = harness.parse(Settings, argv, __doc__)
+    settings = flags.parse(Settings, argv, __doc__)
     rows, missing = harness.choose_rows(settings.rows, ROWS, [row for row in ROWS if row != "two_devices"])
     starts = {row: "rows_torch.step" if row == "torch" else "rows_training.start" for row in rows}
     starts["product"] = "rows_training.product"

@@ -14,6 +14,7 @@ import sys
 
 import harness
 
+from keras_alexnet import flags
 from keras_alexnet.cli import quiet_start, run_command
 from keras_alexnet.errors import RunError
 from keras_alexnet.flags import flag
@@ -25,7 +26,7 @@ OWNERS = {0: "of tower 0", 1: "of tower 1", None: "of neither"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(harness.Report):
     """The report on devices."""
 
     devices: str | None = flag(None, "Of the two towers, such as GPU:0,GPU:1; two GPUs or logical CPUs if left out.")
@@ -34,11 +35,10 @@ class Settings:
     width: float = flag(1.0, "Factor on the units of every layer.")
     precision: str = flag("float32", "Arithmetic.", choices=("float32", "mixed_bfloat16", "mixed_float16"))
     loss_scale: bool = flag(False, "With mixed_float16's scaling of the loss, in any precision.")
-    json: str | None = flag(None, "A file for the same as JSON, every operation included.", path=True)
 
 
 def main(argv):
-    settings = harness.parse(Settings, argv, __doc__)
+    settings = flags.parse(Settings, argv, __doc__)
     with quiet_start():
         # TensorFlow is imported after the flags are parsed: a wrong one is answered at once.
         import placement

@@ -5,43 +5,49 @@ function of nothing that measures once and returns a dict. It runs in a process 
 that a machine whose speed changes is equally fast or slow for all rows; ratios are medians of the rounds' ratios.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
+import multiprocessing
 import os
+import signal
 import statistics
-import subprocess
 import sys
 import time
 import types
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
-from keras_alexnet import flags, rundir
-from keras_alexnet.cli import quiet_start, run_command, start_tensorflow
+from keras_alexnet import rundir
+from keras_alexnet.cli import quiet_start, start_tensorflow
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 from keras_alexnet.model import variants
 from keras_alexnet.tables import Table
 
+_turns = {}  # in the process of a row: row -> the function that measures once
+
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Report:
+    """Flags of every report; --json and --width are checked before anything is measured."""
+
+    json: str | None = flag(None, "A file for all figures as JSON.", path=True)
+
+    def __post_init__(self):
+        folder = os.path.dirname(os.path.abspath(self.json or ""))
+        if self.json and (os.path.isdir(self.json) or not os.access(folder, os.W_OK | os.X_OK)):
+            raise ArgumentError("json", self.json, "must name a file, in a folder that can be written to")
+        variants.Network(width=getattr(self, "width", 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Report):
     """Flags of every benchmark."""
 
     rounds: int = flag(5, "Turns of every row.", low=1)
-    json: str | None = flag(None, "A file for all figures as JSON.", path=True)
-
-
-def parse(kind, argv, usage, positional=None):
-    """As `flags.parse`; --json and --width are checked now, before anything is measured."""
-    settings = flags.parse(kind, argv, usage, positional)
-    if settings.json:
-        folder = os.path.dirname(os.path.abspath(settings.json))
-        if os.path.isdir(settings.json) or not os.access(folder, os.W_OK | os.X_OK):
-            raise ArgumentError("json", settings.json, "must name a file, in a folder that can be written to")
-    if hasattr(settings, "width"):
-        variants.Network(width=settings.width)
-    return settings
 
 
 def choose_rows(asked, known, default):
@@ -64,54 +70,45 @@ def interleave(rows, settings, rounds, before=None):
 
     The row `before` takes a turn before each turn of the others; its results are added to theirs.
     """
-    workers = {row: worker(row, function, dataclasses.asdict(settings)) for row, function in rows.items()}
-    try:
-        for each in workers.values():
-            next(each)
-        facts = {row: next(each) for row, each in workers.items()}
-        turns = {row: [] for row in rows if row != before}
-        for done in range(rounds):
-            for row, found in turns.items():
-                if sys.stderr.isatty():
-                    print(f"\rround {done + 1} of {rounds}: {row:<40}\r", end="", file=sys.stderr, flush=True)
-                added = next(workers[before]) if before else {}
-                found.append({**next(workers[row]), **added})
-        return facts, turns
-    finally:
-        for each in workers.values():
-            each.close()
+    spawn = multiprocessing.get_context("spawn")
+    with contextlib.ExitStack() as stack:
+        try:
+            # An interrupt of the keyboard goes to all processes; this one ends the others.
+            options = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+            workers = {row: stack.enter_context(ProcessPoolExecutor(1, spawn, **options)) for row in rows}
+            arguments = dataclasses.asdict(settings)
+            started = {row: workers[row].submit(start, row, function, arguments) for row, function in rows.items()}
+            facts, turns = {}, {row: [] for row in rows if row != before}
+            for row, each in started.items():
+                facts[row] = each.result()
+            for done in range(rounds):
+                for row, found in turns.items():
+                    if sys.stderr.isatty():
+                        print(f"\rround {done + 1} of {rounds}: {row:<40}\r", end="", file=sys.stderr, flush=True)
+                    added = workers[before].submit(take_turn, before).result() if before else {}
+                    found.append({**workers[row].submit(take_turn, row).result(), **added})
+            return facts, turns
+        except BrokenProcessPool:
+            raise RunError(f"the process of {row} has ended: killed, perhaps for want of memory") from None
+        finally:
+            for process in multiprocessing.active_children():
+                process.kill()
 
 
-def worker(row, function, settings):
-    """Starts the process of a row. Yields None once it runs, then its facts, then the result of each turn."""
-    command = [sys.executable, os.path.abspath(__file__), row, function, json.dumps(settings)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield
-        while line := process.stdout.readline():
-            yield json.loads(line)
-            process.stdin.write("\n")
-            process.stdin.flush()
-        if process.wait() in (1, 2):
-            raise SystemExit(process.returncode)  # the process has printed why
-        raise RunError(f"the process of {row} ended with exit code {process.returncode}")
-    finally:
-        process.kill()
-        process.wait()
-
-
-def main(argv):
-    """The process of a row."""
-    row, function, settings = argv
+def start(row, function, settings):
+    """In the process of a row: its facts."""
     module, _, name = function.partition(".")
     # The peak of the memory is that beyond what the process has before it imports TensorFlow or PyTorch.
-    settings = types.SimpleNamespace(**json.loads(settings), peak_mb=resident_peak())
+    settings = types.SimpleNamespace(**settings, peak_mb=resident_peak())
     with quiet_start():
         function = getattr(importlib.import_module(module), name)
-    facts, turn = function(row, settings)
-    print(json.dumps(facts), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(turn()), flush=True)
+    facts, _turns[row] = function(row, settings)
+    return facts
+
+
+def take_turn(row):
+    """In the process of a row: what it measures."""
+    return _turns[row]()
 
 
 def seconds(work, *arguments):
@@ -197,7 +194,3 @@ def publish(report, lines, path):
     if path:
         with atomic_write(path) as file:
             json.dump(report, file, indent=1)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(sys.argv[1], main, sys.argv[1:]))

@@ -28,14 +28,8 @@ class LocalResponseNormalization(keras.layers.Layer):
         groups: int >= 1; the channels are that many equal parts, and no window reaches from one into another, as
             between the towers.
 
-    Call arguments:
-        inputs: float (batch, height, width, channels), any values. Computed in float32 whatever the precision.
-
-    Returns:
-        Same shape and dtype as the inputs.
-
-    Raises:
-        ValueError: n is even or below 1, k is not positive, or the channels do not divide into the groups.
+    Float (batch, height, width, channels) -> the same shape and dtype, computed in float32 whatever the precision.
+    Raises ValueError where n is even or below 1, k is not positive, or the channels do not divide into the groups.
     """
 
     def __init__(self, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, **kwargs):
@@ -55,17 +49,13 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     def call(self, inputs):
         _, height, width, channels = inputs.shape
-        # Channels are stored last, so a group is a run of neighbors in memory: as a column of its own it is the same
-        # bytes, and its windows end with it.
+        # Channels are last, so each group can be a column of its own without moving a byte; windows end with it.
         x = tf.reshape(tf.cast(inputs, tf.float32), (-1, height, width * self.groups, channels // self.groups))
         if tf.config.list_logical_devices("GPU"):
             x = tf.nn.local_response_normalization(x, self.n // 2, self.k, self.alpha, self.beta)
         else:
             x = _normalized_by_band(x, self.k, self.n, self.alpha, self.beta)
         return tf.cast(tf.reshape(x, (-1, height, width, channels)), inputs.dtype)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
     def get_config(self):
         names = ("k", "n", "alpha", "beta", "groups")
@@ -75,8 +65,7 @@ class LocalResponseNormalization(keras.layers.Layer):
 def _normalized_by_band(x, k, n, alpha, beta):
     """What `tf.nn.local_response_normalization` computes, as x * (k + x^2 B)^-beta with B a band of alphas.
 
-    On a CPU, TensorFlow's kernels take a power of every number, forward and backward. Here the sums are a matrix
-    product, and the gradient is written out, which reads the activations half as often.
+    Faster on a CPU: the sums are a matrix product, and the gradient reads the activations half as often.
     """
     channels, shape = x.shape[-1], tf.shape(x)
     place = np.arange(channels)
@@ -138,25 +127,15 @@ class Dropout(keras.layers.Layer):
     """Dropout as published (section 4.2), which Keras' own is not: nothing is scaled up in training.
 
     Training: each number is kept with probability 1 - rate, else 0. Otherwise: every number times 1 - rate, the
-    expected value of the former.
+    expected value of the former. Float tensor of any shape -> the same shape and dtype.
 
     Args:
-        rate: float, 0 <= rate < 1, the probability of being zeroed.
+        rate: float, 0 <= rate < 1, the probability of being zeroed; ValueError otherwise.
         seed: optional int.
 
     Attributes:
         replica_shard: None, or (worker, workers, images of a replica) where a batch is divided among the replicas of a
             strategy, see `training.distribution`: each then draws what one process would have drawn for its images.
-
-    Call arguments:
-        inputs: float tensor of any shape.
-        training: bool.
-
-    Returns:
-        Same shape and dtype as the inputs.
-
-    Raises:
-        ValueError: rate is outside [0, 1).
     """
 
     def __init__(self, rate, seed=None, **kwargs):
@@ -183,9 +162,6 @@ class Dropout(keras.layers.Layer):
             uniform = keras.random.uniform(whole, dtype="float32", seed=self.seed_generator)
             uniform = tf.gather(uniform, rows * workers + worker)
         return inputs * tf.cast(uniform >= self.rate, inputs.dtype)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}

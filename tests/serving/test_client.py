@@ -17,7 +17,7 @@ import pytest
 import requests
 import tensorflow as tf
 
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from keras_alexnet.serving import client as clients
 
 KINDS = ("rest", "grpc")
@@ -185,13 +185,13 @@ def test_a_server_may_restart_and_say_when_to_ask_again(answering):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"<html>hello</html>", r"is not TensorFlow Serving's \(no JSON\)"),
-        (b"[" * 200_000, r"\(no JSON\)"),
-        (b"[1, 2]", r"\(no outputs\)"),
-        (b'{"outputs": {"classes": [["a"], ["b"]], "scores": [[1], [0]]}}', r"to 1 files are of the shape \(2, 1\)"),
+        (b"<html>hello</html>", r"is not TensorFlow Serving's \(no outputs in JSON\)"),
+        (b"[" * 200_000, "no outputs in JSON"),
+        (b"[1, 2]", "no outputs in JSON"),
+        (b'{"outputs": {"classes": [["a"], ["b"]], "scores": [[1], [0]]}}', r"to 1 files are <U1, shape \(2, 1\)"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[1, 2]]}}', "different shapes"),
         (b'{"outputs": {"scores": [[1, 2], [3]]}}', "scores in the answer are not a table"),
-        (b'{"outputs": {"classes": [["a"]], "scores": [["x"]]}}', "scores in the answer are <U1"),
+        (b'{"outputs": {"classes": [["a"]], "scores": [["x"]]}}', "scores in the answer to 1 files are <U1"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[NaN]]}}', "scores in the answer have non-finite numbers"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[1' + b"0" * 400 + b"]]}}", "scores in the answer are not a"),
         (b'{"outputs": {"classes": [[null]], "scores": [[1]]}}', "classes in the answer are not a table"),
@@ -253,7 +253,7 @@ def test_folders_without_a_whole_model(tmp_path, folder, local, files):
         with pytest.raises(RunError, match="cannot be read") as failed:
             clients.open_client(str(tmp_path / damaged))
         assert "\n" not in str(failed.value)
-    with pytest.raises(UsageError, match=r"must not contain \[ \]"):
+    with pytest.raises(ArgumentError, match=r"must not contain \[ \]"):
         clients.open_client(str(tmp_path / "a[1]"))
 
 
