@@ -3,8 +3,7 @@
     python tools/benchmark_checkpoint.py                         # 2 cores: about 3 minutes
     python tools/benchmark_checkpoint.py --data_dir=IMAGES       # and the first batch inside an epoch of these images
 
-Rounds of steps without and with a checkpoint that is written beside them take turns; figures are medians. The share is
-that of the default interval, --checkpoint_minutes.
+Steps without and with a checkpoint that is written beside them take turns; figures are medians.
 """
 
 import dataclasses

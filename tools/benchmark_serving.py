@@ -3,9 +3,9 @@
     python tools/benchmark_serving.py --model=RUN/export/1 [IMAGE...]
     python tools/benchmark_serving.py --model=RUN/export/1 --server=http://localhost:8501/v1/models/alexnet [IMAGE...]
 
-The calls take turns in one process: `serving_default` on files, `images` on what it hands to the network, and decoding
-and resizing alone. Besides: ten views against as many center views, loading in a fresh process, and requests to a
-server. Without images one of 500x375 is drawn.
+`serving_default` on files, `images` on what it hands to the network, and decoding and resizing alone take turns.
+Besides: ten views against as many center views, loading in a fresh process, and requests to a server. Without images
+one of 500x375 is drawn.
 """
 
 import dataclasses
@@ -66,8 +66,7 @@ def main(argv):
 def summary(samples):
     """The figures of all rows, in milliseconds, from {row: {str: what was measured in all turns}}.
 
-    calls: p50 and p99 of each of CALLS and batch; in it beyond, the median of serving less the network in the same
-    turn, and ratio, that over the p50 of decode. ten_views and loading: medians. server: p50, p99, images_per_second.
+    beyond is the median of serving less the network in the same turn, ratio that over the p50 of decode.
     """
     calls = {name: {} for name in CALLS}
     for row in BATCHES:

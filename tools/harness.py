@@ -5,7 +5,6 @@ function of nothing that measures once and returns a dict. It runs in a process 
 that a machine whose speed changes is equally fast or slow for all rows; ratios are medians of the rounds' ratios.
 """
 
-import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -14,10 +13,12 @@ import os
 import signal
 import statistics
 import sys
+import threading
 import time
 import types
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 from keras_alexnet import rundir
 from keras_alexnet.cli import quiet_start, start_tensorflow
@@ -55,13 +56,11 @@ def choose_rows(asked, known, default):
     for row in asked:
         if row not in known or asked.count(row) > 1:
             raise ArgumentError("rows", ",".join(asked), f"{row!r} is none of {', '.join(known)}, or there twice")
-    rows, missing = asked or default, {}
-    if not importlib.util.find_spec("torch"):
-        why = "not run: PyTorch is not installed (pip install 'keras-alexnet[benchmark]')"
-        missing = {row: why for row in rows if row.startswith("torch")}
-    for row, why in missing.items():
-        if asked:
-            raise RunError(f"--rows={','.join(asked)}: {row}: {why}")
+    rows, why = asked or default, "not run: PyTorch is not installed (pip install 'keras-alexnet[benchmark]')"
+    has_torch = importlib.util.find_spec("torch") is not None
+    missing = {row: why for row in rows if row.startswith("torch") and not has_torch}
+    if asked and missing:
+        raise RunError(f"--rows={','.join(asked)}: {', '.join(missing)}: {why}")
     return [row for row in rows if row not in missing], missing
 
 
@@ -71,28 +70,36 @@ def interleave(rows, settings, rounds, before=None):
     The row `before` takes a turn before each turn of the others; its results are added to theirs.
     """
     spawn = multiprocessing.get_context("spawn")
-    with contextlib.ExitStack() as stack:
-        try:
-            # An interrupt of the keyboard goes to all processes; this one ends the others.
-            options = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-            workers = {row: stack.enter_context(ProcessPoolExecutor(1, spawn, **options)) for row in rows}
-            arguments = dataclasses.asdict(settings)
-            started = {row: workers[row].submit(start, row, function, arguments) for row, function in rows.items()}
-            facts, turns = {}, {row: [] for row in rows if row != before}
-            for row, each in started.items():
-                facts[row] = each.result()
-            for done in range(rounds):
-                for row, found in turns.items():
-                    if sys.stderr.isatty():
-                        print(f"\rround {done + 1} of {rounds}: {row:<40}\r", end="", file=sys.stderr, flush=True)
-                    added = workers[before].submit(take_turn, before).result() if before else {}
-                    found.append({**workers[row].submit(take_turn, row).result(), **added})
-            return facts, turns
-        except BrokenProcessPool:
-            raise RunError(f"the process of {row} has ended: killed, perhaps for want of memory") from None
-        finally:
-            for process in multiprocessing.active_children():
-                process.kill()
+    try:
+        workers = {row: ProcessPoolExecutor(1, spawn, end_with_parent) for row in rows}
+        arguments = dataclasses.asdict(settings)
+        started = {row: workers[row].submit(start, row, function, arguments) for row, function in rows.items()}
+        facts, turns = {}, {row: [] for row in rows if row != before}
+        for row, each in started.items():
+            facts[row] = each.result()
+        for done in range(rounds):
+            for row, found in turns.items():
+                if sys.stderr.isatty():
+                    print(f"\rround {done + 1} of {rounds}: {row:<40}\r", end="", file=sys.stderr, flush=True)
+                added = workers[before].submit(take_turn, before).result() if before else {}
+                found.append({**workers[row].submit(take_turn, row).result(), **added})
+        return facts, turns
+    except BrokenProcessPool:
+        raise RunError(f"the process of {row} has ended: killed, perhaps for want of memory") from None
+    finally:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+
+def end_with_parent():
+    """In the process of a row: an interrupt of the keyboard is for the parent, whose end is the row's."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def start(row, function, settings):
@@ -125,13 +132,8 @@ def speed_turn(images, work, peak_mb):
 
 def step_turn(settings, step, peak_mb):
     """A turn of training steps, after two that build what the others use."""
-
-    def steps(count=settings.steps):
-        for _ in range(count):
-            step()
-
-    steps(2)
-    return speed_turn(settings.batch_size * settings.steps, steps, peak_mb)
+    step(), step()
+    return speed_turn(settings.batch_size * settings.steps, lambda: [step() for _ in range(settings.steps)], peak_mb)
 
 
 def summary(turns, compared):
@@ -162,13 +164,12 @@ def resident_peak():
     """A function that gives how far the resident memory of this process has grown since now at its peak, in MB."""
 
     def peak_mb():
-        with open("/proc/self/status", encoding="utf-8") as file:
-            return int(next(line for line in file if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
     if not os.path.exists("/proc/self/clear_refs"):
         return lambda: float("nan")
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # sets the peak back to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is resident now
     before = peak_mb()
     return lambda: peak_mb() - before
 
@@ -176,10 +177,8 @@ def resident_peak():
 def table(title, columns, rows):
     """A table as lines of text.
 
-    Args:
-        title: str, above the names of the rows.
-        columns: dict of heading -> (figure, format), such as {"img/s": ("images_per_second", ".2f")}.
-        rows: list of (name, dict of figures, text behind them); where a figure is missing the cell is empty.
+    `columns` is a dict of heading -> (figure, format), such as {"img/s": ("images_per_second", ".2f")}; `rows` a list
+    of (name, dict of figures, text behind them). Where a figure is missing the cell is empty.
     """
     lines = [
         (name, *(format(figures[key], form) if key in figures else "" for key, form in columns.values()), note)

@@ -80,8 +80,7 @@ class Images(torch.utils.data.Dataset):
         if self.resize:
             factor = 256 / min(image.size)
             image = image.resize([max(256, round(side * factor)) for side in image.size], Image.Resampling.BILINEAR)
-        left = (image.width - 256) // 2 + int(torch.randint(33, ()))
-        top = (image.height - 256) // 2 + int(torch.randint(33, ()))
+        left, top = ((side - 256) // 2 + int(torch.randint(33, ())) for side in image.size)
         image = image.crop((left, top, left + CROP, top + CROP))
         if torch.rand(()) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -95,11 +94,6 @@ def batches(row, settings):
     folder = os.path.join(settings.work_dir, "originals" if row == "torch" else "prepared")
     files = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names] * settings.repeats
     mean_image = np.load(os.path.join(settings.work_dir, "jpeg", "statistics.npz"))["mean_image"]
-    loader = torch.utils.data.DataLoader(
-        Images(files, mean_image, resize=row == "torch"),
-        batch_size=settings.batch_size,
-        shuffle=True,
-        num_workers=settings.threads,
-        persistent_workers=True,
-    )
+    options = {"batch_size": settings.batch_size, "num_workers": settings.threads, "persistent_workers": True}
+    loader = torch.utils.data.DataLoader(Images(files, mean_image, resize=row == "torch"), shuffle=True, **options)
     return {}, speed_turn(len(files), lambda: sum(len(labels) for _, labels in loader), settings.peak_mb)

@@ -1,4 +1,4 @@
-"""Caffe's files, read without Caffe: the weights of BVLC AlexNet and the mean image they were trained with.
+"""Caffe's files, read without Caffe: BVLC AlexNet and the mean image it was trained with. Nothing in them is run.
 
     from keras_alexnet.model import caffe, weights
     weights.assign(caffe.read("bvlc_alexnet.caffemodel"), model)   # AlexNet(variant="caffe")
@@ -55,7 +55,7 @@ def read(path):
 
     Raises:
         UsageError: there is no such file.
-        RunError: it is something else, damaged or CaffeNet. Nothing in it is run, a pickle neither.
+        RunError: it is something else, damaged or CaffeNet.
     """
     content = _content(path)
     is_npy = content.startswith(_NPY)
@@ -177,7 +177,6 @@ class _Pickled:
         self.state = state
 
     def array(self):
-        """The numbers, float32 or float64. Raises ValueError and others."""
         _, shape, kind, by_columns, content = self.state
         if kind.arguments[0] not in ("f4", "f8"):
             raise ValueError(f"an array of type {kind.arguments[0]}; f4 or f8 is expected")
@@ -207,8 +206,6 @@ def _of_npy(path, content):
         if shape != () or not dtype.hasobject:
             raise ValueError(f"an array {dtype} {shape}; a dictionary of layers is expected")
         layers = _Unpickler(file, encoding="latin1").load().state[4][0]  # latin1 keeps Python 2's bytes one to one
-        if not isinstance(layers, dict):
-            raise ValueError(f"a {type(layers).__name__}; a dictionary of layers is expected")
         pairs = dict.fromkeys(layers, ())
         for name in set(layers) & set(LAYERS):
             arrays = layers[name]

@@ -99,8 +99,7 @@ def _to_minus(base, power):
 class InMapNormalization(keras.layers.Layer):
     """y = x / (1 + scale / size^2 * S)^power, S the sum of x^2 over a zero-padded window of the same channel.
 
-    The released code's second normalization of layer 2 (`layers-145.cfg`, cnorm2, of type rnorm: size 5, scale 0.001,
-    pow 0.75); the paper does not mention it. It is computed in float32 whatever the precision.
+    The released code's second normalization of layer 2 (`layers-145.cfg`, cnorm2). Computed in float32.
     """
 
     def __init__(self, size=5, scale=0.001, power=0.75, **kwargs):
@@ -173,8 +172,6 @@ class ChannelShare(keras.layers.Layer):
 
     def __init__(self, start, stop, **kwargs):
         super().__init__(**kwargs)
-        if not 0 <= start < stop <= 1:
-            raise ArgumentError("start", start, f"must be below stop={stop}, both from 0 to 1")
         self.start, self.stop = start, stop
 
     def call(self, inputs):
@@ -189,8 +186,7 @@ class ChannelShare(keras.layers.Layer):
 class Copies(keras.layers.Layer):
     """One copy of an activation for each tower that uses it: a list of `count` tensors.
 
-    In the backward pass this layer adds their gradients on its own device; without it TensorFlow adds them on another
-    one, and a tower's own gradient is sent there and back.
+    In the backward pass this layer adds their gradients on its own device; TensorFlow would add them on another one.
     """
 
     def __init__(self, count, **kwargs):

@@ -15,8 +15,7 @@ from keras_alexnet.model.layers import ChannelShare, Copies, Dropout, InMapNorma
 from keras_alexnet.model.variants import TOPOLOGIES, UNITS, VARIANTS
 
 _ORDER = "channels_last"  # whatever Keras' global image_data_format is
-# From which compute capability on a GPU has arithmetic and convolutions in a type (NVIDIA's CUDA C++ Programming Guide,
-# "Arithmetic Instructions").
+# From which compute capability on a GPU has a type (NVIDIA's CUDA C++ Programming Guide, "Arithmetic Instructions").
 CAPABILITY = {"mixed_float16": (5, 3), "mixed_bfloat16": (8, 0)}
 
 
@@ -43,8 +42,8 @@ class TowerLayers:
 
     def padding(self, name, parts, pixels):
         """Zeros at the bottom and at the right."""
-        margins = ((0, pixels), (0, pixels))
-        return self._layer(partial(keras.layers.ZeroPadding2D, margins, data_format=_ORDER), name, parts)
+        make = partial(keras.layers.ZeroPadding2D, ((0, pixels), (0, pixels)), data_format=_ORDER)
+        return self._layer(make, name, parts)
 
     def convolution(self, name, parts, size, stddev, bias, strides=1):
         options = {
@@ -193,8 +192,8 @@ def pinned(make, name, dtype, device):
     """A layer, `make(name=name, dtype=dtype)`, that does all its work on one device: variables, operations, gradients.
 
     A device scope around a call does not hold for the backward pass, which TensorFlow builds later. Here the layer's
-    gradient is a function of its own that enters the same scope, whatever tape asks for it. The device is not part of
-    the layer's configuration, nor of a saved model. With None for a device the layer is an ordinary one.
+    gradient is a function of its own that enters the same scope. The device is not part of the layer's configuration,
+    nor of a saved model. With None for a device the layer is an ordinary one.
     """
     if device is None:
         return make(name=name, dtype=dtype)

@@ -81,8 +81,8 @@ class Network:
                 raise ArgumentError(name, ",".join(value) if name == "removed_layers" else value, problem)
 
         form = f"towers={self.towers}, groups={self.groups}, variant={self.variant}"
-        is_whole_number = isinstance(self.num_classes, numbers.Integral)
-        require("num_classes", is_whole_number and self.num_classes >= 1, "must be a whole number, at least 1")
+        is_count = isinstance(self.num_classes, numbers.Integral) and self.num_classes >= 1
+        require("num_classes", is_count, "must be a whole number, at least 1")
         require("variant", self.variant in VARIANTS, f"must be one of {', '.join(VARIANTS)}")
         require("topology", self.topology in TOPOLOGIES, f"must be one of {', '.join(TOPOLOGIES)}")
         require("towers", self.towers in (1, 2), "must be 1 or 2")

@@ -125,7 +125,6 @@ def test_wrong_arguments_are_named():
         (lambda: LocalResponseNormalization(groups=2)(activations((1, 1, 1, 3))), "3 channels do not divide"),
         (lambda: InMapNormalization(size=2), "size must be an odd number.*size=2"),
         (lambda: Dropout(1.0), "rate must be a probability.*rate=1.0"),
-        (lambda: ChannelShare(0.5, 0.5), "start must be below stop=0.5"),
     ):
         with pytest.raises(ValueError, match=words):
             make()

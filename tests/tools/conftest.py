@@ -19,4 +19,4 @@ def load_tool(name):
 @pytest.fixture
 def in_process(monkeypatch):
     """Rows of benchmarks run in this process, which has imported TensorFlow already."""
-    monkeypatch.setattr(load_tool("harness"), "ProcessPoolExecutor", lambda *_, **options: ThreadPoolExecutor(1))
+    monkeypatch.setattr(load_tool("harness"), "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
