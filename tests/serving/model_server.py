@@ -2,16 +2,13 @@
 
     python tests/serving/model_server.py EXPORT_DIR        # prints {"rest": PORT, "grpc": PORT} when it serves
 
-It loads the highest version, runs its warm-up requests as the real one does, answers REST (row and columnar) and gRPC,
-and ends with its standard input. It cannot import keras_alexnet: what it serves needs nothing but TensorFlow.
-
-Not as TensorFlow Serving: one model, `alexnet`, in one version, which is not reloaded; no batching, labels of versions,
-monitoring, metadata, classify, regress or TLS; the status by REST only; the words of some errors.
+It loads the highest version, runs its warm-up requests as the real one does, answers Predict by gRPC and by REST in
+columns, and ends with its standard input. It cannot import keras_alexnet: what it serves needs nothing but TensorFlow.
+The model is `alexnet`; the words of some errors are not TensorFlow Serving's.
 """
 
 import base64
 import concurrent.futures
-import gzip
 import http.server
 import json
 import os
@@ -31,7 +28,7 @@ sys.modules["keras_alexnet"] = None
 # As http_server.cc maps them.
 HTTP_STATUS = {"INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "NOT_FOUND": 404, "UNAVAILABLE": 503}
 CODES = {3: "INVALID_ARGUMENT", 9: "FAILED_PRECONDITION", 14: "UNAVAILABLE"}
-PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?(|:predict)")
+PATH = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+))?:predict")
 
 
 class FailureError(Exception):
@@ -84,79 +81,27 @@ class Servable(prediction_service_pb2_grpc.PredictionServiceServicer):
             response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
         return response
 
-    def status(self, spec):
-        if spec.HasField("version") and spec.version.value != self.version:
-            raise FailureError("NOT_FOUND", f"Could not find version {spec.version.value} of model {spec.name}")
-        status = {
-            "version": str(self.version),
-            "state": "AVAILABLE",
-            "status": {"error_code": "OK", "error_message": ""},
-        }
-        return {"model_version_status": [status]}
-
-    def predict_json(self, body, spec):
-        """The answer to a request by REST, `instances` by rows or `inputs` by columns."""
-        request = predict_pb2.PredictRequest(model_spec=spec)
-        request.model_spec.signature_name = body.get("signature_name", "")
-        signature = self.signature(request.model_spec)
-        rows, columns = body.get("instances"), body.get("inputs")
-        if (rows is None) == (columns is None):
-            raise FailureError("INVALID_ARGUMENT", "give instances or inputs")
-        if rows is not None:
-            # A row is an object by input names, or with a single input its value; {"b64": ...} is such a value.
-            named = isinstance(rows[0], dict) and "b64" not in rows[0]
-            columns = {name: [row[name] for row in rows] for name in rows[0]} if named else rows
-        if not isinstance(columns, dict):
-            columns = {next(iter(signature.inputs)): columns}
-        for name, value in columns.items():
-            kind = tf.as_dtype(signature.inputs[name].dtype) if name in signature.inputs else None
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(_plain(value), kind))
-        outputs = {name: _shown(value) for name, value in self.predict(request).items()}
-        single = next(iter(outputs.values())) if len(outputs) == 1 else None
-        if rows is None:
-            return {"outputs": outputs if single is None else single}
-        by_row = [dict(zip(outputs, values, strict=True)) for values in zip(*outputs.values(), strict=True)]
-        return {"predictions": by_row if single is None else single}
-
 
 class Rest(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # headers and body in one packet: else the second waits for the first to be acknowledged
     servable = None
 
-    def do_GET(self):  # noqa: N802
-        self.answer_path({"": self.servable.status})
-
     def do_POST(self):  # noqa: N802
-        length = self.headers.get("Content-Length", "")
-        if not length.isdigit():
-            self.close_connection = True
-            return self.answer(411, {"error": "Content-Length is missing"})
-        content = self.rfile.read(int(length))
-
-        def predict(spec):
-            body = gzip.decompress(content) if self.headers.get("Content-Encoding") == "gzip" else content
-            return self.servable.predict_json(json.loads(body), spec)
-
-        self.answer_path({":predict": predict})
-
-    def answer_path(self, functions):
-        """Answers with what the function of the path's end returns for the path's model, or with its failure."""
-        match = PATH.fullmatch(self.path)
-        if not match or match[3] not in functions:
-            return self.answer(404, {"error": f"Malformed request: {self.command} {self.path}"})
-        spec = predict_pb2.PredictRequest(model_spec={"name": match[1]}).model_spec
-        if match[2]:
-            spec.version.value = int(match[2])
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        model, version = PATH.fullmatch(self.path).groups()
+        request = predict_pb2.PredictRequest(model_spec={"name": model, "signature_name": body["signature_name"]})
+        if version:
+            request.model_spec.version.value = int(version)
+        for name, values in body["inputs"].items():
+            files = [base64.b64decode(value["b64"], validate=True) for value in values]
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(files))
         try:
-            if match[1] != "alexnet":
-                raise FailureError("NOT_FOUND", f"Servable not found for request: Latest({match[1]})")
-            self.answer(200, functions[match[3]](spec))
+            outputs = {name: _shown(value) for name, value in self.servable.predict(request).items()}
+            # The name of a single output is left out.
+            self.answer(200, {"outputs": outputs if len(outputs) > 1 else next(iter(outputs.values()))})
         except FailureError as failure:
             self.answer(HTTP_STATUS.get(failure.code, 500), {"error": str(failure)})
-        except Exception as error:
-            # Whatever is wrong with the JSON of a request: no JSON, no object, values of other kinds.
-            self.answer(400, {"error": f"JSON Parse error: {error}"})
 
     def answer(self, code, body):
         content = json.dumps(body).encode()
@@ -168,13 +113,6 @@ class Rest(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
-
-
-def _plain(value):
-    """JSON -> what a tensor is made of: {"b64": ...} is bytes."""
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return base64.b64decode(value["b64"], validate=True) if isinstance(value, dict) else value
 
 
 def _shown(array):
@@ -190,7 +128,7 @@ def main(export_dir):
     server.start()
     rest = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Rest)
     threading.Thread(target=rest.serve_forever, daemon=True).start()
-    said = {"rest": rest.server_address[1], "grpc": port, "version": servable.version, "warmed_up": servable.warmed_up}
+    said = {"rest": rest.server_address[1], "grpc": port, "warmed_up": servable.warmed_up}
     print(json.dumps(said), flush=True)
     sys.stdin.read()  # until whoever started it is gone
 

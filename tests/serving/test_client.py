@@ -1,7 +1,6 @@
 """The clients against a server of TensorFlow Serving's protocol, against none, and against servers of other kinds."""
 
 import contextlib
-import gzip
 import http.server
 import json
 import os
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 import tensorflow as tf
 
 from keras_alexnet.errors import ArgumentError, RunError, UsageError
@@ -48,12 +46,13 @@ def test_a_server_answers_as_the_model_and_the_folder(client, local, tiny_model,
     np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_a_version_can_be_asked_for(server, files):
-    for target in (server.rest, server.grpc):
-        assert clients.open_client(f"{target}/versions/1").predict(files[:1])
-        for other in (f"{target}/versions/9", target.replace("alexnet", "resnet")):
-            with pytest.raises(RunError, match="Servable not found"):
-                clients.open_client(other).predict(files[:1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_version_can_be_asked_for(kind, server, files):
+    target = getattr(server, kind)
+    assert clients.open_client(f"{target}/versions/1").predict(files[:1])
+    for other in (f"{target}/versions/9", target.replace("alexnet", "resnet")):
+        with pytest.raises(RunError, match="Servable not found"):
+            clients.open_client(other).predict(files[:1])
 
 
 def test_a_bad_image_is_refused_by_name_and_the_server_continues(client, files):
@@ -65,20 +64,6 @@ def test_a_bad_image_is_refused_by_name_and_the_server_continues(client, files):
         client.predict(files[:1], "nope")
     with pytest.raises(UsageError, match="^--signature=images: input size does not match signature"):
         client.predict(files[:1], "images")
-    assert client.predict(files[:1])["classes"].shape == (1, 5)
-
-
-def test_the_published_rest_paths(server, files):
-    status = requests.get(server.rest, timeout=60).json()
-    assert status["model_version_status"][0]["state"] == "AVAILABLE"
-    missing = requests.get(f"{server.rest}/versions/9", timeout=60)
-    assert missing.status_code == 404 and missing.json() == {"error": "Could not find version 9 of model alexnet"}
-    for body in (b"", b"{", b"[1]", b"{}", b'{"instances": []}', b'{"instances": 3}', b'{"inputs": {"x": 1}}'):
-        assert requests.post(f"{server.rest}:predict", body, timeout=60).status_code == 400, body
-    client = clients.open_client(server.rest)
-    client._session.headers["Content-Encoding"] = "gzip"
-    post = client._session.post
-    client._session.post = lambda url, body, **options: post(url, gzip.compress(body), **options)
     assert client.predict(files[:1])["classes"].shape == (1, 5)
 
 
@@ -133,10 +118,10 @@ def answering():
     """A function of answers -> (address, handler), whose server ends with the test."""
     servers = []
 
-    def start(*answers, port=0):
+    def start(*answers):
         answers = [(*answer, {})[:3] for answer in answers]
         kind = type("Handler", (Answering,), {"answers": answers, "seen": 0})
-        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", port), kind))
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind))
         threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_address[1]}", kind
 
@@ -154,10 +139,6 @@ def test_what_may_be_over_soon_is_repeated_and_nothing_else(answering):
     address, handler = answering((503, b'{"error": "loading"}'), retry_soon, (200, GOOD))
     assert clients.open_client(address, deadline=1).predict([b"x"])["classes"].tolist() == [["a", "b"]]
     assert handler.seen == 3
-    address, handler = answering((503, b'{"error": "still loading"}'))
-    with pytest.raises(RunError, match=r"failed 3 times \(still loading\)"):
-        clients.open_client(address, deadline=1, retries=2).predict([b"x"])
-    assert handler.seen == 3
     for status, content, words in (
         (400, b'{"error": "image_bytes[0]: not a JPEG"}', r"^image_bytes\[0\]: not a JPEG$"),
         (413, b"", "the request is too large .HTTP status 413"),
@@ -169,10 +150,7 @@ def test_what_may_be_over_soon_is_repeated_and_nothing_else(answering):
         assert handler.seen == 1
 
 
-def test_a_server_may_restart_and_say_when_to_ask_again(answering):
-    port = free_port()
-    threading.Timer(1, answering, args=[(200, GOOD)], kwargs={"port": port}).start()
-    assert clients.open_client(f"http://127.0.0.1:{port}", deadline=10).predict([b"x"])
+def test_a_server_may_say_when_to_ask_again(answering):
     address, handler = answering((503, b"{}", {"Retry-After": "1"}), (200, GOOD))
     started = time.monotonic()
     assert clients.open_client(address, deadline=100).predict([b"x"])
@@ -187,14 +165,12 @@ def test_a_server_may_restart_and_say_when_to_ask_again(answering):
     [
         (b"<html>hello</html>", r"is not TensorFlow Serving's \(no outputs in JSON\)"),
         (b"[" * 200_000, "no outputs in JSON"),
-        (b"[1, 2]", "no outputs in JSON"),
         (b'{"outputs": {"classes": [["a"], ["b"]], "scores": [[1], [0]]}}', r"to 1 files are <U1, shape \(2, 1\)"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[1, 2]]}}', "different shapes"),
         (b'{"outputs": {"scores": [[1, 2], [3]]}}', "scores in the answer are not a table"),
         (b'{"outputs": {"classes": [["a"]], "scores": [["x"]]}}', "scores in the answer to 1 files are <U1"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[NaN]]}}', "scores in the answer have non-finite numbers"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[1' + b"0" * 400 + b"]]}}", "scores in the answer are not a"),
-        (b'{"outputs": {"classes": [[null]], "scores": [[1]]}}', "classes in the answer are not a table"),
         (b"x" * 2**19, "the answer is larger than 0 MB"),
     ],
 )
