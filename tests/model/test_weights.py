@@ -101,26 +101,15 @@ def savez(**arrays):
     return lambda path: np.savez(path.open("wb"), **arrays)
 
 
-def zipped(*names):
-    def write(path):
-        with zipfile.ZipFile(path, "w") as archive:
-            for name in names:
-                archive.writestr(name, b"content")
-
-    return write
-
-
-def truncated(path):
-    np.savez(path.open("wb"), **{"conv1/kernel": np.zeros(99)})
-    path.write_bytes(path.read_bytes()[:500])
+def zipped(name):
+    return lambda path: zipfile.ZipFile(path, "w").writestr(name, b"content")
 
 
 OTHERS = {
     "nothing": (lambda path: None, "there is no such file or folder; give a run's folder"),
     "folder": (lambda path: path.mkdir(), "holds no weights; give a run's folder"),
     "text": (lambda path: path.write_text("no arrays"), "is a file of another kind, without weights of a layer; give"),
-    ".pth": (zipped("archive/data.pkl", "archive/data/0"), "is a file of another kind"),
-    ".keras": (zipped("metadata.json", "config.json", "model.weights.h5"), "is a model of Keras, which keras.saving"),
+    ".keras": (zipped("config.json"), "is a model of Keras, which keras.saving.load_model reads; give"),
     "other arrays": (savez(mean_image=np.zeros(3), count=5), "is a file of another kind"),
     "scalar kernel": (savez(**{"conv1/kernel": 5}), r"conv1/kernel must be an array of numbers. Received: int64, sh"),
     "kernel of objects": (savez(**{"conv1/kernel": np.array([{}], object)}), "cannot be read .*allow_pickle"),
@@ -128,7 +117,6 @@ OTHERS = {
         lambda path: tf.train.Checkpoint(other=tf.Variable(1.0)).write(str(path)),
         "is a checkpoint of something else, without a layer named conv1",
     ),
-    "truncated": (truncated, "is a file of another kind"),
     "changed": (zipped("conv1/kernel.npy"), "cannot be read"),
 }
 
