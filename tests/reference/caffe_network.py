@@ -10,15 +10,12 @@ from .normalization import local_response_normalization
 
 
 def forward(blobs, images):
-    """Outputs of the network in its phase TEST, in which Caffe's Dropout passes on what it gets.
+    """The probabilities in the network's phase TEST, in which Caffe's Dropout passes on what it gets: float64.
 
     Args:
         blobs: {"conv1": (kernel (96, 3, 11, 11), bias (96,)), "conv2": ((256, 48, 5, 5), (256,)), ..., "fc6": ((4096,
             9216), (4096,)), ...}, any numbers of maps.
         images: (N, 3, 227, 227), blue, green, red, mean subtracted.
-
-    Returns:
-        dict of float64 arrays: fc7 (N, 4096) after its ReLU, and prob (N, classes).
     """
 
     def convolved(name, x, stride=1, pad=0, group=1):
@@ -43,4 +40,4 @@ def forward(blobs, images):
     x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # map by map
     hidden = np.maximum(product("fc7", np.maximum(product("fc6", x), 0)), 0)
     powers = np.exp(product("fc8", hidden))
-    return {"fc7": hidden, "prob": powers / powers.sum(1, keepdims=True)}
+    return powers / powers.sum(1, keepdims=True)

@@ -36,12 +36,11 @@ def test_a_server_answers_as_the_model_and_the_folder(client, local, tiny_model,
         answer = client.predict(files[:count])
         expected = tf.nn.softmax(tiny_model(center_views[:count] - mean)).numpy()
         np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-3, atol=1e-6)
-        assert answer["classes"].shape == answer["scores"].shape == (count, 5)
-        assert answer["probabilities"].dtype == answer["scores"].dtype == np.float32
     expected = local.predict(files)
     assert answer["classes"].tolist() == expected["classes"].tolist()
     np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-3)
-    # The features come without a name in JSON and get one.
+    assert answer["probabilities"].dtype == answer["scores"].dtype == np.float32
+    # JSON has the features without a name.
     features, expected = (each.predict(files[:2], "features")["features"] for each in (client, local))
     np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-5)
 
@@ -85,7 +84,7 @@ def test_a_server_that_is_down_or_silent(scheme):
         started = time.monotonic()
         with pytest.raises(RunError, match="no answer within 0.5 s|failed 4 times"):
             clients.open_client(address, deadline=0.5).predict([b"x"])
-        if scheme == "grpc":  # a client that is closed does not wait until the deadline
+        if scheme == "grpc":  # close() ends it
             client = clients.open_client(address, deadline=60)
             threading.Timer(0.3, client.close).start()
             with pytest.raises(RunError):
@@ -197,8 +196,7 @@ def test_a_proxy_is_named_and_none_is_used_for_loopback(kind, server, files, mon
 def test_addresses():
     for target, parts in {
         "http://host": ("http", "host", None, "alexnet", None, False),
-        "http://localhost:80/v1/models/flowers/versions/3": ("http", "localhost", 80, "flowers", "3", True),
-        "https://host/v1/models/flowers/": ("https", "host", None, "flowers", None, False),
+        "https://localhost:80/v1/models/flowers/versions/3": ("https", "localhost", 80, "flowers", "3", True),
         "grpc://[::1]:8500/flowers/versions/2": ("grpc", "[::1]", 8500, "flowers", "2", True),
     }.items():
         found = clients._ServerClient(target, 1, 1)
@@ -239,15 +237,12 @@ def test_the_real_server(folder, local, files, tmp_path):
     script = Path(__file__).parents[2] / "tools" / "serving" / "serve.sh"
     environment = {**os.environ, "REST_PORT": str(rest), "GRPC_PORT": str(grpc)}
     command = ["bash", str(script), str(Path(folder).parent), str(tmp_path / "config")]
+    expected = local.predict(files[:3])
     with subprocess.Popen(command, env=environment) as process:
         try:
-            expected = local.predict(files[:3])
             for target in (f"http://127.0.0.1:{rest}", f"grpc://127.0.0.1:{grpc}"):
-                client = clients.open_client(target, deadline=120, retries=20)
-                answer = client.predict(files[:3])
+                answer = clients.open_client(target, deadline=120, retries=20).predict(files[:3])
                 assert answer["classes"].tolist() == expected["classes"].tolist()
                 np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-3)
-                with pytest.raises(clients.RefusedError, match=r"image_bytes\[1\]"):
-                    client.predict([files[0], b"no image"])
         finally:
             process.terminate()

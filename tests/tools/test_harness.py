@@ -58,9 +58,8 @@ def test_figures_are_medians_of_the_rounds():
     }
     found = harness.summary(turns, {"b": {"of_a": "a", "of_c": "c"}})
     assert found["b"] == {"images_per_second": 20.0, "peak_mb": 2, "of_a": 1.5, "turns": turns["b"]}
-    table = harness.table("row", {"img/s": ("images_per_second", ".1f"), "of a": ("of_a", ".2f")}, [
-        (row, figures, "text") for row, figures in found.items()
-    ])  # fmt: skip
+    columns = {"img/s": ("images_per_second", ".1f"), "of a": ("of_a", ".2f")}
+    table = harness.table("row", columns, [(row, figures, "text") for row, figures in found.items()])
     assert table == ["row  img/s  of a", "a     20.0        text", "b     20.0  1.50  text"]
 
 
