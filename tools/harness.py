@@ -1,8 +1,8 @@
 """What the benchmarks share: flags, rows that take turns, medians and ratios, memory, tables, figures as JSON.
 
 A row is a function of a rows_*.py that takes the row's name and the settings and returns (facts, turn): a dict, and a
-function of nothing that measures once and returns a dict. It runs in a process of its own. The processes take turns, so
-that a machine whose speed changes is equally fast or slow for all rows; ratios are medians of the rounds' ratios.
+function of nothing that measures once and returns a dict. It runs in a process of its own. The processes take turns:
+a machine whose speed changes is equally fast or slow for all rows.
 """
 
 import dataclasses
@@ -140,7 +140,7 @@ def summary(turns, compared):
     """The figures of each row from the turns of `speed_turn`, dict of row -> dict.
 
     images_per_second is the median of the turns, peak_mb that of the last one. `compared` is {row: {figure: other}}:
-    these figures are medians of the rounds' ratios of images_per_second, and left out where the other row is missing.
+    medians of the rounds' ratios of images_per_second, left out where the other row is missing.
     """
     speeds = {row: [turn["images_per_second"] for turn in its_turns] for row, its_turns in turns.items()}
     found = {}
@@ -175,11 +175,7 @@ def resident_peak():
 
 
 def table(title, columns, rows):
-    """A table as lines of text.
-
-    `columns` is a dict of heading -> (figure, format), such as {"img/s": ("images_per_second", ".2f")}; `rows` a list
-    of (name, dict of figures, text behind them). Where a figure is missing the cell is empty.
-    """
+    """Lines of text from columns, {"img/s": ("images_per_second", ".2f")}, and rows, (name, figures, text behind)."""
     lines = [
         (name, *(format(figures[key], form) if key in figures else "" for key, form in columns.values()), note)
         for name, figures, note in rows

@@ -43,8 +43,7 @@ def main(argv):
     file, out = options.weights[0], flags.required(options, "out")
     if os.path.exists(out) and not (os.path.isdir(out) and not os.listdir(out)):
         raise ArgumentError("out", out, "is not empty; name a new folder")
-    start_tensorflow()
-    # These need TensorFlow, which a wrong flag does not wait for.
+    start_tensorflow()  # a wrong flag does not wait for it
     from keras_alexnet.data import statistics
     from keras_alexnet.model import weights as named_weights
 
@@ -74,7 +73,7 @@ def main(argv):
 
 
 def class_names(path, count, weights):
-    """A name for each of the outputs of a file of weights, tuple of str; without a path those of ImageNet."""
+    """A name for each output of a file of weights, tuple of str; without a path those of ImageNet."""
     if not path:
         if count != 1000:
             raise UsageError(f"--class_names is missing: {weights} has {count} classes, and ImageNet 1000")

@@ -5,8 +5,7 @@
     probabilities = model(images)              # float32 (B, 224, 224, 3), RGB, 0..255 minus the mean
     model = AlexNet(weights="runs/quickstart") # the network of a run, whatever its settings
 
-Three variants differ where the paper, the code that its authors released and Caffe's copy differ: order and constants
-of the normalization, start of the weights, size of the input.
+Variants differ where the paper, the code that its authors released and Caffe's copy do, see `variants.VARIANTS`.
 """
 
 import keras
@@ -39,11 +38,10 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     seed=None,
     name="alexnet",
 ):
-    """The AlexNet of 2012 as a functional model.
+    """The AlexNet of 2012 as a functional model: 60,965,224 parameters with 1000 classes and two towers or groups.
 
-    With 1000 classes it has 60,965,224 parameters in two towers or two groups, and 62,378,344 in one group. Layers are
-    conv1 ... conv5, fc6, fc7, fc8 with their norms and pools between them; in two towers each name but fc8 ends in
-    `_tower0` or `_tower1`. conv2, conv4 and conv5 see their own tower only; conv3, fc6, fc7 and fc8 see both.
+    Layers are conv1 ... conv5, fc6, fc7, fc8 with their norms and pools between them; in two towers each name but fc8
+    ends in `_tower0` or `_tower1`. conv2, conv4 and conv5 see their own tower only; conv3, fc6, fc7 and fc8 see both.
 
     Args:
         num_classes: int >= 1, units of fc8 (default: 1000).
@@ -51,11 +49,9 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         towers: 2, one stack of layers per tower (default), or 1, one stack for all.
         groups: with one tower, 2 for grouped convolutions (the same function as two towers; default) or 1 for none.
         devices: names of the towers' devices such as ("GPU:0", "GPU:1"), None for two GPUs where there are two, () to
-            pin nothing. Where it runs never changes what it computes.
+            pin nothing.
         classifier_activation: "softmax" for probabilities, None for logits.
-        topology: "alexnet" (default); "half", one tower of half the kernels in conv1 to conv4 (the release's 145-half,
-            59.8 M parameters; towers and groups 1); "separate", towers that meet at fc8 only (150; two towers); or
-            "conv6", with a sixth convolution after pool5 that sees both towers (146, section 6's "1 CNN*").
+        topology: "alexnet" (default), "half" (towers and groups 1), "separate" or "conv6", see `variants.TOPOLOGIES`.
         removed_layers: names of conv2 ... conv5 and fc7, which are left out with their nonlinearity, normalization and
             dropout, while pools stay (section 7); the first of conv3 to conv5 sees both towers.
         include_top: False ends with pool5, the maps of both towers next to each other.

@@ -42,9 +42,8 @@ def read(path):
 
     Four things differ from Caffe: a kernel's axes; the order of conv1's channels, blue, green, red there; the order of
     fc6's inputs, map by map there; and the scale of fc6 and fc7, twice as large here. Caffe's dropout doubles in
-    training what it keeps, and the paper's halves everything afterwards (section 4.2): with doubled hidden units both
-    give the same numbers to the layer above. (In further training, a learning rate moves fc6 and fc7 by a quarter as
-    much, relative to their size.)
+    training what it keeps, and the paper's halves everything afterwards (section 4.2). (In further training, a learning
+    rate moves fc6 and fc7 by a quarter as much, relative to their size.)
 
     Args:
         path: str, a `.caffemodel` or a `.npy` of caffe-tensorflow; told apart by what is in them.
@@ -72,12 +71,12 @@ def read(path):
             kernel = kernel[:, :, ::-1] if layer == "conv1" else kernel
         except (ValueError, IndexError):
             raise RunError(f"{path}: {layer}: a kernel of the shape {kernel.shape} is none of AlexNet's") from None
-        for name, array in ((f"{layer}/kernel", kernel), (f"{layer}/bias", bias)):
-            with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
-                array = array.astype(np.float32) * np.float32(2 if layer in ("fc6", "fc7") else 1)
-            if not np.isfinite(array).all():
-                raise RunError(f"{path}: {name} has non-finite numbers")
-            weights[name] = np.ascontiguousarray(array)
+        weights |= {f"{layer}/kernel": kernel, f"{layer}/bias": bias}
+    for name, array in weights.items():
+        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
+            weights[name] = np.ascontiguousarray(array, np.float32) * np.float32(2 if name[:3] in ("fc6", "fc7") else 1)
+        if not np.isfinite(weights[name]).all():
+            raise RunError(f"{path}: {name} has non-finite numbers")
     return weights
 
 

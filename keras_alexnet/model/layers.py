@@ -1,5 +1,7 @@
 """Layers that Keras does not have as the paper needs them: sections 3.3 and 4.2, and the release's in-map norm."""
 
+import inspect
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,20 +15,21 @@ if keras.config.backend() != "tensorflow":
     )
 
 
+class _Layer(keras.layers.Layer):
+    """A layer whose configuration is its attributes that are named as its arguments."""
+
+    def get_config(self):
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "kwargs")]
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
 @keras.saving.register_keras_serializable("keras_alexnet")
-class LocalResponseNormalization(keras.layers.Layer):
+class LocalResponseNormalization(_Layer):
     """b_i = a_i / (k + alpha * sum_j a_j^2)^beta, j from max(0, i - n/2) to min(N - 1, i + n/2), along the channels.
 
     Section 3.3 of the paper: k = 2, n = 5, alpha = 1e-4 (on the sum, not on the mean), beta = 0.75. The released code
-    divides its scale of 1e-4 by the window's size, which makes alpha 2e-5 (`layer.py`, NormLayerParser).
-
-    Args:
-        k: float, constant of the denominator, > 0.
-        n: odd int >= 1, channels in a window.
-        alpha: float >= 0, factor of the sum of squares.
-        beta: float, exponent.
-        groups: int >= 1; the channels are that many equal parts, and no window reaches from one into another, as
-            between the towers.
+    divides its scale of 1e-4 by the window's size, which makes alpha 2e-5 (`layer.py`, NormLayerParser). The channels
+    are `groups` equal parts, and no window reaches from one into another, as between the towers.
 
     Float (batch, height, width, channels) -> the same shape and dtype, computed in float32 whatever the precision.
     Raises ValueError where n is even or below 1, k is not positive, or the channels do not divide into the groups.
@@ -56,10 +59,6 @@ class LocalResponseNormalization(keras.layers.Layer):
         else:
             x = _normalized_by_band(x, self.k, self.n, self.alpha, self.beta)
         return tf.cast(tf.reshape(x, (-1, height, width, channels)), inputs.dtype)
-
-    def get_config(self):
-        names = ("k", "n", "alpha", "beta", "groups")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 def _normalized_by_band(x, k, n, alpha, beta):
@@ -96,7 +95,7 @@ def _to_minus(base, power):
 
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class InMapNormalization(keras.layers.Layer):
+class InMapNormalization(_Layer):
     """y = x / (1 + scale / size^2 * S)^power, S the sum of x^2 over a zero-padded window of the same channel.
 
     The released code's second normalization of layer 2 (`layers-145.cfg`, cnorm2). Computed in float32.
@@ -117,12 +116,9 @@ class InMapNormalization(keras.layers.Layer):
         base = 1.0 + self.scale * mean
         return tf.cast(x * _to_minus(base, self.power), inputs.dtype)
 
-    def get_config(self):
-        return {**super().get_config(), "size": self.size, "scale": self.scale, "power": self.power}
-
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class Dropout(keras.layers.Layer):
+class Dropout(_Layer):
     """Dropout as published (section 4.2), which Keras' own is not: nothing is scaled up in training.
 
     Training: each number is kept with probability 1 - rate, else 0. Otherwise: every number times 1 - rate, the
@@ -162,12 +158,9 @@ class Dropout(keras.layers.Layer):
             uniform = tf.gather(uniform, rows * workers + worker)
         return inputs * tf.cast(uniform >= self.rate, inputs.dtype)
 
-    def get_config(self):
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
-
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class ChannelShare(keras.layers.Layer):
+class ChannelShare(_Layer):
     """The channels from one share of all to another, such as 0.5 to 1: what a tower keeps of a layer that both see."""
 
     def __init__(self, start, stop, **kwargs):
@@ -178,12 +171,9 @@ class ChannelShare(keras.layers.Layer):
         channels = inputs.shape[-1]
         return inputs[..., round(self.start * channels) : round(self.stop * channels)]
 
-    def get_config(self):
-        return {**super().get_config(), "start": self.start, "stop": self.stop}
-
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class Copies(keras.layers.Layer):
+class Copies(_Layer):
     """One copy of an activation for each tower that uses it: a list of `count` tensors.
 
     In the backward pass this layer adds their gradients on its own device; TensorFlow would add them on another one.
@@ -195,6 +185,3 @@ class Copies(keras.layers.Layer):
 
     def call(self, inputs):
         return [tf.identity(inputs) for _ in range(self.count)]
-
-    def get_config(self):
-        return {**super().get_config(), "count": self.count}

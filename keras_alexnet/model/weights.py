@@ -27,10 +27,7 @@ _EXPECTED = "a run's folder, an exported model's, or an .npz of named weights"
 
 
 def named(model):
-    """The weights of a model of `keras_alexnet.AlexNet` by name, in the paper's order.
-
-    dict of "LAYER/kernel" and "LAYER/bias" -> float32 np.ndarray; LAYER is "conv1" or "conv1_tower0".
-    """
+    """The weights of an AlexNet: dict of "conv1/kernel" or "conv1_tower0/kernel" ... -> float32 np.ndarray."""
     return {name: variable.numpy() for name, variable in variables(model).items()}
 
 
@@ -43,8 +40,8 @@ def variables(model):
 def to_grouped(weights):
     """Named weights of two towers -> those of one stack of grouped layers, exactly; others are unchanged.
 
-    The halves of a layer are concatenated along its outputs, tower 0 first. No inputs are re-ordered: conv3, fc6, fc7
-    and fc8 take both towers' channels in this order in both forms. Raises ValueError where halves do not fit.
+    The halves of a layer are concatenated along its outputs, tower 0 first; conv3, fc6, fc7 and fc8 take both towers'
+    channels in this order in both forms. Raises ValueError where halves do not fit.
     """
     parts, grouped = {}, {}
     for name in weights:

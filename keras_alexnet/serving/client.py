@@ -7,7 +7,6 @@ All three are used alike, from any number of threads. The REST client needs no T
 """
 
 import base64
-import ipaddress
 import json
 import os
 import random
@@ -37,7 +36,7 @@ _CONNECTION_FAILED = re.compile(
 
 
 class RefusedError(RunError):
-    """The request is wrong or too large: a part of its files may be answered, all of them never."""
+    """The request is wrong or too large; a part of its files may be answered."""
 
 
 class _TemporaryError(Exception):
@@ -112,10 +111,7 @@ class _ServerClient:
             raise UsageError(f"--model={target}: {problem}")
         self.scheme, self.host = parts.scheme, f"[{host}]" if ":" in host else host
         self.model, self.version = path["model"] or MODEL, path["version"]
-        try:
-            self.is_loopback = ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            self.is_loopback = host == "localhost" or host.endswith(".localhost")
+        self.is_loopback = re.fullmatch(r"127\.[0-9.]+|::1|(.+\.)?localhost", host) is not None
 
     def __str__(self):
         # The proxy without its password; requests to loopback have none.

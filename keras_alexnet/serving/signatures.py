@@ -29,7 +29,7 @@ class ServedModel(tf.Module):
         class_names: sequence of str, one per class.
         mean_image: float32 (256, 256, 3), the training set's.
         aligned_mean: bool, the part of the mean image under a view is subtracted from it, and not the center.
-        views: 1, an image is answered by its center view, or 10, by the mean probabilities of its ten views.
+        views: 1, the center view answers for an image, or 10, the mean probabilities of its ten views.
 
     Attributes:
         weights: dict of "LAYER/kernel" and "LAYER/bias" -> tf.Variable, as of `keras_alexnet.model.weights.named`.
@@ -51,7 +51,7 @@ class ServedModel(tf.Module):
         self.class_names = tf.constant(class_names)
         self.size = int(model.input_shape[1])
         self.views = views
-        # The release subtracts the center of the mean from every view, whichever it is of, and does not reflect it.
+        # The release subtracts the center of the mean from every view and does not reflect it.
         mean_image = tf.constant(mean_image, tf.float32)
         self.mean = augmentation.center_crop(mean_image, self.size)
         self.means = augmentation.ten_crops(mean_image, self.size) if aligned_mean else self.mean
@@ -71,9 +71,8 @@ class ServedModel(tf.Module):
     def classify_files(self, image_bytes):
         """JPEG or PNG files, string (B,) -> answers.
 
-        Returns:
-            classes: string (B, 5), best first (all of them where there are fewer); scores: float32 (B, 5), their
-            probabilities; probabilities: float32 (B, classes).
+        classes: string (B, 5), best first (all of them where there are fewer); scores: float32 (B, 5), their
+        probabilities; probabilities: float32 (B, classes).
         """
         if self.views == 1:
             return self._answers(self._of_center(_decoded(image_bytes, self.size)))
@@ -97,8 +96,7 @@ class ServedModel(tf.Module):
         with tf.io.TFRecordWriter(os.path.join(folder, WARMUP)) as file:
             for batch in WARMUP_BATCHES:
                 files = tf.make_tensor_proto([image.getvalue()] * batch)
-                # A TensorProto repeats its last value.
-                views = tf.make_tensor_proto(0.0, tf.float32, (batch, self.size, self.size, 3))
+                views = tf.make_tensor_proto(0.0, tf.float32, (batch, self.size, self.size, 3))  # one value for all
                 file.write(_predict_log("serving_default", "image_bytes", files))
                 file.write(_predict_log("features", "image_bytes", files))
                 file.write(_predict_log("images", "images", views))

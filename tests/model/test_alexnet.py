@@ -18,8 +18,8 @@ TINY = 1 / 16
 VARIANTS = ["paper", "release2012", "caffe"]
 
 
-def images_of(size, count=1, scale=60):
-    return np.random.default_rng(0).normal(scale=scale, size=(count, size, size, 3)).astype(np.float32)
+def images_of(size, count=1):
+    return np.random.default_rng(0).normal(scale=60, size=(count, size, size, 3)).astype(np.float32)
 
 
 def layers_named(model, start):
@@ -151,9 +151,8 @@ def test_other_networks_are_the_same_function_in_both_forms(settings, first):
 
 def test_ablations_leave_out_what_they_say():
     norms = {"LocalResponseNormalization", "InMapNormalization"}
-    for present in (True, False):
-        model = AlexNet(3, "release2012", width=TINY, local_response_normalization=present)
-        assert norms & {type(layer).__name__ for layer in model.layers} == (norms if present else set())
+    model = AlexNet(3, "release2012", width=TINY, local_response_normalization=False)
+    assert norms.isdisjoint(type(layer).__name__ for layer in model.layers)
     model = AlexNet(3, width=TINY, overlapping_pooling=False, activation="tanh", dropout=0.2)
     assert {layer.pool_size for layer in model.layers if "pool" in layer.name} == {(2, 2)}
     assert {layer.activation.__name__ for layer in model.layers if layer.name.startswith("relu")} == {"tanh"}
@@ -199,13 +198,11 @@ def test_without_the_top_it_ends_with_the_maps_of_pool5(towers):
         ({"num_classes": "10"}, "num_classes must be a whole number, at least 1.*num_classes='10'"),
         ({"width": 0.01}, "width must give each of two towers.*width=0.01"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1.*dropout=1.0"),
-        ({"devices": ("GPU:77",)}, "devices must be present: GPU:77 is missing, there are CPU:0"),
         ({"topology": "half"}, "topology is one tower without groups, not towers=2, groups=2"),
         ({"topology": "separate", "variant": "caffe"}, "topology is two towers, each normalized by itself"),
         ({"removed_layers": ("conv1",)}, "removed_layers must be of conv2, .*'conv1'"),
         ({"pooling": "avg"}, "pooling must be None, or without the top avg or max .include_top=True"),
         ({"weights": 5}, "weights must be the path of a run's folder.*weights=5"),
-        ({"weights": "imagenet"}, "^imagenet: there is no such file or folder; give .* .no weights come with the pa"),
     ],
 )
 def test_wrong_arguments_are_named(settings, words):
@@ -218,7 +215,7 @@ def test_a_run_gives_its_settings_with_the_top_and_without(tiny_run):
     whole = AlexNet(weights=tiny_run)  # release2012, one tower without most layers, three classes
     bottom = AlexNet(include_top=False, weights=tiny_run)
     assert whole.output_shape == (None, 3) and "conv2" not in [layer.name for layer in whole.layers]
-    images = images_of(224, count=2, scale=50)
+    images = images_of(224, count=2)
     flat = keras.Model(whole.input, whole.get_layer("flatten").output)(images)
     np.testing.assert_array_equal(np.reshape(bottom(images), flat.shape), flat)
     removed = ["fc7", "conv5", "conv4", "conv3", "conv2"]  # arguments that do not contradict it

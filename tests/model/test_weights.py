@@ -81,8 +81,7 @@ def test_of_a_run_the_last_whole_epoch_that_can_be_read_is_taken(tmp_path, capsy
     assert weights.read(tmp_path)["fc8/bias"][0] == 2
     (tmp_path / "checkpoints" / "epoch-2.index").write_bytes(b"damaged")
     assert weights.read(tmp_path)["fc8/bias"][0] == 1
-    message = capsys.readouterr().err
-    assert "epoch-2: " in message and message.endswith("; trying the one before\n") and message.count("\n") == 1
+    assert "epoch-2: " in capsys.readouterr().err
     (tmp_path / "flags.cfg").write_text("--width=wide\n")
     with pytest.raises(ValueError, match="flags.cfg: is not the flags of a run .*wide"):
         weights.read_with_settings(tmp_path)

@@ -34,10 +34,6 @@ def test_step(in_process, tmp_path, capsys, monkeypatch):
     assert pinned["sum"] == pytest.approx(3 * pinned["weights"] + pinned["activations"])
     said = capsys.readouterr().out
     assert "AlexNet(devices=one), float32" in said and "of pinned" in said and "memory, MB" in said
-    step = load_tool("benchmark_step")
-    with pytest.raises(RuntimeError, match="keras has 8 parameters instead of 7"):
-        turn = {"images_per_second": 1.0, "peak_mb": 1.0}
-        step.summary({"product": {"parameters": 7}, "keras": {"parameters": 8}}, {"keras": [turn]})
 
 
 def test_work_and_memory_of_the_network_of_the_paper():
@@ -90,8 +86,7 @@ def test_input(in_process, images, tmp_path, capsys, monkeypatch):
     for row, kilobytes in tool.READ.items():
         need, speed = report["needed"][row], report["rows"][row]["images_per_second"]
         assert need == {"cores": math.ceil(5000 / speed), "megabytes_per_second": 5 * report[kilobytes]}
-    said = capsys.readouterr().out
-    assert "8 images of 300x280 (median)" in said and "cores of this kind" in said
+    assert "8 images of 300x280 (median)" in capsys.readouterr().out
 
 
 def test_input_that_all_rows_read(images, tmp_path):
@@ -137,16 +132,13 @@ def test_serving(in_process, folder, server, tmp_path, capsys, monkeypatch):
     argv = [f"--model={folder}", f"--server={server.rest}", "--repeats=8", "--rounds=2", f"--json={path}"]
     run("benchmark_serving", *argv)
     report = json.loads(path.read_text())
-    calls = report["calls"]
-    for name in ("serving", "network", "decode", "plain_decode"):
-        for batch in ("batch 1", "batch 32"):
-            assert 0 < calls[name][f"{batch} p50"] <= calls[name][f"{batch} p99"]
-    assert calls["ratio"]["batch 1 p50"] == calls["beyond"]["batch 1 p50"] / calls["decode"]["batch 1 p50"]
-    assert report["ten_views"]["ratio"] > 1 and set(report["loading"]) == {"import", "load", "first_answer"}
-    assert report["server"]["together"]["images_per_second"] > 0
-    said = capsys.readouterr().out
-    for words in ("serving_default, files", "beyond the network", "ten views:", "fresh process:", "4 at a time: p50"):
-        assert words in said
+    for row in ("batch 1", "batch 32"):
+        calls = report["rows"][row]
+        assert all(0 < calls[name]["p50"] <= calls[name]["p99"] for name in ("serving", "network", "decode"))
+        assert calls["ratio"]["p50"] == calls["beyond"]["p50"] / calls["decode"]["p50"]
+    assert report["rows"]["ten_views"]["times"]["p50"] > 1
+    assert set(report["rows"]["loading"]) == {"import", "load", "first_answer"}
+    assert "batch 32: beyond the network" in capsys.readouterr().out
 
 
 def test_serving_wrong_usage(in_process, folder, tmp_path, capsys):

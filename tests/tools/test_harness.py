@@ -1,6 +1,5 @@
 """Rows in processes of their own that take turns, and what becomes of their figures."""
 
-import dataclasses
 import importlib.util
 
 import pytest
@@ -65,21 +64,17 @@ def test_figures_are_medians_of_the_rounds():
 
 def test_rows_that_cannot_run_are_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert harness.choose_rows((), ("a", "torch"), ["a", "torch"])[0] == ["a"]
+    rows = ["a", "torch"]
+    assert harness.choose_rows((), rows, rows)[0] == ["a"]
     with pytest.raises(RunError, match="--rows=a,torch: torch: not run: PyTorch is not installed"):
-        harness.choose_rows(("a", "torch"), ("a", "torch"), ["a"])
+        harness.choose_rows(("a", "torch"), rows, rows)
     for asked in (("a", "b"), ("a", "a")):
         with pytest.raises(ArgumentError, match="is none of a, torch, or there twice"):
-            harness.choose_rows(asked, ("a", "torch"), ["a"])
+            harness.choose_rows(asked, rows, rows)
 
 
 def test_wrong_flags_are_found_before_anything_is_measured(tmp_path, monkeypatch):
-    @dataclasses.dataclass(frozen=True)
-    class Settings(harness.Settings):
-        """Test."""
-
-        width: float = harness.flag(1.0, "Width.")
-
+    Settings = load_tool("benchmark_step").Settings  # noqa: N806 (a class)
     for wrong in ("--width=0.01", f"--json={tmp_path}", f"--json={tmp_path}/a/b.json"):
         with pytest.raises(UsageError, match="--width=0.01: must give|in a folder that can be written to"):
             flags.parse(Settings, [wrong], "Usage.")

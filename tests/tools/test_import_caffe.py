@@ -60,7 +60,6 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
     assert (opened.config.network.towers, opened.config.network.groups) == (1, 2)
     np.testing.assert_allclose(opened.statistics.mean_image[3, 5], [122.67891434, 116.66876762, 104.00698793])
     names = opened.class_names
-    assert len(set(names)) == 1000
     assert names[134] == "crane (n02012849)" and names[517] == "crane (n03126707)" and names[65] == "sea_snake"
 
 
@@ -74,7 +73,6 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
         ("IN/good.caffemodel --out=OUT", 2, "--class_names is missing: .* has 7 classes, and ImageNet 1000"),
         ("IN/good.caffemodel --out=OUT --class_names=IN/nowhere", 2, "nowhere: cannot be read .*No such file"),
         ("IN/good.caffemodel --out=OUT --class_names=IN/same.txt", 2, "has 7 names, 1 of them different; .* has 7"),
-        ("IN/good.caffemodel --out=OUT --class_names=IN/good.caffemodel", 2, "good.caffemodel: cannot be read"),
         ("IN/names.txt --out=OUT", 1, "names.txt: holds no weights, .caffemodel or .npy"),
         ("IN/odd --out=OUT --class_names=IN/names.txt", 1, "IN/odd: is not AlexNet .width must give each of two"),
         ("IN/no_groups --out=OUT --class_names=IN/names.txt", 1, r"conv4_tower0/kernel should be \(3, 3, 12, 12\)"),
