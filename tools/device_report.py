@@ -50,15 +50,10 @@ def main(argv):
         counts[f"{operation['device']}  {operation['phase']}"][OWNERS[operation["tower"]]] += 1
     total = sum(c["bytes"] for c in crossings if c["kind"] != "input")
     least = settings.batch_size * minimum(settings.variant, settings.width, 4 if settings.precision == "float32" else 2)
-    report = {
-        **dataclasses.asdict(settings) | {"devices": devices},
-        **{"operations": operations, "crossings": crossings, "counts": counts},
-        "strays": [o for o in operations if o["tower"] is not None and o["device"] != devices[o["tower"]]],
-        "weights_crossing": sum(c["kind"] == "weight" for c in crossings),
-        "bytes": total,
-        "minimum_bytes": least,
-        "ratio": total / least,
-    }
+    report = dataclasses.asdict(settings) | {"devices": devices, "operations": operations, "crossings": crossings}
+    report |= {"counts": counts, "bytes": total, "minimum_bytes": least, "ratio": total / least}
+    report["strays"] = [o for o in operations if o["tower"] is not None and o["device"] != devices[o["tower"]]]
+    report["weights_crossing"] = sum(c["kind"] == "weight" for c in crossings)
     harness.publish(report, as_text(report), settings.json)
     if report["strays"] or report["weights_crossing"] or report["ratio"] > ALLOWED:
         raise RunError(

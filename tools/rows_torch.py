@@ -11,15 +11,11 @@ from torch import nn
 CROP = 224
 
 
-class Normalization(nn.Module):
-    """Local response normalization within each of two groups; PyTorch divides alpha by the size of the window."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+class Normalization(nn.LocalResponseNorm):
+    """Within each of two groups; PyTorch divides alpha by the size of the window."""
 
     def forward(self, x):
-        return self.layer(x.reshape(2 * x.shape[0], -1, *x.shape[2:])).reshape(x.shape)
+        return super().forward(x.reshape(2 * x.shape[0], -1, *x.shape[2:])).reshape(x.shape)
 
 
 def network(width):
@@ -28,11 +24,12 @@ def network(width):
     def units(number):
         return round(number * width)
 
+    constants = {"size": 5, "alpha": 5e-4, "beta": 0.75, "k": 2.0}
     return nn.Sequential(
         nn.ZeroPad2d((0, 3, 0, 3)),
-        *(nn.Conv2d(3, units(96), 11, stride=4), nn.ReLU(inplace=True), Normalization(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(3, units(96), 11, stride=4), nn.ReLU(inplace=True), Normalization(**constants), nn.MaxPool2d(3, 2)),
         nn.Conv2d(units(96), units(256), 5, padding=2, groups=2),
-        *(nn.ReLU(inplace=True), Normalization(), nn.MaxPool2d(3, 2)),
+        *(nn.ReLU(inplace=True), Normalization(**constants), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(units(256), units(384), 3, padding=1), nn.ReLU(inplace=True)),
         *(nn.Conv2d(units(384), units(384), 3, padding=1, groups=2), nn.ReLU(inplace=True)),
         *(nn.Conv2d(units(384), units(256), 3, padding=1, groups=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)),
