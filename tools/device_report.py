@@ -41,9 +41,7 @@ def main(argv):
     settings = flags.parse(Settings, argv, __doc__)
     with quiet_start():
         import placement  # TensorFlow, which a wrong flag does not wait for
-
-        devices = placement.choose_two(settings.devices)
-    operations, crossings = placement.measure(settings, devices)
+    devices, operations, crossings = placement.measure(settings)
     places = [(device, phase) for device in sorted({o["device"] for o in operations}) for phase in PHASES]
     counts = {f"{device}  {phase}": dict.fromkeys(OWNERS.values(), 0) for device, phase in places}
     for operation in operations:

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_alexnet import AlexNet
+from keras_alexnet.cli import quiet_start
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.model.towers import check_precision, choose_devices
 from keras_alexnet.training.optimizer import LossScale, MomentumSGD
@@ -22,16 +23,15 @@ NO_WORK = {"_Arg", "_Retval", "_Send", "_Recv", "_HostSend", "_HostRecv", "_Devi
 ARGUMENTS = ("_Arg", "_DeviceArg")
 
 
-def choose_two(names):
-    """The devices of the two towers; without names two GPUs, or two logical CPUs in their place."""
-    devices = choose_devices(names, 2) or choose_devices(("CPU:0", "CPU:1"), 2)
+def measure(settings):
+    """Runs one training step of the network in two towers: (their devices, operations, crossings), lists of dict.
+
+    Without names of devices it takes two GPUs, or two logical CPUs in their place.
+    """
+    with quiet_start():
+        devices = choose_devices(settings.devices, 2) or choose_devices(("CPU:0", "CPU:1"), 2)
     if len(devices) < 2:
-        raise UsageError(f"--devices={names}: give two, or nothing crosses")
-    return devices
-
-
-def measure(settings, devices):
-    """Runs one training step of the network in two towers: (operations, crossings), lists of dict."""
+        raise UsageError(f"--devices={settings.devices}: give two, or nothing crosses")
     check_precision(settings.precision, devices)
     options = {"width": settings.width, "dtype": settings.precision, "seed": 0}
     model = AlexNet(1000, settings.variant, 2, 2, devices, None, **options)
@@ -47,7 +47,7 @@ def measure(settings, devices):
     operations = [operation for graph in graphs for operation in graph.operations()]
     crossings = [crossing for graph in graphs for crossing in graph.crossings(settings.batch_size)]
     # A tensor that is sent twice to a device counts once.
-    return operations, list({(each["tensor"], each["target"]): each for each in crossings}.values())
+    return devices, operations, list({(each["tensor"], each["target"]): each for each in crossings}.values())
 
 
 def run(step, batch_size):

@@ -114,12 +114,10 @@ def _convolutional_layers(layers, x):
 
     if layers.linking:
         x = layers.exchange("join3", x)
-    if layers.has_layer("conv3"):
-        x = layers.nonlinearity("relu3", layers.convolution("conv3", x, 3, v.middle_stddev, 0.0))  # 13x13x384
-    if layers.has_layer("conv4"):
-        x = layers.nonlinearity("relu4", layers.convolution("conv4", x, 3, v.middle_stddev, v.bias))  # 13x13x384
-    if layers.has_layer("conv5"):
-        x = layers.nonlinearity("relu5", layers.convolution("conv5", x, 3, v.middle_stddev, v.bias))  # 13x13x256
+    for index, bias in ((3, 0.0), (4, v.bias), (5, v.bias)):  # 13x13x384, 13x13x384, 13x13x256
+        if layers.has_layer(f"conv{index}"):
+            x = layers.convolution(f"conv{index}", x, 3, v.middle_stddev, bias)
+            x = layers.nonlinearity(f"relu{index}", x)
     # The release pools conv5 before its ReLU; a maximum and a ReLU give the same in either order.
     x = layers.max_pooling("pool5", x)  # 6x6x256
     if network.topology == "conv6":

@@ -149,12 +149,9 @@ def choose_devices(names, towers):
         return tuple(gpus[:2]) if len(gpus) >= 2 else ()
     names = tuple(name.strip().upper() for name in (names.split(",") if isinstance(names, str) else names))
     text = ",".join(names)
-    for name in names:
-        if not re.fullmatch(r"(CPU|GPU):\d{1,3}", name):
-            raise ArgumentError("devices", text, f"must be names such as GPU:0,GPU:1, and {name!r} is none")
     if not 1 <= len(set(names)) == len(names) <= towers:
         raise ArgumentError("devices", text, f"must be one device, or a different one for each tower (towers={towers})")
-    cpus = 1 + max((int(name.removeprefix("CPU:")) for name in names if name.startswith("CPU:")), default=0)
+    cpus = 1 + max(map(int, re.findall(r"\bCPU:(\d{1,3})\b", text)), default=0)
     if 1 < cpus <= 8:
         with contextlib.suppress(RuntimeError):  # TensorFlow has started, and its devices are fixed: see below
             cpu = tf.config.list_physical_devices("CPU")[0]
@@ -162,7 +159,8 @@ def choose_devices(names, towers):
     present = _present("CPU") + _present("GPU")
     for name in names:
         if name not in present:
-            raise ArgumentError("devices", text, f"must be present: {name} is missing, there are {', '.join(present)}")
+            problem = f"must be names of devices that are present: {name} is missing, there are {', '.join(present)}"
+            raise ArgumentError("devices", text, problem)
     return names
 
 

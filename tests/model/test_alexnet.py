@@ -71,9 +71,8 @@ def test_parameters_and_shapes(settings, parameters, monkeypatch):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_forward_pass_is_the_reference(variant, towers):
     model = AlexNet(7, variant, towers, width=TINY, classifier_activation=None, seed=3)
-    for layer in model.layers:
-        for weight in layer.weights:  # weights large enough for every part of the sum to show
-            weight.assign(keras.random.normal(weight.shape, stddev=0.2, seed=len(weight.path) + weight.shape[-1]))
+    for index, weight in enumerate(model.trainable_variables):  # large enough for every part of the sum to show
+        weight.assign(keras.random.normal(weight.shape, stddev=0.2, seed=index))
     images = images_of(model.input_shape[1])
     expected = reference.forward(grouped_weights(model), images, variant)
     # float32 against float64, over eight layers of sums of up to 2,304 terms
@@ -139,7 +138,7 @@ def test_other_networks_are_the_same_function_in_both_forms(settings, first):
     weights.copy(towers, grouped)
     image = images_of(224, count=2)
     np.testing.assert_allclose(towers(image), grouped(image), rtol=2e-4, atol=1e-6)
-    (layer,) = layers_named(grouped, first)
+    layer = grouped.get_layer(first)
     assert layer.kernel.shape[2] == layer.input.shape[-1]
     # What is removed is gone with what belongs to it; pools and the exchange between the towers stay.
     names = {layer.name.split("_tower")[0] for layer in towers.layers}

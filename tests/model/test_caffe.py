@@ -136,14 +136,11 @@ class Evil:
 NONE = "holds no weights, .caffemodel or .npy"
 NO_NPY = "holds no weights as caffe-tensorflow writes them"
 NO_MEAN = "holds no mean image"
-SHORT = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }".ljust(80)
+NUMBERS = b"\x93NUMPY\x01\x00\x46\x00{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }".ljust(80)
 BAD = {
     "empty": (lambda b: b"", "has 0 bytes; 1 to "),
     "text": (lambda b: b"no caffemodel, but a text of some length\n" * 9, NONE),
-    "few layers": (
-        lambda b: caffemodel({n: b[n] for n in list(b)[:5]}),
-        "fc6 has 0 arrays .*; the file has conv1, con",
-    ),
+    "no layer": (lambda b: caffemodel(b | {"fc6": []}), "fc6 has 0 arrays .*; the file has conv1, conv2, "),
     "no bias": (lambda b: caffemodel(b | {"fc7": b["fc7"][:1]}), "fc7 has 1 arrays instead of a kernel and a bias"),
     "other shape": (
         lambda b: caffemodel(b | {"conv4": [np.ones((24, 108)), b["conv4"][1]]}),
@@ -158,7 +155,7 @@ BAD = {
         "fc8/bias has non-finite numbers",
     ),
     "CaffeNet": (lambda b: caffemodel(b, order=("pool1", "norm1")), "pools before it normalizes, as CaffeNet does"),
-    "npy of numbers": (lambda b: SHORT, rf"{NO_NPY} \(an array float32 \(2,\)"),
+    "npy of numbers": (lambda b: NUMBERS, rf"{NO_NPY} \(an array float32 \(2,\)"),
     "npy, truncated": (lambda b: npy(converted(b))[:-1000], NO_NPY),
     "npy of objects": (lambda b: npy({"conv3": [np.array([{}], object)] * 2}), "an array of type O8; f4 or f8 is"),
     "npy that runs a program": (lambda b: npy({"conv1": Evil()}), r"its pickle asks for (posix|nt)\.system, and only"),

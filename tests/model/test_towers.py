@@ -124,8 +124,8 @@ def test_two_devices_one_device_and_grouped_layers_take_the_same_steps(variant, 
         grouped = name == "grouped"
         np.testing.assert_allclose(other_losses[0], losses[0], rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(other_losses, losses, rtol=1e-3 if grouped else 1e-5, err_msg=name)
-        compare(f"{name}, first velocity of", other_first, first, 1e-5)
-        compare(f"{name}, last velocity of", other_last, last, 0.03 if grouped else 1e-4)
+        compare(other_first, first, 1e-5)
+        compare(other_last, last, 0.03 if grouped else 1e-4)
 
 
 def velocities_of(trainer):
@@ -135,13 +135,12 @@ def velocities_of(trainer):
     return weights.to_grouped(dict(zip(names, values, strict=True)))
 
 
-def compare(label, actual, desired, tolerance):
+def compare(actual, desired, tolerance):
     """Each array within a tolerance that is relative to its largest number."""
-    assert actual.keys() == desired.keys()
     for key, value in desired.items():
-        assert np.any(value), key
         largest = np.abs(value).max()
-        np.testing.assert_allclose(actual[key], value, rtol=0, atol=tolerance * largest, err_msg=f"{label} {key}")
+        assert largest, key
+        np.testing.assert_allclose(actual[key], value, rtol=0, atol=tolerance * largest, err_msg=key)
 
 
 def enlarge(model):
@@ -191,9 +190,9 @@ def test_two_gpus_are_taken_by_themselves(count, chosen, monkeypatch):
 
 def test_devices_that_cannot_be_had_are_named():
     for names, count, words in (
-        (("CPU:0", "GPU:5"), 2, "devices must be present: GPU:5 is missing, there are CPU:0, CPU:1.*='CPU:0,GPU:5'"),
+        (("CPU:0", "GPU:5"), 2, "devices must be names .* present: GPU:5 is missing, there are CPU:0, CPU:1"),
         (("CPU:0", "CPU:0"), 2, "devices must be one device, or a different one for each tower .towers=2"),
-        ("CPU:x", 2, "devices must be names such as GPU:0,GPU:1, and 'CPU:X' is none"),
+        ("CPU:x", 2, "CPU:X is missing"),
     ):
         with pytest.raises(ArgumentError, match=words):
             choose_devices(names, count)
