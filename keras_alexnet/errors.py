@@ -14,8 +14,11 @@ class ArgumentError(ValueError):
     """
 
     def __init__(self, name, value, problem):
-        super().__init__(f"{name} {problem}. Received: {name}={value!r}")
+        super().__init__(name, value, problem)
         self.name, self.value, self.problem = name, value, problem
+
+    def __str__(self):
+        return f"{self.name} {self.problem}. Received: {self.name}={self.value!r}"
 
 
 class RunError(RuntimeError):

@@ -18,6 +18,7 @@ from keras_alexnet import __version__, flags
 from keras_alexnet import config as configs
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
+from keras_alexnet.model import variants
 from keras_alexnet.training import progress as progresses
 
 FLAGS = "flags.cfg"
@@ -160,9 +161,14 @@ def build_model(network, num_classes, seed, devices):
 
     Devices are those of `keras_alexnet.AlexNet`.
     """
-    settings = {**vars(network), "devices": devices, "dtype": network.precision}
-    del settings["precision"]
-    return _modules().AlexNet(num_classes, classifier_activation=None, seed=seed, **settings)
+    return _modules().AlexNet(
+        num_classes,
+        devices=devices,
+        classifier_activation=None,
+        dtype=network.precision,
+        seed=seed,
+        **variants.settings_of(network),
+    )
 
 
 def create(config, model, class_names, statistics):
