@@ -58,8 +58,9 @@ def check_run(model_dir):
 
 def check_path(path, name="model_dir"):
     """Raises ArgumentError of a path that TensorFlow would read as a pattern of file names."""
-    if set(os.path.abspath(path)) & set("[]*?\\"):
-        raise ArgumentError(name, path, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
+    whole = os.path.abspath(path)
+    if set(whole) & set("[]*?\\"):
+        raise ArgumentError(name, path, f"{whole} must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
 
 
 def has_checkpoint(model_dir):

@@ -97,7 +97,7 @@ class Network:
         is_number = isinstance(self.width, numbers.Real) and 0 < self.width < math.inf
         units = [round(each * self.width) for each in UNITS.values()] if is_number else [0]
         is_even = all(each >= 2 and each % 2 == 0 for each in units)
-        require("width", is_even, "must give each of two towers the same units in every layer")
+        require("width", is_even, "must give two towers the same units in every layer, as multiples of 0.0625 do")
         is_number = isinstance(self.dropout, numbers.Real)
         require("dropout", is_number and 0 <= self.dropout < 1, "must be at least 0 and below 1")
 
