@@ -1,5 +1,3 @@
-"""What tests of runs share: the flags of tiny runs, commands in this process and in others, what runs have written."""
-
 import contextlib
 import csv
 import io

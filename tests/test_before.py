@@ -1,7 +1,7 @@
-"""A run, its checkpoints and its export by an earlier version (commit f694f70): read, resumed and answered the same.
+"""A run of an earlier version is read, resumed and answers the same.
 
-That commit made data_before/before.tar.xz, once: 22 images, two epochs on them (run/flags.cfg, a checkpoint from within
-the second one too), the history after --epochs=3, its evaluation by ten views, its predictions.
+Commit f694f70 made data_before/before.tar.xz: 22 images, two epochs on them (a checkpoint from within the second one
+too), the history after --epochs=3, its evaluation by ten views, its predictions.
 """
 
 import json

@@ -16,6 +16,7 @@ import tempfile
 
 import harness
 
+from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError
 from keras_alexnet.flags import flag, required
@@ -56,7 +57,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings = harness.parse(Settings, argv, __doc__)
+    settings = flags.parse(Settings, argv, __doc__)
     for name, folder in (("data_dir", required(settings, "data_dir")), ("work_dir", settings.work_dir or ".")):
         if not os.path.isdir(folder):
             raise ArgumentError(name, folder, "there is no such folder")

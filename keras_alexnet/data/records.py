@@ -15,8 +15,10 @@ import itertools
 import json
 import logging
 import os
+import urllib.parse
 
 import numpy as np
+import requests
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
@@ -369,7 +371,10 @@ def _open_builder(name, data_dir):
         # From a missing network to a changed checksum; an AssertionError is of files that users must fetch themselves.
         by_hand = isinstance(error, AssertionError)
         problem = "some of its files must be fetched by hand" if by_hand else "could not be downloaded and prepared"
-        raise UsageError(f"--dataset={name}: {problem}: {' '.join(str(error).split())[:400]}") from None
+        words = " ".join(str(error).split())[:400]
+        if isinstance(error, requests.RequestException) and error.request is not None and error.response is None:
+            words = f"no answer from {urllib.parse.urlsplit(error.request.url).netloc}; check the network"
+        raise UsageError(f"--dataset={name}: {problem}: {words}") from None
     return builder, keys
 
 

@@ -28,7 +28,6 @@ def test_plateau(baseline, patience, errors, expected):
 @pytest.mark.parametrize(
     ("epochs", "rate", "bias", "conv1"),
     [
-        (0, 1e-2, 2e-2, 1e-2),
         (22, 1e-2, 2e-2, 1e-2),
         (23, 1e-3, 2e-3, 1e-3),
         (51, 1e-4, 2e-3, 1e-4),
