@@ -30,7 +30,6 @@ def call(module, *argv):
 
 
 def refusal(module, *argv, code=2):
-    """The only line of standard error of a command that fails."""
     found, _, error = call(module, *argv)
     assert found == code and error.startswith("command: ") and error.count("\n") == 1
     return error.removeprefix("command: ").strip()
@@ -92,5 +91,4 @@ def finish(process):
 
 
 def until(process, words):
-    """Reads what a process prints up to a line that has these words."""
     assert any(words in line for line in process.stdout), process.stderr.read()

@@ -36,7 +36,6 @@ def test_the_flags_of_a_run_give_the_same_settings_again(tmp_path):
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
 def test_every_flagfile_trains_with_its_own_flags(path):
-    """And says why, how, how long and what to expect. Its run is kept in a folder of its name."""
     text = path.read_text()
     assert configs.parse_train([f"--flagfile={path}"], "usage").run.model_dir == f"runs/{path.stem}"
     assert configs.parse_train(["-flagfile", str(path), "--model_dir=own"], "usage").run.model_dir == "own"

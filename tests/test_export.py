@@ -11,7 +11,7 @@ from tests.conftest import CLASSES
 from tests.runs import call, history, refusal
 
 
-def test_versions_count_up_and_nothing_half_written_stays(tiny_run, small_images, tmp_path, monkeypatch):
+def test_versions_count_up_and_nothing_half_written_stays(tiny_run, tmp_path, monkeypatch):
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
     (run / "export" / ".writing-1-ab" / "variables").mkdir(parents=True)  # left by a killed export
 
@@ -28,12 +28,6 @@ def test_versions_count_up_and_nothing_half_written_stays(tiny_run, small_images
     folder = run / "export" / "11"
     assert call(export, f"--model_dir={run}", "--views=10") == (0, f"exported to {folder}\n", "")
     assert export.read_metadata(str(folder))["views"] == 10
-    image = tf.constant([(small_images / "val" / "blue_disk" / "0.jpg").read_bytes()])
-    one, ten = (
-        tf.saved_model.load(str(each)).signatures["serving_default"](image_bytes=image)["probabilities"]
-        for each in (tiny_run / "export" / "1", folder)
-    )
-    assert abs(one - ten).numpy().max() > 0
 
 
 def test_a_version_holds_what_tf_serving_looks_for(folder, tiny_model):

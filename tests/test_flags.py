@@ -115,23 +115,12 @@ def test_flagfiles(tmp_path):
     assert f"--flagfile={path}: cannot be read (it is not a text file)" in refused(f"--flagfile={path}")
 
 
-def settings_of_commands():
-    """name -> (dataclass, parser)."""
-    found = {
-        "train": (configs.Config, configs.parse_train),
-        "evaluate": (evaluate.EvaluateConfig, evaluate.parse_evaluate),
-        "export": (export.ExportConfig, functools.partial(flags.parse, export.ExportConfig)),
-        "predict": (predict.PredictConfig, functools.partial(flags.parse, predict.PredictConfig, positional="images")),
-    }
-    for module in pkgutil.iter_modules(paper.__path__, "keras_alexnet.paper."):
-        with contextlib.suppress(ImportError):  # an optional library is not installed
-            for name, kind in vars(importlib.import_module(module.name)).items():
-                if name.endswith("Settings"):
-                    found[f"{module.name}.{name}"] = kind, functools.partial(flags.parse, kind)
-    return found
-
-
-COMMANDS = settings_of_commands()
+KINDS = [configs.Config, evaluate.EvaluateConfig, export.ExportConfig, predict.PredictConfig]
+for module in pkgutil.iter_modules(paper.__path__, "keras_alexnet.paper."):
+    with contextlib.suppress(ImportError):  # an optional library is not installed
+        found = vars(importlib.import_module(module.name))
+        KINDS += [found[name] for name in sorted(found) if name.endswith("Settings")]
+PARSERS = {configs.Config: configs.parse_train, evaluate.EvaluateConfig: evaluate.parse_evaluate}
 # Values that flags of some kind take or almost take.
 WORDS = (
     "", "0", "-1", "2", "1e999", "nan", "0x10", "1_0", "99999999999999999999", "true", "auto", "folder", "shapes",
@@ -143,8 +132,8 @@ WORDS = (
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_flags_are_settings_or_one_line(data):
-    command = data.draw(st.sampled_from(sorted(COMMANDS)))
-    kind, parse = COMMANDS[command]
+    kind = data.draw(st.sampled_from(KINDS))
+    parse = PARSERS.get(kind, functools.partial(flags.parse, kind))
     name = st.sampled_from([field for field in flags._fields(kind) if field != "images"])
     value, text = st.sampled_from(WORDS), st.text(alphabet=string.printable, max_size=12)
     argument = st.builds("--{}={}".format, name, value | text) | st.builds("--no{}".format, name) | text
@@ -155,6 +144,6 @@ def test_any_flags_are_settings_or_one_line(data):
     except SystemExit as ended:
         assert ended.code == 0  # --help
     else:
-        if command == "train":  # what is taken can be written down and is then taken again
+        if kind is configs.Config:  # what is taken can be written down and is then taken again
             run = dataclasses.replace(found.run, dry_run=False)
             assert flags.read(kind, flags.as_text(found)) == dataclasses.replace(found, run=run)

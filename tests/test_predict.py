@@ -52,8 +52,7 @@ def test_a_bad_file_keeps_none_of_the_others_from_being_classified(folder, paths
     code, shown, error = call(predict, f"--model={folder}", *given)
     blocks = [block.splitlines() for block in ("\n" + shown).split("\n/") if block]
     assert code == 1 and [f"/{block[0]}" for block in blocks] == given
-    assert [len(block) for block in blocks] == [6, 6, 6, 2, 6, 2]
-    assert blocks[3][1] == "  error: not a JPEG or PNG file"
+    assert [len(block) for block in blocks] == [6, 6, 6, 2, 6, 2] and blocks[3][1] == "  error: not a JPEG or PNG file"
     assert blocks[5][1] == "  error: has 1,099,511,627,776 bytes; at most 536,870,912 are read"
     assert blocks[0] == blocks[4]  # a file that is given twice
     assert blocks[0][1] == f"  {100 * expected['scores'][0, 0]:6.2f} %  {expected['classes'][0, 0]}"

@@ -9,8 +9,6 @@ from keras_alexnet import __version__, datasets, evaluate, export, predict, trai
 from keras_alexnet.model import weights
 from tests.runs import SMALL_CLASSES, TINY_RUN, call, history, newest, points, refusal, state
 
-COLUMNS = "epoch loss top1_error top5_error val_loss val_top1_error val_top5_error learning_rate images_per_second"
-
 
 @pytest.fixture
 def data(small_images, tmp_path):
@@ -19,7 +17,8 @@ def data(small_images, tmp_path):
 
 def test_from_training_to_prediction(run_of_three_epochs, small_images, tmp_path):
     run, rows = run_of_three_epochs, history(run_of_three_epochs)
-    assert list(rows[0])[:9] == COLUMNS.split() and [row["epoch"] for row in rows] == ["1", "2", "3"]
+    columns = "epoch loss top1_error top5_error val_loss val_top1_error val_top5_error learning_rate images_per_second"
+    assert list(rows[0])[:9] == columns.split() and [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     assert len([name for name in state(run) if name.endswith(("_tower0/kernel", "_tower1/kernel"))]) == 2 * 2 * 7
     assert (run / "class_names.txt").read_text().split() == list(SMALL_CLASSES)
@@ -76,7 +75,6 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
         ("--batch_size=9 --strategy=mirrored --devices=CPU:0,CPU:1", "must be a multiple of the 2 replicas"),
         ("--statistics={run}/flags.cfg", "give a statistics.npz of another run"),
         ("--statistics={tmp}/other.npz", "is of another training set"),
-        ("--initial_weights={tmp}/a[1]", "must not contain [ ] * ? or \\"),
         ("--initial_weights={tmp}/nowhere", "there is no such file or folder"),
         ("--initial_weights={run} --width=0.125", "its network has --width=0.0625, and this one 0.125"),
         ("--initial_weights={run}/export/1 --variant=caffe", "its network has --variant=release2012"),
