@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops
+from PIL import ImageChops
 
 from keras_alexnet.data import shapes
 from keras_alexnet.errors import ArgumentError
@@ -64,14 +64,6 @@ def test_a_set_is_complete_repeatable_and_kept(tmp_path):
     assert shapes.make(tmp_path / "again", 4, 2, 5) is True and files_of(tmp_path / "again") == files
     shapes.make(tmp_path / "other", 4, 2, 6)
     assert not set(files.values()) & set(files_of(tmp_path / "other").values())
-
-
-def test_no_seed_is_used_twice(tmp_path, monkeypatch):
-    used, blank = [], Image.new("RGB", (8, 8))
-    monkeypatch.setattr(shapes, "draw", lambda *arguments: used.append(arguments) or blank)
-    shapes.make(tmp_path / "a", 3, 5, 0)
-    shapes.make(tmp_path / "b", 5, 3, 1)
-    assert len(used) == len(set(used)) == 160
 
 
 def test_what_is_refused(tmp_path, monkeypatch):
