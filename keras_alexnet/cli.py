@@ -18,8 +18,7 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 def run_command(command, main, argv):
     """Runs `main(argv)` as the command `python -m keras_alexnet.COMMAND`, whose name is written before errors.
 
-    Returns the exit code: 0 done, 1 failed while running, 2 wrong usage, 75 stopped by a signal and resumable, 130
-    interrupted from the keyboard.
+    Returns the exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped by a signal and resumable, 130 by Ctrl-C.
     """
     # The package uses TensorFlow's graphs, whichever backend Keras is configured with.
     os.environ["KERAS_BACKEND"] = "tensorflow"

@@ -67,8 +67,8 @@ def find_imagenet(data, may_prepare=False):
         print(IMAGENET_HELP.format(root=root, records=prepared), file=sys.stderr)
         raise UsageError(f"--dataset={IMAGENET}: is missing in {root}: records, prepared set or archives") from None
     if not may_prepare:
-        how = "tools/prepare_dataset.py, or training in one process, prepares them"
-        raise UsageError(f"--dataset={IMAGENET}: the archives in {archives} are not prepared yet; {how}")
+        problem = f"the archives in {archives} are not prepared yet; tools/prepare_dataset.py prepares them"
+        raise UsageError(f"--dataset={IMAGENET}: {problem}")
     train, val = imagenet.open_ilsvrc2012(root, prepare.claim(prepared))
     imagenet.note_counts(train, val)
     prepare.prepare(train, val, prepared, prepare.Settings(), threads=data.input_threads)

@@ -8,10 +8,7 @@ class UsageError(ValueError):
 
 
 class ArgumentError(ValueError):
-    """An argument has a value that is not allowed; on the command line, the flag of that name (exit code 2).
-
-    The problem says what is allowed, such as "must be 1 or 2".
-    """
+    """An argument has a wrong value (exit code 2); the problem says what is allowed, such as "must be 1 or 2"."""
 
     def __init__(self, name, value, problem):
         super().__init__(name, value, problem)

@@ -25,10 +25,9 @@ from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer, r
 
 
 class Loop:
-    """Trains a run from its newest checkpoint to its end.
+    """Trains a run from its newest checkpoint to its end; the model was made in the scope of the distribution.
 
-    The model of `rundir.build_model` was made in the scope of the distribution.Distribution; statistics and the summary
-    are of the training and of the validation set, see `data.statistics`.
+    Statistics and the summary are of the training and of the validation set, see `data.statistics`.
     """
 
     def __init__(self, config, model, devices, distribution, statistics, val_summary, train_source, val_source):
@@ -72,11 +71,9 @@ class Loop:
     def fit(self, started, stop):
         """Trains to the end of the run; returns whether there was something left to do.
 
-        `started` is the `time.perf_counter` when the program started, `stop` a cli.StopRequest.
-
-        Raises:
-            RunError: an image cannot be read, the loss is not finite, a checkpoint cannot be written or none be read.
-            RequeueError, KeyboardInterrupt: a signal, Ctrl-C asked to stop; a checkpoint of the last step is kept.
+        `started` is the `time.perf_counter` of the start, `stop` a cli.StopRequest. Raises RunError where an
+        image cannot be read, the loss is not finite, a checkpoint cannot be written or none be read; and RequeueError
+        or KeyboardInterrupt where a signal asked to stop: a checkpoint of the last step is kept.
         """
         config, is_chief = self.config, self.distribution.is_chief
         history = os.path.join(config.run.model_dir, "history.csv")

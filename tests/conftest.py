@@ -23,7 +23,7 @@ from tests.runs import FULL_RUN, SMALL_CLASSES, TINY_RUN
 
 CLASSES = ["blue_disk", "red_disk", "red_square", "red_star", "striped_red_disk", "blue_square"]
 
-# Two devices, before anything runs: this process can place towers and replicas. TensorFlow takes the first by default.
+# Two devices, before anything runs: this process can place towers and replicas.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
@@ -55,7 +55,6 @@ def run_of_three_epochs(small_images, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_run(small_images, tmp_path_factory):
-    """The same with few layers."""
     return trained(tmp_path_factory.mktemp("runs") / "run", [*TINY_RUN, f"--data_dir={small_images}", "--epochs=3"])
 
 
@@ -92,13 +91,11 @@ def mean_image():
 
 @pytest.fixture(scope="session")
 def mean(mean_image):
-    """What a center view loses."""
     return mean_image[16:240, 16:240]
 
 
 @pytest.fixture(scope="session")
 def folder(tiny_model, mean_image, tmp_path_factory):
-    """An exported version."""
     served, export_dir = ServedModel(tiny_model, CLASSES, mean_image), tmp_path_factory.mktemp("run") / "export"
     return export.save(served, str(export_dir), {"class_names": CLASSES, "flags": {}})
 

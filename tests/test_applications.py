@@ -35,8 +35,6 @@ def test_an_image_file_is_seen_as_it_is_served(tiny_run, tmp_path):
         keras_alexnet.load_image(path)
     with pytest.raises(ValueError, match="size must be a whole number from 1 to 256. Received: size=257"):
         keras_alexnet.load_image(path, 257)
-    with pytest.raises(FileNotFoundError, match="nowhere.jpg"):
-        keras_alexnet.load_image(tmp_path / "nowhere.jpg")
 
 
 def test_the_mean_is_subtracted_and_nothing_else():
@@ -73,7 +71,7 @@ def test_what_cannot_be_preprocessed():
             keras_alexnet.preprocess_input(images, mean)
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float16, np.uint8])
+@pytest.mark.parametrize("kind", [np.float32, np.uint8])
 def test_predictions_in_words(kind):
     scores = np.zeros((2, 1000), kind)
     scores[0, [0, 134, 517]] = 2, 3, 5

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_alexnet import evaluate, flags, predict, rundir, train
+from keras_alexnet import evaluate, predict, train
 from tests.runs import call, history, newest
 
 ARCHIVE = Path(__file__).parent / "data_before" / "before.tar.xz"
@@ -22,14 +22,6 @@ def before(tmp_path, monkeypatch):
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)  # the paths in its flags are relative
     return tmp_path
-
-
-def test_the_settings_of_a_run(before):
-    lines = (before / "run" / "flags.cfg").read_text().splitlines()
-    known = dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))
-    assert len(known) == 54
-    found = flags.as_text(rundir.read_config("run"))
-    assert {name: found[name] for name in known} == known
 
 
 @pytest.mark.parametrize("checkpoint", ["epoch-2", "epoch-1-step-2"])

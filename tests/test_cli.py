@@ -38,7 +38,7 @@ def test_each_end_has_its_code_and_its_line(error, code, words, capsys):
 
 
 def test_help_and_wrong_flags_do_not_import_tensorflow():
-    """Without docstrings too, and with streams that the shell has closed."""
+    """Without docstrings too, and with closed streams."""
     code = """import sys; from keras_alexnet import cli, evaluate, export, predict, train
 for command in (evaluate, export, predict, train):
     if cli.run_command('c', command.main, ['--no_such_flag']) != 2: sys.exit(3)

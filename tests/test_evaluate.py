@@ -99,7 +99,7 @@ def test_another_set_with_fewer_classes_bad_files_and_all_tables(tiny_run, small
     tables = [f"--model_dir={tiny_run}", "--per_class", "--confusions=3", "--calibration"]
     own = ["--dataset=folder", f"--data_dir={tmp_path / 'other'}", "--split=test"]
     report, shown = evaluated(tmp_path, *tables, *own)
-    assert report["set"]["images"] == 3 and report["set"]["classes"] == 1
+    assert (report["set"]["images"], report["set"]["classes"]) == (3, 1)
     assert sorted(report["set"]["left_out"]) == ["striped_red_disk/bad.jpg", "striped_red_disk/note.txt"]
     assert [row["images"] for row in report["per_class"]] == [0, 0, 3]
     assert sum(row["images"] for row in report["calibration"]["bins"]) == 3

@@ -26,7 +26,6 @@ def answers():
 
 def test_errors_by_class_and_confusions(answers):
     rows = evaluation.by_class(answers, [*NAMES, "never"])
-    assert [row["class_name"] for row in rows] == [*NAMES, "never"]
     for label, row in enumerate(rows[:4]):
         own = answers["labels"] == label
         assert row["images"] == own.sum()
@@ -40,7 +39,6 @@ def test_errors_by_class_and_confusions(answers):
         assert row["percent"] == pytest.approx(100 * row["images"] / (answers["labels"] == pair[0]).sum())
     assert sum(row["images"] for row in pairs) == len(wrong)
     assert pairs == sorted(pairs, key=lambda row: -row["images"])
-    assert evaluation.confusions(answers, NAMES, 2) == pairs[:2]
 
 
 def test_calibration_by_hand():

@@ -74,15 +74,13 @@ def test_a_field_is_a_flag(monkeypatch, capsys):
     ("flag", "words"),
     [
         ("--numbers=3", "'numbers'"),
-        ("--number=many", "--number=many"),
         ("--number", "number"),
-        *((f"--number={number}", f"--number={number}") for number in (0, 2**31, 2**63, -(2**63), 10**30)),
+        *((f"--number={number}", f"--number={number}") for number in ("many", 0, 2**31, 10**30)),
         *((f"--share={number}", f"--share={number}: must be a finite number") for number in ("nan", "inf", "-inf")),
         ("--share=0", "--share=0: must be above 0"),
         ("--share=1", "--share=1: must be below 1"),
         ("--views=5", "--views=5: value should be one of <1|10>"),
         ("--sizes=1,x", "--sizes=1,x: must be whole numbers from 0 to 2147483647, separated by commas"),
-        ("--sizes=-1", "--sizes=-1: must be whole numbers from 0"),
         (f"--sizes={2**63}", "must be whole numbers from 0 to 2147483647"),
         ("--shares=0.5,nan", "--shares=0.5,nan: must be numbers from 0"),
         ("--name=a\0b", "--name=a\\x00b: must not contain line breaks or null characters"),
@@ -109,34 +107,20 @@ def test_flagfiles(tmp_path):
     assert parse("-flagfile", str(other), "--number=1").group.number == 1
     path.write_text(f"--flagfile={path}\n")
     assert "nested too deeply, or name each other" in refused(f"--flagfile={path}")
-    for line, problem in (
-        ("--name='a b'", "a value has no quotes in a flagfile"),
-        ('--name="a b"', "a value has no quotes in a flagfile"),
-        ("--number=7 # seven", "a comment needs a line of its own"),
-    ):
+    quotes, comment = "a value has no quotes in a flagfile", "a comment needs a line of its own"
+    for line, problem in (("--name='a b'", quotes), ('--name="a b"', quotes), ("--number=7 # seven", comment)):
         path.write_text(f"{line}\n")
         assert refused(f"--flagfile={path}") == f"{line}: {problem} ({path}, line 1)"
     path.write_bytes(b"--name=\xff\n")
     assert f"--flagfile={path}: cannot be read (it is not a text file)" in refused(f"--flagfile={path}")
 
 
-def settings_of_commands():
-    """name -> (dataclass, parser)."""
-    found = {
-        "train": (configs.Config, configs.parse_train),
-        "evaluate": (evaluate.EvaluateConfig, evaluate.parse_evaluate),
-        "export": (export.ExportConfig, functools.partial(flags.parse, export.ExportConfig)),
-        "predict": (predict.PredictConfig, functools.partial(flags.parse, predict.PredictConfig, positional="images")),
-    }
-    for module in pkgutil.iter_modules(paper.__path__, "keras_alexnet.paper."):
-        with contextlib.suppress(ImportError):  # an optional library is not installed
-            for name, kind in vars(importlib.import_module(module.name)).items():
-                if name.endswith("Settings"):
-                    found[f"{module.name}.{name}"] = kind, functools.partial(flags.parse, kind)
-    return found
-
-
-COMMANDS = settings_of_commands()
+KINDS = [configs.Config, evaluate.EvaluateConfig, export.ExportConfig, predict.PredictConfig]
+for module in pkgutil.iter_modules(paper.__path__, "keras_alexnet.paper."):
+    with contextlib.suppress(ImportError):  # an optional library is not installed
+        found = vars(importlib.import_module(module.name))
+        KINDS += [found[name] for name in sorted(found) if name.endswith("Settings")]
+PARSERS = {configs.Config: configs.parse_train, evaluate.EvaluateConfig: evaluate.parse_evaluate}
 # Values that flags of some kind take or almost take.
 WORDS = (
     "", "0", "-1", "2", "1e999", "nan", "0x10", "1_0", "99999999999999999999", "true", "auto", "folder", "shapes",
@@ -148,8 +132,8 @@ WORDS = (
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_flags_are_settings_or_one_line(data):
-    command = data.draw(st.sampled_from(sorted(COMMANDS)))
-    kind, parse = COMMANDS[command]
+    kind = data.draw(st.sampled_from(KINDS))
+    parse = PARSERS.get(kind, functools.partial(flags.parse, kind))
     name = st.sampled_from([field for field in flags._fields(kind) if field != "images"])
     value, text = st.sampled_from(WORDS), st.text(alphabet=string.printable, max_size=12)
     argument = st.builds("--{}={}".format, name, value | text) | st.builds("--no{}".format, name) | text
@@ -160,6 +144,6 @@ def test_any_flags_are_settings_or_one_line(data):
     except SystemExit as ended:
         assert ended.code == 0  # --help
     else:
-        if command == "train":  # what is taken can be written down and is then taken again
+        if kind is configs.Config:  # what is taken can be written down and is then taken again
             run = dataclasses.replace(found.run, dry_run=False)
             assert flags.read(kind, flags.as_text(found)) == dataclasses.replace(found, run=run)

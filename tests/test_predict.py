@@ -27,7 +27,7 @@ def paths(files, tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def expected(folder, files):
-    """The answers for the images. Each model is loaded once, which takes a second."""
+    """The answers for the images; each model is loaded once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clients, "open_client", functools.cache(clients.open_client))
         yield clients.open_client(folder, 30.0, 3).predict(files[:20])
@@ -38,8 +38,7 @@ def test_lines_of_json_in_the_order_given(request, kind, paths, folder, expected
     target = folder if kind == "folder" else getattr(request.getfixturevalue("server"), kind)
     code, shown, _ = call(predict, f"--model={target}", "--format=jsonl", "--batch_size=3", "--parallel=2", *paths)
     answers = [json.loads(line) for line in shown.splitlines()]
-    assert code == 0
-    assert [answer["file"] for answer in answers] == paths
+    assert code == 0 and [answer["file"] for answer in answers] == paths
     assert [answer["classes"] for answer in answers] == expected["classes"].tolist()
     assert answers[5]["scores"] == pytest.approx(expected["scores"][5].tolist(), rel=1e-3)
 
@@ -53,8 +52,7 @@ def test_a_bad_file_keeps_none_of_the_others_from_being_classified(folder, paths
     code, shown, error = call(predict, f"--model={folder}", *given)
     blocks = [block.splitlines() for block in ("\n" + shown).split("\n/") if block]
     assert code == 1 and [f"/{block[0]}" for block in blocks] == given
-    assert [len(block) for block in blocks] == [6, 6, 6, 2, 6, 2]
-    assert blocks[3][1] == "  error: not a JPEG or PNG file"
+    assert [len(block) for block in blocks] == [6, 6, 6, 2, 6, 2] and blocks[3][1] == "  error: not a JPEG or PNG file"
     assert blocks[5][1] == "  error: has 1,099,511,627,776 bytes; at most 536,870,912 are read"
     assert blocks[0] == blocks[4]  # a file that is given twice
     assert blocks[0][1] == f"  {100 * expected['scores'][0, 0]:6.2f} %  {expected['classes'][0, 0]}"
@@ -68,7 +66,7 @@ def test_features_in_lines_of_json(folder, paths):
 
 
 class FakeClient:
-    """A client that remembers how many files a request has, takes up to `most` and fails in the last of `requests`."""
+    """Takes up to `most` files in a request and fails in the last of `requests`."""
 
     def __init__(self, most=100, requests=1000):
         self.sizes, self.closed, self.most, self.requests = [], False, most, requests

@@ -1,5 +1,3 @@
-"""Runs that are stopped and resumed: the same numbers, the same curves, nothing twice."""
-
 import itertools
 import json
 import os
@@ -9,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from keras_alexnet import datasets, files, loop, rundir, train
+from keras_alexnet import files, loop, rundir, train
 from keras_alexnet.data import shapes
 from keras_alexnet.training import checkpoints, distribution, trainer
 from tests.runs import TINY_RUN, assert_same, call, finish, history, newest, refusal, start, state, until
@@ -28,7 +26,6 @@ def command(flags):
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """A function: after so many steps from now on a signal arrives."""
     steps = trainer.Trainer.steps
 
     def set_up(step, number):
@@ -79,12 +76,6 @@ def test_a_signal_keeps_the_step_and_the_run_resumes_to_the_bit(tiny_run, comman
     monkeypatch.undo()
     assert "resuming after epoch 2 and 1 steps" in command()[1]
     assert_same(tmp_path / "run", tiny_run)
-
-
-def test_a_signal_before_the_first_step_is_one_line(flags, monkeypatch):
-    monkeypatch.setattr(datasets, "prepare_datasets", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
-    line = refusal(train, *flags, code=75)
-    assert line == "stopped by SIGTERM before the first step; the same command starts again"
 
 
 def test_a_killed_process_resumes_to_the_bit(tiny_run, flags, command, tmp_path):

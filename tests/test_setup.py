@@ -1,5 +1,3 @@
-"""The bounds of setup.py and the exact versions of constraints.txt."""
-
 import ast
 import re
 from pathlib import Path
@@ -11,11 +9,8 @@ from keras_alexnet import __version__
 
 ROOT = Path(__file__).parents[1]
 CALL = next(node for node in ast.walk(ast.parse((ROOT / "setup.py").read_text())) if getattr(node, "keywords", None))
-GIVEN = {
-    each.arg: ast.literal_eval(each.value)
-    for each in CALL.keywords
-    if each.arg.endswith(("_requires", "_require", "_data"))
-}
+LISTS = [each for each in CALL.keywords if each.arg.endswith(("_requires", "_require", "_data"))]
+GIVEN = {each.arg: ast.literal_eval(each.value) for each in LISTS}
 ALWAYS, OPTIONAL = GIVEN["install_requires"], GIVEN["extras_require"]
 LINES = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 PINS = [line for line in LINES if line and not line.startswith("#")]

@@ -9,28 +9,22 @@ from keras_alexnet import __version__, datasets, evaluate, export, predict, trai
 from keras_alexnet.model import weights
 from tests.runs import SMALL_CLASSES, TINY_RUN, call, history, newest, points, refusal, state
 
-COLUMNS = "epoch loss top1_error top5_error val_loss val_top1_error val_top5_error learning_rate images_per_second"
-
 
 @pytest.fixture
 def data(small_images, tmp_path):
-    """A copy of the images, to be changed."""
     return shutil.copytree(small_images, tmp_path / "data")
 
 
 def test_from_training_to_prediction(run_of_three_epochs, small_images, tmp_path):
     run, rows = run_of_three_epochs, history(run_of_three_epochs)
-    assert list(rows[0])[:9] == COLUMNS.split() and [row["epoch"] for row in rows] == ["1", "2", "3"]
+    columns = "epoch loss top1_error top5_error val_loss val_top1_error val_top5_error learning_rate images_per_second"
+    assert list(rows[0])[:9] == columns.split() and [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     assert len([name for name in state(run) if name.endswith(("_tower0/kernel", "_tower1/kernel"))]) == 2 * 2 * 7
-    with np.load(run / "statistics.npz", allow_pickle=False) as statistics:
-        shapes = {name: statistics[name].shape for name in ("mean_image", "rgb_mean", "rgb_covariance")}
-        assert shapes == {"mean_image": (256, 256, 3), "rgb_mean": (3,), "rgb_covariance": (3, 3)}
-        fingerprint = str(statistics["fingerprint"])
     assert (run / "class_names.txt").read_text().split() == list(SMALL_CLASSES)
     (record,) = json.loads((run / "provenance.json").read_text())
     assert record["keras_alexnet"] == __version__ and record["device"].endswith(tf.__version__)
-    assert record["training_set"] == {"images": 18, "fingerprint": fingerprint}
+    assert (record["training_set"]["images"], record["validation_set"]["images"]) == (18, 9)
 
     assert call(evaluate, f"--model_dir={run}", f"--json={tmp_path / 'figures.json'}")[0] == 0
     measured = json.loads((tmp_path / "figures.json").read_text())["result"]
@@ -59,7 +53,6 @@ def test_tensorboard_gets_the_curves(tiny_run):
 
 
 def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images, tmp_path):
-    """And the statistics of another run."""
     flags = ["--summary_steps=100", "--histograms", "--profile=2,3", f"--statistics={tiny_run / 'statistics.npz'}"]
     argv = [f"--data_dir={small_images}", f"--model_dir={tmp_path}", "--epochs=2", "--noexport"]
     assert call(train, *TINY_RUN, *argv, *flags)[0] == 0
@@ -82,7 +75,6 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
         ("--batch_size=9 --strategy=mirrored --devices=CPU:0,CPU:1", "must be a multiple of the 2 replicas"),
         ("--statistics={run}/flags.cfg", "give a statistics.npz of another run"),
         ("--statistics={tmp}/other.npz", "is of another training set"),
-        ("--initial_weights={tmp}/a[1]", "must not contain [ ] * ? or \\"),
         ("--initial_weights={tmp}/nowhere", "there is no such file or folder"),
         ("--initial_weights={run} --width=0.125", "its network has --width=0.0625, and this one 0.125"),
         ("--initial_weights={run}/export/1 --variant=caffe", "its network has --variant=release2012"),
@@ -103,7 +95,6 @@ def test_what_is_refused_before_anything_is_trained(flags, words, tiny_run, data
 
 
 def test_a_new_layer_on_layers_of_another_run_that_stay_as_they_are(tiny_run, small_images, tmp_path):
-    """The run resumes without what it started from."""
     first, folder = shutil.copytree(tiny_run / "export" / "1", tmp_path / "first"), tmp_path / "run"
     argv = [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={folder}", "--noexport", "--topology=conv6"]
     argv += ["--new_layers=conv6,fc6,fc8", "--lr_policy=schedule", "--lr_schedule=0:conv=0,0:conv6=0.01,0:bias=0"]
@@ -116,7 +107,6 @@ def test_a_new_layer_on_layers_of_another_run_that_stay_as_they_are(tiny_run, sm
     shutil.rmtree(first)
     assert call(train, *argv, f"--initial_weights={first}", "--epochs=2")[0] == 0
     assert len(history(folder)) == 2
-    # Without its initial weights it is another run.
     assert "--initial_weights= (the run has" in refusal(train, *argv, "--epochs=3")
 
 
@@ -181,12 +171,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small_
     line = refusal(train, *flags, "--learning_rate=1e30", code=1)
     assert "the loss is" in line and "there is no checkpoint yet" in line
     assert not (tmp_path / "history.csv").exists()
-    # Without a checkpoint there is nothing to resume: the same folder takes other flags.
     line = refusal(train, *flags, "--lr_policy=schedule", "--lr_schedule=1:1e30", code=1)
     assert "the checkpoint epoch-1 is kept" in line
     ((step, words),) = points(tmp_path, "train")["warnings"]
-    assert step >= 3 and "the loss is" in str(words)
-    assert [row["epoch"] for row in history(tmp_path)] == ["1"]
+    assert step >= 3 and "the loss is" in str(words) and len(history(tmp_path)) == 1
     assert all(np.isfinite(value).all() for name, value in state(tmp_path).items())
 
 

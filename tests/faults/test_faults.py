@@ -1,6 +1,4 @@
-"""What happens to a run of six days, done to a run of a minute, in processes of their own.
-
-    python -m pytest -m slow tests/faults
+"""What happens to a run of six days, done to a run of a minute: `python -m pytest -m slow tests/faults`.
 
 Every fault ends in one clear line, and the same command then ends as an uninterrupted run does, to the bit.
 """
@@ -41,7 +39,6 @@ def uninterrupted(flags, tmp_path_factory):
 
 @pytest.fixture
 def run(flags, tmp_path):
-    """A function that starts the run of a folder with further flags."""
     return lambda *more, folder=tmp_path / "run", **options: start(*flags, f"--model_dir={folder}", *more, **options)
 
 
@@ -65,7 +62,6 @@ def test_kills_at_random_moments(run, uninterrupted, tmp_path):
         process.communicate()
         path = newest(tmp_path / "run")
         reached.append(path and checkpoint_place(path))
-    print("kills survived at:", reached)
     places = [place for place in reached if place]
     assert places == sorted(places) and places[-1] < (EPOCHS, 0)  # never back, and not over before the last kill
     resumes(run(), tmp_path / "run", uninterrupted)
@@ -117,7 +113,6 @@ def test_too_few_descriptors(limit, run, uninterrupted, tmp_path):
 
 
 def start_workers(flags):
-    """Two training processes, on ports that nobody has: list of subprocess.Popen."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in "ab"]
         workers = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_alexnet.errors import RunError
 from keras_alexnet.training import checkpoints
-from keras_alexnet.training.progress import Progress, checkpoint_paths, epoch_checkpoints, of_json
+from keras_alexnet.training.progress import Progress, checkpoint_paths, epoch_checkpoints
 
 
 def variables(value, size=40_000):
@@ -45,7 +45,7 @@ def test_what_was_written_is_read(tmp_path):
     assert names(tmp_path) == ["epoch-1-step-5"] and not list(tmp_path.glob(".writing*"))
     path, progress = opened(tmp_path).resume()
     assert epoch_checkpoints(str(tmp_path)) == [path]  # within the first epoch there are no others
-    assert path == str(tmp_path / "epoch-1-step-5") and (progress.epochs, progress.batches) == (1, 5)
+    assert path == str(tmp_path / "epoch-1-step-5") and progress == Progress(epochs=1, batches=5)
     # TensorFlow finds and reads it.
     assert tf.train.latest_checkpoint(str(tmp_path)) == path
     np.testing.assert_array_equal(tf.train.load_checkpoint(path).get_tensor("conv1/kernel"), np.full(40_000, 1.0))
@@ -63,7 +63,6 @@ def test_the_newest_the_best_and_the_last_whole_epoch_are_kept(tmp_path):
     assert state.all_model_checkpoint_paths == [str(tmp_path / name) for name in names(tmp_path)]
     write(tmp_path, 10, 9, keep=1, history=history)
     assert names(tmp_path) == ["epoch-6", "epoch-10", "epoch-10-step-9"]
-    # Whole epochs stand for a run, the newest first.
     assert epoch_checkpoints(str(tmp_path)) == [str(tmp_path / "epoch-10"), str(tmp_path / "epoch-6")]
 
 
@@ -104,12 +103,7 @@ def test_any_flipped_byte_or_shortened_file_is_found_or_does_no_harm(tmp_path, c
     assert found > 45
     shown = capfd.readouterr().err
     assert shown.count("trying the one before") == found and "epoch-2: cannot be read" in shown
-    (tmp_path / "epoch-2.index").write_bytes(b"")
-    own = opened(tmp_path)
-    own.resume()
-    # What is written next is the newest, and what could not be read is removed.
-    own.write(Progress(epochs=1, batches=4))
-    own.wait()
+    write(tmp_path, 1, 4)  # is now the newest; what could not be read is removed
     assert names(tmp_path) == ["epoch-1", "epoch-1-step-4"]
     for path in tmp_path.glob("*.index"):
         path.write_bytes(b"nothing")
@@ -141,11 +135,3 @@ def test_a_failure_to_write_is_named_and_leaves_what_was_there(tmp_path, monkeyp
     own.write(Progress(epochs=2))
     own.wait()
     assert names(tmp_path) == ["epoch-1", "epoch-2"]
-
-
-def test_progress_is_read_as_it_was_written_and_of_other_versions():
-    progress = Progress(3, 45, 2, 1.5, [{"epoch": 1, "val_top1_error": 50.0}], {"rate": 0.1}, files={"train/x": 9})
-    assert of_json(progress.to_json()) == progress
-    assert of_json('{"epochs": 2, "variable": 1}') == Progress(epochs=2)
-    with pytest.raises(ValueError, match="is not the progress of a run"):
-        of_json("[]")

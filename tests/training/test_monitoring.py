@@ -1,5 +1,4 @@
 import math
-import shutil
 import types
 
 import numpy as np
@@ -20,9 +19,8 @@ def watched(tmp_path, monkeypatch):
     """A Monitor with a clock: a function of steps, and what TensorBoard got."""
     clock = types.SimpleNamespace(now=0.0)
     monkeypatch.setattr(monitoring.time, "perf_counter", lambda: clock.now)
-    config = types.SimpleNamespace(
-        run=RunConfig(model_dir=str(tmp_path), summary_steps=10), network=types.SimpleNamespace(variant="paper")
-    )
+    run = RunConfig(model_dir=str(tmp_path), summary_steps=10)
+    config = types.SimpleNamespace(run=run, network=types.SimpleNamespace(variant="paper"))
     model = types.SimpleNamespace(variables=[], count_params=lambda: 10**6 // 8)
     trainer = types.SimpleNamespace(averages=metrics.Averages(), waited=0.0, model=model)
     monitor = monitoring.Monitor(config, trainer, Progress(), [4] * 5, 30)
@@ -71,10 +69,9 @@ def test_what_goes_wrong_is_named_once(watched, capsys, monkeypatch):
     watched.step(10, loss=LN5 * 0.99)
     error = capsys.readouterr().err
     assert "the loss has been 1.593 for 300 steps" in error and "--variant=release2012" in error
-    usage = shutil.disk_usage("/")
     for free in (2 * 10**6, 2 * 10**6 - 1):  # two checkpoints
         assert not capsys.readouterr().err
-        monkeypatch.setattr(monitoring.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        monkeypatch.setattr(monitoring.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
         watched.step(20)
     assert capsys.readouterr().err.startswith("warning: 0.00 GB are left on the disk")
 
