@@ -133,12 +133,14 @@ class StopRequest:
                     signal.signal(number, self._note)
 
     def _note(self, number, frame):
-        if number == signal.SIGINT and (self.at_once or self.signal == signal.SIGINT):
+        again = self.signal == number
+        # Noted first: the exception may be lost in a library that passes over those of its own imports or destructors.
+        self.signal = self.signal or number
+        if number == signal.SIGINT and (self.at_once or again):
             raise KeyboardInterrupt
         if self.at_once:
             name = signal.Signals(number).name
             raise RequeueError(f"stopped by {name} before the first step; the same command starts again")
-        self.signal = self.signal or number
 
 
 @contextlib.contextmanager

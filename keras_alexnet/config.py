@@ -234,9 +234,8 @@ def check(config):
     for name in ("train_split", "val_split"):
         if getattr(data, name) and data.dataset in DATASETS:
             raise ArgumentError(name, getattr(data, name), f"must be left out: --dataset={data.dataset} has two splits")
-    checked = ("variant", "towers", "groups", "topology", "removed_layers", "width", "dropout")
-    variants.check(*(getattr(network, name) for name in checked))
-    largest = 30 if network.variant == "caffe" else 33  # of 256 - 227 + 1 and 256 - 224 + 1 positions
+    variants.Network(**variants.settings_of(network))
+    largest = 256 - variants.VARIANTS[network.variant].input_size + 1
     if data.crop_positions > largest:
         raise ArgumentError("crop_positions", data.crop_positions, f"must be at most {largest} for {network.variant}")
     check_devices(network, run.strategy)

@@ -11,8 +11,11 @@ class ArgumentError(ValueError):
     """An argument has a wrong value (exit code 2); the problem says what is allowed, such as "must be 1 or 2"."""
 
     def __init__(self, name, value, problem):
-        super().__init__(f"{name} {problem}. Received: {name}={value!r}")
+        super().__init__(name, value, problem)
         self.name, self.value, self.problem = name, value, problem
+
+    def __str__(self):
+        return f"{self.name} {self.problem}. Received: {self.name}={self.value!r}"
 
 
 class RunError(RuntimeError):

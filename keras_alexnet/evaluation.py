@@ -177,8 +177,7 @@ def _open(config, models, split):
         # A run knows which files of its own validation set are not images.
         summaries = (datasets.read_summary(os.path.join(model.name, rundir.VALIDATION)) for model in models)
         summary = next((each for each in summaries if each and each.fingerprint == source.fingerprint()), None)
-        bar = progress_bar(f"reading {split}")
-        skipped = (summary or statistics.summarize(source, config.input_threads, bar)).skipped
+        skipped = (summary or statistics.summarize(source, config.input_threads)).skipped
         source, left_out = source.without(skipped), (*left_out, *skipped)
     return source, {
         "dataset": data.dataset,

@@ -257,14 +257,15 @@ class Loop:
 
     def _describe_unreadable(self):
         """Which files became unreadable since the run started, in words."""
+        both = self.train_source, self.val_source
         try:
-            bad = datasets.find_bad_files(self.train_source, self.val_source)
+            bad = datasets.find_bad_files(*both)
         except RunError as error:
             where = self.config.data.data_dir or self.config.data.dataset
             return f"{error}. Put {where} back as it was, and the same command resumes"
         if not any(bad):
             return "Every file can be read now; the same command resumes after the last checkpoint"
-        return f"{datasets.describe_bad_files(*bad)}. Restore what was there, and the same command resumes"
+        return f"{datasets.describe_bad_files(both, bad)}. Restore what was there, and the same command resumes"
 
 
 def load_initial_weights(config, model):
@@ -314,8 +315,9 @@ def dry_run(loop, devices):
     try:
         seconds, validation = _step_seconds(loop)
     except ReadError:
-        train, val = datasets.find_bad_files(loop.train_source, loop.val_source, data.input_threads)
-        print(datasets.describe_bad_files(train, val), flush=True)
+        both = loop.train_source, loop.val_source
+        train, val = datasets.find_bad_files(*both, data.input_threads)
+        print(datasets.describe_bad_files(both, (train, val)), flush=True)
         if data.bad_images == "fail":
             problem = "training would stop at them; --bad_images=skip leaves them out"
             raise RunError(f"--bad_images=fail: {problem}") from None

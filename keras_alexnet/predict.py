@@ -18,6 +18,7 @@ import threading
 
 from keras_alexnet import flags
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
+from keras_alexnet.data.sources import conversion
 from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.flags import flag
 from keras_alexnet.serving import client as clients
@@ -139,7 +140,7 @@ def _answers(client, contents, signature):
         outputs = client.predict(list(contents.values()), signature) if paths else {}
     except clients.RefusedError as error:
         if len(paths) == 1:
-            return {paths[0]: error}
+            return {paths[0]: RunError(conversion(contents[paths[0]][:16], paths[0]) or str(error))}
         middle, items = len(paths) // 2, list(contents.items())
         first, second = (_answers(client, dict(half), signature) for half in (items[:middle], items[middle:]))
         return first | second

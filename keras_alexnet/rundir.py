@@ -18,6 +18,7 @@ from keras_alexnet import __version__, flags
 from keras_alexnet import config as configs
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
+from keras_alexnet.model import variants
 from keras_alexnet.training import progress as progresses
 
 FLAGS = "flags.cfg"
@@ -57,8 +58,9 @@ def check_run(model_dir):
 
 def check_path(path, name="model_dir"):
     """Raises ArgumentError of a path that TensorFlow would read as a pattern of file names."""
-    if set(os.path.abspath(path)) & set("[]*?\\"):
-        raise ArgumentError(name, path, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
+    whole = os.path.abspath(path)
+    if set(whole) & set("[]*?\\"):
+        raise ArgumentError(name, path, f"{whole} must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
 
 
 def has_checkpoint(model_dir):
@@ -160,9 +162,14 @@ def build_model(network, num_classes, seed, devices):
 
     Devices are those of `keras_alexnet.AlexNet`.
     """
-    settings = {**vars(network), "devices": devices, "dtype": network.precision}
-    del settings["precision"]
-    return _modules().AlexNet(num_classes, classifier_activation=None, seed=seed, **settings)
+    return _modules().AlexNet(
+        num_classes,
+        devices=devices,
+        classifier_activation=None,
+        dtype=network.precision,
+        seed=seed,
+        **variants.settings_of(network),
+    )
 
 
 def create(config, model, class_names, statistics):

@@ -45,7 +45,7 @@ def train(config):
 
             distribution, devices, placed = distributions.choose(config.run, config.network, config.training.batch_size)
             stop.listen()
-        data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run)
+        data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run and distribution.workers == 1)
         train_source, val_source = listed or datasets.open_sources(data, config.run.dry_run)
         given = datasets.given_statistics(data)
         with distribution.strategy.scope():

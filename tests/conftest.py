@@ -135,7 +135,7 @@ def server(folder):
             yield types.SimpleNamespace(
                 rest=f"http://127.0.0.1:{said['rest']}/v1/models/alexnet",
                 grpc=f"grpc://127.0.0.1:{said['grpc']}/alexnet",
-                **{name: said[name] for name in ("version", "warmed_up")},
+                warmed_up=said["warmed_up"],
             )
         finally:
             process.kill()

@@ -3,8 +3,7 @@
     python tools/import_caffe.py bvlc_alexnet.caffemodel --out=RUN
     python tools/import_caffe.py bvlc_alexnet.npy --out=RUN --mean=imagenet_mean.binaryproto --towers=1
 
-Weights: BVLC AlexNet as Caffe wrote it, or as caffe-tensorflow converted it; nothing in the files is run. Its one
-thousand classes are ImageNet's, and other numbers of them are named by --class_names, a name a line. The network
+Weights: BVLC AlexNet as Caffe wrote it, or as caffe-tensorflow converted it; nothing in the files is run. The network
 computes what Caffe's does. Its input differs in two things: Caffe stretched images to 256x256, where here the shorter
 side is brought to 256 and the center cut; and Caffe's example subtracts the mean color, as here without --mean, where
 it trained and measured with the mean image (--mean=imagenet_mean.binaryproto or ilsvrc_2012_mean.npy). CaffeNet, the
@@ -21,7 +20,7 @@ from keras_alexnet import config as configs
 from keras_alexnet import flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.data import imagenet
-from keras_alexnet.errors import ArgumentError, UsageError
+from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from keras_alexnet.flags import flag
 from keras_alexnet.model import caffe
 
@@ -44,8 +43,7 @@ def main(argv):
     file, out = options.weights[0], flags.required(options, "out")
     if os.path.exists(out) and not (os.path.isdir(out) and not os.listdir(out)):
         raise ArgumentError("out", out, "is not empty; name a new folder")
-    start_tensorflow()
-    # These need TensorFlow, which a wrong flag does not wait for.
+    start_tensorflow()  # a wrong flag does not wait for it
     from keras_alexnet.data import statistics
     from keras_alexnet.model import weights as named_weights
 
@@ -55,9 +53,12 @@ def main(argv):
     # As Caffe trained it (flags/caffe.cfg): the part of the mean that is under a crop, and no color noise.
     texts = {"variant": "caffe", "towers": options.towers, "groups": 2, "width": weights["conv1/bias"].size / 96}
     texts |= {"model_dir": out, "mean_subtraction": "aligned", "pca_color": "none"}
-    config = flags.read(configs.Config, {name: str(value) for name, value in texts.items()})
-    model = rundir.build_model(config.network, len(names), config.run.seed, devices=())
-    named_weights.assign(weights, model)  # splits them between two towers
+    try:
+        config = flags.read(configs.Config, {name: str(value) for name, value in texts.items()})
+        model = rundir.build_model(config.network, len(names), config.run.seed, devices=())
+        named_weights.assign(weights, model)  # splits them between two towers
+    except ValueError as error:
+        raise RunError(f"{file}: is not AlexNet ({error})") from None
     rgb_mean = mean_image.mean((0, 1), np.float64)
     # Caffe's files have neither the covariance, which only color noise needs, nor the number of images.
     rundir.create(config, model, names, statistics.Statistics(mean_image, rgb_mean, np.zeros((3, 3)), count=0))
@@ -72,7 +73,7 @@ def main(argv):
 
 
 def class_names(path, count, weights):
-    """A name for each of the outputs of a file of weights, tuple of str; without a path those of ImageNet."""
+    """A name for each output of a file of weights, tuple of str; without a path those of ImageNet."""
     if not path:
         if count != 1000:
             raise UsageError(f"--class_names is missing: {weights} has {count} classes, and ImageNet 1000")
@@ -80,14 +81,11 @@ def class_names(path, count, weights):
     try:
         with open(path, encoding="utf-8") as file:
             names = tuple(line.strip() for line in file if line.strip())
-    except FileNotFoundError:
-        raise ArgumentError("class_names", path, "there is no such file") from None
-    except UnicodeDecodeError:
-        raise ArgumentError("class_names", path, "is no text") from None
-    if len(names) != count:
-        raise ArgumentError("class_names", path, f"{len(names)} names; {weights} has {count}")
-    if len(set(names)) < count:
-        raise ArgumentError("class_names", path, "two classes have the same name")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError("class_names", path, f"cannot be read ({error})") from None
+    if not len(names) == len(set(names)) == count:
+        problem = f"has {len(names)} names, {len(set(names))} of them different; {weights} has {count} classes"
+        raise ArgumentError("class_names", path, problem)
     return names
 
 

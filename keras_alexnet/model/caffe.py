@@ -1,4 +1,4 @@
-"""Caffe's files, read without Caffe: the weights of BVLC AlexNet and the mean image they were trained with.
+"""Caffe's files, read without Caffe: BVLC AlexNet and the mean image it was trained with. Nothing in them is run.
 
     from keras_alexnet.model import caffe, weights
     weights.assign(caffe.read("bvlc_alexnet.caffemodel"), model)   # AlexNet(variant="caffe")
@@ -17,8 +17,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from keras_alexnet.errors import ArgumentError, RunError, UsageError
-from keras_alexnet.model.variants import Network
+from keras_alexnet.errors import RunError, UsageError
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 MAX_BYTES = 2**31 - 1  # of a file: what a protocol buffer may have; the real one has 244 million
@@ -43,51 +42,52 @@ def read(path):
 
     Four things differ from Caffe: a kernel's axes; the order of conv1's channels, blue, green, red there; the order of
     fc6's inputs, map by map there; and the scale of fc6 and fc7, twice as large here. Caffe's dropout doubles in
-    training what it keeps, and the paper's halves everything afterwards (section 4.2): with doubled hidden units both
-    give the same numbers to the layer above, in training and after it. (In further training, a learning rate moves fc6
-    and fc7 by a quarter as much, relative to their size.)
+    training what it keeps, and the paper's halves everything afterwards (section 4.2). (In further training, a learning
+    rate moves fc6 and fc7 by a quarter as much, relative to their size.)
 
     Args:
         path: str, a `.caffemodel` or a `.npy` of caffe-tensorflow; told apart by what is in them.
 
     Returns:
-        dict of "LAYER/kernel" and "LAYER/bias" -> float32 np.ndarray as of `keras_alexnet.model.weights.named`.
+        dict of "LAYER/kernel" and "LAYER/bias" -> finite float32 np.ndarray, as of `model.weights.named`. Whether the
+        shapes are those of a network is seen by `model.weights.assign`.
 
     Raises:
         UsageError: there is no such file.
-        RunError: it is something else, damaged, or of another network. Nothing in it is run, a pickle neither.
+        RunError: it is something else, damaged or CaffeNet.
     """
     content = _content(path)
     is_npy = content.startswith(_NPY)
     layers = _of_npy(path, content) if is_npy else _of_caffemodel(path, content)
-    for layer in LAYERS:
-        if layer not in layers:
-            present = ", ".join(sorted(map(str, layers))[:12]) or "none"
-            raise RunError(f"{path}: {layer} is missing; AlexNet has {', '.join(LAYERS)}, the file {present}")
-        if len(layers[layer]) != 2:
-            raise RunError(f"{path}: {layer} has {len(layers[layer])} arrays; a kernel and a bias are expected")
-    # Width and classes are what the file has; all other shapes follow.
-    units, classes = layers["conv1"][1].size, layers["fc8"][1].size
-    try:
-        Network(width=units / 96)
-    except ArgumentError as error:
-        raise RunError(f"{path}: conv1 has {units} outputs and AlexNet 96; {error}") from None
-    c1, c2, c3, fc = (round(number * units / 96) for number in (96, 256, 384, 4096))
-    # Side, inputs and outputs of kernels; conv2, conv4 and conv5 see half of the maps before them, fc6 maps of 6x6.
-    kernels = [(11, 3, c1), (5, c1 // 2, c2), (3, c2, c3), (3, c3 // 2, c3), (3, c3 // 2, c2)]
-    kernels += [(6, c2, fc), (1, fc, fc), (1, fc, classes)]
     weights = {}
-    for layer, (side, inputs, outputs) in zip(LAYERS, kernels, strict=True):
-        shape = (side, side, inputs, outputs) if layer in LAYERS[:5] else (side * side * inputs, outputs)
-        caffes = (outputs, inputs, side, side) if layer in LAYERS[:5] else shape[::-1]
-        kernel = _checked(f"{path}: {layer}: the kernel", layers[layer][0], shape if is_npy else caffes)
-        bias = _checked(f"{path}: {layer}: the bias", layers[layer][1], (outputs,))
-        if not is_npy:
-            kernel = kernel.reshape(outputs, inputs, side, side).transpose(2, 3, 1, 0).reshape(shape)
-        kernel = kernel[:, :, ::-1] if layer == "conv1" else kernel
-        for kind, array in (("kernel", kernel), ("bias", bias)):
-            weights[f"{layer}/{kind}"] = np.ascontiguousarray(array * np.float32(2 if layer in ("fc6", "fc7") else 1))
+    for layer in LAYERS:
+        if len(layers.get(layer, ())) != 2:
+            count, present = len(layers.get(layer, ())), ", ".join(sorted(map(str, layers))[:12]) or "none"
+            raise RunError(f"{path}: {layer} has {count} arrays instead of a kernel and a bias; the file has {present}")
+        kernel, bias = layers[layer]
+        try:
+            if not is_npy:
+                kernel, bias = _channels_last(layer, kernel), bias.reshape(-1)
+            kernel = kernel[:, :, ::-1] if layer == "conv1" else kernel
+        except (ValueError, IndexError):
+            raise RunError(f"{path}: {layer}: a kernel of the shape {kernel.shape} is none of AlexNet's") from None
+        weights |= {f"{layer}/kernel": kernel, f"{layer}/bias": bias}
+    for name, array in weights.items():
+        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
+            weights[name] = np.ascontiguousarray(array, np.float32) * np.float32(2 if name[:3] in ("fc6", "fc7") else 1)
+        if not np.isfinite(weights[name]).all():
+            raise RunError(f"{path}: {name} has non-finite numbers")
     return weights
+
+
+def _channels_last(layer, kernel):
+    """A kernel of Caffe, (outputs, inputs, rows, columns) or (outputs, inputs), in the axes of Keras."""
+    if layer in LAYERS[:5]:
+        return kernel.transpose(2, 3, 1, 0)
+    kernel = kernel.reshape(-1, kernel.shape[-1])  # in 2014 every blob had four dimensions
+    if layer == "fc6":
+        return kernel.reshape(len(kernel), -1, 36).transpose(2, 1, 0).reshape(-1, len(kernel))  # maps of 6x6
+    return kernel.T
 
 
 def read_mean(path=None):
@@ -105,9 +105,11 @@ def read_mean(path=None):
             mean = np.load(io.BytesIO(content), allow_pickle=False)
         else:
             mean = _array(f"{path}: the mean image", _message("Blob").FromString(content))
+        if mean.shape[-3:] != _MEAN_SHAPE:
+            raise ValueError(f"its shape is {mean.shape}")
+        mean = mean.reshape(_MEAN_SHAPE).astype(np.float32)
     except (ValueError, TypeError, EOFError, OSError, DecodeError) as error:
-        raise RunError(f"{path}: holds no mean image, .binaryproto or .npy, or is truncated ({error})") from None
-    mean = _checked(f"{path}: the mean image", mean, _MEAN_SHAPE)
+        raise RunError(f"{path}: holds no mean image of 3x256x256, or a truncated one ({error})") from None
     if not ((mean >= 0) & (mean <= 255)).all():
         raise RunError(f"{path}: the mean image has numbers outside 0..255")
     return np.ascontiguousarray(mean[::-1].transpose(1, 2, 0))
@@ -122,17 +124,6 @@ def _content(path):
         raise RunError(f"{path}: has {size:,} bytes; 1 to {MAX_BYTES:,} are read")
     with open(path, "rb") as file:
         return file.read()
-
-
-def _checked(name, array, shape):
-    """A finite float32 array of this shape; dimensions of 1 in front, as in blobs of 2014, do not count."""
-    if array.shape[-len(shape) :] != shape or not array.size == math.prod(shape) > 0 or array.dtype.kind not in "fiu":
-        raise RunError(f"{name} is {array.dtype} {array.shape}; {shape} is expected")
-    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
-        array = array.reshape(shape).astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        raise RunError(f"{name} has non-finite numbers")
-    return array
 
 
 def _of_caffemodel(path, content):
@@ -185,7 +176,6 @@ class _Pickled:
         self.state = state
 
     def array(self):
-        """The numbers, float32 or float64. Raises ValueError and others."""
         _, shape, kind, by_columns, content = self.state
         if kind.arguments[0] not in ("f4", "f8"):
             raise ValueError(f"an array of type {kind.arguments[0]}; f4 or f8 is expected")
@@ -215,8 +205,6 @@ def _of_npy(path, content):
         if shape != () or not dtype.hasobject:
             raise ValueError(f"an array {dtype} {shape}; a dictionary of layers is expected")
         layers = _Unpickler(file, encoding="latin1").load().state[4][0]  # latin1 keeps Python 2's bytes one to one
-        if not isinstance(layers, dict):
-            raise ValueError(f"a {type(layers).__name__}; a dictionary of layers is expected")
         pairs = dict.fromkeys(layers, ())
         for name in set(layers) & set(LAYERS):
             arrays = layers[name]
