@@ -65,7 +65,7 @@ def test_an_ablation_differs_from_the_baseline_by_what_it_says_and_nothing_else(
         (["--dataset=folder"], "--data_dir is missing: --dataset=folder reads DATA_DIR/train/CLASS"),
         (["--dataset=records"], "--data_dir is missing: --dataset=records reads what"),
         (["--val_split=test"], "--val_split=test: must be left out"),
-        (["--width=0.01"], "--width=0.01: must give each of two towers the same units"),  # others: tests/model
+        (["--width=0.01"], "--width=0.01: must give two towers the same units"),  # others: tests/model
         (["--new_layers=fc9"], "--new_layers=fc9: must name layers of conv1, "),
         (["--crop_positions=31", "--variant=caffe"], "--crop_positions=31: must be at most 30 for caffe"),
         (["--lr_policy=schedule"], "--lr_schedule=: goes with --lr_policy=schedule, and needs entries"),

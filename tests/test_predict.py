@@ -108,7 +108,7 @@ def test_a_request_that_is_too_large_is_divided(paths):
         (["--model=m", "{tmp}"], "is a folder; name the files in it"),
         (["--model=m", "{tmp}/pipe"], "pipe: is not a regular file"),
         (["--model={tmp}", "{image}"], "is not an exported model"),
-        (["--model=ftp://x", "{image}"], "give http://, https://, grpc:// or the folder"),
+        (["--model=ftp://x", "{image}"], "write http://HOST:8501"),
     ],
 )
 def test_wrong_usage(argv, words, paths, tmp_path):
