@@ -19,8 +19,6 @@ from keras_alexnet.training import metrics
 from keras_alexnet.training.trainer import read
 
 NAMED = 5  # classes that are named in an error
-_GRID = np.arange(21) / 20  # weights that are tried: 0, 0.05 ... 1
-_PASSES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,13 +284,13 @@ def search_weights(probabilities, labels):
 
     weights = np.full(len(probabilities), 0.5)
     best, before = errors(np.tensordot(weights, probabilities, 1)), None
-    for _ in range(_PASSES):
+    for _ in range(5):
         if np.array_equal(weights, before):
             break
         before = weights.copy()
         for model, own in enumerate(probabilities):
             others = np.tensordot(np.delete(weights, model), np.delete(probabilities, model, axis=0), 1)
-            for weight in _GRID:
+            for weight in np.arange(21) / 20:
                 if not weight and not np.delete(weights, model).any():
                     continue  # a sum of nothing
                 found = errors(others + weight * own)

@@ -62,7 +62,7 @@ class Loop:
             "size": model.input_shape[1],
             "batch_size": self.batch_size,
             "threads": config.data.input_threads,
-            "part": distribution.part,
+            "part": (distribution.worker, distribution.workers),
         }
         folder = os.path.join(config.run.model_dir, rundir.CHECKPOINTS)
         self.checkpoints = Checkpoints(folder, self.trainer.variables(), config.run.checkpoints_to_keep)

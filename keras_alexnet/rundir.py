@@ -162,14 +162,8 @@ def build_model(network, num_classes, seed, devices):
 
     Devices are those of `keras_alexnet.AlexNet`.
     """
-    return _modules().AlexNet(
-        num_classes,
-        devices=devices,
-        classifier_activation=None,
-        dtype=network.precision,
-        seed=seed,
-        **variants.settings_of(network),
-    )
+    settings = {**variants.settings_of(network), "devices": devices, "dtype": network.precision, "seed": seed}
+    return _modules().AlexNet(num_classes, classifier_activation=None, **settings)
 
 
 def create(config, model, class_names, statistics):

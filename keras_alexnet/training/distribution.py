@@ -29,11 +29,6 @@ class Distribution:
         """Whether this is the process that writes, bool."""
         return self.worker == 0
 
-    @property
-    def part(self):
-        """(worker, workers), by which a source gives this process its part of the images."""
-        return self.worker, self.workers
-
 
 def choose(run, network, batch_size):
     """The distribution and the devices of a run's settings; before all else in TensorFlow: it connects the machines.

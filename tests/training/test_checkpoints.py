@@ -46,7 +46,6 @@ def test_what_was_written_is_read(tmp_path):
     path, progress = opened(tmp_path).resume()
     assert epoch_checkpoints(str(tmp_path)) == [path]  # within the first epoch there are no others
     assert path == str(tmp_path / "epoch-1-step-5") and progress == Progress(epochs=1, batches=5)
-    # TensorFlow finds and reads it.
     assert tf.train.latest_checkpoint(str(tmp_path)) == path
     np.testing.assert_array_equal(tf.train.load_checkpoint(path).get_tensor("conv1/kernel"), np.full(40_000, 1.0))
     assert checkpoints.read_progress(path) == progress
