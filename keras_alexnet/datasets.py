@@ -158,7 +158,7 @@ def find_bad_files(train_source, val_source, threads=0):
 
 
 def describe_bad_files(both, bad):
-    """A message with the number of files that are not images and the first names, for (training, validation) sources."""
+    """A message that counts the files that are not images and names the first, for (training, validation) sources."""
     listed, named = _listed(both, bad), []
     for split, source, name in listed[:NAMED]:
         reason = source.reason(name)
