@@ -82,7 +82,7 @@ class NetworkConfig:
     """Network (sections 3 and 4.2)."""
 
     variant: str = flag(
-        "paper", "As published, as the authors released it, or as in Caffe.", choices=tuple(variants.VARIANTS), first=True
+        "paper", "As published, as in the release, or as in Caffe.", choices=tuple(variants.VARIANTS), first=True
     )
     towers: int = flag(2, "2: two stacks of layers, as in the paper; 1: a single stack.")
     groups: int = flag(2, "With --towers=1: groups of conv2, conv4 and conv5.")

@@ -68,7 +68,7 @@ def test_what_goes_wrong_is_named_once(watched, capsys, monkeypatch):
     assert not capsys.readouterr().err
     watched.step(10, loss=LN5 * 0.99)
     error = capsys.readouterr().err
-    assert "the loss has been 1.593 for 300 steps" in error and "--variant=release2012" in error
+    assert "for 300 steps the loss has been 1.593" in error and "--variant=release2012" in error
     for free in (2 * 10**6, 2 * 10**6 - 1):  # two checkpoints
         assert not capsys.readouterr().err
         monkeypatch.setattr(monitoring.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
