@@ -139,7 +139,7 @@ def verdict(values):
             outcome = ("holds" if difference["mean"] > 0 else "does not hold") if excludes_0 else "cannot be told"
             both = " (normalization and a lower weight decay together)" if pair == PAIRS[0] else ""
             text = experiment.paired_text(difference)
-            numbers.append(f"error of {pair[0]} minus error of {pair[1]}{both}: {text} points")
+            numbers.append(f"error of {pair[0]} minus error of {pair[1]} is {text} points{both}")
     return Verdict(outcome, f"{'; '.join(numbers) or 'no pair was run'}, {values['epochs']} epochs")
 
 
