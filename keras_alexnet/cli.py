@@ -1,4 +1,4 @@
-"""How a command starts, prints tables, is stopped by signals, and ends: each failure in one line."""
+"""How commands start, print tables, react to signals, and report each failure in one line."""
 
 import contextlib
 import dataclasses
@@ -10,22 +10,23 @@ import tempfile
 
 from keras_alexnet.errors import ArgumentError, RequeueError, RunError, UsageError
 
-REQUEUE = 75  # EX_TEMPFAIL of sysexits.h, "try again later": schedulers are set to it, see docs/clusters.md
-# Schedulers send SIGTERM, before it SIGUSR1 where asked to (Slurm: --signal=USR1@120); a closed terminal sends SIGHUP.
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: schedulers can be configured to requeue on it, see docs/clusters.md
+# Schedulers send SIGTERM, preceded by SIGUSR1 if requested (Slurm: --signal=USR1@120); a closed terminal sends SIGHUP.
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 def run_command(command, main, argv):
-    """Runs `main(argv)` as the command `python -m keras_alexnet.COMMAND`, whose name is written before errors.
+    """Runs `main(argv)`; error lines start with the name `command`.
 
-    Returns the exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped by a signal and resumable, 130 by Ctrl-C.
+    Returns the exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped by a signal and resumable, 130 interrupted by
+    Ctrl-C.
     """
-    # The package uses TensorFlow's graphs, whichever backend Keras is configured with.
+    # The package needs TensorFlow, whichever backend Keras is configured with.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell: >&-
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open as long as the process)
-        # A file's name may not be text in the terminal's encoding; it is shown with escapes.
+        # A file name that the terminal's encoding cannot represent is shown with escapes.
         if isinstance(getattr(sys, name), io.TextIOWrapper):
             getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
@@ -35,14 +36,14 @@ def run_command(command, main, argv):
     except ArgumentError as error:
         return _fail(command, f"--{error.name}={error.value}: {error.problem}", 2)
     except BrokenPipeError:
-        # The reader of the output has closed it (`| head`): the rest of the buffer is discarded.
+        # The reader has closed the pipe (`| head`): discard the rest of the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (RunError, OSError) as error:
-        # A full disk, a folder without permission: the operating system's message names the file.
         return _fail(command, error, REQUEUE if isinstance(error, RequeueError) else 1)
     except Exception as error:
-        # TensorFlow writes logs and exports itself, and has its own errors for a full disk or a missing folder.
+        # TensorFlow writes files itself (logs, exported models) and raises its own errors for a full disk or missing
+        # folder.
         tensorflow = sys.modules.get("tensorflow")
         if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
             raise
@@ -54,10 +55,7 @@ def run_command(command, main, argv):
 
 @contextlib.contextmanager
 def quiet_start():
-    """Hides what TensorFlow prints while it is imported, unless TF_CPP_MIN_LOG_LEVEL is set or the import fails.
-
-    Version 2.21 reports its build and the absence of a GPU before any setting can stop it.
-    """
+    """Hides what TensorFlow prints in the block, unless TF_CPP_MIN_LOG_LEVEL is set below 3 or the block fails."""
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
         return
@@ -67,7 +65,7 @@ def quiet_start():
             with _stderr_to(output):
                 yield
         except (UsageError, ArgumentError, RequeueError, KeyboardInterrupt):
-            raise  # not a failure of the import: its one line is enough
+            raise  # `run_command` reports these in one line
         except BaseException:
             output.seek(0)
             os.write(2, output.read())
@@ -75,9 +73,8 @@ def quiet_start():
 
 
 def start_tensorflow():
-    """Imports TensorFlow and finds its devices, quietly."""
+    """Imports TensorFlow and initializes its devices, quietly; called after the flags are parsed, since it is slow."""
     with quiet_start():
-        # A command imports TensorFlow after it has parsed its flags: `--help` and a wrong flag are answered at once.
         import tensorflow as tf
 
         tf.config.list_logical_devices()
@@ -85,26 +82,26 @@ def start_tensorflow():
 
 @contextlib.contextmanager
 def hidden_library_messages():
-    """Hides what C libraries print about broken images (libjpeg does); the error that follows says it."""
-    with open(os.devnull, "wb") as nowhere, _stderr_to(nowhere):
+    """Hides what C libraries such as libjpeg print about broken images; the error raised afterwards says the same."""
+    with open(os.devnull, "wb") as null, _stderr_to(null):
         yield
 
 
 @contextlib.contextmanager
 def _stderr_to(file):
-    """Redirects what the process and its C libraries write to the standard error into an open file."""
+    """Redirects standard error, that of C libraries included, to an open file."""
     sys.stderr.flush()
     try:
-        kept = os.dup(2)
-    except OSError:  # closed by the shell: there is nothing to redirect
+        original = os.dup(2)
+    except OSError:  # the shell has closed standard error: there is nothing to redirect
         yield
         return
     os.dup2(file.fileno(), 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(original, 2)
+        os.close(original)
 
 
 def _fail(command, message, code):
@@ -114,56 +111,56 @@ def _fail(command, message, code):
 
 
 class StopRequest:
-    """Whether a signal has asked the process to stop: a scheduler's, a closed terminal's, or Ctrl-C."""
+    """A stop request by signal (scheduler, closed terminal or Ctrl-C); true once one has arrived."""
 
     def __init__(self):
-        self.signal = None  # the number of the first one
-        # A signal raises RequeueError (Ctrl-C: KeyboardInterrupt) where it arrives, since there is nothing to save yet.
-        self.at_once = True
+        self.signal = None  # the number of the first signal
+        # Until training starts there is nothing to save: the handler raises RequeueError (Ctrl-C: KeyboardInterrupt).
+        self.raise_immediately = True
 
     def __bool__(self):
         return self.signal is not None
 
     def listen(self):
-        """Sets the handlers; again after TensorFlow's multi-worker strategy is made, which replaces that of SIGTERM."""
+        """Sets the handlers. Call again after creating a multi-worker strategy, which replaces the SIGTERM handler."""
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
             for number in STOPPING:
-                # What is ignored, such as SIGINT in a shell's background or SIGHUP under nohup, stays ignored.
+                # Ignored signals stay ignored, such as SIGHUP under nohup or SIGINT of a background job.
                 if signal.getsignal(number) != signal.SIG_IGN:
-                    signal.signal(number, self._note)
+                    signal.signal(number, self._handle)
 
-    def _note(self, number, frame):
-        again = self.signal == number
-        # Noted first: the exception may be lost in a library that passes over those of its own imports or destructors.
+    def _handle(self, number, frame):
+        is_repeated = self.signal == number
+        # Recorded first: a library that swallows exceptions in its imports or destructors may swallow this one too.
         self.signal = self.signal or number
-        if number == signal.SIGINT and (self.at_once or again):
+        if number == signal.SIGINT and (self.raise_immediately or is_repeated):
             raise KeyboardInterrupt
-        if self.at_once:
+        if self.raise_immediately:
             name = signal.Signals(number).name
-            raise RequeueError(f"stopped by {name} before the first step; the same command starts again")
+            raise RequeueError(f"stopped by {name} before the first step; run the same command again")
 
 
 @contextlib.contextmanager
 def catch_signals():
-    """A block in which signals are noted in the StopRequest that it yields; a second Ctrl-C interrupts as usual."""
-    request, before = StopRequest(), {number: signal.getsignal(number) for number in STOPPING}
+    """Yields a StopRequest that records signals during the block; a second Ctrl-C raises KeyboardInterrupt."""
+    request, handlers = StopRequest(), {number: signal.getsignal(number) for number in STOPPING}
     request.listen()
     try:
         yield request
     finally:
-        with contextlib.suppress(ValueError):  # as above
-            for number, handler in before.items():
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of the terminal or of a report."""
+    """A table for the terminal or for a report."""
 
     title: str  # "" for none
-    columns: tuple[str, ...]  # the headings
+    columns: tuple[str, ...]  # headings
     rows: tuple[tuple[str, ...], ...]
-    note: str = ""  # printed below it in parentheses
+    note: str = ""  # printed in parentheses below the rows
 
     def as_text(self):
         """The table for a terminal, str; columns of numbers are right-aligned."""

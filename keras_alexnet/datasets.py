@@ -1,4 +1,4 @@
-"""The training and the validation set of a run: opened, measured and checked before the first step."""
+"""Opens, measures and checks the training and the validation set of a run before the first step."""
 
 import atexit
 import contextlib
@@ -21,18 +21,18 @@ from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.files import atomic_write
 from keras_alexnet.model.variants import VARIANTS
 
-NAMED = 10  # bad files that are named on the screen; all of them are in the run's skipped.txt
+NAMED = 10  # bad files named on the screen; skipped.txt in the run's folder names all
 IMAGENET = "imagenet2012"
-IMAGENET_RECORDS = "imagenet256"  # below the data folder
+IMAGENET_RECORDS = "imagenet256"  # folder in the data folder
 IMAGENET_HELP = """\
-ImageNet's images are fetched by hand, from https://image-net.org/download-images (free for research, after a login):
+Download ImageNet by hand from https://image-net.org/download-images (free for research, after a login):
     ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, not unpacked, into {root}
-Then give the same command again: it prepares them once, into {records}, and trains."""
-_GRAY = 118.0  # of 255, about the mean of natural images
+Then run the same command again: it prepares the archives once, into {records}, and trains."""
+_GRAY = 118.0  # of 255: about the mean of natural images
 
 
 def open_sources(data, dry_run=False):
-    """The sources of settings: (training, validation). A dry run leaves nothing on the disk. Raises UsageError."""
+    """The (training, validation) sources of settings; a dry run leaves nothing on the disk. Raises UsageError."""
     if dry_run and data.dataset == "shapes" and not os.path.isdir(sources.shapes_folder(data)):
         folder = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -44,11 +44,11 @@ def open_sources(data, dry_run=False):
 
 
 def find_imagenet(data, may_prepare=False):
-    """Where the images of --dataset=imagenet2012 are: records, a TensorFlow Datasets folder, or the official archives.
+    """Finds the images of --dataset=imagenet2012: records, a TensorFlow Datasets folder, or the official archives.
 
-    Looked for in this order below --data_dir (default: data/). Archives are first prepared as records, resumably.
-    Returns the config.DataConfig by which the images are read, `data` itself for every other dataset. Raises UsageError
-    where all of them are missing, or there are archives only and `may_prepare` is False.
+    They are searched in this order below --data_dir (default: data/). Archives are prepared as records, resumably.
+    Returns the config.DataConfig that reads the images, or `data` itself for other datasets. Raises UsageError where
+    none is found, or only archives and `may_prepare` is False.
     """
     if data.dataset != IMAGENET:
         return data
@@ -65,7 +65,7 @@ def find_imagenet(data, may_prepare=False):
         archives = imagenet.find_archives(root)
     except UsageError:
         print(IMAGENET_HELP.format(root=root, records=prepared), file=sys.stderr)
-        raise UsageError(f"--dataset={IMAGENET}: is missing in {root}: records, prepared set or archives") from None
+        raise UsageError(f"--dataset={IMAGENET}: is missing in {root} (records, prepared set or archives)") from None
     if not may_prepare:
         problem = f"the archives in {archives} are not prepared yet; tools/prepare_dataset.py prepares them"
         raise UsageError(f"--dataset={IMAGENET}: {problem}")
@@ -76,7 +76,7 @@ def find_imagenet(data, may_prepare=False):
 
 
 def augmentation(data, variant):
-    """The Augmentation of a run's settings; its variant's authors' numbers are the defaults."""
+    """The Augmentation of a run's settings; the defaults are those of the variant."""
     return Augmentation(
         crop_positions=data.crop_positions or VARIANTS[variant].crop_positions,
         reflections=data.reflections,
@@ -88,17 +88,17 @@ def augmentation(data, variant):
 
 
 def given_statistics(data):
-    """Statistics of the training set that --statistics or prepared records give, or None. Raises UsageError."""
+    """The statistics of the training set from --statistics or prepared records, or None. Raises UsageError."""
     path = data.statistics or (data.dataset == "records" and os.path.join(data.data_dir, rundir.STATISTICS))
     try:
         return stats.load(path) if path else None
     except (OSError, RunError) as error:
-        hint = "give a statistics.npz of another run, or leave it out"
+        hint = "give a statistics.npz of another run, or leave the flag out"
         raise UsageError(f"--statistics={path}: {error}; {hint}") from None
 
 
 def placeholder_statistics(config, given, train_source, val_source):
-    """(statistics, summary of the validation set) for a dry run: those that are known, or those of gray images."""
+    """(statistics, summary of the validation set) for a dry run, with statistics of gray images if none are known."""
     path = os.path.join(config.run.model_dir, rundir.STATISTICS)
     statistics = stats.load(path) if os.path.isfile(path) else given
     if statistics is None:
@@ -109,12 +109,12 @@ def placeholder_statistics(config, given, train_source, val_source):
 
 
 def prepare_datasets(config, given, train_source, val_source, is_chief):
-    """Statistics of the training set and a summary of the validation set: read from the run's folder, or computed.
+    """Reads the statistics of the training set and the summary of the validation set, or computes and writes them.
 
     `given`: Statistics of `given_statistics`, or None; `is_chief`: bool, whether this process writes. Returns
-    (statistics, training source, summary, validation source); the sources without the files that are not images. Raises
-    UsageError where the run or the statistics are of other images, or a class has none; RunError where files are not
-    images, and `--bad_images=fail`.
+    (statistics, training source, summary, validation source); the sources skip files that are not images. Raises
+    UsageError where the run or the statistics are of other images, or a class has no image; RunError where files are
+    not images and `--bad_images=fail`.
     """
     statistics = _statistics(config, given, train_source, is_chief)
     summary = _summary(config, val_source, is_chief)
@@ -122,12 +122,12 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
         shared = shared_files(train_source, val_source)
         if shared:
             found = f"{shared} of {val_source.count} validation images are training images too, by size and content"
-            print(f"warning: {found}: the validation error will be too low", file=sys.stderr, flush=True)
+            print(f"warning: {found}; the validation error will be too low", file=sys.stderr, flush=True)
     both, found = (train_source, val_source), (statistics, summary)
     bad = [(*source.other_files, *facts.skipped) for source, facts in zip(both, found, strict=True)]
     _report_bad_files(config, both, bad, is_chief)
     for source, facts in zip(both, found, strict=True):
-        # A class may be missing from a part of a set; a class folder without one image in it is a mistake.
+        # A part of a set may lack a class, but a class folder without any image is a mistake.
         empty = [name for name, count in zip(source.class_names, facts.label_counts, strict=False) if not count]
         if empty and config.data.dataset == "folder":
             folder = f"{source.name}/{printable(empty[0])}"
@@ -136,32 +136,29 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
 
 
 def shared_files(train_source, val_source):
-    """How many files of a validation folder are in the training folder too, by content, int; 0 for other sources."""
+    """The number of validation files that are in the training folder too, by content, int; 0 for other sources."""
     if not all(isinstance(source, sources.FolderSource) for source in (train_source, val_source)):
         return 0
     sizes = set(train_source.sizes) & set(val_source.sizes)
 
     def digests(source):
-        # Only files of equal size can be equal; of those the first 64 kB are compared.
+        # Only files of equal size can be equal; their first 64 kB are compared.
         for name, size in zip(source.files, source.sizes, strict=True):
             if size in sizes:
                 with contextlib.suppress(OSError), open(os.path.join(source.root, name), "rb") as file:
                     yield size, hashlib.sha256(file.read(65536)).digest()
 
-    known = set(digests(train_source))
-    return sum(each in known for each in digests(val_source))
+    training = set(digests(train_source))
+    return sum(each in training for each in digests(val_source))
 
 
 def find_bad_files(train_source, val_source, threads=0):
-    """The names of files that are not images, of each set: two tuples of str. Reads all; raises RunError."""
+    """The names of the files of each set that are not images: two tuples of str. Reads all files; raises RunError."""
     return [stats.summarize(source, threads).skipped for source in (train_source, val_source)]
 
 
 def describe_bad_files(both, bad):
-    """The number of the files that are not images and the first of them, str; control characters are escaped.
-
-    `both`: (training, validation), sources.Source; `bad`: the names of such files of each, two sequences of str.
-    """
+    """A message that counts the files that are not images and names the first, for (training, validation) sources."""
     listed, named = _listed(both, bad), []
     for split, source, name in listed[:NAMED]:
         reason = source.reason(name)
@@ -175,40 +172,40 @@ def read_summary(path):
     """The summary of a validation set in a run's folder; None where it is missing or damaged."""
     try:
         with open(path, encoding="utf-8") as file:
-            kept = json.load(file)
-        summary = stats.DatasetSummary(tuple(kept["label_counts"]), tuple(kept["skipped"]), kept["fingerprint"])
+            saved = json.load(file)
+        summary = stats.DatasetSummary(tuple(saved["label_counts"]), tuple(saved["skipped"]), saved["fingerprint"])
         return summary if all(isinstance(count, int) for count in summary.label_counts) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _statistics(config, given, source, is_chief):
-    """Statistics of the training set: those in the run's folder, the given ones, or computed and written there."""
+    """The statistics from the run's folder, or those given or computed, which are written to the folder."""
     path, same = os.path.join(config.run.model_dir, rundir.STATISTICS), ("", source.fingerprint())
-    kept = stats.load(path) if os.path.isfile(path) else None
-    if kept and kept.fingerprint not in same and not rundir.has_checkpoint(config.run.model_dir):
-        kept = None  # nothing has been trained on them: the set was changed before the run started
-    statistics = kept or given or stats.compute(source, config.data.input_threads)
+    saved = stats.load(path) if os.path.isfile(path) else None
+    if saved and saved.fingerprint not in same and not rundir.has_checkpoint(config.run.model_dir):
+        saved = None  # the training set has changed, but nothing has been trained on it yet
+    statistics = saved or given or stats.compute(source, config.data.input_threads)
     if statistics.fingerprint not in same:
-        problem = "is of another training set than there is now; restore it, or name another --model_dir"
-        told = "--statistics: is of another training set; give the statistics.npz of this one, or leave it out"
-        raise UsageError(f"{path}: {problem}" if kept else told)
-    if is_chief and statistics is not kept:
+        if saved:
+            raise UsageError(f"{path}: the training set has changed; restore it, or name another --model_dir")
+        remedy = "give the statistics.npz of this training set, or leave the flag out"
+        raise UsageError(f"--statistics: is of another training set; {remedy}")
+    if is_chief and statistics is not saved:
         stats.save(statistics, path)
     return statistics
 
 
 def _summary(config, source, is_chief):
-    """The summary of the validation set: that in the run's folder, or made and written there."""
+    """The summary from the run's folder, or a computed one, which is written to the folder."""
     path = os.path.join(config.run.model_dir, rundir.VALIDATION)
-    kept = read_summary(path)
-    if kept and kept.fingerprint == source.fingerprint():
-        return kept
-    if kept and rundir.has_checkpoint(config.run.model_dir):
-        problem = "is of another validation set than there is now; restore it, or name another --model_dir"
-        raise UsageError(f"{path}: {problem}")
-    known = source.label_counts and stats.DatasetSummary(source.label_counts, (), source.fingerprint())
-    summary = known or stats.summarize(source, config.data.input_threads)
+    saved = read_summary(path)
+    if saved and saved.fingerprint == source.fingerprint():
+        return saved
+    if saved and rundir.has_checkpoint(config.run.model_dir):
+        raise UsageError(f"{path}: the validation set has changed; restore it, or name another --model_dir")
+    prepared = source.label_counts and stats.DatasetSummary(source.label_counts, (), source.fingerprint())
+    summary = prepared or stats.summarize(source, config.data.input_threads)
     if is_chief:
         with atomic_write(path) as file:
             json.dump(dataclasses.asdict(summary), file)
@@ -216,13 +213,12 @@ def _summary(config, source, is_chief):
 
 
 def _listed(both, bad):
-    """[("train" or "val", source, name)] of the names of each source."""
     splits = zip(("train", "val"), both, bad, strict=True)
     return [(split, source, name) for split, source, names in splits for name in names]
 
 
 def _report_bad_files(config, both, bad, is_chief):
-    """Lists the files that are not images in the run's skipped.txt, and names some. Raises RunError."""
+    """Writes the files that are not images to skipped.txt, and prints the first. Raises RunError."""
     path = os.path.join(config.run.model_dir, "skipped.txt")
     lines = [f"{printable(f'{split}/{name}')}\n" for split, _, name in _listed(both, bad)]
     if is_chief and lines:
@@ -231,7 +227,7 @@ def _report_bad_files(config, both, bad, is_chief):
     elif is_chief and os.path.exists(path):
         os.unlink(path)
     if lines:
-        told = f"{describe_bad_files(both, bad)}; all are in {path}"
+        message = f"{describe_bad_files(both, bad)}; all are listed in {path}"
         if config.data.bad_images == "fail":
-            raise RunError(f"{told}. --bad_images=skip leaves them out")
-        print(f"{told}; left out", flush=True)
+            raise RunError(f"{message}. --bad_images=skip leaves them out")
+        print(f"{message}; left out", flush=True)

@@ -3,7 +3,7 @@
     python -m keras_alexnet.evaluate --model_dir=RUN [--views=10]
     python -m keras_alexnet.evaluate --model_dir=RUN --model_dir=OTHER --weights=search --search_split=train
 
-Errors are in percent, ties shared as the release shares them, every image counted once.
+Errors are in percent; every image counts once, and ties are shared as in the release.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 
-NAMED = 5  # files left out that are named on the screen; all of them are in the JSON
+NAMED = 5  # left-out files named on the screen; the JSON file names all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class EvaluateConfig:
 
     model_dir: tuple[str, ...] = flag(
         (),
-        "A run's folder or an exported model's (RUN/export/1); given several times, probabilities are averaged.",
+        "The folder of a run or of an exported model (RUN/export/1); if repeated, probabilities are averaged.",
         many=True,
         path=True,
     )
@@ -37,30 +37,30 @@ class EvaluateConfig:
     views: int = flag(
         1, "1: the center view. 10: four corners, center and reflections, averaged (section 4.1).", choices=(1, 10)
     )
-    dataset: str | None = flag(None, "As in training; default: what the first model was trained with.")
-    data_dir: str | None = flag(None, "As in training; default: the first model's.", path=True)
+    dataset: str | None = flag(None, "As in training (default: the dataset of the first model).")
+    data_dir: str | None = flag(None, "As in training (default: the folder of the first model's dataset).", path=True)
     split: str | None = flag(
         None,
         "folder: the folder in DATA_DIR that holds the class folders (default: val). records and shapes: train or val. "
-        "TensorFlow Datasets: in its notation (default: what the first model was validated on).",
+        "TensorFlow Datasets: a split in its notation (default: the validation split of the first model).",
     )
     weights: str = flag(
         "equal", "equal; a number for each --model_dir, such as 0.3,0.7; or search: the best on --search_split."
     )
     search_split: str | None = flag(
-        None, "Where weights are searched (default: --split, as the release did; its errors are then too low)."
+        None, "Split to search weights on (default: --split as in the release, which makes its errors too low)."
     )
-    batch_size: int = flag(120, "Views that a network gets at a time.", low=1, high=4096)
+    batch_size: int = flag(120, "Views in a batch.", low=1, high=4096)
     input_threads: int = flag(0, "Threads of the data graph; 0: one per core.", low=0, high=1024)
-    per_class: bool = flag(False, "Errors of every class.")
-    confusions: int = flag(0, "So many pairs of classes that were taken for each other.", low=0, high=10**6)
-    calibration: bool = flag(False, "How well probabilities say how often they are right.")
+    per_class: bool = flag(False, "Report the errors of every class.")
+    confusions: int = flag(0, "Report this many of the most frequent confusions of two classes.", low=0, high=10**6)
+    calibration: bool = flag(False, "Report how well confidence predicts accuracy.")
     json: str | None = flag(
-        None, "Where all figures are written (default: evaluation_SPLIT_VIEWSviews.json in the first run).", path=True
+        None, "File for all results (default: evaluation_SPLIT_VIEWSviews.json in the first run).", path=True
     )
 
     def given_weights(self):
-        """One number for each model, tuple of float; () for "equal" and "search". Raises ArgumentError."""
+        """The numbers in --weights, tuple of float; () for "equal" and "search". Raises ArgumentError."""
         if self.weights in ("equal", "search"):
             return ()
         try:
@@ -68,7 +68,7 @@ class EvaluateConfig:
         except ValueError:
             weights = ()
         if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
-            problem = "must be equal, search, or numbers from 0 on such as 0.3,0.7, not all 0"
+            problem = "must be equal, search, or numbers such as 0.3,0.7 that are not negative and not all 0"
             raise ArgumentError("weights", self.weights, problem)
         if len(weights) != len(self.model_dir):
             problem = f"has {len(weights)} numbers for {len(self.model_dir)} --model_dir; give one for each"
@@ -81,24 +81,22 @@ def main(argv):
     for folder in config.model_dir:
         rundir.check_path(folder)
         if not rundir.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
-            raise UsageError(
-                f"--model_dir={folder}: is neither a run (its {rundir.FLAGS} is missing) nor an exported model (its "
-                "saved_model.pb is missing)"
-            )
+            problem = f"has neither the {rundir.FLAGS} of a run nor the saved_model.pb of an exported model"
+            raise UsageError(f"--model_dir={folder}: {problem}")
     json_folder = _json_folder(config)
     start_tensorflow()
-    from keras_alexnet import evaluation  # imports TensorFlow, which `--help` and a wrong flag do not wait for
+    from keras_alexnet import evaluation
 
     report = evaluation.evaluate(config)
     print(as_text(report), flush=True)
     path = config.json or os.path.join(json_folder, _json_name(config, report))
     with atomic_write(path) as file:
         json.dump(report, file, indent=1, ensure_ascii=False)
-    print(f"all figures: {path}")
+    print(f"all results: {path}")
 
 
 def parse_evaluate(argv, usage):
-    """Flags of an evaluation -> EvaluateConfig, checked; raises as `flags.parse`."""
+    """Parses and checks the flags of an evaluation: EvaluateConfig. Raises as `flags.parse`."""
     config = flags.parse(EvaluateConfig, argv, usage)
     if not config.model_dir or not all(config.model_dir):
         raise UsageError("--model_dir is missing: give a run's folder or an exported model's")
@@ -106,9 +104,9 @@ def parse_evaluate(argv, usage):
     if config.weights == "search" and len(config.model_dir) == 1:
         raise ArgumentError("weights", config.weights, "needs several --model_dir")
     if config.search_split and config.weights != "search":
-        raise ArgumentError("search_split", config.search_split, "goes with --weights=search")
+        raise ArgumentError("search_split", config.search_split, "needs --weights=search")
     if config.dataset in ("folder", "records") and not config.data_dir:
-        raise UsageError(f"--data_dir is missing: --dataset={config.dataset} is read from there")
+        raise UsageError(f"--data_dir is missing: --dataset={config.dataset} needs a folder")
     return config
 
 
@@ -128,7 +126,7 @@ def as_text(report):
 
 
 def _tables(report):
-    """The cli.Table of every model and of what else was asked for."""
+    """Yields the cli.Table of all models and the tables of requested details."""
     models = report["models"]
     rows = [(f"{model['model_dir']}, epoch {model['epochs']}", f"{model['weight']:.3f}", model) for model in models]
     if len(models) > 1:
@@ -148,23 +146,23 @@ def _tables(report):
         ]
         yield Table("most frequent confusions:", ("class", "taken for", "images", "of the class"), rows)
     if "calibration" in report:
-        found = report["calibration"]
+        values = report["calibration"]
         rows = [
             (f"{each['from']:.3f}-{each['to']:.3f}", str(each["images"]))
             + (f"{each['confidence']:.4f}", f"{each['accuracy']:.4f}")
-            for each in found["bins"]
+            for each in values["bins"]
             if each["images"]
         ]
         note = (
-            f"expected error {found['expected_calibration_error']:.4f}, largest "
-            f"{found['maximum_calibration_error']:.4f}, {len(found['bins'])} bins"
+            f"expected error {values['expected_calibration_error']:.4f}, largest "
+            f"{values['maximum_calibration_error']:.4f}, {len(values['bins'])} bins"
         )
-        columns = ("probability", "images", "mean probability", "share of right answers")
+        columns = ("probability", "images", "mean probability", "accuracy")
         yield Table("calibration:", columns, rows, note)
 
 
 def _errors(report, row):
-    """Cells of the top-1 and the top-5 error; among five classes every answer is one of the best five."""
+    """The cells of the top-1 and the top-5 error; with five classes or fewer the top-5 error is always 0."""
     if row["top1_error"] is None:
         return "", ""
     top5 = f"{row['top5_error']:.2f} %" if report["set"]["model_classes"] > 5 else "-"
@@ -179,16 +177,14 @@ def _describe_weights(weights):
 
 
 def _json_folder(config):
-    """The folder of the figures: the run's, also that of an exported model. Checked before any image is read."""
+    """The folder of the JSON file: that of --json, or of the first model's run. Raises UsageError if not writable."""
     first = config.model_dir[0]
     run_of_export = os.path.dirname(os.path.dirname(os.path.abspath(first)))
     folder = next((each for each in (first, run_of_export) if rundir.is_run(each)), ".")
     if config.json:
         folder = os.path.dirname(config.json) or "."
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(config.json or ""):
-        raise UsageError(
-            f"--json={config.json or folder}: cannot be written there; name a file in a folder that can be"
-        )
+        raise UsageError(f"--json={config.json or folder}: cannot be written; name a file in a writable folder")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Models classify every image of a set: errors, errors by class, confusions, calibration, and weights for averages."""
+"""Evaluates models on a set: errors, errors by class, confusions, calibration, and weights for averaging models."""
 
 import collections
 import dataclasses
@@ -23,45 +23,46 @@ NAMED = 5  # classes that are named in an error
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A run or an exported model, opened."""
+    """An opened run or exported model."""
 
-    name: str  # the folder
+    name: str  # folder
     class_names: tuple[str, ...]
-    config: configs.Config  # of its training
+    config: configs.Config  # of the training
     size: int  # rows and columns of the network's input
-    epochs: int  # of its training
-    served: object  # a ServedModel or what was loaded of one, see `serving.signatures`
+    epochs: int  # of the training
+    served: object  # a ServedModel or a loaded SavedModel of one, see `serving.signatures`
 
 
 def evaluate(config):
-    """Evaluates models on a set of images, by an evaluate.EvaluateConfig.
+    """Evaluates models on a set of images, as an evaluate.EvaluateConfig says.
 
-    Returns the dict of the JSON: set, views, models, weights, result, seconds, and what else was asked for. Raises
-    UsageError where a model or a set is missing or they do not go together, and RunError where one cannot be read.
+    Returns the dict of the JSON file: set, views, models, weights, result, seconds, and requested details. Raises
+    UsageError where a model or the set is missing or they do not match, and RunError where one cannot be read.
     """
     models = [open_model(folder, config.checkpoint) for folder in config.model_dir]
     class_names = models[0].class_names
     for model in models[1:]:
         if model.class_names != class_names:
-            raise UsageError(f"--model_dir={model.name}: has other classes than {models[0].name}; average like models")
+            problem = f"has other classes than {models[0].name}; give models of the same classes"
+            raise UsageError(f"--model_dir={model.name}: {problem}")
     source, described = _open(config, models, config.split)
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(config, models, source, described)
     several = len(models) > 1
-    batches = []  # for each, the answers of each model, and of the average where there are several
+    batches = []  # a list for each batch: the answers of each model and, of several models, of the average
     for probabilities, labels in answered or answers(models, source, config, f"evaluating {described['split']}"):
         if several:
             average = sum(weight * own for weight, own in zip(weights, probabilities, strict=True))
             probabilities = [*probabilities, average]
         batches.append([of_batch(each, labels) for each in probabilities])
-    each = [joined(kept) for kept in zip(*batches, strict=True)]
-    result = each[-1]
+    joined_answers = [joined(parts) for parts in zip(*batches, strict=True)]
+    result = joined_answers[-1]
     report = {
         "set": described,
         "views": config.views,
         "models": [
             {"model_dir": model.name, "epochs": model.epochs, "weight": weight, **summary(own)}
-            for model, weight, own in zip(models, weights, each[: len(models)], strict=True)
+            for model, weight, own in zip(models, weights, joined_answers[: len(models)], strict=True)
         ],
         "weights": searched or ("equal" if config.weights == "equal" else "given"),
         "result": summary(result),
@@ -78,9 +79,9 @@ def evaluate(config):
 
 
 def open_model(folder, checkpoint="newest"):
-    """The Model of a run's folder (see `rundir.open_run` for which checkpoint) or of an exported model's.
+    """Opens a run's folder (see `rundir.open_run` for the checkpoint) or an exported model's; returns the Model.
 
-    Raises UsageError where it is neither, and RunError where it cannot be read.
+    Raises UsageError where the folder is neither, and RunError where it cannot be read.
     """
     if rundir.is_run(folder):
         run = rundir.open_run(folder, checkpoint)
@@ -91,7 +92,7 @@ def open_model(folder, checkpoint="newest"):
         with reading(folder):
             config = flags.read(configs.Config, metadata["flags"])
             epochs = int(metadata["epochs"])
-            # Whatever the metadata say, input and classes are those of the model itself.
+            # Input size and classes are those of the model itself, whatever the metadata say.
             served = tf.saved_model.load(folder)
             size = served.signatures["images"].structured_input_signature[1]["images"].shape[1]
             names = tuple(name.decode() for name in served.names().numpy())
@@ -99,10 +100,10 @@ def open_model(folder, checkpoint="newest"):
 
 
 def answers(models, source, config, label):
-    """The probabilities that models give to every image of a source, once, in its order.
+    """Yields the probabilities that models give to each image of a source, batch by batch, in the source's order.
 
-    Yields (list of float32 (B, classes), one for each model; int32 (B,), labels as the models have them). Raises
-    RunError where an image cannot be read, or another number of images comes than the source has.
+    A batch is (list of float32 (B, classes), one for each model; int32 (B,), the models' labels). Raises RunError where
+    an image cannot be read, or the number of images differs from the source's.
     """
     inputs = [(model.size, model.served.center_view) for model in models]
     if config.views == 10:
@@ -118,13 +119,14 @@ def answers(models, source, config, label):
         show(seen, source.count)
         yield probabilities, own_labels[labels.numpy()]
     if seen != source.count:
-        raise RunError(f"{source.name}: {seen} images came instead of {source.count}; look for files that have changed")
+        raise RunError(f"{source.name}: {seen} images were read instead of {source.count}; look for changed files")
 
 
 def _chosen_weights(config, models, source, described):
-    """The models' weights in the average, list of float that add up to 1.
+    """(weights, set, answers): the models' weights in the average, list of float whose sum is 1.
 
-    After a search also the set it was made on (dict), and, where that is the evaluated set, its answers; else None.
+    The other two are None without a search; else the dict of the set that was searched on, and the answers if that set
+    is the evaluated one.
     """
     if config.weights != "search":
         given = config.given_weights() or [1] * len(models)
@@ -140,7 +142,7 @@ def _chosen_weights(config, models, source, described):
 
 
 def _open(config, models, split):
-    """The source to evaluate, without the files that are not images, and what the report says of it."""
+    """(source, dict): the source to evaluate, without files that are not images, and its entry in the report."""
     data, own_classes = models[0].config.data, models[0].class_names
     if config.dataset:
         data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
@@ -156,9 +158,8 @@ def _open(config, models, split):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
         folder = sources.shapes_folder(data)
         if data.dataset == "shapes" and not os.path.isfile(os.path.join(folder, shapes.INFO)):
-            raise UsageError(  # evaluation draws no images
-                f"--data_dir={folder}: is not a folder of built-in shapes; name the one that training drew them into"
-            )
+            problem = "is not a folder of built-in shapes; name the folder that training drew them into"
+            raise UsageError(f"--data_dir={folder}: {problem}")
         source = sources.open_training(data)[split == "val"]
     elif split:
         source = sources.open_tfds_split(data.dataset, data.data_dir, split, data.shuffle_buffer)
@@ -168,11 +169,11 @@ def _open(config, models, split):
     unknown = sorted(set(source.class_names) - set(own_classes))
     if unknown:
         known = ", ".join(own_classes[:NAMED]) + " ..." * (len(own_classes) > NAMED)
-        problem = f"the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}; it knows {known}"
+        problem = f"the model does not know {len(unknown)} classes of the set, such as {unknown[0]!r}; it knows {known}"
         raise UsageError(f"--split={split}: {problem}")
     left_out = source.other_files
-    if not source.label_counts:  # prepared records have them, and hold nothing but images
-        # A run knows which files of its own validation set are not images.
+    if not source.label_counts:  # prepared records have counts, and hold images only
+        # The folder of a run names the files of its validation set that are not images.
         summaries = (datasets.read_summary(os.path.join(model.name, rundir.VALIDATION)) for model in models)
         summary = next((each for each in summaries if each and each.fingerprint == source.fingerprint()), None)
         skipped = (summary or statistics.summarize(source, config.input_threads)).skipped
@@ -189,10 +190,10 @@ def _open(config, models, split):
 
 
 def of_batch(probabilities, labels):
-    """What is kept of the answers to N images: probabilities (N, classes), labels int (N,).
+    """The answers to N images: dict of arrays (N,), from probabilities (N, classes) and labels int (N,).
 
-    dict of arrays (N,): labels; predicted, int, the most probable class, of equal ones the first; confidence, its
-    probability; and float32 by the names in `metrics.NAMES`.
+    Keys: labels; predicted, int, the most probable class (of equal ones the first); confidence, its probability; and
+    the float32 metrics in `metrics.NAMES`.
     """
     probabilities, labels = np.asarray(probabilities, np.float32), np.asarray(labels, np.int32)
     values = metrics.of_probabilities(probabilities, labels)
@@ -205,17 +206,17 @@ def of_batch(probabilities, labels):
 
 
 def joined(batches):
-    """The answers to several batches as one."""
+    """The answers to several batches, concatenated."""
     return {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
 
 
 def summary(answers):
-    """Means over all images: dict of float by the names in `metrics.NAMES`; errors in percent."""
+    """The means over all images of the metrics in `metrics.NAMES`: dict of float; errors in percent."""
     return {name: _mean(answers[name]) for name in metrics.NAMES}
 
 
 def by_class(answers, class_names):
-    """A dict for each class: class_name, images, and the errors in percent, None where it has no images."""
+    """The errors by class: list of dict with class_name, images, and errors in percent (None without images)."""
     rows = []
     for label, name in enumerate(class_names):
         own = answers["labels"] == label
@@ -225,14 +226,14 @@ def by_class(answers, class_names):
 
 
 def confusions(answers, class_names, most):
-    """The pairs of a class and another that it was taken for, the most frequent first: at most `most` dicts.
+    """The `most` most frequent pairs of a class and the wrong class predicted for it, most frequent first.
 
-    Each has class_name, taken_for, images, and percent of the class.
+    Returns a list of dict with class_name, taken_for, images, and percent of the class.
     """
     labels, wrong = answers["labels"], answers["labels"] != answers["predicted"]
     pairs = zip(labels[wrong].tolist(), answers["predicted"][wrong].tolist(), strict=True)
     totals, rows = np.bincount(labels, minlength=len(class_names)), []
-    # Of equally frequent pairs in the order of the labels.
+    # Equally frequent pairs are in the order of the labels.
     frequent = sorted(collections.Counter(pairs).items(), key=lambda item: (-item[1], item[0]))[:most]
     for (label, predicted), count in frequent:
         row = {"class_name": class_names[label], "taken_for": class_names[predicted], "images": count}
@@ -241,41 +242,36 @@ def confusions(answers, class_names, most):
 
 
 def calibration(answers, bins=15):
-    """How well the probability of the best answer predicts how often it is right, over equal parts of 0..1 ("bins").
+    """Compares the confidence of the predictions with their accuracy, in equal bins of 0..1.
 
-    dict: expected_calibration_error, the distance of confidence and accuracy averaged over the images, and
-    maximum_calibration_error, the largest of a bin, both in 0..1; bins, a list of dict with from, to, images,
-    confidence, accuracy (None in a bin without images).
+    Returns a dict: expected_calibration_error, the distance of confidence and accuracy averaged over the images, and
+    maximum_calibration_error, the largest of a bin, both in 0..1; bins, list of dict with from, to, images, confidence,
+    accuracy (None in a bin without images).
     """
-    right = 1 - answers["top1_error"] / 100
-    # A bin excludes its lower end and includes its upper one.
+    accuracy = 1 - answers["top1_error"] / 100
+    # A bin excludes its lower end and includes its upper end.
     places = np.clip(np.ceil(answers["confidence"] * bins).astype(int) - 1, 0, bins - 1)
     rows = []
     for place in range(bins):
         own = places == place
         row = {"from": place / bins, "to": (place + 1) / bins, "images": int(own.sum())}
-        rows.append({**row, "confidence": _mean(answers["confidence"][own]), "accuracy": _mean(right[own])})
+        rows.append({**row, "confidence": _mean(answers["confidence"][own]), "accuracy": _mean(accuracy[own])})
     distances = [(abs(row["confidence"] - row["accuracy"]), row["images"]) for row in rows if row["images"]]
     return {
-        "expected_calibration_error": sum(distance * (count / len(right)) for distance, count in distances),
+        "expected_calibration_error": sum(distance * (count / len(accuracy)) for distance, count in distances),
         "maximum_calibration_error": max(distance for distance, _ in distances),
         "bins": rows,
     }
 
 
 def search_weights(probabilities, labels):
-    """Weights for the average of several models' probabilities, as the release searches them (`avg-valid.py`).
+    """Weights for the average of several models' probabilities, searched as in the release (`avg-valid.py`).
 
-    All begin at 0.5; one after the other takes the best of 0, 0.05 ... 1 while the rest stays, in at most five passes,
-    until a pass changes nothing. Best is the lowest top-5 error, and of equal ones the lowest top-1 error, which the
-    release does not use: with five classes or fewer the top-5 error is always 0.
+    All weights start at 0.5. A pass sets each weight in turn to the best of 0, 0.05 ... 1 while the others stay; passes
+    end when one changes nothing, or after five. Best is the lowest top-5 error, then the lowest top-1 error. (The
+    release uses the top-5 error only, which is always 0 with five classes or fewer.)
 
-    Args:
-        probabilities: float32 (models, N, classes).
-        labels: int (N,).
-
-    Returns:
-        float64 (models,), their sum 1.
+    Probabilities are float32 (models, N, classes), labels int (N,). Returns float64 (models,) whose sum is 1.
     """
 
     def errors(scores):
@@ -292,7 +288,7 @@ def search_weights(probabilities, labels):
             others = np.tensordot(np.delete(weights, model), np.delete(probabilities, model, axis=0), 1)
             for weight in np.arange(21) / 20:
                 if not weight and not np.delete(weights, model).any():
-                    continue  # a sum of nothing
+                    continue  # all weights would be 0
                 found = errors(others + weight * own)
                 if found < best:
                     best, weights[model] = found, weight
@@ -300,5 +296,5 @@ def search_weights(probabilities, labels):
 
 
 def _mean(values):
-    """The mean as float, added up in float64; None of no values."""
+    """The mean, computed in float64: float, or None without values."""
     return float(values.mean(dtype=np.float64)) if len(values) else None

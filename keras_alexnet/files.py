@@ -1,7 +1,7 @@
-"""Writing files: atomically, one process at a time, with a progress bar.
+"""Atomic writing, locks between processes, and progress bars.
 
-A lock is the open file's, kept by the operating system: it is gone when the last process that holds it ends, however it
-ends. It holds between machines that share a file system with locks (NFS, Lustre with `flock`).
+The operating system ties a lock to an open file and releases it when the last process that has the file open ends, even
+by a crash. Locks work between machines that share a file system with locks (NFS, Lustre with `flock`).
 """
 
 import contextlib
@@ -22,15 +22,15 @@ _TEMPORARY = ".writing-"
 
 @contextlib.contextmanager
 def atomic_write(path, mode="w", **options):
-    """A block with an open temporary file that replaces `path` at its end; after an exception it is removed.
+    """Yields an open temporary file that replaces `path` at the end of the block; an exception removes it.
 
-    The mode is "w" or "wb"; the options are further arguments of `open`.
+    The mode is "w" or "wb"; the options are passed to `open`.
     """
     temporary = _temporary_name(os.path.dirname(path))
     try:
         with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8", **options) as file:
             yield file
-            # The content is on the disk before the name is: after a power cut a name never stands for an empty file.
+            # The content must be on the disk before the name, or a power cut could leave an empty file of that name.
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -41,20 +41,16 @@ def atomic_write(path, mode="w", **options):
 
 
 def atomic_directory(parent, name, write):
-    """Writes a temporary folder and renames it; after an exception it is removed.
+    """Writes a temporary folder in `parent` and renames it; an exception removes it.
 
-    Args:
-        parent: str, the folder that it is made in.
-        name: function of nothing -> str, the final path; called again when another process has just taken it.
-        write: function of the temporary folder's path, str.
-
-    Returns the final path, str.
+    `name` is a function without arguments that returns the final path, called again when another process has just
+    created that path; `write` is a function of the temporary folder's path. Returns the final path, str.
     """
     temporary = _temporary_name(parent)
     os.mkdir(temporary)
     with _descriptor(temporary) as lock:
         try:
-            # `remove_temp_files` of another process leaves a locked folder alone.
+            # The lock keeps `remove_temp_files` of another process from removing the folder.
             with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             write(temporary)
@@ -75,20 +71,20 @@ def atomic_directory(parent, name, write):
 
 
 def remove_temp_files(folder):
-    """Removes what killed processes left of `atomic_write` and `atomic_directory`; no other may write files there."""
+    """Removes temporary files and folders of killed processes; no other process may call `atomic_write` meanwhile."""
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
         if name.startswith(_TEMPORARY) and os.path.isfile(path):
             os.unlink(path)
         elif name.startswith(_TEMPORARY):
-            # Where another process is writing it, the lock fails.
+            # Locking fails if another process is writing the folder.
             with contextlib.suppress(OSError), _descriptor(path) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def sync(path):
-    """Writes a file, or the names in a folder, to the disk: they survive a power cut from here on."""
+    """Flushes a file, or the names in a folder, to the disk, so that they survive a power cut."""
     with _descriptor(path) as descriptor:
         os.fsync(descriptor)
 
@@ -103,7 +99,7 @@ def _descriptor(path):
 
 
 def acquire(path):
-    """Locks the file `path`, which is created where it is missing, without waiting.
+    """Locks a file without waiting, and creates it if it is missing.
 
     Returns the open file, whose `close` releases the lock; None where another process holds it. Raises RunError where
     the file system has no locks.
@@ -116,9 +112,9 @@ def acquire(path):
         return None
     except OSError as error:
         file.close()
-        raise RunError(f"{path}: cannot be locked ({error.strerror}); name a folder of another file system") from None
+        raise RunError(f"{path}: cannot be locked ({error.strerror}); name a folder on another file system") from None
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    # The owner's name is for people only: on a full disk the lock holds without it.
+    # The text is for people only: on a full disk the lock works without it.
     with contextlib.suppress(OSError):
         file.truncate(0)
         file.write(f"{socket.gethostname()}, process {os.getpid()}, since {now}")
@@ -127,21 +123,21 @@ def acquire(path):
 
 
 def owner(path):
-    """Who locked a file last, str: host, process and time; "somebody" where that is not written."""
+    """The process that locked a file last, str: host, process number and time; "somebody" if that is unknown."""
     with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
         return printable(file.read(300)) or "somebody"
     return "somebody"
 
 
 def progress_bar(label, unit="images"):
-    """A function of (done, total) that draws a bar with the speed and the time left, on a terminal only."""
-    shown = tqdm(desc=label, unit=f" {unit}", unit_scale=unit == "bytes", disable=None, leave=False)
+    """A function of (done, total) that draws a progress bar with speed and remaining time, on a terminal only."""
+    bar = tqdm(desc=label, unit=f" {unit}", unit_scale=unit == "bytes", disable=None, leave=False)
 
     def show(done, total):
-        shown.total = total
-        shown.update(done - shown.n)
+        bar.total = total
+        bar.update(done - bar.n)
         if done >= total:
-            shown.close()
+            bar.close()
 
     return show
 

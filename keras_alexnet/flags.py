@@ -1,4 +1,4 @@
-"""Settings are fields of dataclasses, and every field is a flag: the only module that knows absl.
+"""Dataclasses as settings, each field a command-line flag. No other module uses absl.
 
     @dataclasses.dataclass(frozen=True)
     class TrainingConfig:
@@ -6,8 +6,8 @@
 
     config = flags.parse(TrainingConfig, ["--learning_rate=0.02"], usage)
 
-A field whose type is a dataclass is a group of flags. Flagfiles have one flag a line, # begins a comment line; a later
-flag wins.
+A field whose type is a dataclass is a group of flags. A flagfile has one flag per line; # starts a comment line. Of two
+values of a flag, the later one counts.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from absl import flags as absl_flags
 
 from keras_alexnet.errors import UsageError, printable
 
-LARGEST = 2**31 - 1  # of whole numbers: what TensorFlow's int32 holds
+LARGEST = 2**31 - 1  # largest integer, that of TensorFlow's int32
 _HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
-_NESTING = 10  # flagfiles within flagfiles
+_NESTING = 10  # levels of flagfiles within flagfiles
 
 
 def flag(
@@ -46,30 +46,27 @@ def flag(
     """A dataclass field that is a flag of the same name.
 
     Args:
-        default: what it is when it is not given; None only where the type allows it.
+        default: value of the field without the flag; None only if the type allows it.
         help: str, printed by `--help`.
-        low, high: bounds that the value may reach.
-        above, below: bounds that it may not reach.
+        low, high: inclusive bounds.
+        above, below: exclusive bounds.
         choices: sequence of allowed values.
-        many: bool, the flag may be given several times; the field is a tuple.
+        many: bool, the flag may be repeated; the field is a tuple.
         path: bool, a leading ~ is the home folder.
-        first: bool, `--help` shows it among those that most people need first.
-        free: bool, it may change when a run resumes.
-        saved: bool, it is written to a run's flags.cfg.
+        first: bool, `--help` lists the flag under "Most used".
+        free: bool, the flag may change when a run resumes.
+        saved: bool, the flag is written to a run's flags.cfg.
     """
     metadata = {name: value for name, value in locals().items() if name != "default"}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def parse(kind, argv, usage, positional=None):
-    """Flags -> settings: an instance of the dataclass `kind`.
+    """Parses flags into an instance of the dataclass `kind`.
 
-    Args:
-        argv: list of str, without the program's name.
-        usage: str, printed above the flags by `--help`, which ends in SystemExit with code 0.
-        positional: str, the field that takes the arguments that are not flags; None where there are none.
-
-    Raises UsageError, a line that names the flag and where it stands.
+    `argv` is a list of str without the program's name; `usage` a text that `--help` prints above the flags before it
+    raises SystemExit with code 0; `positional` the field for arguments that are not flags, or None. Raises UsageError,
+    whose message names the flag and, for a flagfile, the line.
     """
     if any(argument in _HELP for argument in argv):
         print(_help(kind, usage, positional))
@@ -83,18 +80,18 @@ def parse(kind, argv, usage, positional=None):
             message = printable(str(error).removeprefix("ERROR:: ").removeprefix("flag "))
             raise UsageError(message + place) from None
     if rest and not positional:
-        raise UsageError(f"unexpected argument {rest[0]!r}: every setting is a flag, --NAME=VALUE")
+        raise UsageError(f"unexpected argument {rest[0]!r}; every setting is a flag, --NAME=VALUE")
     return _built(kind, {**flags.flag_values_dict(), positional: tuple(rest)})
 
 
 def read(kind, texts):
-    """Settings from the texts of flags, dict as of `as_text`; what is missing has its default. Raises UsageError."""
+    """Settings from texts of flags as `as_text` returns them; missing flags have defaults. Raises UsageError."""
     flags, fields = _defined(kind), _fields(kind)
     for name, text in texts.items():
         if name not in fields or not isinstance(text, str):
             raise UsageError(f"{name!r} is not a flag of a run")
     try:
-        # No value of a flag that may be given several times is an empty text.
+        # A flag that may be repeated has an empty text if it has no value.
         flags(["keras_alexnet", *(f"--{name}={text}" for name, text in texts.items() if text or not fields[name].many)])
     except absl_flags.Error as error:
         raise UsageError(printable(str(error))) from None
@@ -102,13 +99,13 @@ def read(kind, texts):
 
 
 def as_text(config):
-    """Every saved flag of settings: dict of str -> str in the order of the names, as flagfiles take it."""
+    """The saved flags of settings, as in a flagfile: dict of str -> str, sorted by name."""
     fields, values = _fields(type(config)), _values(config)
     return {name: _text(values[name]) for name in sorted(fields) if fields[name].saved}
 
 
 def changes(before, now):
-    """What differs between two settings, such as "--batch_size=64 (the run has 128)"; of flags that are not free."""
+    """The flags that are not free and differ between two settings: list such as "--batch_size=64 (the run has 128)"."""
     fields, old = _fields(type(now)), as_text(before)
     return [
         f"--{name}={text} (the run has {old[name] or 'none'})"
@@ -118,13 +115,13 @@ def changes(before, now):
 
 
 def flagfile_name(argv):
-    """The name of the first flagfile on a command line without folder and suffix, str; None without one."""
+    """The name of the first flagfile in `argv`, without folder and suffix, str; None without a flagfile."""
     named = re.search(r"^--?flagfile[=\n](.*)$", "\n".join(argv), re.MULTILINE)
     return os.path.splitext(os.path.basename(named[1]))[0] or None if named else None
 
 
 def required(config, name):
-    """The value of a flag that has no default. Raises UsageError where it was not given."""
+    """The value of a flag without default. Raises UsageError where the flag is missing."""
     value = _values(config)[name]
     if not value:
         text = _fields(type(config))[name].help
@@ -133,7 +130,6 @@ def required(config, name):
 
 
 def _help(kind, usage, positional):
-    """The flags that most people need first, then all others by group."""
     groups = {"Most used": []}
     for name, field in _fields(kind).items():
         if name != positional:
@@ -146,12 +142,12 @@ def _help(kind, usage, positional):
             shown = f"{'|'.join(map(str, field.choices))} (default: {default})" if field.choices else default
             lines.append(f"  --{field.name}={shown}")
             lines += textwrap.wrap(field.help, 110, initial_indent="      ", subsequent_indent="      ")
-    lines += ["", "  --flagfile=FILE", "      Flags from a file, one a line; flags behind it win."]
+    lines += ["", "  --flagfile=FILE", "      Flags from a file, one per line; later flags override them."]
     return "\n".join(lines)
 
 
 class _Flag(absl_flags.ArgumentParser):
-    """A field that is a flag, with the arguments of `flag`; its type is X for tuple[X, ...] and X | None."""
+    """A flag with the arguments of `flag` as attributes; `type` is X for a field of type tuple[X, ...] or X | None."""
 
     def __init__(self, field, hint, group):
         vars(self).update(field.metadata)
@@ -160,11 +156,10 @@ class _Flag(absl_flags.ArgumentParser):
         self.type = next((each for each in typing.get_args(hint) if each is not type(None)), hint)
 
     def parse(self, argument):
-        """The text of the flag -> its value, for absl; raises ValueError of what is not allowed."""
+        """The value of the flag's text, as absl asks for it. Raises ValueError where it is invalid."""
         if not isinstance(argument, str):
             return argument  # the default
         if len(argument.splitlines()) > 1 or "\0" in argument:
-            # A run's flags.cfg holds one flag a line, and no path has a null character.
             raise ValueError("must not contain line breaks or null characters")
         if self.choices:
             absl_flags.EnumParser([str(choice) for choice in self.choices]).parse(argument)
@@ -199,19 +194,19 @@ class _Flag(absl_flags.ArgumentParser):
 
 def _fields(kind):
     """The flags of a dataclass and of the dataclasses in it: dict of name -> _Flag."""
-    found, hints = {}, typing.get_type_hints(kind)
+    fields, hints = {}, typing.get_type_hints(kind)
     # The first line of the docstring; the name where python -OO has removed it.
     group = (inspect.getdoc(kind) or kind.__name__).partition("\n")[0].rstrip(".")
     for field in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[field.name]):
-            found |= _fields(hints[field.name])
+            fields |= _fields(hints[field.name])
         elif "help" in field.metadata:
-            found[field.name] = _Flag(field, hints[field.name], group)
-    return found
+            fields[field.name] = _Flag(field, hints[field.name], group)
+    return fields
 
 
 def _defined(kind, positional=None):
-    """absl's flags of a dataclass, at their defaults."""
+    """The absl FlagValues of a dataclass."""
     flags = absl_flags.FlagValues()
     for name, field in _fields(kind).items():
         shared = {"name": name, "default": field.default, "help": field.help, "flag_values": flags}
@@ -225,23 +220,23 @@ def _defined(kind, positional=None):
 
 
 def _built(kind, values):
-    """A dataclass of the values of its flags, dict."""
-    hints, found = typing.get_type_hints(kind), {}
+    """An instance of a dataclass from the values of its flags, dict."""
+    hints, arguments = typing.get_type_hints(kind), {}
     for name in (field.name for field in dataclasses.fields(kind)):
         if dataclasses.is_dataclass(hints[name]):
-            found[name] = _built(hints[name], values)
+            arguments[name] = _built(hints[name], values)
         elif name in values:
-            found[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
-    return kind(**found)
+            arguments[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
+    return kind(**arguments)
 
 
 def _values(config):
-    """The values of all fields of settings and of the groups in them, dict."""
-    found = {}
+    """The values of all fields of settings and of their groups: dict of name -> value."""
+    values = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        found |= _values(value) if dataclasses.is_dataclass(value) else {field.name: value}
-    return found
+        values |= _values(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return values
 
 
 def _text(value):
@@ -251,7 +246,7 @@ def _text(value):
 
 
 def _expanded(argv, place="", depth=0):
-    """Pairs of (arguments, where they stand: "" or a flagfile's line), in their order. Raises UsageError."""
+    """Yields (arguments, place) with flagfiles expanded; the place is "" or a flagfile's line. Raises UsageError."""
     own, arguments = [], iter(argv)
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
@@ -260,7 +255,7 @@ def _expanded(argv, place="", depth=0):
             continue
         path = value if equals else next(arguments, "")
         if depth == _NESTING:
-            raise UsageError(f"--flagfile={path}: flagfiles are nested too deeply, or name each other{place}")
+            raise UsageError(f"--flagfile={path}: flagfiles are nested too deeply, or include each other{place}")
         yield own, place
         yield from _lines_of(path, place, depth)
         own = []
@@ -281,7 +276,7 @@ def _lines_of(path, named_at, depth):
             continue
         value = line.partition("=")[2]
         if re.search(r"\s#", value):
-            raise UsageError(f"{line}: a comment needs a line of its own{place}")
+            raise UsageError(f"{line}: a comment must be on its own line{place}")
         if value[:1] in ("'", '"') and value[-1:] == value[:1]:
-            raise UsageError(f"{line}: a value has no quotes in a flagfile{place}")
+            raise UsageError(f"{line}: values in a flagfile must not be quoted{place}")
         yield from _expanded([line], place, depth + 1)

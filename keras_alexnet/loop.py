@@ -1,4 +1,4 @@
-"""The loop over the epochs of a run: steps, validation, checkpoints, resuming, signals; and its trial, `--dry_run`."""
+"""The loop over the epochs of a run (steps, validation, checkpoints, resuming, signals), and its `--dry_run`."""
 
 import dataclasses
 import math
@@ -25,9 +25,10 @@ from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer, r
 
 
 class Loop:
-    """Trains a run from its newest checkpoint to its end; the model was made in the scope of the distribution.
+    """Trains a run from its newest checkpoint to its end.
 
-    Statistics and the summary are of the training and of the validation set, see `data.statistics`.
+    The model was created in the scope of the distribution. `statistics` describes the training set and `val_summary`
+    the validation set, see `data.statistics`.
     """
 
     def __init__(self, config, model, devices, distribution, statistics, val_summary, train_source, val_source):
@@ -58,7 +59,7 @@ class Loop:
         )
         self.progress = Progress(workers=distribution.workers)
         self.batch_size = training.batch_size // distribution.workers  # of this process
-        self.reading = {
+        self.input_options = {
             "size": model.input_shape[1],
             "batch_size": self.batch_size,
             "threads": config.data.input_threads,
@@ -66,40 +67,40 @@ class Loop:
         }
         folder = os.path.join(config.run.model_dir, rundir.CHECKPOINTS)
         self.checkpoints = Checkpoints(folder, self.trainer.variables(), config.run.checkpoints_to_keep)
-        self.saved = time.monotonic()  # when a checkpoint was last started
+        self.saved = time.monotonic()  # time of the last checkpoint
 
     def fit(self, started, stop):
-        """Trains to the end of the run; returns whether there was something left to do.
+        """Trains to the end of the run; returns False if the run had ended before.
 
-        `started` is the `time.perf_counter` of the start, `stop` a cli.StopRequest. Raises RunError where an
-        image cannot be read, the loss is not finite, a checkpoint cannot be written or none be read; and RequeueError
-        or KeyboardInterrupt where a signal asked to stop: a checkpoint of the last step is kept.
+        `started` is the `time.perf_counter` at which the command started, `stop` a cli.StopRequest. Raises RunError
+        where an image cannot be read, the loss is not finite, a checkpoint cannot be written or no checkpoint can be
+        read; RequeueError or KeyboardInterrupt where a signal stops the run, after a checkpoint of the last step.
         """
         config, is_chief = self.config, self.distribution.is_chief
         history = os.path.join(config.run.model_dir, "history.csv")
         self._resume()
         if is_chief and (self.progress.history or os.path.exists(history)):
-            # It is written after the checkpoint, and may lack its last epoch or have one more.
+            # The file is written after the checkpoint: its last epoch may be missing, or come after the checkpoint.
             monitoring.write_history(history, self.progress.history)
         if self._is_done():
             print(f"{config.run.model_dir} is done: {self.progress.epochs} epochs")
             return False
-        shown = []
+        monitors = []
         if is_chief:
             self.monitor = monitoring.Monitor(config, self.trainer, self.progress, self.val_counts, self.steps)
-            shown = [self.monitor]
+            monitors = [self.monitor]
         callbacks = keras.callbacks.CallbackList(
-            shown,
+            monitors,
             add_progbar=is_chief,
             model=self.model,
-            # A bar that redraws itself on a terminal; one line an epoch in a file.
+            # A progress bar on a terminal, one line an epoch elsewhere.
             verbose=1 if sys.stdout.isatty() else 2,
             epochs=config.training.epochs,
             steps=self.steps,
         )
         callbacks.on_train_begin()
-        self.started = started if is_chief else None  # for the time to the first step
-        stop.at_once = False
+        self.started = started if is_chief else None  # until the first step has been timed
+        stop.raise_immediately = False
         try:
             while not self._is_done():
                 self._epoch(callbacks, stop)
@@ -117,28 +118,27 @@ class Loop:
 
     def training_batches(self, start):
         """This process's part of the current epoch without its first `start` images: a tf.data.Dataset."""
-        epoch, last, augmentation = self.progress.epochs, self.config.data.pca_color_until_epoch, self.augmentation
-        if last and epoch >= last:
+        epoch, end, augmentation = self.progress.epochs, self.config.data.pca_color_until_epoch, self.augmentation
+        if end and epoch >= end:
             augmentation = dataclasses.replace(augmentation, pca_color="none")
         order = {"seed": self.config.run.seed, "epoch": epoch, "start": start}
-        return pipeline.training(self.train_source, self.statistics, augmentation, **order, **self.reading)
+        return pipeline.training(self.train_source, self.statistics, augmentation, **order, **self.input_options)
 
     def validation_batches(self):
         """This process's part of the validation set: a tf.data.Dataset."""
-        return pipeline.center_view(self.val_source, self.statistics, **self.reading)
+        return pipeline.center_view(self.val_source, self.statistics, **self.input_options)
 
     def _resume(self):
         path, self.progress = self.checkpoints.resume()
         if not self.trainer.is_same_for_all(self.progress.steps):
             raise RunError(
-                f"{self.checkpoints.folder}: the workers find different checkpoints there; --model_dir must be on a "
-                "file system that they share"
+                f"{self.checkpoints.folder}: the workers find different checkpoints; --model_dir must be on a file "
+                "system that all workers share"
             )
         workers, self.progress.workers = self.progress.workers, self.distribution.workers
         if self.progress.batches and workers != self.distribution.workers:
-            raise RunError(
-                f"{path}: is from within an epoch that {workers} workers share; resume with as many until it is over"
-            )
+            problem = f"was written during an epoch of {workers} workers; resume with {workers} until the epoch ends"
+            raise RunError(f"{path}: {problem}")
         self.plateau = dataclasses.replace(self.plateau, **self.progress.plateau)
         if path:
             steps = f" and {self.progress.batches} steps" if self.progress.batches else ""
@@ -148,7 +148,6 @@ class Loop:
         return self.progress.finished or self.progress.epochs >= self.config.training.epochs
 
     def _epoch(self, callbacks, stop):
-        """What is left of an epoch, and its validation."""
         progress = self.progress
         rate = self._set_learning_rates()
         if not progress.batches:
@@ -159,9 +158,9 @@ class Loop:
         except tf.errors.OpError as error:
             if self.distribution.workers == 1:
                 raise
-            # Without one of the processes, the others cannot make a step.
+            # The processes can only make a step together.
             problem = f"the other workers cannot be reached ({brief(error)}); {self.checkpoints.kept()}"
-            raise RequeueError(f"{problem}; start all of them again") from None
+            raise RequeueError(f"{problem}; start all workers again") from None
         except ReadError as error:
             raise RunError(f"an image could not be read: {error}. {self._describe_unreadable()}") from None
         except NonFiniteError as error:
@@ -179,7 +178,6 @@ class Loop:
         self._save()
 
     def _train_and_validate(self, rate, callbacks, stop):
-        """The steps of an epoch and its validation; returns the epoch's row of the history."""
         progress = self.progress
         self._train(callbacks, stop)
         trained, images = self.trainer.averages.result(), self.trainer.averages.count()
@@ -199,13 +197,12 @@ class Loop:
         return row
 
     def _train(self, callbacks, stop):
-        """The remaining steps of an epoch, with checkpoints between them."""
-        progress, last, run = self.progress, self.steps, self.config.run
-        if progress.batches == last:
+        progress, total, run = self.progress, self.steps, self.config.run
+        if progress.batches == total:
             return
         before, started = progress.seconds, time.perf_counter()
         batches = self.training_batches(progress.batches * self.batch_size)
-        for _ in self.trainer.steps(batches, last, callbacks, progress):
+        for _ in self.trainer.steps(batches, total, callbacks, progress):
             progress.seconds = before + time.perf_counter() - started
             if self.started is not None:
                 print(f"first step {time.perf_counter() - self.started:.1f} s after the start", flush=True)
@@ -215,18 +212,17 @@ class Loop:
             is_due = run.checkpoint_steps and progress.steps % run.checkpoint_steps == 0
             if run.checkpoint_minutes and not is_due:
                 is_due = time.monotonic() - self.saved >= 60 * run.checkpoint_minutes
-            if is_due and progress.batches < last:
+            if is_due and progress.batches < total:
                 self._save()
 
     def _save(self):
-        """Starts to write a checkpoint of this moment."""
         if self.distribution.is_chief:
             self.monitor.flush(self.progress)
             self.checkpoints.write(self.progress)
             self.saved = time.monotonic()
 
     def _stop(self, stop):
-        """Saves a checkpoint, and ends as the signal asks for."""
+        """Saves a checkpoint, and raises KeyboardInterrupt for Ctrl-C and RequeueError for other signals."""
         self._save()
         kept = f"{self.checkpoints.kept()}; the same command resumes from there"
         if stop.signal == signal.SIGINT:
@@ -236,7 +232,7 @@ class Loop:
         raise RequeueError(f"stopped by {name}; {kept}")
 
     def _set_learning_rates(self):
-        """Sets the learning rates of the epoch that starts; returns that of the kernels."""
+        """Sets the learning rates of the current epoch; returns that of the kernels."""
         training = self.config.training
         rate, multipliers = schedules.rates_after(
             self.progress.epochs, self.schedule, training.learning_rate, training.bias_learning_rate_multiplier
@@ -250,13 +246,12 @@ class Loop:
         return rate
 
     def _most_batches(self, source, order):
-        """Batches of the process that has most images of a source, int."""
+        """The number of batches of the process that has the most images of a source, int."""
         workers = self.distribution.workers
         most = max(source.part_count(order, (worker, workers)) for worker in range(workers))
         return math.ceil(most / self.batch_size)
 
     def _describe_unreadable(self):
-        """Which files became unreadable since the run started, in words."""
         both = self.train_source, self.val_source
         try:
             bad = datasets.find_bad_files(*both)
@@ -264,33 +259,33 @@ class Loop:
             where = self.config.data.data_dir or self.config.data.dataset
             return f"{error}. Put {where} back as it was, and the same command resumes"
         if not any(bad):
-            return "Every file can be read now; the same command resumes after the last checkpoint"
-        return f"{datasets.describe_bad_files(both, bad)}. Restore what was there, and the same command resumes"
+            return "Every file can be read now; the same command resumes"
+        return f"{datasets.describe_bad_files(both, bad)}. Restore them, and the same command resumes"
 
 
 def load_initial_weights(config, model):
-    """Assigns the weights of --initial_weights; a run that resumes has its own already."""
+    """Assigns the weights of --initial_weights, unless the run resumes from a checkpoint."""
     path = config.training.initial_weights
     if not path or rundir.has_checkpoint(config.run.model_dir):
         return
     rundir.check_path(path, "initial_weights")
     new_layers = config.training.new_layers
-    # Towers are a form only, and dropout belongs to training. Other layers are possible where --new_layers names some.
+    # Towers and dropout do not change the weights. New layers beside fc8 allow other layers in the rest of the network.
     layers = ("groups", "topology", "removed_layers") if set(new_layers) - {"fc8"} else ()
     may_differ = {"num_classes", "towers", "dropout", *layers}
     try:
         settings, values = weights.read_with_settings(path)
         own = {name: value for name, value in vars(config.network).items() if name not in may_differ}
         for name in variants.differing(own, settings):
-            raise ValueError(f"its network has --{name}={settings[name]}, and this one {own[name]}")
+            raise ValueError(f"its network has --{name}={settings[name]}, and this run has {own[name]}")
         weights.assign(values, model, without=new_layers)
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
-    print(f"weights:    of {path}; new: {', '.join(new_layers) or 'none'}", flush=True)
+    print(f"weights:    from {path}; new layers: {', '.join(new_layers) or 'none'}", flush=True)
 
 
 def describe(loop, devices):
-    """What a Loop trains on what, in lines; the devices are names."""
+    """The lines that describe what a Loop trains, str; `devices` are names."""
     network, training, distribution = loop.config.network, loop.config.training, loop.distribution
     steps = math.ceil(loop.train_source.count / training.batch_size)
     where = " and ".join(devices) if devices else "wherever TensorFlow places it"
@@ -307,9 +302,9 @@ def describe(loop, devices):
 
 
 def dry_run(loop, devices):
-    """Trains two steps, and prints what the run of a Loop would take; writes nothing.
+    """Trains two steps, prints the time, memory and disk space that a run needs, and writes nothing.
 
-    Raises UsageError where the disk is too small or the folder not writable, and RunError where a step fails.
+    Raises UsageError where the disk is too small or the folder is not writable, and RunError where a step fails.
     """
     data, training, run = loop.config.data, loop.config.training, loop.config.run
     try:
@@ -319,56 +314,55 @@ def dry_run(loop, devices):
         train, val = datasets.find_bad_files(*both, data.input_threads)
         print(datasets.describe_bad_files(both, (train, val)), flush=True)
         if data.bad_images == "fail":
-            problem = "training would stop at them; --bad_images=skip leaves them out"
+            problem = "training would stop at these files; --bad_images=skip leaves them out"
             raise RunError(f"--bad_images=fail: {problem}") from None
         loop.train_source, loop.val_source = loop.train_source.without(train), loop.val_source.without(val)
         seconds, validation = _step_seconds(loop)
     epoch = loop.steps * seconds + math.ceil(loop.val_source.count / training.batch_size) * validation
-    weights = 4 * loop.model.count_params()  # bytes; a checkpoint has a velocity for each weight too
+    weights = 4 * loop.model.count_params()  # bytes; a checkpoint holds weights and velocities
     needed = 2 * weights * (run.checkpoints_to_keep + 3) + (weights if run.export else 0)
     folder = os.path.abspath(run.model_dir)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
-    used = ", ".join(f"{name} {size / GIGABYTE:.1f} GB" for name, size in monitoring.memory().items())
+    memory = ", ".join(f"{name} {size / GIGABYTE:.1f} GB" for name, size in monitoring.memory().items())
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     print(
         f"{describe(loop, devices)}"
         f"steps:      {loop.steps:,} an epoch, {training.epochs * loop.steps:,} in {training.epochs} epochs to go\n"
         f"time:       {seconds:.2f} s a step, about {_duration(epoch)} an epoch with its validation, up to "
         f"{_duration(training.epochs * epoch)} in all\n"
-        f"memory:     {used}, of {total / GIGABYTE:.1f} GB of the machine\n"
+        f"memory:     {memory}, of {total / GIGABYTE:.1f} GB of the machine\n"
         f"disk:       {needed / GIGABYTE:.2f} GB for {run.checkpoints_to_keep} checkpoints, those of the last and the "
-        f"best epoch, one being written{' and the export' if run.export else ''}; {free / GIGABYTE:.1f} GB free at "
+        f"best epoch, a temporary one{' and the export' if run.export else ''}; {free / GIGABYTE:.1f} GB free at "
         f"{folder}",
         flush=True,
     )
     if not os.access(folder, os.W_OK):
         raise UsageError(f"--model_dir={run.model_dir}: {folder} is not writable; name another folder")
     if free < needed:
-        raise UsageError(
-            f"--model_dir={run.model_dir}: {free / GIGABYTE:.2f} GB are free and {needed / GIGABYTE:.2f} GB are "
-            "needed; make room, or give another folder or fewer --checkpoints_to_keep"
-        )
-    print("nothing was written; without --dry_run the run starts")
+        problem = f"{free / GIGABYTE:.2f} GB are free and {needed / GIGABYTE:.2f} GB are needed"
+        remedy = "make room, name another folder or lower --checkpoints_to_keep"
+        raise UsageError(f"--model_dir={run.model_dir}: {problem}; {remedy}")
+    print("nothing was written; run the command without --dry_run to train")
 
 
 def _step_seconds(loop):
-    """Seconds of a training and of a validation step, reading included; of the second each, the first compiles."""
-    found = []
+    """The seconds of a training and a validation step, reading included; the second is timed, as the first compiles."""
+    durations = []
     for batches, step in (
         (loop.training_batches(0), loop.trainer.train_step),
         (loop.validation_batches(), loop.trainer.test_step),
     ):
-        reader = read(batches.repeat())  # so that there is a second one
+        reader = read(batches.repeat())  # a set may hold one batch only
         for _ in range(2):
             started = time.perf_counter()
             loss = step(*next(reader))
             seconds = time.perf_counter() - started
         if loss is not None and not math.isfinite(float(loss)):
-            raise RunError(f"the loss is {float(loss)} after two steps; give a lower --learning_rate")
-        found.append(seconds)
-    return found
+            raise RunError(f"the loss is {float(loss)} after two steps; lower --learning_rate")
+        durations.append(seconds)
+    return durations
 
 
 def _duration(seconds):

@@ -1,10 +1,10 @@
-"""Image files -> their five best classes, from an exported model or a server.
+"""Classifies image files with an exported model or a server, and prints the five best classes of each.
 
     python -m keras_alexnet.predict --model=RUN/export/1 IMAGE...
     python -m keras_alexnet.predict --model=http://localhost:8501/v1/models/alexnet --format=jsonl IMAGE...
     python -m keras_alexnet.predict --model=grpc://localhost:8500/alexnet IMAGE...
 
-A file that is not an image does not keep the others from being classified; the exit code is 1 then.
+A file that is not an image makes the exit code 1; the other files are classified all the same.
 """
 
 import collections
@@ -23,7 +23,7 @@ from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.flags import flag
 from keras_alexnet.serving import client as clients
 
-MAX_BYTES = 2**29  # of a file: 134 million pixels, which is what is decoded, take 400 MB uncompressed
+MAX_BYTES = 2**29  # of a file: the largest image that is decoded, 134 million pixels, takes 400 MB uncompressed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +32,16 @@ class PredictConfig:
 
     model: str | None = flag(
         None,
-        "An exported model's folder, such as RUN/export/1, or a server: http://HOST:8501/v1/models/NAME or "
+        "The folder of an exported model, such as RUN/export/1, or a server: http://HOST:8501/v1/models/NAME or "
         "grpc://HOST:8500/NAME.",
         path=True,
     )
     images: tuple[str, ...] = flag((), "JPEG or PNG files.")
-    format: str = flag("table", "jsonl: a line of JSON for each file.", choices=("table", "jsonl"))
+    format: str = flag("table", "table, or jsonl: a line of JSON for each file.", choices=("table", "jsonl"))
     signature: str = flag("serving_default", "serving_default, or features with --format=jsonl.")
-    batch_size: int = flag(8, "Files of a request.", low=1, high=512)
-    parallel: int = flag(4, "Requests at a time.", low=1, high=256)
-    deadline: float = flag(30.0, "Seconds for a request, its repetitions included.", low=0.001)
+    batch_size: int = flag(8, "Files in a request.", low=1, high=512)
+    parallel: int = flag(4, "Requests at the same time.", low=1, high=256)
+    deadline: float = flag(30.0, "Seconds for a request, repetitions included.", low=0.001)
     retries: int = flag(3, "Repetitions when the server cannot be reached or is overloaded.", low=0, high=20)
 
 
@@ -63,7 +63,7 @@ def main(argv):
             if isinstance(answer, RunError):
                 failed.append(f"{printable(path)}: {printable(str(answer))}")
             elif config.format == "table" and "classes" not in answer:
-                raise UsageError(f"--signature={config.signature}: has no classes for a table; add --format=jsonl")
+                raise UsageError(f"--signature={config.signature}: returns no classes; add --format=jsonl")
             print((_as_json if config.format == "jsonl" else _as_block)(path, answer), flush=True)
     if failed:
         more = f" (and {len(failed) - 1} more of {len(config.images)})" if len(failed) > 1 else ""
@@ -71,24 +71,19 @@ def main(argv):
 
 
 def predict(client, paths, signature="serving_default", batch_size=8, parallel=4):
-    """Classifies JPEG or PNG files, `batch_size` in a request and `parallel` requests at a time.
+    """Classifies JPEG or PNG files, `batch_size` in a request and `parallel` requests at the same time.
 
-    Args:
-        client: see `keras_alexnet.serving.client.open_client`.
-        paths: sequence of str.
-        signature: str, one that takes image files.
+    The client is one of `serving.client.open_client`, `paths` a sequence of str, and the signature one of image files.
+    Yields, for each path in order, (path, dict of np.ndarray) with classes (5,), scores (5,) and probabilities
+    (classes,), or with features; or (path, RunError that says what is wrong with the file).
 
-    Yields:
-        (path, dict of np.ndarray: classes (5,) and scores (5,), probabilities (classes,), or features; or a RunError
-        that says what is wrong with the file), in the order that was given.
-
-    Raises RunError where the server is at fault and not a file, and UsageError where the signature is missing.
+    Raises RunError where the server fails, and UsageError where the signature is missing.
     """
     slots, ended = threading.Semaphore(parallel), threading.Event()
 
-    def start(place):
-        """(files of a request, the future of their answers); its thread ends with the process, unlike an executor's."""
-        batch, future = paths[place : place + batch_size], concurrent.futures.Future()
+    def start(first):
+        """(paths of a request, future of the answers). Daemon threads, unlike an executor's, end with the process."""
+        batch, future = paths[first : first + batch_size], concurrent.futures.Future()
 
         def work():
             with slots:
@@ -102,7 +97,7 @@ def predict(client, paths, signature="serving_default", batch_size=8, parallel=4
 
     started, waiting = map(start, range(0, len(paths), batch_size)), collections.deque()
     try:
-        # Only so many ahead of what is used: not all answers are in memory.
+        # Few requests run ahead of the caller, so that not all answers are in memory.
         waiting.extend(itertools.islice(started, 2 * parallel))
         while waiting:
             yield from zip(waiting[0][0], waiting[0][1].result(), strict=True)
@@ -111,13 +106,13 @@ def predict(client, paths, signature="serving_default", batch_size=8, parallel=4
     except BaseException:
         ended.set()
         client.close()
-        # What is under way locally ends soon; a server is not waited for, whose threads end with the process.
+        # Local predictions end soon. Threads that wait for a server end with the process.
         concurrent.futures.wait([future for _, future in waiting], timeout=2)
         raise
 
 
 def _classify(client, paths, signature):
-    """One answer or RunError for each file of a request."""
+    """The answer or RunError for each file of a request, list."""
     contents, answers = {}, {}
     for path in dict.fromkeys(paths):
         try:
@@ -134,7 +129,7 @@ def _classify(client, paths, signature):
 
 
 def _answers(client, contents, signature):
-    """{path: answer or RunError} of {path: bytes}: of all at once, or where the request is refused, of each half."""
+    """Answers by path, dict of answer or RunError; a refused request is repeated with each half of its files."""
     paths = list(contents)
     try:
         outputs = client.predict(list(contents.values()), signature) if paths else {}
@@ -150,7 +145,7 @@ def _answers(client, contents, signature):
 def _as_json(path, answer):
     if isinstance(answer, RunError):
         return json.dumps({"file": path, "error": str(answer)})
-    # The five best are enough to read; all probabilities are in the server's answers.
+    # The probabilities of all classes would be too much to read.
     shown = {name: value.tolist() for name, value in answer.items() if name != "probabilities"}
     return json.dumps({"file": path, **shown}, allow_nan=False)
 

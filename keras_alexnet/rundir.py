@@ -1,4 +1,4 @@
-"""A run's folder: the files in it, where it comes from, and how it is opened. Only opening a run needs TensorFlow.
+"""The folder of a run: its files, its provenance, and opening it. Only opening a run needs TensorFlow.
 
 RUN/flags.cfg, class_names.txt, statistics.npz, validation.json, provenance.json, checkpoints/, history.csv, logs/
 """
@@ -25,9 +25,9 @@ FLAGS = "flags.cfg"
 CLASS_NAMES = "class_names.txt"
 STATISTICS = "statistics.npz"
 CHECKPOINTS = "checkpoints"
-PROVENANCE = "provenance.json"  # a list: an entry for every process that trained the run
+PROVENANCE = "provenance.json"  # list with an entry for every process that trained the run
 VALIDATION = "validation.json"  # see data.statistics.DatasetSummary
-# What the numbers of a run depend on.
+# The packages that the results of a run depend on.
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "absl-py", "pillow", "tensorboard")
 
 
@@ -39,9 +39,9 @@ class Run:
     config: configs.Config
     class_names: tuple[str, ...]
     statistics: object  # data.statistics.Statistics of its training set
-    checkpoint: str  # its path
+    checkpoint: str  # path
     weights: dict  # str -> float32 array, see `model.weights.named`
-    history: tuple[dict, ...]  # a row of `history.csv` for each epoch; empty for weights from elsewhere
+    history: tuple[dict, ...]  # a row of `history.csv` for each epoch; empty for imported weights
 
 
 def is_run(folder):
@@ -57,14 +57,14 @@ def check_run(model_dir):
 
 
 def check_path(path, name="model_dir"):
-    """Raises ArgumentError of a path that TensorFlow would read as a pattern of file names."""
+    """Raises ArgumentError if TensorFlow would read the path as a pattern of file names."""
     whole = os.path.abspath(path)
     if set(whole) & set("[]*?\\"):
-        raise ArgumentError(name, path, f"{whole} must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
+        raise ArgumentError(name, path, f"{whole} must not contain [ ] * ? or \\ (TensorFlow reads it as a pattern)")
 
 
 def has_checkpoint(model_dir):
-    """Whether a run has something to resume from, bool."""
+    """Whether a run has a checkpoint to resume from, bool."""
     return bool(progresses.checkpoint_paths(os.path.join(model_dir, CHECKPOINTS)))
 
 
@@ -79,7 +79,7 @@ def read_config(model_dir):
 
 
 def read_class_names(model_dir):
-    """tuple of str, in the order of the labels. Raises RunError where they cannot be read."""
+    """The class names in the order of the labels, tuple of str. Raises RunError where they cannot be read."""
     path = os.path.join(model_dir, CLASS_NAMES)
     with reading(path), open(path, encoding="utf-8", newline="\n") as file:
         names = tuple(file.read().removesuffix("\n").split("\n"))
@@ -89,19 +89,19 @@ def read_class_names(model_dir):
 
 
 def write_settings(config, class_names):
-    """Writes what makes a folder a run: its classes, and every flag as a flagfile by which training can be repeated."""
+    """Writes the class names, and a flagfile of all flags, which makes the folder a run and can repeat its training."""
     with atomic_write(os.path.join(config.run.model_dir, CLASS_NAMES)) as file:
         file.write("".join(f"{name}\n" for name in class_names))
     path, texts = os.path.join(config.run.model_dir, FLAGS), flags.as_text(config)
     if texts["data_dir"]:
-        texts["data_dir"] = os.path.abspath(texts["data_dir"])  # from any folder
+        texts["data_dir"] = os.path.abspath(texts["data_dir"])  # so that the flagfile works from any folder
     with atomic_write(path) as file:
         file.write(f"# python -m keras_alexnet.train --flagfile={path}\n")
         file.write("".join(f"--{name}={value}\n" for name, value in texts.items()))
 
 
 def write_provenance(model_dir, statistics, val_summary):
-    """Adds to a run's record what this process uses; returns what differs from the first process, list of str."""
+    """Adds the provenance of this process to a run's file; returns what has changed since the first, list of str."""
     path, record = os.path.join(model_dir, PROVENANCE), []
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
         record = json.load(file)
@@ -114,18 +114,18 @@ def write_provenance(model_dir, statistics, val_summary):
         json.dump([*record, now], file, indent=1, ensure_ascii=False)
     first = [*record, now][0]
     return [
-        f"{name} {first.get(name)} and now {now[name]}"
+        f"{name} {first.get(name)} -> {now[name]}"
         for name in ("keras_alexnet", "commit", "packages", "device")
         if first.get(name) != now[name]
     ]
 
 
 def open_run(model_dir, which="newest"):
-    """Opens a checkpoint of a run: the Run that evaluation, export, and weights for other models take.
+    """Opens a checkpoint of a run and returns the Run.
 
-    It is the "newest", the last whole epoch (without one, the newest checkpoint), or the one before where it is
-    damaged; or the "best", the epoch with the lowest validation error. Raises UsageError where the folder does not hold
-    a run, and RunError where it has no checkpoint, lacks one of its files or holds a damaged one.
+    "newest": the newest checkpoint of a whole epoch, or of a step where there is none; a damaged checkpoint is passed
+    over. "best": the epoch with the lowest validation error. Raises UsageError where the folder does not hold a run,
+    and RunError where it has no checkpoint or a file is missing or damaged.
     """
     check_run(model_dir)
     config, class_names, needed = read_config(model_dir), read_class_names(model_dir), _modules()
@@ -134,11 +134,11 @@ def open_run(model_dir, which="newest"):
     if not paths:
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
     if which == "best":
-        # As the newest checkpoint that can be read knows it.
+        # The newest readable checkpoint holds the number of the best epoch.
         best = progresses.first_readable(paths, lambda path: needed.checkpoints.read_progress(path).best)
         paths = [path for path in paths if os.path.basename(path) == progresses.checkpoint_name(best or 0, 0)]
         if not paths:
-            raise RunError(f"{folder}: the checkpoint of the best epoch is missing; take the newest")
+            raise RunError(f"{folder}: the checkpoint of the best epoch is missing; use --checkpoint=newest")
     with reading(os.path.join(model_dir, STATISTICS)):
         statistics = needed.statistics.load(os.path.join(model_dir, STATISTICS))
 
@@ -150,7 +150,7 @@ def open_run(model_dir, which="newest"):
 
 
 def build(run):
-    """The network of an opened run: keras.Model, images -> logits, without devices. Raises RunError."""
+    """The network of an opened run, not placed on devices: keras.Model, images -> logits. Raises RunError."""
     with reading(run.checkpoint):
         model = build_model(run.config.network, len(run.class_names), run.config.run.seed, devices=())
         _modules().weights.assign(run.weights, model)
@@ -158,19 +158,16 @@ def build(run):
 
 
 def build_model(network, num_classes, seed, devices):
-    """The network of a run's config.NetworkConfig with random weights: keras.Model, images -> logits.
-
-    Devices are those of `keras_alexnet.AlexNet`.
-    """
+    """The network of a config.NetworkConfig with random weights: keras.Model, images -> logits; see `AlexNet`."""
     settings = {**variants.settings_of(network), "devices": devices, "dtype": network.precision, "seed": seed}
     return _modules().AlexNet(num_classes, classifier_activation=None, **settings)
 
 
 def create(config, model, class_names, statistics):
-    """Makes a run of weights that were trained elsewhere, to be evaluated, exported and fine-tuned.
+    """Creates a run from weights that were trained elsewhere, for evaluation, export and fine-tuning.
 
-    The model is one as of `build_model`, the network of the config.Config, whose `model_dir` is the folder; of the
-    data.statistics.Statistics the mean image is used. Raises UsageError where the folder is not empty.
+    The model is one of `build_model` for the network of the config.Config, whose `model_dir` is the folder to create.
+    Only the mean image of the data.statistics.Statistics is used. Raises UsageError where the folder is not empty.
     """
     model_dir, needed = config.run.model_dir, _modules()
     check_path(model_dir)
@@ -179,14 +176,14 @@ def create(config, model, class_names, statistics):
     os.makedirs(model_dir, exist_ok=True)
     needed.statistics.save(statistics, os.path.join(model_dir, STATISTICS))
     variables = {variable.path: variable.value for variable in model.trainable_variables}
-    written = needed.checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
-    written.write(progresses.Progress())
-    written.wait()
+    checkpoints = needed.checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
+    checkpoints.write(progresses.Progress())
+    checkpoints.wait()
     write_settings(config, class_names)  # last: from here on the folder is a run
 
 
 def provenance():
-    """Code, packages and machine of this process: dict of str -> str or dict."""
+    """The code, packages and machine of this process: dict of str -> str or dict."""
     return {
         "keras_alexnet": __version__,
         "commit": commit(),
@@ -198,19 +195,19 @@ def provenance():
 
 
 def packages():
-    """Installed versions of PACKAGES: dict of name -> str."""
-    found = {}
+    """The installed versions of PACKAGES: dict of name -> str."""
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"  # as tensorflow-cpu has another name than tensorflow
-    return found
+            versions[name] = "not installed"  # such as tensorflow where tensorflow-cpu is installed
+    return versions
 
 
 @functools.cache
 def commit():
-    """The commit of this package at the first call, str, with a + where files differ from it, or "unknown"."""
+    """The commit of this package at the first call, str, with a + if files have changed since; or "unknown"."""
     here = os.path.dirname(os.path.abspath(__file__))
 
     def git(*arguments):
@@ -218,14 +215,14 @@ def commit():
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", __file__)  # an installed copy has no commit, wherever it lies
+        git("ls-files", "--error-unmatch", __file__)  # fails for an installed copy, which has no commit
         return git("rev-parse", "--short=7", "HEAD")[:7] + "+" * bool(git("status", "--porcelain", "--", here))
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
 
 def device():
-    """The processors of this process, str."""
+    """The GPUs, or else the CPU, of this process and the version of TensorFlow, str."""
     tf = _modules().tf
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
@@ -239,7 +236,7 @@ def device():
 
 
 def _modules():
-    """What needs TensorFlow, which takes seconds to import: a wrong flag or folder is answered before."""
+    """Modules that import TensorFlow, which takes seconds; they are imported only when a run is opened or built."""
     import tensorflow as tf
 
     from keras_alexnet.data import statistics

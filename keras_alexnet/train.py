@@ -2,7 +2,7 @@
 
     python -m keras_alexnet.train --flagfile=flags/NAME.cfg [--data_dir=DIR] [--model_dir=RUN]
 
-A folder that holds a run resumes it. TensorBoard: `tensorboard --logdir RUN/logs`.
+If --model_dir already holds a run, it is resumed. TensorBoard: `tensorboard --logdir RUN/logs`.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from keras_alexnet.cli import catch_signals, quiet_start, run_command
 from keras_alexnet.data import sources
 from keras_alexnet.errors import UsageError
 
-LOCK = "lock"  # in a run's folder, see `files.acquire`
+LOCK = "lock"  # file in a run's folder, see `files.acquire`
 
 
 def main(argv):
@@ -24,53 +24,48 @@ def main(argv):
 
 
 def train(config):
-    """Trains the run of a config.Config, or resumes it, and exports it at the end.
+    """Starts or resumes the run of a config.Config, and exports the trained network.
 
-    Returns:
-        list of dict, the history, one for each epoch.
-
-    Raises:
-        UsageError: a setting is wrong, or something that it names is missing; nothing was written.
-        RunError: the run failed; what it has written is kept.
+    Returns the history, list with a dict for each epoch. Raises UsageError where a setting is wrong or what it names is
+    missing, before anything is written; RunError where the run fails, whose files are kept.
     """
     started = time.perf_counter()
     check_model_dir(config)
-    # A folder is listed without TensorFlow: a wrong path is answered at once.
+    # Listing an image folder needs no TensorFlow, so a wrong --data_dir fails at once.
     listed = sources.open_training(config.data) if config.data.dataset == "folder" else None
     with catch_signals() as stop:
         with quiet_start():
-            # TensorFlow takes seconds to import: `--help` and a wrong flag are answered before.
             from keras_alexnet import datasets, loop
             from keras_alexnet.training import distribution as distributions
 
-            distribution, devices, placed = distributions.choose(config.run, config.network, config.training.batch_size)
+            batch_size = config.training.batch_size
+            distribution, devices, all_devices = distributions.choose(config.run, config.network, batch_size)
             stop.listen()
         data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run and distribution.workers == 1)
         train_source, val_source = listed or datasets.open_sources(data, config.run.dry_run)
-        given = datasets.given_statistics(data)
+        statistics = datasets.given_statistics(data)
         with distribution.strategy.scope():
             model = rundir.build_model(config.network, len(train_source.class_names), config.run.seed, devices)
             loop.load_initial_weights(config, model)
-        parts = config, model, devices, distribution
+        arguments = config, model, devices, distribution
         if config.run.dry_run:
-            known = datasets.placeholder_statistics(config, given, train_source, val_source)
-            loop.dry_run(loop.Loop(*parts, *known, train_source, val_source), placed)
+            placeholders = datasets.placeholder_statistics(config, statistics, train_source, val_source)
+            loop.dry_run(loop.Loop(*arguments, *placeholders, train_source, val_source), all_devices)
             return []
         os.makedirs(config.run.model_dir, exist_ok=True)
         with lock(config.run.model_dir) if distribution.is_chief else contextlib.nullcontext():
             if distribution.is_chief:
                 files.remove_temp_files(config.run.model_dir)
             statistics, train_source, val_summary, val_source = datasets.prepare_datasets(
-                config, given, train_source, val_source, distribution.is_chief
+                config, statistics, train_source, val_source, distribution.is_chief
             )
-            running = loop.Loop(*parts, statistics, val_summary, train_source, val_source)
+            running = loop.Loop(*arguments, statistics, val_summary, train_source, val_source)
             if distribution.is_chief:
                 rundir.write_settings(config, train_source.class_names)
-                changed = rundir.write_provenance(config.run.model_dir, statistics, val_summary)
+                changed = "; ".join(rundir.write_provenance(config.run.model_dir, statistics, val_summary))
                 if changed:
-                    words = "; ".join(changed)
-                    print(f"note: the run was started with {words}: it may not repeat to the bit", flush=True)
-            print(loop.describe(running, placed), end="", flush=True)
+                    print(f"changed since the run started: {changed}; results may not repeat to the bit", flush=True)
+            print(loop.describe(running, all_devices), end="", flush=True)
             trained = running.fit(started, stop)
             last = running.progress.history[-1]
             print(
@@ -84,7 +79,7 @@ def train(config):
 
 
 def check_model_dir(config):
-    """A run resumes only as it was started; before its first checkpoint there is nothing to resume."""
+    """Raises UsageError if --model_dir is unusable or holds a checkpoint of a run that was started with other flags."""
     model_dir = config.run.model_dir
     rundir.check_path(model_dir)
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
@@ -95,22 +90,20 @@ def check_model_dir(config):
             raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
     if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return
-    changed = flags.changes(rundir.read_config(model_dir), config)
+    changed = ", ".join(flags.changes(rundir.read_config(model_dir), config))
     if changed:
-        raise UsageError(
-            f"--model_dir={model_dir}: holds a run with other flags: {', '.join(changed)}; repeat its flags, or name "
-            "another folder"
-        )
+        problem = f"holds a run with other flags, {changed}; repeat its flags, or name another folder"
+        raise UsageError(f"--model_dir={model_dir}: {problem}")
 
 
 @contextlib.contextmanager
 def lock(model_dir):
-    """A block in which no other process trains in a folder. Raises UsageError where one does."""
+    """Keeps other processes from training in a folder during the block. Raises UsageError where one already does."""
     path = os.path.join(model_dir, LOCK)
-    held = files.acquire(path)
-    if held is None:
+    file = files.acquire(path)
+    if file is None:
         raise UsageError(f"--model_dir={model_dir}: is being trained by {files.owner(path)}; name another folder")
-    with held:
+    with file:
         yield
 
 

@@ -79,7 +79,7 @@ def replace_handler(number):
 def test_a_signal_is_noted_or_ends_what_has_nothing_to_save(number):
     before = signal.getsignal(number)
     with cli.catch_signals() as stop:
-        stop.at_once = False
+        stop.raise_immediately = False
         replace_handler(number)
         stop.listen()
         assert not stop
@@ -96,7 +96,7 @@ def test_a_signal_is_noted_or_ends_what_has_nothing_to_save(number):
 def test_a_second_ctrl_c_interrupts_and_what_is_ignored_stays_ignored():
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
     with pytest.raises(KeyboardInterrupt), cli.catch_signals() as stop:
-        stop.at_once = False
+        stop.raise_immediately = False
         os.kill(os.getpid(), signal.SIGHUP)
         assert not stop
         os.kill(os.getpid(), signal.SIGINT)

@@ -129,24 +129,24 @@ def test_records_and_sets_of_tensorflow_datasets(tiny_run, small_images, tmp_pat
 def test_images_that_change_meanwhile_are_noticed(tiny_run, monkeypatch):
     items = sources.FolderSource.items
     monkeypatch.setattr(sources.FolderSource, "items", lambda self, **given: items(self, **given).skip(1))
-    assert "8 images came instead of 9" in refusal(evaluate, f"--model_dir={tiny_run}", code=1)
+    assert "8 images were read instead of 9" in refusal(evaluate, f"--model_dir={tiny_run}", code=1)
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         ("", "--model_dir is missing"),
-        ("--model_dir={tmp}", "neither a run (its flags.cfg is missing) nor an exported model"),
+        ("--model_dir={tmp}", "has neither the flags.cfg of a run nor the saved_model.pb of an exported model"),
         ("--model_dir={tmp}/a[1]", "must not contain [ ] * ? or \\"),
         ("--model_dir={run} --split=test", "/test is missing; it holds one folder per class"),
         ("--model_dir={run} --dataset=folder", "--data_dir is missing"),
         ("--model_dir={run} --dataset=shapes --split=all", "has train and val"),
         ("--model_dir={run} --dataset=shapes --data_dir={tmp}", "is not a folder of built-in shapes"),
-        ("--model_dir={run} --json={tmp}", "cannot be written there"),
+        ("--model_dir={run} --json={tmp}", "cannot be written; name a file"),
         ("--model_dir={run} --model_dir={other}", "has other classes than"),
-        ("--model_dir={other} --dataset=folder --data_dir={images}", "does not know 3 of its classes"),
+        ("--model_dir={other} --dataset=folder --data_dir={images}", "does not know 3 classes of the set"),
         ("--model_dir={run} --weights=search", "needs several --model_dir"),
-        ("--model_dir={run} --search_split=train", "goes with --weights=search"),
+        ("--model_dir={run} --search_split=train", "needs --weights=search"),
         ("--model_dir={run} --weights=1,2", "--weights=1,2: has 2 numbers for 1 --model_dir"),
         ("--model_dir={run} --weights=heavy", "must be equal, search, or numbers"),
         ("--model_dir={run} --weights=nan", "must be equal, search, or numbers"),

@@ -107,8 +107,8 @@ def test_flagfiles(tmp_path):
     assert "unexpected argument 'a.jpg'" in refused("a.jpg", kind=Group, positional=None)
     assert parse("-flagfile", str(other), "--number=1").group.number == 1
     path.write_text(f"--flagfile={path}\n")
-    assert "nested too deeply, or name each other" in refused(f"--flagfile={path}")
-    quotes, comment = "a value has no quotes in a flagfile", "a comment needs a line of its own"
+    assert "nested too deeply, or include each other" in refused(f"--flagfile={path}")
+    quotes, comment = "values in a flagfile must not be quoted", "a comment must be on its own line"
     for line, problem in (("--name='a b'", quotes), ('--name="a b"', quotes), ("--number=7 # seven", comment)):
         path.write_text(f"{line}\n")
         assert refused(f"--flagfile={path}") == f"{line}: {problem} ({path}, line 1)"

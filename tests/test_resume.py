@@ -107,7 +107,7 @@ def test_a_finished_run_and_damaged_files_of_it(tiny_run, flags, command, tmp_pa
     index = run / "checkpoints" / "epoch-3.index"
     index.write_bytes(index.read_bytes()[:20])
     code, shown, error = command()
-    assert code == 0 and "note: the run was started with keras_alexnet 0.0.9 and now" in shown
+    assert code == 0 and "changed since the run started: keras_alexnet 0.0.9 -> " in shown
     assert "resuming after epoch 2" in shown and "epoch-3: cannot be read" in error
     assert len(json.loads((run / rundir.PROVENANCE).read_text())) == 2
     assert_same(run, tiny_run)
@@ -120,7 +120,7 @@ def test_a_changed_set_is_refused(split, kind, tiny_run, flags, small_images, tm
     run, data = shutil.copytree(tiny_run, tmp_path / "run"), shutil.copytree(small_images, tmp_path / "data")
     shapes.draw("blue_disk", 999).save(data / split / "blue_disk" / "0.jpg")
     line = refusal(train, *flags, f"--data_dir={data}", "--epochs=4")
-    assert f"is of another {kind} set than there is now; restore it" in line
+    assert f"the {kind} set has changed; restore it" in line
     assert newest(run).endswith("epoch-3")
 
 

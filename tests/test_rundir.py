@@ -52,7 +52,7 @@ def test_checkpoints_of_a_run(copy, capsys):
         with pytest.raises(RunError, match="epoch-3: cannot be read"):
             opened(which)
     index.write_bytes(whole)
-    with pytest.raises(RunError, match="the checkpoint of the best epoch is missing; take the newest"):
+    with pytest.raises(RunError, match="the checkpoint of the best epoch is missing; use --checkpoint=newest"):
         opened("best")
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(RunError, match="has no checkpoint yet; let it finish an epoch first"):

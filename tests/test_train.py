@@ -76,9 +76,9 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
         ("--statistics={run}/flags.cfg", "give a statistics.npz of another run"),
         ("--statistics={tmp}/other.npz", "is of another training set"),
         ("--initial_weights={tmp}/nowhere", "there is no such file or folder"),
-        ("--initial_weights={run} --width=0.125", "its network has --width=0.0625, and this one 0.125"),
+        ("--initial_weights={run} --width=0.125", "its network has --width=0.0625, and this run has 0.125"),
         ("--initial_weights={run}/export/1 --variant=caffe", "its network has --variant=release2012"),
-        ("--initial_weights={run} --topology=conv6", "its network has --topology=alexnet, and this one conv6"),
+        ("--initial_weights={run} --topology=conv6", "its network has --topology=alexnet, and this run has conv6"),
         ("--initial_weights={run} --topology=conv6 --new_layers=fc6,fc8", "conv6/kernel should be (3, 3, 6, 16)."),
         ("--initial_weights={tmp}/tiny.npz", "conv1/kernel should be (11, 11, 3, 6). Received"),
     ],
@@ -123,7 +123,7 @@ def test_bad_files_are_named_counted_and_left_out(data, tmp_path):
     names = [name.replace("\x1b", "\\x1b") for name in bad]
     flags = [*TINY_RUN, f"--data_dir={data}", "--epochs=1", "--noexport"]
     code, shown, error = call(train, *flags, f"--model_dir={tmp_path / 'skip'}")
-    assert code == 0 and f"4 files are not images: {', '.join(names)}; all are in" in shown
+    assert code == 0 and f"4 files are not images: {', '.join(names)}; all are listed in" in shown
     assert "18 images of 3 classes" in shown and "validation: 9 images" in shown
     assert "1 of 10 validation images are training images too" in error
     assert sorted((tmp_path / "skip" / "skipped.txt").read_text().splitlines()) == names
@@ -144,7 +144,7 @@ def test_bad_files_are_named_counted_and_left_out(data, tmp_path):
     ("what", "words"),
     [
         ("damaged", "1 file is not an image: train/blue_disk/3.jpg. Restore what was there"),
-        ("mended", "Every file can be read now; the same command resumes after the last checkpoint"),
+        ("mended", "Every file can be read now; the same command resumes"),
         ("gone", "data back as it was, and the same command resumes"),
     ],
 )
@@ -188,7 +188,7 @@ def test_a_dry_run_says_what_the_run_would_take_and_writes_nothing(data, tmp_pat
     parameters = int(shown.partition("1 tower, ")[2].partition(" parameters")[0].replace(",", ""))
     # Weights and velocities, for three checkpoints, those of the last and the best epoch and one being written.
     assert f"disk:       {(8 * 6 + 4) * parameters / 1e9:.2f} GB for 3 checkpoints" in shown
-    assert "training would stop at them" in refusal(train, *argv, "--bad_images=fail", code=1)
+    assert "training would stop at these files" in refusal(train, *argv, "--bad_images=fail", code=1)
     monkeypatch.chdir(tmp_path)
     argv += ["--dataset=shapes", "--data_dir=", "--shapes_train=2", "--shapes_val=1"]
     assert "the loss is" in refusal(train, *argv, "--learning_rate=1e30", code=1)

@@ -1,7 +1,8 @@
-"""Section 3.3 on CIFAR-10: networks of the authors' code with and without response normalization, seed by seed.
+"""Section 3.3 on CIFAR-10: networks of the authors' code with and without response normalization.
 
-18pct is 19pct with normalization within maps and, as their files say, another decay of its last layer. 11pct is 13pct
-with normalization across maps, as the paper describes it; these names are the paper's two errors.
+Networks carry the names of the authors' layer files. 18pct is 19pct plus normalization within maps and a different
+weight decay in the last layer. 11pct is 13pct plus normalization across maps, as in the paper, whose two errors they
+name.
 """
 
 import dataclasses
@@ -22,8 +23,8 @@ CLAIM = (
     "(section 3.3)."
 )
 COST = (
-    "19pct and 18pct, 140 epochs: about 80 minutes a seed each on one CPU core in float32 (32 s an epoch). 13pct "
-    "and 11pct, 470 epochs as 11pct's file has it (300, 150, 10 and 10): not run"
+    "19pct and 18pct, 140 epochs: about 80 minutes per seed and network on one CPU core in float32 (32 s per epoch). "
+    "13pct and 11pct, 470 epochs (11pct's file has four phases of 300, 150, 10 and 10): not run"
 )
 COMMAND = "python -m keras_alexnet.paper.cifar10_lrn --dataset=cifar10"
 
@@ -35,26 +36,23 @@ NETWORKS = (*PAIRS[0], *PAIRS[1])
 class Settings(CifarSettings):
     """Section 3.3 on CIFAR-10."""
 
-    networks: tuple[str, ...] = flag(("19pct", "18pct"), f"Networks that are trained, of {', '.join(NETWORKS)}.")
-    epochs: int = flag(140, "Of every network.", low=1, high=10_000)
+    networks: tuple[str, ...] = flag(("19pct", "18pct"), f"Networks to train, of {', '.join(NETWORKS)}.")
+    epochs: int = flag(140, "Epochs of every network.", low=1, high=10_000)
     rate_drops: tuple[int, ...] = flag((120, 130), "Epochs after which the learning rate is divided by ten.")
     crop_border: int = flag(
-        0,
-        "N: crops of 32 - 2N pixels and reflections in training, the center in testing. 0: whole images.",
-        low=0,
-        high=8,
+        0, "N: train on crops of 32 - 2N pixels and reflections, test on the center. 0: whole images.", low=0, high=8
     )
-    seeds: int = flag(3, "Number of seeds, from --seed on.", low=1, high=100)
+    seeds: int = flag(3, "Number of seeds, starting with --seed.", low=1, high=100)
 
     def __post_init__(self):
         super().__post_init__()
-        right = self.networks and len(set(self.networks) & set(NETWORKS)) == len(self.networks)
-        self.check("networks", right, f"must be different names of {', '.join(NETWORKS)}")
+        valid = self.networks and len(set(self.networks) & set(NETWORKS)) == len(self.networks)
+        self.check("networks", valid, f"must be different names of {', '.join(NETWORKS)}")
 
 
 def run(settings):
     cli.start_tensorflow()
-    from keras_alexnet.paper import cifar_network  # TensorFlow, which `--help` does not wait for
+    from keras_alexnet.paper import cifar_network
 
     experiment.pyplot()
     if settings.quick:
@@ -62,27 +60,28 @@ def run(settings):
         limits = {name: min(getattr(settings, name), limit) for name, limit in limits.items()}
         settings = dataclasses.replace(settings, rate_drops=(1,), **limits)
     images, folder = cifar_network.load(settings), os.path.join(settings.results_dir, "cifar10_lrn")
-    given = {name: getattr(settings, name) for name in ("crop_border", "rate_drops", "batch_size", "precision")}
-    found = {name: [] for name in settings.networks}
-    # Seed by seed, so that an interrupted command has all networks of the seeds that it has finished.
+    options = {name: getattr(settings, name) for name in ("crop_border", "rate_drops", "batch_size", "precision")}
+    trainings = {name: [] for name in settings.networks}
+    # Seeds are the outer loop, so that an interrupted command has finished all networks of the first seeds.
     for seed in range(settings.seed, settings.seed + settings.seeds):
         for name in settings.networks:
-            training = cifar_network.Training(folder, cifar_network.Trial(name, seed=seed, **given), images)
+            training = cifar_network.Training(folder, cifar_network.Trial(name, seed=seed, **options), images)
             progress = training.progress
             if progress.epochs > settings.epochs:
-                problem = f"has been trained for {progress.epochs}; give as many, or another --results_dir"
+                problem = f"has been trained for {progress.epochs}; give at least as many, or another --results_dir"
                 raise ArgumentError("epochs", settings.epochs, f"{name}, seed {seed} {problem}")
             training.train(settings.epochs, show=progress_bar(f"{name}, seed {seed}", "epochs"))
             tested = training.test()
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
-            found[name].append({"seed": seed, **tested, "diverged": progress.finished, "curve": progress.history})
+            diverged = progress.finished  # training ends early only when it diverges
+            trainings[name].append({"seed": seed, **tested, "diverged": diverged, "curve": progress.history})
     figure, axes = experiment.panel(6.4, 4.2)
-    for color, (name, trainings) in enumerate(found.items()):
-        for place, each in enumerate(trainings):
+    for color, (name, seeds) in enumerate(trainings.items()):
+        for index, each in enumerate(seeds):
             epochs, errors = ([row[column] for row in each["curve"]] for column in ("epoch", "top1_error"))
-            first = "_" * (place > 0)  # a label that begins so is not in the legend
-            axes.plot(epochs, errors, color=f"C{color}", linewidth=0.8, label=f"{first}{name}, training")
-            axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{color}", label=f"{first}{name}, test")
+            hidden = "_" * (index > 0)  # the legend leaves out labels that start with _
+            axes.plot(epochs, errors, color=f"C{color}", linewidth=0.8, label=f"{hidden}{name}, training")
+            axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{color}", label=f"{hidden}{name}, test")
     axes.set(xlabel="epochs", ylabel="error, %", ylim=(0, None))
     axes.legend(frameon=False)
     experiment.write_figure(figure, f"{folder}.svg")
@@ -92,11 +91,11 @@ def run(settings):
     protocol = (
         f"{images.description}; test error after the last epoch, one view, one network; {settings.epochs} epochs, "
         f"learning rate 0.001 divided by ten after {drops} (18pct's file: 140, after 120 and 130), batches of "
-        f"{settings.batch_size}, {settings.precision}, decay by layer as in the files; augmentation: {crops}; "
+        f"{settings.batch_size}, {settings.precision}, weight decay by layer as in the files; augmentation: {crops}; "
         f"{settings.seeds} seeds"
     )
     caption = "Training error by epoch of every network and seed; test errors as dots at the end."
-    values = {"networks": found, "epochs": settings.epochs}
+    values = {"networks": trainings, "epochs": settings.epochs}
     return Result(values, protocol, (("cifar10_lrn.svg", caption),))
 
 
@@ -110,19 +109,19 @@ def tables(values):
             seeds = ", ".join(f"{error:.2f}" for error in errors) or "-"
             paper = name[:2] if in_paper else "-"
             rows.append((f"{name}, {normalization} normalization", paper, name[:2], ours, seeds))
-        found, release = _difference(values, pair), int(pair[0][:2]) - int(pair[1][:2])
-        ours = experiment.paired_text(found) if found else NOT_RUN
+        difference, release = _difference(values, pair), int(pair[0][:2]) - int(pair[1][:2])
+        ours = experiment.paired_text(difference) if difference else NOT_RUN
         differences.append((" minus ".join(pair), "2" if in_paper else "-", str(release), ours))
     columns = "", "paper", "release", "ours: mean ± standard deviation", "seeds"
     note = (
-        "The release's numbers are those in the names of its files, the errors that its authors had (11pct: of "
-        "cuda-convnet, by several views, ours by one). The paper does not say which networks its 13 and 11 % are of; "
-        "that it is these is inferred from their names. 19pct and 18pct have four learned layers, as the paper says of "
-        "its network; 13pct and 11pct have five."
+        "The release's errors are those in the names of its layer files (11pct is a file of cuda-convnet, tested with "
+        "several views; we test with one). The paper does not say which networks have its errors of 13 and 11 %; the "
+        "file names suggest 13pct and 11pct. 19pct and 18pct have four learned layers, like the paper's "
+        "network; 13pct and 11pct have five."
     )
     of_pairs = (
-        "18pct normalizes within maps, and the decay of its last layer is a third of 19pct's (1 and 3): the difference "
-        "is that of both. 11pct normalizes across maps, as section 3.3 has it, and differs in nothing else."
+        "18pct normalizes within maps, and its last layer has a third of 19pct's weight decay (1 and 3): the "
+        "difference is due to both. 11pct normalizes across maps, as in section 3.3, and is otherwise equal to 13pct."
     )
     title = "Without minus with normalization, points"
     return [
@@ -132,15 +131,16 @@ def tables(values):
 
 
 def verdict(values):
-    """The last pair that was run decides: the names of the second are the paper's errors."""
-    outcome, said = "cannot be told", []
+    """The Verdict of the last pair that was run; the second pair has the paper's errors as names."""
+    outcome, numbers = "cannot be told", []
     for pair in PAIRS:
-        if found := _difference(values, pair):
-            excludes_0 = found["low"] is not None and found["low"] * found["high"] > 0
-            outcome = ("holds" if found["mean"] > 0 else "does not hold") if excludes_0 else "cannot be told"
-            both = " (normalization and a lower decay together)" if pair == PAIRS[0] else ""
-            said.append(f"error of {pair[0]} minus that of {pair[1]}{both} {experiment.paired_text(found)} points")
-    return Verdict(outcome, f"{'; '.join(said) or 'no pair was run'}, {values['epochs']} epochs")
+        if difference := _difference(values, pair):
+            excludes_0 = difference["low"] is not None and difference["low"] * difference["high"] > 0
+            outcome = ("holds" if difference["mean"] > 0 else "does not hold") if excludes_0 else "cannot be told"
+            both = " (normalization and a lower weight decay together)" if pair == PAIRS[0] else ""
+            text = experiment.paired_text(difference)
+            numbers.append(f"error of {pair[0]} minus error of {pair[1]} is {text} points{both}")
+    return Verdict(outcome, f"{'; '.join(numbers) or 'no pair was run'}, {values['epochs']} epochs")
 
 
 def _errors(values, name):
@@ -148,7 +148,7 @@ def _errors(values, name):
 
 
 def _difference(values, pair):
-    """The paired difference of a pair; None where it was not run."""
+    """The difference of a pair, see `experiment.paired`; None where the pair was not run."""
     errors = [_errors(values, name) for name in pair]
     return experiment.paired(zip(*errors, strict=True)) if all(errors) else None
 

@@ -1,15 +1,15 @@
-"""What the commands of this folder share. Each is a module that makes a claim of the paper and measures it:
+"""Shared code of the commands in this folder. Each command is a module that tests a claim of the paper:
 
-    TITLE, CLAIM    what it repeats, and what the paper says of it, and where
-    COST, COMMAND   how long it takes, measured or estimated, and on what; and how a user would call it
+    TITLE, CLAIM    the experiment, and what the paper claims in which section
+    COST, COMMAND   measured or estimated time and device, and an example call
     Settings        subclass of experiment.Settings, the flags
-    run             settings -> Result, or None where it only printed something
+    run             settings -> Result, or None if there is nothing to record
     tables          values -> list of Table
     verdict         values -> Verdict
-    REFERENCE       optional, list of Table: numbers of others, which the report shows where nothing was measured
+    REFERENCE       optional, list of Table: published numbers that the report shows where nothing was measured
 
-A command leaves RESULTS/NAME.json (protocol, command, commit, date, device, values), its figures beside it, and the
-figures for TensorBoard in RESULTS/logs.
+A command writes RESULTS/NAME.json (protocol, command, commit, date, device, values), its figures beside that file, and
+the figures for TensorBoard in RESULTS/logs.
 """
 
 import dataclasses
@@ -35,15 +35,15 @@ from keras_alexnet.flags import flag
 # In the order of the report.
 NAMES = ["figure1", "cifar10_lrn", "figure3", "figure4", "retrieval", "table1", "table2", "ablations", "initialization"]
 NOT_RUN = "not run"
-LEAST_SEEDS = 3  # fewer say nothing about a spread
+LEAST_SEEDS = 3  # for a confidence interval
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a claim holds here."""
+    """The verdict on a claim."""
 
     outcome: str  # "holds", "does not hold" or "cannot be told"
-    numbers: str  # what decides it, such as "6.1 times here and six times in the paper, one seed"
+    numbers: str  # evidence, such as "6.1 times here and six times in the paper, one seed"
 
     def __str__(self):
         return f"{self.outcome.capitalize()}: {self.numbers}."
@@ -51,11 +51,11 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What an experiment has measured."""
+    """The measurements of an experiment."""
 
-    values: dict  # as JSON takes it
-    protocol: str  # how: set, images, views, models, what was cut
-    figures: tuple[tuple[str, str], ...] = ()  # (file name below the results folder, caption), written already
+    values: dict  # serializable as JSON
+    protocol: str  # set, images, views, models, what was left out
+    figures: tuple[tuple[str, str], ...] = ()  # (name of a written file in the results folder, caption)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +63,15 @@ class Settings:
     """Results."""
 
     results_dir: str = flag(
-        "results", "Where the JSON file and the figures are written; unfinished work is in RESULTS/NAME.", path=True
+        "results", "Folder for the JSON file and the figures; unfinished work is in RESULTS_DIR/NAME.", path=True
     )
     quick: bool = flag(
-        False, "A trial of the command in a minute or two: a few images, a short training. Its numbers mean nothing."
+        False, "Try the command in a minute or two, with few images and short training; its numbers mean nothing."
     )
 
-    def check(self, name, holds, problem):
-        """Raises ArgumentError of a flag unless its value is right."""
-        if not holds:
+    def check(self, name, valid, problem):
+        """Raises ArgumentError for the flag `name` unless `valid` is true."""
+        if not valid:
             value = getattr(self, name)
             raise ArgumentError(name, ",".join(map(str, value)) if isinstance(value, tuple) else value, problem)
 
@@ -82,7 +82,7 @@ def load(name):
 
 
 def main(name, argv=None):
-    """Runs the command of that name; returns its exit code."""
+    """Runs the command `name` of NAMES; returns its exit code."""
     return cli.run_command(name, lambda argv: _main(name, argv), sys.argv[1:] if argv is None else argv)
 
 
@@ -90,12 +90,12 @@ def _main(name, argv):
     command = load(name)
     usage = f"{command.TITLE}. {command.CLAIM}\n\n    {command.COMMAND}\n\nCost: {command.COST}."
     settings = flags.parse(command.Settings, argv, usage)
-    if settings.quick:  # a trial replaces no result, and the trial before it is gone
+    if settings.quick:  # a trial must not replace results, and replaces earlier trials
         settings = dataclasses.replace(settings, results_dir=os.path.join(settings.results_dir, "quick"))
         shutil.rmtree(os.path.join(settings.results_dir, name), ignore_errors=True)
     folder = settings.results_dir
     make_folder("results_dir", folder, folder)
-    rundir.commit()  # of the code that runs now, whatever is checked out when the command ends
+    rundir.commit()  # cached: another commit may be checked out when the command ends
     result = command.run(settings)
     if result is None:
         return
@@ -122,17 +122,17 @@ def _main(name, argv):
 
 
 def make_folder(name, value, folder):
-    """Makes a folder to write to, where a flag wants one. Raises ArgumentError."""
+    """Creates a folder that the flag `name` asks for. Raises ArgumentError where it is not writable."""
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise ArgumentError(name, value, f"cannot be written ({error.strerror}); name another place") from None
+        raise ArgumentError(name, value, f"cannot be created ({error.strerror}); name another folder") from None
     if not os.access(folder, os.W_OK):
-        raise ArgumentError(name, value, f"{folder} is not writable; name another place")
+        raise ArgumentError(name, value, f"{folder} is not writable; name another folder")
 
 
 def read(name, folder):
-    """The JSON that a command has left: dict, or None where it was not run. Raises RunError of a damaged file."""
+    """The JSON of a command: dict, or None if it was not run. Raises RunError where the file is damaged."""
     path = os.path.join(folder, f"{name}.json")
     try:
         with open(path, encoding="utf-8") as file:
@@ -144,7 +144,7 @@ def read(name, folder):
 
 
 def optional(module):
-    """Imports a module of the extra `figures`, without which a network can be trained. Raises UsageError."""
+    """Imports a module of the optional dependencies `figures`. Raises UsageError where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -152,14 +152,11 @@ def optional(module):
         raise UsageError(f"{library} is not installed; pip install 'keras-alexnet[figures]'") from None
 
 
-# Numbers of several seeds.
-
-
 def paired(pairs):
-    """How much the first of each pair of values is above the second; a pair for each seed.
+    """The mean difference, first minus second, of pairs of values with one pair for each seed.
 
-    dict: mean; low and high, its 95 % confidence interval (Student's t), and the two-sided p of the paired t-test, all
-    None with fewer than LEAST_SEEDS; seeds, their number; by_seed, list of float.
+    Returns a dict: mean; low and high, the 95 % confidence interval of the mean (Student's t), and p, two-sided, of the
+    paired t-test, all None with fewer than LEAST_SEEDS; seeds, int; by_seed, list of float.
     """
     by_seed = [value - other for value, other in pairs]
     mean, low, high, p = statistics.fmean(by_seed), None, None, None
@@ -172,7 +169,7 @@ def paired(pairs):
 
 
 def paired_text(difference):
-    """A difference as of `paired`, such as "+1.37 [+0.20, +2.54]"."""
+    """The text of a difference from `paired`, such as "+1.37 [+0.20, +2.54]"."""
     mean, low, high, seeds = (difference[name] for name in ("mean", "low", "high", "seeds"))
     if low is None:
         return f"{mean:+.2f} ({seeds} seed{'s' * (seeds > 1)}, no interval)"
@@ -180,26 +177,23 @@ def paired_text(difference):
 
 
 def mean_and_spread(values):
-    """Such as "18.21 ± 0.30": mean and standard deviation (n - 1); the value alone where there is one."""
+    """The mean and standard deviation (n - 1), such as "18.21 ± 0.30"; a single value without deviation."""
     mean = statistics.fmean(values)
     return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
-# Figures: a file for the report, and an image in TensorBoard.
-
-
 def pyplot():
-    """Matplotlib's pyplot, without a screen; commands that train call it before, so that they do not train in vain."""
+    """Matplotlib's pyplot, without a screen. Called before training, to fail early if a library is missing."""
     optional("scipy.stats")
     optional("matplotlib").use("Agg")
-    # Text stays text, and the same figure gives the same file: element ids are not random.
+    # SVG text stays text, and equal figures give equal files, since element ids are not random.
     settings = {"svg.hashsalt": "keras_alexnet", "svg.fonttype": "none", "font.size": 10}
     optional("matplotlib").rcParams.update(settings)
     return optional("matplotlib.pyplot")
 
 
 def panel(width, height, columns=1, rows=1, **settings):
-    """A figure of so many inches, whose axes have no box: (figure, axes, or an array of them)."""
+    """A figure of `width` by `height` inches: (figure, axes or an array of axes); axes have no box."""
     figure, axes = pyplot().subplots(rows, columns, figsize=(width, height), layout="constrained", **settings)
     for each in np.ravel(axes):
         each.spines[["top", "right"]].set_visible(False)
@@ -207,14 +201,14 @@ def panel(width, height, columns=1, rows=1, **settings):
 
 
 def write_figure(figure, path):
-    """Writes a Matplotlib figure as SVG, RESULTS/NAME.svg, and closes it."""
+    """Writes a Matplotlib figure as SVG and as an image in TensorBoard, and closes it."""
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
     _log(pixels_of(figure), path)
 
 
 def write_pixels(pixels, path, colors=None):
-    """Writes an image, uint8 (height, width, 3), RGB, as RESULTS/NAME.png, in a palette of so many colors if given."""
+    """Writes RGB pixels, uint8 (height, width, 3), as PNG, with a palette of `colors` if given, and in TensorBoard."""
     image = Image.fromarray(pixels)
     with atomic_write(path, "wb") as file:
         (image.quantize(colors) if colors else image).save(file, "PNG", optimize=True)
@@ -222,17 +216,17 @@ def write_pixels(pixels, path, colors=None):
 
 
 def pixels_of(figure):
-    """A Matplotlib figure drawn, uint8 (height, width, 3); it is closed."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=110)
+    """Draws and closes a Matplotlib figure: uint8 (height, width, 3)."""
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
     pyplot().close(figure)
-    with Image.open(drawn) as image:
+    with Image.open(png) as image:
         return np.asarray(image.convert("RGB"))
 
 
 def _log(pixels, path):
-    """Shows an image in TensorBoard under the name of its file, in place of the one of the last time."""
-    import tensorflow as tf  # which the report does without
+    """Writes an image for TensorBoard under the name of its file, and removes the previous one."""
+    import tensorflow as tf  # not needed by the report
 
     folder, name = os.path.split(os.path.splitext(path)[0])
     log_dir = os.path.join(folder, "logs", name)

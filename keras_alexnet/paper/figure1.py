@@ -1,8 +1,8 @@
 """Figure 1: how much sooner ReLU reaches 25 % training error on CIFAR-10 than tanh.
 
-The release's four-layer network (19pct) is trained without regularization, with the best learning rate of each
-nonlinearity, by successive halving: all learning rates train for --first_round epochs, the better half for twice as
-many, and so on until one is left. A training stops at the target, and none is longer than the shortest that reached it.
+The release's four-layer network (19pct) is trained without regularization. Successive halving finds the best learning
+rate of each nonlinearity: all rates train for --first_round epochs, the better half for twice as many, and so on until
+one is left. A training stops at the target error, or when it is longer than the shortest that has reached the target.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ CLAIM = (
     "network with tanh; learning rates were chosen for each to be as fast as possible, without regularization (section "
     "3.1, Figure 1)."
 )
-COST = "about an hour on one CPU core (32 s an epoch)"
+COST = "about an hour on one CPU core (32 s per epoch)"
 COMMAND = "python -m keras_alexnet.paper.figure1 --dataset=cifar10"
 
 NAMES = {"relu": "ReLU", "tanh": "tanh"}
-POINTS = 5  # of a training curve in an epoch
+POINTS = 5  # points of a training curve per epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +40,13 @@ class CifarSettings(experiment.Settings):
     dataset: str = flag(
         "cifar10",
         "cifar10 of TensorFlow Datasets; folder: 32x32 images in DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/* (or "
-        "val, or validation); shapes: 500 drawn images, to try the command.",
+        "val or validation); shapes: 500 generated images, to try the command.",
         choices=("cifar10", "folder", "shapes"),
     )
     data_dir: str | None = flag(None, "As in training.", path=True)
-    batch_size: int = flag(128, "Images per update.", low=1)
+    batch_size: int = flag(128, "Images per training step.", low=1)
     precision: str = flag("float32", "Arithmetic, as in training.", choices=PRECISIONS[:2])
-    seed: int = flag(2012, "Of weights and order.", low=0)
+    seed: int = flag(2012, "Seed of initial weights and image order.", low=0)
 
     def __post_init__(self):
         rundir.check_path(self.results_dir, "results_dir")
@@ -59,26 +59,25 @@ class Settings(CifarSettings):
     """Figure 1."""
 
     relu_rates: tuple[float, ...] = flag(
-        (0.001, 0.002, 0.004, 0.008),
-        "Learning rates that are tried for ReLU; some should be below and above the best.",
+        (0.001, 0.002, 0.004, 0.008), "Learning rates to try for ReLU; the best should not be the first or the last."
     )
-    tanh_rates: tuple[float, ...] = flag((0.004, 0.008, 0.016, 0.032), "Likewise for tanh.")
+    tanh_rates: tuple[float, ...] = flag((0.004, 0.008, 0.016, 0.032), "Learning rates to try for tanh.")
     target_error: float = flag(25.0, "Training error to reach, in percent.", low=0.0, high=100.0)
-    first_round: int = flag(8, "Epochs before the worse half of the learning rates is left out.", low=1)
-    max_epochs: int = flag(100, "The longest training.", low=1, high=10_000)
-    repeats: int = flag(1, "Seeds of the best learning rate of each, the search's own included.", low=1)
+    first_round: int = flag(8, "Epochs before the worse half of the learning rates is dropped.", low=1)
+    max_epochs: int = flag(100, "Largest number of epochs.", low=1, high=10_000)
+    repeats: int = flag(1, "Seeds of each best learning rate, including the seed of the search.", low=1)
 
     def __post_init__(self):
         super().__post_init__()
         for name in ("relu_rates", "tanh_rates"):
             rates = getattr(self, name)
-            right = rates and min(rates) > 0 and len(set(rates)) == len(rates)
-            self.check(name, right, "must be different numbers above 0, such as 0.001,0.002")
+            valid = rates and min(rates) > 0 and len(set(rates)) == len(rates)
+            self.check(name, valid, "must be different numbers above 0, such as 0.001,0.002")
 
 
 def run(settings):
     cli.start_tensorflow()
-    from keras_alexnet.paper import cifar_network  # TensorFlow, which `--help` does not wait for
+    from keras_alexnet.paper import cifar_network
 
     experiment.pyplot()
     if settings.quick:
@@ -88,27 +87,27 @@ def run(settings):
     images, folder = cifar_network.load(settings), os.path.join(settings.results_dir, "figure1")
 
     def start(activation, learning_rate, seed):
-        given = {"batch_size": settings.batch_size, "precision": settings.precision, "seed": seed}
-        trial = cifar_network.Trial("19pct", activation, learning_rate, weight_decay=False, **given)
+        options = {"batch_size": settings.batch_size, "precision": settings.precision, "seed": seed}
+        trial = cifar_network.Trial("19pct", activation, learning_rate, weight_decay=False, **options)
         return cifar_network.Training(folder, trial, images)
 
     values = compare(settings, start)
     figure, axes = experiment.panel(6.4, 4.2)
     for activation, style in zip(NAMES, ("-", "--"), strict=True):
         for trial in values[activation]["trials"]:
-            look = {"color": "0.75", "linewidth": 0.8, "zorder": 1}
+            line = {"color": "0.75", "linewidth": 0.8, "zorder": 1}
             if trial["learning_rate"] == values[activation]["best_rate"]:
                 label = f"{NAMES[activation]}, learning rate {trial['learning_rate']:g}"
-                look = {"color": "black", "linewidth": 1.8, "zorder": 2, "label": label}
-            axes.plot(*np.reshape(smoothed(trial["curve"]), (-1, 2)).T, style, **look)
+                line = {"color": "black", "linewidth": 1.8, "zorder": 2, "label": label}
+            axes.plot(*np.reshape(smoothed(trial["curve"]), (-1, 2)).T, style, **line)
     axes.axhline(values["target_error"], color="tab:red", linewidth=0.8)
     axes.set(xlabel="epochs", ylabel="training error, %")
     axes.legend(frameon=False)
     experiment.write_figure(figure, f"{folder}.svg")
     relu, tanh = (", ".join(f"{rate:g}" for rate in rates) for rates in (settings.relu_rates, settings.tanh_rates))
     protocol = (
-        f"{images.description}; the release's 19pct network without decay, crops and dropout, batches of "
-        f"{settings.batch_size}, {settings.precision}; training error over the last epoch's worth of images; learning "
+        f"{images.description}; the release's 19pct network without weight decay, crops and dropout, batches of "
+        f"{settings.batch_size}, {settings.precision}; training error as a mean over the last epoch; learning "
         f"rates tried: ReLU {relu}; tanh {tanh}, the better half continues after {settings.first_round}, "
         f"{2 * settings.first_round}, ... epochs; seeds of the best: {settings.repeats}"
     )
@@ -117,11 +116,11 @@ def run(settings):
 
 
 def compare(settings, start):
-    """Searches the best learning rate of each nonlinearity and trains it with further seeds: values.
+    """Finds the best learning rate of each nonlinearity and trains with further seeds; returns the Result's values.
 
     `start` is a function of (activation, learning rate, seed) -> cifar_network.Training.
     """
-    found, target = {}, settings.target_error
+    values, target = {}, settings.target_error
     for activation in NAMES:
         rates = getattr(settings, f"{activation}_rates")
         trainings = {rate: start(activation, rate, settings.seed) for rate in rates}
@@ -134,23 +133,24 @@ def compare(settings, start):
             curves.append(again.progress.history)
         epochs, trials = [epochs_to(curve, target) for curve in curves], []
         for rate, training in trainings.items():
+            # `progress.finished`: training ends early only when it diverges.
             curve, diverged = training.progress.history, training.progress.finished
             reached = epochs_to(curve, target)
             trials.append({"learning_rate": rate, "diverged": diverged, "epochs": reached, "curve": curve})
-        found[activation] = {"best_rate": best, "epochs": epochs, "trials": trials}
-    relu, tanh = (found[activation]["epochs"] for activation in NAMES)
+        values[activation] = {"best_rate": best, "epochs": epochs, "trials": trials}
+    relu, tanh = (values[activation]["epochs"] for activation in NAMES)
     factor = None if None in relu + tanh else (sum(tanh) / len(tanh)) / (sum(relu) / len(relu))
-    return {**found, "target_error": target, "factor": factor}
+    return {**values, "target_error": target, "factor": factor}
 
 
 def search(activation, trainings, settings):
-    """Trains a dict of learning rate -> Training in rounds, see the head of this file."""
+    """Trains a dict of learning rate -> Training by successive halving, see the head of this file."""
     rates, limit, target = list(trainings), min(settings.first_round, settings.max_epochs), settings.target_error
     while True:
         for rate in rates:
             reached = [_standing(training.progress.history, target)[0] for training in trainings.values()]
             _train(trainings[rate], math.ceil(min(limit, *reached)), target, f"{activation}, learning rate {rate:g}")
-        # Of curves up to here: a search that resumes may have longer ones.
+        # Compare curves up to this round only: those of a resumed search may be longer.
         curves = {rate: [row for row in trainings[rate].progress.history if row["epoch"] <= limit] for rate in rates}
         standings = {rate: _standing(curve, target) for rate, curve in curves.items()}
         rates = sorted(rates, key=standings.get)[: math.ceil(len(rates) / 2)]
@@ -169,18 +169,18 @@ def _train(training, epochs, target, label):
 
 
 def _standing(curve, target):
-    """What trainings are sorted by: (epochs to the target, last error), infinity where there is none."""
+    """The sort key of trainings: (epochs to the target, last error), infinity for missing values."""
     reached, points = epochs_to(curve, target), smoothed(curve)
     return (math.inf if reached is None else reached, points[-1][1] if points else math.inf)
 
 
 def epochs_to(curve, target):
-    """When the error over an epoch's worth of images is first at most `target`: float, or None."""
+    """The epoch at which the mean error over an epoch first is at most `target`: float, or None."""
     return next((epoch for epoch, error in smoothed(curve) if error <= target), None)
 
 
 def smoothed(curve):
-    """Pairs of (epoch, mean error over the epoch that ends there), from the end of the first epoch on."""
+    """Pairs of (epoch, mean error over the epoch before that point), from the end of the first epoch on."""
     rows = [curve[end - POINTS : end] for end in range(POINTS, len(curve) + 1)]
     return [(window[-1]["epoch"], sum(row["top1_error"] for row in window) / POINTS) for window in rows]
 
@@ -191,26 +191,26 @@ def tables(values):
         epochs = ", ".join("not reached" if each is None else f"{each:.1f}" for each in values[activation]["epochs"])
         rows.append((name, f"{values[activation]['best_rate']:g}", epochs))
     factor = "not reached" if values["factor"] is None else f"{values['factor']:.1f}"
-    longer = ("", "paper", "release", "ours"), [("tanh / ReLU", "6", "-", factor)]
+    ratio = ("", "paper", "release", "ours"), [("tanh / ReLU", "6", "-", factor)]
     columns = "", "learning rate", f"epochs to {values['target_error']:g} % training error"
     note = (
-        "Learning rates were left out before they reached the target: one that was behind then might have been the "
-        "fastest at the end, so the epochs are at most these."
+        "A learning rate that was dropped might have been the fastest in the end: if all were trained to the target, "
+        "the epochs would be at most these."
     )
     return [
-        Table("How many times longer tanh takes", *longer),
+        Table("How many times longer tanh takes", *ratio),
         Table("Ours, at the best of the learning rates tried", columns, rows, note),
     ]
 
 
 def verdict(values):
     factor, seeds = values["factor"], len(values["relu"]["epochs"])
-    of = "one seed" if seeds == 1 else f"{seeds} seeds"
+    count = "one seed" if seeds == 1 else f"{seeds} seeds"
     if factor is None:
-        return Verdict("cannot be told", "not both reached the target")
+        return Verdict("cannot be told", "not both nonlinearities reached the target")
     if factor > 1.5:
-        return Verdict("holds", f"ReLU is faster, {factor:.1f} times here and six times in the paper, {of}")
-    return Verdict("does not hold", f"tanh takes {factor:.1f} times as long here, {of}")
+        return Verdict("holds", f"ReLU is faster, {factor:.1f} times here and six times in the paper, {count}")
+    return Verdict("does not hold", f"tanh takes {factor:.1f} times as long here, {count}")
 
 
 if __name__ == "__main__":

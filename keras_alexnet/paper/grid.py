@@ -1,8 +1,8 @@
-"""A grid of runs, flagfiles times seeds: each trained once, by one runner or by several that share the folder.
+"""A grid of runs, one for each flagfile and seed, trained by one runner or by several that share the folder.
 
-OUT/STEM/seedN is the run of the flagfile STEM.cfg with the seed N, OUT/STEM/seedN.log the output of its training, and
-OUT/STEM/seedN.lock is locked while it is trained. All flagfiles are trained with the first seed before any with the
-second, so that an unfinished grid has whole seeds. TensorBoard shows the runs under HParams.
+OUT/STEM/seedN is the run of flagfile STEM.cfg with seed N, and OUT/STEM/seedN.log the output of its training. The file
+OUT/STEM/seedN.lock is locked during training. All flagfiles are trained with the first seed before the second seed, so
+that an unfinished grid has complete seeds. TensorBoard shows the runs under HParams.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from keras_alexnet.errors import ArgumentError, UsageError, printable, reading
 from keras_alexnet.training import progress
 
 TRAINER = (sys.executable, "-m", "keras_alexnet.train")
-PATIENCE = 30.0  # seconds that a trainer has to end after Ctrl-C
-HPARAMS_FILE = "events.out.tfevents.0.hparams"  # TensorBoard reads files with tfevents in their names
+PATIENCE = 30.0  # seconds that a trainer may take to end after Ctrl-C
+HPARAMS_FILE = "events.out.tfevents.0.hparams"  # TensorBoard reads files with "tfevents" in the name
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A run of a grid: the flagfile's name without suffix, seed, folder, and the trainer's arguments, parsed too."""
+    """A run of a grid. `stem` is the flagfile's name without suffix; `config` holds the parsed arguments `argv`."""
 
     stem: str
     seed: int
@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def history(self):
-        """The rows of history.csv, list of dict of str -> float, one an epoch; empty where it is missing."""
+        """The rows of history.csv, list with a dict of float for each epoch; empty if the file is missing."""
         path = os.path.join(self.folder, "history.csv")
         if not os.path.isfile(path):
             return []
@@ -55,42 +55,42 @@ class Cell:
 
     @property
     def epochs(self):
-        """Epochs that are in the history and not after the newest checkpoint, int."""
+        """The number of epochs that both the history and the newest checkpoint include, int."""
         paths = progress.checkpoint_paths(os.path.join(self.folder, rundir.CHECKPOINTS))
         return min(progress.checkpoint_place(paths[-1])[0], len(self.history)) if paths else 0
 
     @property
     def done(self):
-        """Whether the run has reached the end that its settings name, bool."""
+        """Whether the run has trained to the end, bool."""
         epochs, training = self.epochs, self.config.training
         if not epochs or epochs >= training.epochs or training.lr_policy != "plateau":
             return epochs >= training.epochs
-        from keras_alexnet.training import checkpoints  # TensorFlow, which a grid of other schedules does without
+        from keras_alexnet.training import checkpoints  # imports TensorFlow, needed for the plateau policy only
 
         return checkpoints.read_progress(os.path.join(self.folder, rundir.CHECKPOINTS, f"epoch-{epochs}")).finished
 
     @property
     def changes(self):
-        """The flags in which the run in the folder differs from the cell: list of str; empty where there is no run."""
+        """The flags in which the run in the folder differs from the cell: list of str; empty without a run."""
         if not rundir.is_run(self.folder) or not rundir.has_checkpoint(self.folder):
             return []
         return flags.changes(rundir.read_config(self.folder), self.config)
 
 
 def check_seeds(seeds):
-    """Raises ArgumentError unless there are seeds and they differ."""
+    """Raises ArgumentError unless seeds are given and differ."""
     if not seeds or len(set(seeds)) < len(seeds):
         problem = "must be different whole numbers such as 2012,2013,2014"
         raise ArgumentError("seeds", ",".join(map(str, seeds)), problem)
 
 
 def cells_of(flagfiles, seeds, out, further=()):
-    """The cells below the folder `out` in the order of training; `further` are flags that come after each flagfile."""
+    """The cells in the folder `out`, in the order of training; `further` are flags to add after each flagfile."""
     stems, cells = {}, []
     for path in flagfiles:
         stem = os.path.splitext(os.path.basename(path))[0]
         if not os.path.isfile(path):
-            raise UsageError(f"{path}: is not a flagfile; further flags are written --NAME=VALUE")
+            raise UsageError(f"{path}: is not a flagfile; write further flags as --NAME=VALUE")
         if stem in stems:
             raise UsageError(f"{path}: {stems[stem]} has the same name, and both runs would be {stem}; rename one")
         stems[stem] = path
@@ -106,29 +106,28 @@ def cells_of(flagfiles, seeds, out, further=()):
 
 
 def settings_of(config):
-    """The flags of a run that change what is learned, as HParams take them; the seed is text, since it is a name."""
-    texts, found = flags.as_text(config), {}
+    """The flags that affect a run's results, as values for HParams; the seed is text, since it is not a quantity."""
+    texts, settings = flags.as_text(config), {}
     for group in vars(config).values():
         for field in dataclasses.fields(group):
             name, value = field.name, getattr(group, field.name)
             if field.metadata["saved"] and (name == "epochs" or not field.metadata["free"]):
-                found[name] = value if isinstance(value, int | float) and name != "seed" else texts[name] or "-"
-    return found
+                settings[name] = value if isinstance(value, int | float) and name != "seed" else texts[name] or "-"
+    return settings
 
 
 def train(argv, log, lock):
-    """Trains in a process of its own, which outlives this one only where this one is killed; returns its exit code.
+    """Runs the trainer as a child process and returns its exit code; appends its output to the file `log`.
 
-    Its output is added to the file `log`. It keeps the open file `lock` open too, so that the run stays locked as long
-    as it is trained.
+    The child inherits the open file `lock`: the run stays locked during training, even if this process is killed.
     """
-    # SIGTERM and SIGHUP do what Ctrl-C does. They can be caught in the main thread only; nohup ignores SIGHUP.
+    # SIGTERM and SIGHUP act like Ctrl-C, unless they are ignored (nohup). Only the main thread can set handlers.
     if threading.current_thread() is threading.main_thread():
         for each in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(each) == signal.SIG_DFL:
                 signal.signal(each, signal.default_int_handler)
     with open(log, "ab") as output:
-        # In a session of its own: Ctrl-C reaches this process only, which passes it on once.
+        # In a new session, the child does not get Ctrl-C from the terminal; this process passes it on once.
         streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
         process = subprocess.Popen([*TRAINER, *argv], **streams, start_new_session=True, pass_fds=(lock.fileno(),))
         try:
@@ -143,27 +142,27 @@ def train(argv, log, lock):
 
 
 def run(cells):
-    """Trains each cell that is neither done nor being trained by another runner, and prints how far it is.
+    """Trains the cells that are neither done nor being trained by another runner, and prints progress.
 
-    Returns (dict of Cell -> why it failed, dict of Cell -> who trains it); all others are done. Ctrl-C, SIGTERM and
-    SIGHUP are a KeyboardInterrupt, after which the trainer has ended and its run can be resumed.
+    Returns (dict of Cell -> reason of failure, dict of Cell -> runner that trains it); other cells are done. Ctrl-C,
+    SIGTERM and SIGHUP raise KeyboardInterrupt after the trainer has ended; its run can be resumed.
     """
     out = os.path.dirname(os.path.dirname(cells[0].folder)) or "."
     for cell in cells:
-        if cell.changes:  # also of a run that would only be passed over
+        if cell.changes:  # checked for finished runs too
             changed = ", ".join(cell.changes)
-            raise UsageError(f"{cell.folder}: holds a run with other flags: {changed}; name another folder")
+            raise UsageError(f"{cell.folder}: holds a run with other flags, {changed}; name another folder")
         os.makedirs(os.path.dirname(cell.folder), exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        # Version 0.1 listed the columns of HParams there; without a list TensorBoard takes them from all runs.
+        # Version 0.1 listed the columns of HParams there; without the list TensorBoard finds them in the runs.
         os.remove(os.path.join(out, HPARAMS_FILE))
     done, failed, seconds = [cell for cell in cells if cell.done], {}, []
     left = [cell for cell in cells if cell not in done]
     print(f"{out}: {len(cells)} runs, {len(done)} done", flush=True)
     for cell in done:
         write_hparams(cell)
-    while (taken := _next(left)) is not None:
-        cell, lock = taken
+    while (following := _next(left)) is not None:
+        cell, lock = following
         started = time.perf_counter()
         with lock:
             code, failure = train(cell.argv, cell.log, lock), ""
@@ -182,13 +181,13 @@ def run(cells):
             result = f"validation top-1 error {error:.2f} %, {seconds[-1] / 60:.1f} min"
         left = [each for each in left if each != cell and not each.done]
         minutes = len(left) * sum(seconds) / len(seconds) / 60
-        remaining = f"; {len(left)} left, about {minutes:.0f} min with this runner alone" * bool(left)
+        remaining = f"; {len(left)} left, about {minutes:.0f} min by this runner alone" * bool(left)
         print(f"{len(cells) - len(left)}/{len(cells)} {cell.name}: {result}{remaining}", flush=True)
     return failed, {cell: files.owner(cell.lock) for cell in cells if cell not in failed and not cell.done}
 
 
 def _next(cells):
-    """The first cell that is neither done nor locked, and its lock; None where there is none."""
+    """(cell, lock) of the first cell that is neither done nor locked; None without such a cell."""
     for cell in cells:
         lock = files.acquire(cell.lock)
         if lock is not None:
@@ -199,13 +198,12 @@ def _next(cells):
 
 
 def write_hparams(cell):
-    """Writes what TensorBoard shows of a finished run under HParams; doing so again replaces the file."""
+    """Writes or replaces the file from which TensorBoard shows a finished run under HParams."""
     last, folder = cell.history[-1], os.path.join(cell.folder, "logs", "hparams")
     ended = os.path.getmtime(os.path.join(cell.folder, "history.csv"))
-    # Runs of one name are one row of the table: the grid's folder keeps apart what grids have in common.
+    # Runs of the same name share a row of the table; the name of the grid's folder separates the runs of two grids.
     name = "/".join(os.path.abspath(cell.folder).split(os.sep)[-3:])
     summaries = [(0, hparams_pb(settings_of(cell.config), trial_id=name, start_time_secs=ended))]
-    # What HParams show, of the last epoch.
     summaries += [(int(last["epoch"]), scalar_pb(name, last[name])) for name in ("val_top1_error", "val_loss")]
     os.makedirs(folder, exist_ok=True)
     with files.atomic_write(os.path.join(folder, HPARAMS_FILE), "wb") as file:

@@ -1,9 +1,9 @@
-"""Clients of TensorFlow Serving, by REST (`http://`, `https://`) and by gRPC (`grpc://`); and of a model loaded here.
+"""Clients of TensorFlow Serving, by REST (`http://`, `https://`) or gRPC (`grpc://`), and of a local exported model.
 
     client = open_client("http://localhost:8501/v1/models/alexnet")
     answer = client.predict([open("image.jpg", "rb").read()])     # {"classes": (1, 5), "scores": (1, 5), ...}
 
-All three are used alike, from any number of threads. The REST client needs no TensorFlow.
+All three have the same methods, which any number of threads may call. The REST client needs no TensorFlow.
 """
 
 import base64
@@ -22,12 +22,12 @@ import urllib3
 from keras_alexnet import rundir
 from keras_alexnet.errors import RunError, UsageError, brief, brief_message, printable, reading
 
-MODEL = "alexnet"  # the name of a served model, where an address gives none
+MODEL = "alexnet"  # name of the served model if the address has none
 REST_PORT, GRPC_PORT = 8501, 8500  # of TensorFlow Serving
-_CONNECTIONS = 256  # that are kept open
+_CONNECTIONS = 256  # kept open
 _MAX_ANSWER = 2**26  # bytes; the features of a thousand images take less
 _PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]+))?/?")
-# Statuses of HTTP and of gRPC.
+# HTTP and gRPC statuses.
 _TEMPORARY = (408, 429, 502, 503, 504, "UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED")
 _REFUSED = (400, "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 _CONNECTION_FAILED = re.compile(
@@ -36,11 +36,11 @@ _CONNECTION_FAILED = re.compile(
 
 
 class RefusedError(RunError):
-    """The request is wrong or too large; a part of its files may be answered."""
+    """The request is invalid or too large; a request with fewer of its files may succeed."""
 
 
 class _TemporaryError(Exception):
-    """A failure that a repetition may overcome. Args: reason, str; the seconds that the server asks for, or None."""
+    """A failure after which a retry may succeed. Args: reason, str; seconds to wait as the server asks, or None."""
 
 
 def open_client(target, deadline=30.0, retries=3):
@@ -49,17 +49,15 @@ def open_client(target, deadline=30.0, retries=3):
     Args:
         target: str, `http://HOST[:8501][/v1/models/NAME[/versions/N]]`, `https://...`,
             `grpc://HOST[:8500][/NAME[/versions/N]]`, or the folder of an exported model. NAME is alexnet by default.
-        deadline: float, seconds for a request, repetitions included; not for a folder.
+        deadline: float, seconds for a request to a server, retries included.
         retries: int, how often a request is repeated when the server cannot be reached or is overloaded.
 
-    Returns:
-        an object with `close()` and with `predict(files, signature="serving_default")`: list of bytes -> dict of
-        np.ndarray, each with one row a file: classes (B, 5) of str, scores and probabilities float32; or features
-        float32. It raises RefusedError when a file is at fault or the request too large, UsageError when the signature
-        is, and RunError when the server or its answer is.
+    Returns an object with `close()` and `predict(files, signature="serving_default")`: list of bytes -> dict of
+    np.ndarray with one row per file: classes (B, 5) of str, scores and probabilities float32; or features float32.
+    `predict` raises RefusedError for a bad file or a request that is too large, UsageError for a wrong signature, and
+    RunError for a failure of the server.
 
-    Raises:
-        UsageError, ArgumentError: the target is nothing of the kind, or `tensorflow-serving-api` is missing.
+    Raises UsageError or ArgumentError where the target is invalid or `tensorflow-serving-api` is missing.
     """
     if "://" not in target:
         return FolderClient(target)
@@ -74,7 +72,7 @@ class FolderClient:
             raise UsageError(f"--model={printable(folder)}: {_instead_of(folder)}")
         rundir.check_path(folder, "model")
         with reading(folder):
-            import tensorflow as tf  # takes seconds, and a client by REST does without
+            import tensorflow as tf  # takes seconds, and the REST client does not need it
 
             self._tf, self._model = tf, tf.saved_model.load(folder)
 
@@ -83,7 +81,7 @@ class FolderClient:
         signatures = self._model.signatures
         if signature not in signatures or "image_bytes" not in signatures[signature].structured_input_signature[1]:
             names = ", ".join(sorted(signatures))
-            raise UsageError(f"--signature={signature}: the model has {names}; give one of image files")
+            raise UsageError(f"--signature={signature}: the model has {names}; give a signature of image files")
         try:
             outputs = signatures[signature](image_bytes=self._tf.constant(files, self._tf.string))
         except self._tf.errors.InvalidArgumentError as error:
@@ -91,11 +89,11 @@ class FolderClient:
         return _checked({name: value.numpy() for name, value in outputs.items()}, len(files), "the model")
 
     def close(self):
-        """Nothing is open."""
+        """Does nothing: no connection is open."""
 
 
 class _ServerClient:
-    """What the clients of a server share: the address, which is their text in messages, and repeated requests."""
+    """Base class of the server clients: parses the address, repeats requests, and is the address as text."""
 
     def __init__(self, target, deadline, retries):
         self._target, self._deadline, self._retries, self._proxy = target, deadline, retries, None
@@ -107,22 +105,22 @@ class _ServerClient:
         path, is_known = _PATH.fullmatch(parts.path), parts.scheme in ("http", "https", "grpc")
         if not is_known or not host or not path or parts.query or parts.fragment or parts.username is not None:
             examples = "http://HOST:8501/v1/models/alexnet or grpc://HOST:8500/alexnet"
-            problem = f"is not the address of a model; write {examples}, with or without /versions/N behind it"
+            problem = f"is not the address of a model; write {examples}, optionally followed by /versions/N"
             raise UsageError(f"--model={target}: {problem}")
         self.scheme, self.host = parts.scheme, f"[{host}]" if ":" in host else host
         self.model, self.version = path["model"] or MODEL, path["version"]
         self.is_loopback = re.fullmatch(r"127\.[0-9.]+|::1|(.+\.)?localhost", host) is not None
 
     def __str__(self):
-        # The proxy without its password; requests to loopback have none.
+        # The password of the proxy is left out; requests to loopback use no proxy.
         proxy = "" if self.is_loopback else (self._proxy or "").rpartition("@")[2]
         return self._target + (f" (through the proxy {proxy})" if proxy else "")
 
     def predict(self, files, signature="serving_default"):
-        """See `open_client`. After a _TemporaryError, the client pauses and asks again.
+        """See `open_client`. After a _TemporaryError, the client pauses and retries.
 
-        The pauses double and take half of the deadline together, so that a server can restart meanwhile; or they are
-        what the server asks for. (urllib3's Retry has no deadline for all attempts.)
+        Pauses double and add up to half of the deadline, so that a server can restart meanwhile, unless the server asks
+        for a pause. (urllib3's Retry has no deadline for all attempts.)
         """
         request, end = self._request(files, signature), time.monotonic() + self._deadline
         for number in range(self._retries + 1):
@@ -141,7 +139,7 @@ class _ServerClient:
                 time.sleep(pause)
 
     def _error(self, status, said, signature, retry_after=""):
-        """The exception for a status of HTTP or gRPC, the server's words, and the seconds of a header Retry-After."""
+        """The exception for an HTTP or gRPC status, the server's message, and the header Retry-After."""
         said = _short(brief_message(str(said)))
         if status == 413 or "larger than max" in said:
             return RefusedError(f"the request is too large ({said})")
@@ -153,14 +151,14 @@ class _ServerClient:
 
 
 class RestClient(_ServerClient):
-    """TensorFlow Serving by HTTP and JSON: files go as base64, in the columnar format of its REST API."""
+    """A client of TensorFlow Serving's REST API: sends files as base64 in its columnar JSON format."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
         version = f"/versions/{self.version}" if self.version else ""
         address = f"{self.scheme}://{self.host}:{self.port or REST_PORT}"
         self._url = f"{address}/v1/models/{self.model}{version}:predict"
-        self._session = requests.Session()  # keeps connections open; as many as there are requests at a time
+        self._session = requests.Session()  # keeps connections open for parallel requests
         self._session.mount(f"{self.scheme}://", requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS))
         self._proxies = dict.fromkeys(("http", "https", "all")) if self.is_loopback else None
         self._proxy = requests.utils.select_proxy(self._url, requests.utils.get_environ_proxies(self._url))
@@ -179,8 +177,8 @@ class RestClient(_ServerClient):
             with self._session.post(self._url, request, **options, stream=True, allow_redirects=False) as response:
                 content = response.raw.read(_MAX_ANSWER + 1, decode_content=True)
         except (requests.Timeout, requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
-            known = _CONNECTION_FAILED.search(str(error))  # without the objects that are named in the message
-            raise _TemporaryError(known[1] if known else "no whole answer by HTTP", None) from None
+            reason = _CONNECTION_FAILED.search(str(error))  # leaves out the objects that the message names
+            raise _TemporaryError(reason[1] if reason else "no complete HTTP response", None) from None
         except (requests.RequestException, OSError) as error:
             raise RunError(f"{self}: {_short(error)}") from None
         if len(content) > _MAX_ANSWER:
@@ -198,18 +196,17 @@ class RestClient(_ServerClient):
         outputs = answer.get("outputs")
         if outputs is None:
             raise RunError(f"{self}: the answer is not TensorFlow Serving's (no outputs in JSON)")
-        # The server leaves the name of a single output out.
+        # The server leaves out the name of an output that is the only one.
         return outputs if isinstance(outputs, dict) else {signature: outputs}
 
 
 class GrpcClient(_ServerClient):
-    """TensorFlow Serving by gRPC, with its published protocol (extra `serving`)."""
+    """A client of TensorFlow Serving's gRPC API, which needs the extra `serving`."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come back as errors; its log would be on the screen
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors are raised, so gRPC need not log them
         try:
-            # An extra, and TensorFlow takes seconds: a client by REST does without.
             import grpc
             import tensorflow as tf
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -221,14 +218,14 @@ class GrpcClient(_ServerClient):
         options = {
             "grpc.max_receive_message_length": _MAX_ANSWER,
             "grpc.max_send_message_length": -1,
-            "grpc.enable_retries": 0,  # `predict` counts them
+            "grpc.enable_retries": 0,  # `predict` retries
             "grpc.enable_http_proxy": 0 if self.is_loopback else 1,
         }
         self._channel = grpc.insecure_channel(f"{self.host}:{self.port or GRPC_PORT}", options=list(options.items()))
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def close(self):
-        """Ends what is under way, whichever thread waits for it, with a RunError."""
+        """Closes the channel: pending requests of all threads raise RunError."""
         self._channel.close()
 
     def _request(self, files, signature):
@@ -242,40 +239,40 @@ class GrpcClient(_ServerClient):
     def _send(self, request, signature, seconds):
         try:
             answer = self._stub.Predict(request, timeout=seconds)
-        except ValueError as error:  # a channel that was closed
+        except ValueError as error:  # the channel is closed
             raise RunError(f"{self}: {_short(error)}") from None
         except self._grpc.RpcError as error:
             raise self._error(error.code().name, error.details() or "", signature) from None
         try:
             return {name: self._tf.make_ndarray(value) for name, value in answer.outputs.items()}
         except (TypeError, ValueError) as error:
-            raise RunError(f"{self}: an answer is not a tensor ({_short(error)})") from None
+            raise RunError(f"{self}: an output is not a tensor ({_short(error)})") from None
 
 
 def _instead_of(folder):
-    """What to write instead of a folder without a model, str."""
+    """The problem of a folder without a model, and what to write instead, str."""
     if re.fullmatch(r"[^/\\]+:\d+(/.*)?", folder):
         return f"is not a folder; for a server, write http://{folder} or grpc://{folder}"
     files = [file for above in ("", "export/") for file in Path(folder).glob(f"{above}*/saved_model.pb")]
     versions = [file.parent for file in files if file.parent.name.isdigit()]
     newest = max(versions, key=lambda path: int(path.name), default=None)
     hint = f"; did you mean {printable(str(newest))}?" if newest else ""
-    return f"is not an exported model (there is no saved_model.pb in it){hint}"
+    return f"is not an exported model (its saved_model.pb is missing){hint}"
 
 
 def _checked(outputs, count, source):
-    """Arrays with one row a file, or RunError: classes are texts, everything else is finite numbers."""
+    """Arrays with one row per file: classes are text, other outputs float32. Raises RunError of anything else."""
     if not outputs:
         raise RunError(f"{source}: the answer has no outputs")
     arrays = {}
-    # Servers send outputs in any order.
+    # Servers send outputs in arbitrary order.
     for name in sorted(outputs, key=lambda name: (name not in ("classes", "scores"), name)):
         try:
             array = np.asarray(outputs[name])
-            if array.dtype == object:  # bytes of a tensor
+            if array.dtype == object:  # bytes
                 array = np.array([text.decode(errors="replace") for text in array.ravel()]).reshape(array.shape)
         except (ValueError, AttributeError):
-            raise RunError(f"{source}: {name} in the answer are not a table of texts or numbers") from None
+            raise RunError(f"{source}: {name} in the answer are not a table of text or numbers") from None
         is_table = array.ndim == 2 and len(array) == count and array.shape[1]
         if not is_table or array.dtype.kind not in ("U" if name == "classes" else "fiu"):
             raise RunError(f"{source}: {name} in the answer to {count} files are {array.dtype}, shape {array.shape}")

@@ -1,1 +1,1 @@
-"""Section 5 of the paper: the update rule, the schedules, the loop and what is written while it runs."""
+"""Section 5 of the paper: update rule, learning rate schedules, training steps, checkpoints and monitoring."""

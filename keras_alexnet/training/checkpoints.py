@@ -1,7 +1,8 @@
-"""A run's checkpoints: named arrays, written by a thread during training, each whole or not there.
+"""The checkpoints of a run: named arrays, written atomically by a thread during training.
 
-The files are TensorFlow's (`tf.train.load_checkpoint`), with checksums; `checkpoint` names the newest. TensorFlow
-2.21's own asynchronous checkpoints fail at the second one with Keras 3's variables, and do not sync before they rename.
+The files have TensorFlow's format (`tf.train.load_checkpoint`), with checksums; the file `checkpoint` names the newest.
+TensorFlow 2.21's own asynchronous checkpoints fail at the second save of Keras 3 variables, and rename files without
+syncing them.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from keras_alexnet.training.progress import (
     of_json,
 )
 
-PROGRESS = "progress"  # the tensor that is a text
+PROGRESS = "progress"  # name of the text tensor with the progress as JSON
 _TEMPORARY = ".writing"
 
 
@@ -31,13 +32,13 @@ def read_progress(path):
     """The progress.Progress that a checkpoint holds. Raises RunError where it cannot be read."""
     with reading(path):
         reader = tf.train.load_checkpoint(path)
-        # Runs of version 0.1 kept it under the name of an object graph.
+        # Version 0.1 stored it under a name of TensorFlow's object graph.
         names = (PROGRESS, f"{PROGRESS}/.ATTRIBUTES/VARIABLE_VALUE")
         return of_json(reader.get_tensor(next(filter(reader.has_tensor, names))).decode())
 
 
 def _tensors(path):
-    """All tensors of a checkpoint by their names, of which PROGRESS becomes a progress.Progress."""
+    """The tensors of a checkpoint by name, PROGRESS as a progress.Progress: dict."""
     reader = tf.train.load_checkpoint(path)
     values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     if PROGRESS in values:
@@ -46,12 +47,10 @@ def _tensors(path):
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of a run.
 
-    Args:
-        folder: str; created when there is something to write.
-        variables: dict of str -> tf.Variable, all that training resumes with.
-        keep: int >= 1, how many of the newest are kept.
+    `folder` is created at the first checkpoint; `variables`, dict of str -> tf.Variable, are saved and restored; `keep`
+    is the number of newest checkpoints to keep, int >= 1.
     """
 
     def __init__(self, folder, variables, keep):
@@ -59,13 +58,13 @@ class Checkpoints:
         self.writer, self.failure = None, None
 
     def write(self, progress):
-        """Copies all variables and writes them, with a progress.Progress, while training continues.
+        """Copies all variables and writes them with a progress.Progress while training continues.
 
-        The best checkpoint is kept, however old. Raises RunError where the checkpoint before could not be written.
+        The best checkpoint is kept, however old. Raises RunError where the previous checkpoint could not be written.
         """
         self.wait()
-        # On a CPU the tensor shares the memory of the variable until the next update, which copies what it changes.
-        # From a GPU it is copied to the host.
+        # On a CPU a tensor shares the memory of its variable until the next update, which copies it on write. From a
+        # GPU it is copied to the host.
         with tf.device("CPU:0"):
             tensors = [tf.convert_to_tensor(variable) for variable in self.variables.values()]
         best = None if progress.best is None else checkpoint_name(progress.best, 0)
@@ -83,29 +82,26 @@ class Checkpoints:
             raise RunError(f"{self.folder}: a checkpoint could not be written ({failure}); {self.kept()}")
 
     def kept(self):
-        """Which checkpoint is the newest on the disk, in words."""
+        """A text that names the newest checkpoint on the disk, str."""
         self.wait()
         paths = checkpoint_paths(self.folder)
         return f"the checkpoint {os.path.basename(paths[-1])} is kept" if paths else "there is no checkpoint yet"
 
     def resume(self):
-        """Restores the newest checkpoint that can be read; one that cannot is named and passed over.
+        """Restores the newest readable checkpoint, with a warning for each unreadable one.
 
-        Returns:
-            (path, progress.Progress); (None, a new one) where there is no checkpoint.
-
-        Raises:
-            RunError: no checkpoint can be read, or the newest that can is of another network (nothing is changed).
+        Returns (path, progress.Progress), or (None, a new Progress) without a checkpoint. Raises RunError, with no
+        variable changed, where no checkpoint can be read or the newest readable one is of another network.
         """
         paths = checkpoint_paths(self.folder)
         if not paths:
             return None, Progress()
-        # Everything is read, and its checksums are checked, before anything is changed.
+        # All tensors and their checksums are read before any variable is changed.
         path, values = first_readable(paths[::-1], lambda path: (path, _tensors(path)))
         own = {PROGRESS: (), **{name: tuple(variable.shape) for name, variable in self.variables.items()}}
         shapes = {name: np.shape(value) for name, value in values.items()}
         if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
-            problem = "was not written by this version's training; --initial_weights takes its weights into a new run"
+            problem = "was not written by this version's training; --initial_weights starts a new run from it"
             raise RunError(f"{path}: {problem}")
         mismatched = sorted(
             f"{name} is {shapes.get(name, 'missing')} instead of {own.get(name, 'missing')}"
@@ -120,7 +116,7 @@ class Checkpoints:
         return path, values[PROGRESS]
 
     def _write(self, name, tensors, progress, best):
-        """Writes temporary files, syncs and renames them: the data before the index, which makes it a checkpoint."""
+        """Writes and renames temporary files, the index last, which makes them a checkpoint."""
         temporary = os.path.join(self.folder, _TEMPORARY)
         try:
             os.makedirs(self.folder, exist_ok=True)
@@ -138,17 +134,17 @@ class Checkpoints:
             sync(self.folder)
             self._sweep(name, best)
         except Exception as error:
-            # The thread would only print it; `wait` raises it.
+            # An exception in a thread is only printed, so `wait` raises it.
             self.failure = brief(error) if isinstance(error, tf.errors.OpError) else str(error) or repr(error)
             with contextlib.suppress(OSError):
-                self._remove_temporary()  # it may be what fills the disk
+                self._remove_temporary()  # the temporary files may fill the disk
 
     def _sweep(self, name, best):
-        """Names the newest, and removes those that are neither new nor the best nor of the last whole epoch."""
+        """Lists the newest, the best and the last whole epoch in the file `checkpoint`, and removes the others."""
         names = [os.path.basename(path) for path in checkpoint_paths(self.folder)]
-        # Checkpoints of later steps were damaged when the run resumed from an earlier one.
+        # Checkpoints of later steps are damaged ones that the run did not resume from.
         names = [each for each in names if checkpoint_place(each) <= checkpoint_place(name)]
-        # Evaluation and export take the last whole epoch.
+        # Evaluation and export use the last whole epoch.
         whole = [each for each in names if not checkpoint_place(each)[1]][-1:]
         kept = [each for each in names if each in names[-self.keep :] or each in (best, *whole)]
         with atomic_write(os.path.join(self.folder, "checkpoint")) as file:  # for tf.train.latest_checkpoint
@@ -156,7 +152,7 @@ class Checkpoints:
             file.write("".join(f'all_model_checkpoint_paths: "{each}"\n' for each in kept))
         for path in checkpoint_paths(self.folder):
             if os.path.basename(path) not in kept:
-                # The index first: without it the rest is not a checkpoint.
+                # The index first: without it, the data files are not a checkpoint.
                 for part in sorted(glob.glob(f"{glob.escape(path)}.*"), reverse=True):
                     if part.removeprefix(path).startswith((".index", ".data-")):
                         os.unlink(part)

@@ -1,7 +1,7 @@
 """How a run is distributed: one process, the GPUs of one machine, or many machines.
 
-Data parallelism: every replica has the whole network and a part of each batch; gradients are summed. The towers of
-section 3.2, in contrast, split one network over two devices (`model.towers`).
+In data parallelism each replica has the whole network and processes a part of each batch, and gradients are summed. The
+towers of section 3.2, in contrast, split one network over two devices (`model.towers`).
 """
 
 import dataclasses
@@ -19,83 +19,82 @@ from keras_alexnet.model.towers import check_precision, choose_devices
 class Distribution:
     """The processes and replicas of a run."""
 
-    strategy: tf.distribute.Strategy  # model, optimizer and trainer are made in its scope
+    strategy: tf.distribute.Strategy  # model, optimizer and trainer are created in its scope
     workers: int = 1  # processes
-    worker: int = 0  # which of them this is
-    replicas: int = 1  # of all processes
+    worker: int = 0  # index of this process
+    replicas: int = 1  # in all processes
 
     @property
     def is_chief(self):
-        """Whether this is the process that writes, bool."""
+        """Whether this process writes the files, bool."""
         return self.worker == 0
 
 
 def choose(run, network, batch_size):
-    """The distribution and the devices of a run's settings; before all else in TensorFlow: it connects the machines.
+    """The distribution and devices of a run's settings; call before other TensorFlow code, since it connects machines.
 
-    Returns (Distribution, names of the towers' devices, names of all devices that were asked for); () where TensorFlow
-    places everything itself. Raises UsageError or ArgumentError where a device is missing or lacks the precision, the
-    environment names no cluster, or the batch cannot be divided.
+    Returns (Distribution, names of the towers' devices, names of all devices), the names () where TensorFlow places
+    operations itself. Raises UsageError or ArgumentError where a device is missing or lacks the precision, the
+    environment describes no cluster, or the batch cannot be divided.
     """
     names = network.device_names()
     if run.strategy == "one":
-        towers = placed = choose_devices(names, network.towers)
+        towers = all_devices = choose_devices(names, network.towers)
     else:
-        # Every replica has a device of its own, for both of its towers.
-        towers, placed = (), choose_devices(names, len(names)) if names else ()
-    check_precision(network.precision, placed)
-    found = open_distribution(run.strategy, placed, batch_size)
+        # Each replica places both towers on its own device.
+        towers, all_devices = (), choose_devices(names, len(names)) if names else ()
+    check_precision(network.precision, all_devices)
+    distribution = open_distribution(run.strategy, all_devices, batch_size)
     if run.deterministic:
         keras.utils.set_random_seed(run.seed)
         tf.config.experimental.enable_op_determinism()
-    return found, towers, placed
+    return distribution, towers, all_devices
 
 
 def open_distribution(strategy, devices=(), batch_size=1):
-    """The Distribution of --strategy; devices such as "GPU:0" are for "mirrored", () for all GPUs or the CPU."""
+    """The Distribution of --strategy. Devices such as "GPU:0" are used by "mirrored"; () is all GPUs, or the CPU."""
     if strategy == "one":
         return Distribution(tf.distribute.get_strategy())
     if strategy == "mirrored":
         mirrored = tf.distribute.MirroredStrategy(list(devices) or None)
-        found = Distribution(mirrored, replicas=mirrored.num_replicas_in_sync)
+        distribution = Distribution(mirrored, replicas=mirrored.num_replicas_in_sync)
     else:
         cluster = resolver()
         workers = len(cluster.cluster_spec().as_dict()["worker"])
         over_workers = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster)
-        found = Distribution(over_workers, workers, cluster.task_id, over_workers.num_replicas_in_sync)
-    if batch_size % found.replicas:
-        raise ArgumentError(
-            "batch_size", batch_size, f"must be a multiple of the {found.replicas} replicas, the images of all together"
-        )
-    return found
+        distribution = Distribution(over_workers, workers, cluster.task_id, over_workers.num_replicas_in_sync)
+    if batch_size % distribution.replicas:
+        problem = f"must be a multiple of the {distribution.replicas} replicas, which share each batch"
+        raise ArgumentError("batch_size", batch_size, problem)
+    return distribution
 
 
 def resolver():
-    """The tf.distribute ClusterResolver of TF_CONFIG or, where that is not set, of Slurm's environment."""
+    """The tf.distribute ClusterResolver of TF_CONFIG, or of Slurm's environment if TF_CONFIG is not set."""
     text = os.environ.get("TF_CONFIG")
     if text is None and "SLURM_PROCID" in os.environ:
-        # Port 8888 on every node, 8889 for its second task and so on. The class counts tasks by GPUs: the number only
-        # has to be enough for all tasks, each of which uses the GPUs that Slurm shows it.
+        # Tasks of a node get the ports 8888, 8889 and so on. The class derives the number of tasks from the GPUs of a
+        # node: `gpus_per_node` need only be large enough. Each task uses the GPUs that Slurm assigns to it.
         tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")))
-        found = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(
             gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False
         )
-        found.cluster_spec()  # sets task_id too
-        return found
+        slurm.cluster_spec()  # sets task_id too
+        return slurm
     try:
         config = json.loads(text or "null")
         workers, task = config["cluster"]["worker"], config["task"]
-        whole = (
+        is_valid = (
             set(config["cluster"]) == {"worker"}
             and all(isinstance(each, str) and ":" in each for each in workers)
             and task["type"] == "worker"
             and 0 <= int(task["index"]) < len(workers)
         )
     except (ValueError, TypeError, KeyError):
-        whole = False
-    if not whole:
+        is_valid = False
+    if not is_valid:
         raise UsageError(
-            f"--strategy=multi_worker: TF_CONFIG is {text or 'not set'}; it is to be such as "
+            f"--strategy=multi_worker: TF_CONFIG is {text or 'not set'}; set it as in the example "
             '{"cluster": {"worker": ["host0:5000", "host1:5000"]}, "task": {"type": "worker", "index": 0}}'
         )
     return tf.distribute.cluster_resolver.TFConfigClusterResolver()

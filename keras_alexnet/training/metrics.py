@@ -1,4 +1,4 @@
-"""What a run reports: cross-entropy, top-1 and top-5 error in percent, mean squared error of the probabilities."""
+"""Metrics: cross-entropy, top-1 and top-5 error in percent, mean squared error of the probabilities."""
 
 import math
 
@@ -8,33 +8,33 @@ NAMES = ("loss", "top1_error", "top5_error", "mean_squared_error")
 
 
 def top_k_credit(scores, labels, k):
-    """How right each answer is among the k best, ties shared as the release shares them: float32 (B,) in 0..1.
+    """Whether each label is among the k best classes, ties shared as in the release: float32 (B,) in 0..1.
 
-    Slots are what the classes strictly above the label leave of k; the label gets min(1, slots / classes tied with
-    it, itself included), or 0 without a slot (`src/layer_kernels.cu`, kMultiSoftmaxCost). Scores are float
-    (B, classes), larger is better; labels int (B,).
+    Classes with higher scores than the label leave the other slots of k to the classes that tie with the label, itself
+    included: its credit is min(1, slots / tied classes), at least 0 (`src/layer_kernels.cu`, kMultiSoftmaxCost). Scores
+    are float (B, classes), labels int (B,).
     """
     label_score = tf.gather(scores, labels, batch_dims=1)[:, None]
     above = tf.reduce_sum(tf.cast(scores > label_score, tf.float32), axis=1)
     tied = tf.reduce_sum(tf.cast(scores == label_score, tf.float32), axis=1)
-    # A score that is nan ties with nothing, itself included, and is never right.
+    # A score that is nan does not even tie with itself, and gets no credit.
     return tf.clip_by_value(tf.math.divide_no_nan(k - above, tied), 0.0, 1.0)
 
 
 def per_image(logits, labels):
-    """The metrics of each image, from logits (B, classes) and labels int (B,): dict of float32 (B,) by NAMES.
+    """The metrics of each image from logits (B, classes) and labels int (B,): dict with float32 (B,) for each of NAMES.
 
-    Cross-entropy in nats, errors in percent (0..100), and the mean over the classes of the squared difference between
-    probabilities and the one-hot label.
+    They are the cross-entropy in nats, errors of 0 to 100 percent, and the mean over the classes of the squared
+    difference between probabilities and the one-hot label.
     """
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
     return {"loss": loss, **_errors(logits, tf.nn.softmax(logits), labels)}
 
 
 def of_probabilities(probabilities, labels):
-    """As `per_image`, from the probabilities of an exported model or the mean of several models'."""
+    """The same dict as `per_image`, from probabilities (B, classes)."""
     of_label = tf.gather(probabilities, labels, batch_dims=1)
-    # A probability too small for float32 is 0; its logarithm must stay finite.
+    # A probability that underflows to 0 must have a finite logarithm.
     loss = -tf.math.log(tf.maximum(of_label, 1e-37))
     return {"loss": loss, **_errors(probabilities, probabilities, labels)}
 
@@ -49,38 +49,37 @@ def _errors(scores, probabilities, labels):
 
 
 def sums(values, counted):
-    """Sums of `per_image` over a batch, and behind them the number of its images: float32 (len(NAMES) + 1,).
+    """The sums of `per_image` over a batch, followed by the number of images: float32 (len(NAMES) + 1,).
 
-    `counted` is float32 (B,), 1 for an image and 0 for what only fills the batch.
+    `counted` is float32 (B,), 1 for an image and 0 for padding.
     """
     return tf.stack([*(tf.reduce_sum(counted * values[name]) for name in NAMES), tf.reduce_sum(counted)])
 
 
 class Averages:
-    """Running means of `per_image` over a set, so that every image counts the same.
+    """Running means of `per_image` in which every image has the same weight.
 
-    Keras' `Mean` has a sum in float32, which is not exact enough for an epoch of a million images.
+    Keras' `Mean` sums in float32, which is not exact enough for an epoch of a million images.
     """
 
     def __init__(self):
-        # Of no strategy: every process has the same sums, and adds to them outside of its replicas.
+        # Not distributed by a strategy: every process adds the same sums, outside its replicas.
         self.variable = tf.Variable(tf.zeros(len(NAMES) + 1, tf.float64), trainable=False, name="averages")
 
     def add(self, sums):
-        """Adds a batch's `sums`."""
         self.variable.assign_add(tf.cast(sums, tf.float64))
 
     def sums(self):
-        """dict of name -> float, and "count", the images."""
+        """The sums by name and "count", the number of images: dict of float."""
         return dict(zip((*NAMES, "count"), self.variable.numpy().tolist(), strict=True))
 
     def result(self):
-        """dict of name -> float; nan before the first batch."""
-        found = self.sums()
-        return {name: found[name] / (found["count"] or math.nan) for name in NAMES}
+        """The means by name: dict of float; nan before the first batch."""
+        sums = self.sums()
+        return {name: sums[name] / (sums["count"] or math.nan) for name in NAMES}
 
     def count(self):
-        """Images seen, int."""
+        """The number of images, int."""
         return int(self.sums()["count"])
 
     def reset(self):

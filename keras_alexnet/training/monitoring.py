@@ -1,4 +1,4 @@
-"""What a run shows while it trains: TensorBoard's curves and filters, `history.csv`, and warnings."""
+"""Monitors training: TensorBoard's curves and filters, `history.csv`, and warnings."""
 
 import csv
 import glob
@@ -24,52 +24,42 @@ HISTORY_COLUMNS = (
 _SPLITS = ("train", "val")
 
 # Warnings.
-WAITING = 0.5  # share of the time that is spent waiting for images
-WARM_UP = 50  # steps at the start of a process in which the data graph fills its buffers
+WAITING = 0.5  # share of the time spent waiting for images
+WARM_UP = 50  # first steps of a process, in which the data graph fills its buffers
 FLAT = 0.02  # relative distance of a loss from that of the majority-class baseline
 FLAT_STEPS, FLAT_EPOCHS = 2000, 10  # whichever comes first
 GIGABYTE = 1e9
 
-# Figure 3, as in the release's shownet.py: filters a line; white after each filter and between the towers, in weights.
+# Figure 3, as in the release's shownet.py: filters per line; white pixels after each filter and between the towers.
 PER_LINE, BORDER, GAP = 16, 1, 4
 
 
 class Monitor(keras.callbacks.Callback):
-    """TensorBoard's curves, filters, speed and memory; weights and a profile on request; each warning once a process.
+    """Writes curves, filters, speed and memory to TensorBoard, weights and a profile on request; prints warnings.
 
-    Training and validation are two TensorBoard runs with the same tags and steps, so that they share their charts.
-
-    Args:
-        config: config.Config.
-        trainer: trainer.Trainer.
-        progress: progress.Progress that the run resumes from. What TensorBoard's files got after it is removed, since
-            those steps are made again.
-        val_counts: sequence of int, validation images of each class.
-        epoch_steps: int, steps of an epoch.
+    Training and validation are two TensorBoard runs with the same tags and steps, so that they share their charts. The
+    Monitor removes what TensorBoard's files hold after the progress.Progress that the run resumes from, since those
+    steps are repeated. `val_counts` are the validation images of each class, `epoch_steps` the steps of an epoch.
     """
 
     def __init__(self, config, trainer, progress, val_counts, epoch_steps):
         super().__init__()
-        self.run, self.variant, self.trainer, self.classes = (
-            config.run,
-            config.network.variant,
-            trainer,
-            len(val_counts),
-        )
+        self.run, self.variant, self.trainer = config.run, config.network.variant, trainer
+        self.classes = len(val_counts)
         self.log_dir = os.path.join(self.run.model_dir, "logs")
         _truncate(self.log_dir, progress.files)
-        self.step, self.before = progress.steps, progress.sums  # sums of the epoch at the last point
+        self.step, self.before = progress.steps, progress.sums  # the epoch's sums at the last point
         self.train_writer, self.val_writer = (
             tf.summary.create_file_writer(os.path.join(self.log_dir, split)) for split in _SPLITS
         )
         shares = [count / sum(val_counts) for count in val_counts if count]
-        self.constant_loss = -sum(share * math.log(share) for share in shares)  # nats, of answering with the shares
+        self.constant_loss = -sum(share * math.log(share) for share in shares)  # nats, of predicting the class shares
         self.patience = min(FLAT_STEPS, FLAT_EPOCHS * epoch_steps)
         self.begun = None  # (time, images, seconds waited) at the last point
         self.seen, self.flat, self.warned, self.profiling = 0, 0, set(), False
 
     def flush(self, progress):
-        """Writes everything to the files, and notes in `progress` how far they are."""
+        """Flushes the files, and records their sizes in `progress`."""
         self.train_writer.flush()
         self.val_writer.flush()
         progress.sums = self.before
@@ -82,11 +72,11 @@ class Monitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         for name in idle_gpus(self.trainer.model):
-            self._warn(name, f"{name} has nothing to do: two towers take two GPUs, --strategy=mirrored takes all")
+            self._warn(name, f"{name} is not used: two towers use two GPUs, --strategy=mirrored uses all")
         self._check_disk()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.begun = None  # the time of the validation does not count
+        self.begun = None  # so that validation time is left out
         if not self.trainer.averages.count():  # a resumed epoch keeps its last point
             self.before = {}
 
@@ -133,7 +123,7 @@ class Monitor(keras.callbacks.Callback):
         self.val_writer.close()
 
     def _write_point(self):
-        """Means over the updates since the last point of this epoch."""
+        """Writes the means over the steps since the last point of this epoch."""
         now = self.trainer.averages.sums()
         images = now["count"] - self.before.get("count", 0.0)
         with self.train_writer.as_default(self.step):
@@ -152,32 +142,31 @@ class Monitor(keras.callbacks.Callback):
         if self.seen > WARM_UP and waiting > WAITING:
             self._warn(
                 "waiting",
-                f"{100 * waiting:.0f} % of the time is spent waiting for images: prepare them once with "
-                "tools/prepare_dataset.py and train with --dataset=records, or give --input_threads",
+                f"{100 * waiting:.0f} % of the time is spent waiting for images; prepare them once with "
+                "tools/prepare_dataset.py and train with --dataset=records, or raise --input_threads",
             )
 
     def _check_loss(self, loss):
-        """The loss is the mean over the epoch so far."""
+        """Warns if the loss, a mean over the epoch so far, has long been that of the majority-class baseline."""
         near = abs(loss - self.constant_loss) < FLAT * self.constant_loss
         self.flat = self.flat + self.run.summary_steps if near else 0
         if self.flat >= self.patience:
             start = "" if self.variant == "release2012" else "; --variant=release2012 starts with larger weights"
             self._warn(
                 "flat",
-                f"the loss has been {loss:.3f} for {self.flat} steps, that of the majority-class baseline (ln "
-                f"{self.classes} is {math.log(self.classes):.3f}): with the published initialization this can last "
-                f"hundreds of steps, with a wrong --learning_rate or wrong labels it does not end{start}",
+                f"for {self.flat} steps the loss has been {loss:.3f}, as of the majority-class baseline (ln "
+                f"{self.classes} is {math.log(self.classes):.3f}). With the published initialization this can last "
+                f"hundreds of steps; with a wrong --learning_rate or wrong labels the loss never falls{start}",
             )
 
     def _check_disk(self):
-        """Warns where there is no space for two more checkpoints."""
         free = shutil.disk_usage(self.run.model_dir).free
         needed = 2 * 4 * self.trainer.model.count_params()  # bytes of a checkpoint: weights and velocities
         if free < 2 * needed:
             self._warn(
                 "disk",
                 f"{free / GIGABYTE:.2f} GB are left on the disk of {self.run.model_dir}, and a checkpoint takes "
-                f"{needed / GIGABYTE:.2f} GB: free some space, or the run fails at the next one",
+                f"{needed / GIGABYTE:.2f} GB; free some space, or the run fails at the next checkpoint",
             )
 
     def _warn(self, kind, message):
@@ -193,7 +182,7 @@ class Monitor(keras.callbacks.Callback):
 
 
 def write_history(path, rows):
-    """Writes a run's `history.csv`: rows are dicts with the keys in HISTORY_COLUMNS, one for each epoch."""
+    """Writes a run's `history.csv` from a dict for each epoch with the keys in HISTORY_COLUMNS."""
     with atomic_write(path, newline="") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
         writer.writeheader()
@@ -202,27 +191,27 @@ def write_history(path, rows):
 
 
 def memory():
-    """Bytes in use: dict of "process" (its peak) and each GPU, such as "GPU:0" (now) -> int."""
+    """The bytes in use: dict of int, "process" (peak) and each GPU such as "GPU:0" (now)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = {"process": peak if sys.platform == "darwin" else 1024 * peak}
+    used = {"process": peak if sys.platform == "darwin" else 1024 * peak}
     for device in tf.config.list_logical_devices("GPU"):
         name = device.name.removeprefix("/device:")
-        found[name] = tf.config.experimental.get_memory_info(name)["current"]
-    return found
+        used[name] = tf.config.experimental.get_memory_info(name)["current"]
+    return used
 
 
 def idle_gpus(model):
-    """GPUs that hold no variable of a model: list of str, such as "GPU:1"."""
+    """The GPUs without variables of a model: list of str such as "GPU:1"."""
     used = set()
     for variable in model.variables:
-        replicas = getattr(variable.value, "values", None)  # a method of variables that are not of several replicas
+        replicas = getattr(variable.value, "values", None)  # a tuple with several replicas, else a method
         used |= {each.device for each in (replicas if isinstance(replicas, tuple) else [variable.value])}
     present = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
     return [name for name in present if not any(device.endswith(name) for device in used)]
 
 
 def conv1_towers(model):
-    """The filters of conv1 by tower: list of two float32 (11, 11, 3, filters); of one tower, its two halves."""
+    """The conv1 filters by tower, or in halves for a single tower: list of two float32 (11, 11, 3, filters)."""
     kernels = [layer.kernel.numpy() for layer in model.layers if layer.name.startswith("conv1")]
     return kernels if len(kernels) > 1 else np.array_split(kernels[0], 2, axis=-1)
 
@@ -233,13 +222,11 @@ def conv1_grid(model, scale=3):
 
 
 def grid(towers, scale=3, normalize="jointly"):
-    """Filters as an image, uint8 (rows, columns, 3), RGB: a block for each tower, lines of 16 filters, white borders.
+    """An image of filters, uint8 (rows, columns, 3), RGB: a block for each tower, lines of 16 filters, white borders.
 
-    Args:
-        towers: as of `conv1_towers`.
-        scale: int >= 1, pixels per weight.
-        normalize: "jointly", one common factor for all, zero is mid-grey; or "each": every filter is first standardized
-            by its own mean and standard deviation, as by the release's `shownet.py --norm-filters`.
+    `towers` are filters as returned by `conv1_towers`, `scale` the pixels per weight. Normalization is "jointly", one
+    factor for all filters with zero as mid-gray; or "each", which first standardizes every filter by its mean and
+    standard deviation, as the release's `shownet.py --norm-filters` does.
     """
     if normalize == "each":
         deviations = [np.where(kernel.std((0, 1, 2)) > 0, kernel.std((0, 1, 2)), 1.0) for kernel in towers]
@@ -252,7 +239,7 @@ def grid(towers, scale=3, normalize="jointly"):
 
 
 def _block(kernel):
-    """(11, 11, 3, filters) in 0..1 -> (lines * 12, 16 * 12, 3), white where a line is not full."""
+    """The image of a tower, (11, 11, 3, filters) in 0..1 -> (lines * 12, 16 * 12, 3); the last line is filled up."""
     filters = np.moveaxis(kernel, -1, 0)
     missing = -len(filters) % min(PER_LINE, len(filters))
     filters = np.pad(filters, ((0, missing), (0, BORDER), (0, BORDER), (0, 0)), constant_values=1.0)
@@ -261,13 +248,13 @@ def _block(kernel):
 
 
 def _files(log_dir):
-    """TensorBoard's files of the curves, by their paths below the logs."""
+    """TensorBoard's files of the curves: list of paths relative to the logs."""
     paths = (glob.glob(os.path.join(glob.escape(log_dir), split, "events.out.tfevents.*")) for split in _SPLITS)
     return [os.path.relpath(path, log_dir) for each in paths for path in sorted(each)]
 
 
 def _truncate(log_dir, files):
-    """Cuts TensorBoard's files to these sizes, so that no point is there twice."""
+    """Truncates TensorBoard's files to the sizes in `files`, so that repeated steps have one point."""
     for name in _files(log_dir):
         path = os.path.join(log_dir, name)
         if name not in files:

@@ -1,4 +1,4 @@
-"""Section 5: the update rule."""
+"""The update rule of section 5, and loss scaling for float16."""
 
 import keras
 import tensorflow as tf
@@ -10,20 +10,20 @@ from keras_alexnet.errors import ArgumentError
 class MomentumSGD(keras.optimizers.Optimizer):
     """v <- momentum v - weight_decay rate w - rate g;  w <- w + v.  Biases are not decayed.
 
-    Section 5 of the paper and `src/weights.cu` of the release. The decay enters the velocity, unlike Keras' own
-    `weight_decay`, which shrinks the weights separately. A multiplier of 0 freezes a variable, as in the release: its
-    velocity no longer moves it. A variable is a bias when its name contains "bias", as Keras' layers name theirs.
+    See section 5 of the paper and `src/weights.cu` of the release. The decay enters the velocity, whereas Keras' own
+    `weight_decay` shrinks the weights separately. As in the release, a multiplier of 0 freezes a variable: its velocity
+    no longer moves it. Biases are the variables with "bias" in their names, as in Keras' layers.
 
     Args:
         learning_rate: float >= 0, learning rate of the kernels.
         momentum: float, 0 <= momentum < 1.
         weight_decay: float >= 0, for kernels.
-        bias_learning_rate_multiplier: float >= 0, learning rate of the biases over that of the kernels.
-        layer_learning_rate_multipliers: optional dict, start of a layer's name -> float >= 0, a further factor for the
-            layers whose name starts so; the longest start counts. `set_multiplier` changes it while training.
-        layer_weight_decays: optional dict, likewise, the decay of kernels in place of `weight_decay`.
+        bias_learning_rate_multiplier: float >= 0, learning rate of the biases relative to that of the kernels.
+        layer_learning_rate_multipliers: optional dict, prefix of layer names -> float >= 0, a further factor for these
+            layers; the longest matching prefix counts. `set_multiplier` changes factors during training.
+        layer_weight_decays: optional dict, prefix of layer names -> float >= 0, which replaces `weight_decay`.
 
-    Raises ValueError where a number is out of its range.
+    Raises ValueError where a number is out of range.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
         name="momentum_sgd",
         **kwargs,
     ):
-        # Keras' weight_decay is another rule (see above), so the base class gets none.
+        # Keras' weight_decay is another rule (see above) and is not passed to the base class.
         kwargs.pop("weight_decay", None)
         super().__init__(learning_rate=learning_rate, name=name, **kwargs)
         if not 0 <= momentum < 1:
@@ -63,23 +63,22 @@ class MomentumSGD(keras.optimizers.Optimizer):
             with tf.device(variable.value.device):
                 self.velocities.append(self.add_variable_from_reference(variable, "velocity"))
         layers = [label for label in self._multipliers if label != "bias"]
-        self._labels, self._decays = [], []  # of each variable: labels of its multipliers, and decay
+        self._labels, self._decays = [], []  # for each variable: labels of its multipliers, decay
         for variable in variables:
             is_bias = "bias" in variable.name
-            self._labels.append(["bias"] * is_bias + _longest_start(layers, variable))
-            decays = [self.layer_decays[label] for label in _longest_start(self.layer_decays, variable)]
+            self._labels.append(["bias"] * is_bias + _longest_prefix(layers, variable))
+            decays = [self.layer_decays[label] for label in _longest_prefix(self.layer_decays, variable)]
             self._decays.append(0.0 if is_bias else [*decays, self.kernel_decay][0])
 
     def set_multiplier(self, label, value):
-        """Sets the factor of a layer named at construction, or of "bias". Raises KeyError for another."""
+        """Sets the factor of a prefix given at construction, or of "bias". Raises KeyError for others."""
         self._multipliers[label].assign(value)
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         velocity, labels, decay = self.velocities[index], self._labels[index], self._decays[index]
-        # Where the variable is, so that neither it nor its gradient travels.
+        # On the device of the variable, so that neither it nor its gradient is copied.
         with tf.device(variable.device):
-            # One velocity holds both terms: m v - rate (g + decay w) = m v - decay rate w - rate g.
             gradient = tf.cast(gradient, variable.dtype)
             if decay:
                 gradient += decay * variable
@@ -97,7 +96,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
             self.assign_add(variable, tf.where(rate > 0, after, 0.0))
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
-        # With one replica there is nothing to sum; Keras would gather all gradients on one device for it.
+        # Keras would gather all gradients on one device, even if there is one replica and nothing to sum.
         if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return grads_and_vars
         return super()._all_reduce_sum_gradients(grads_and_vars)
@@ -117,17 +116,17 @@ class MomentumSGD(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable("keras_alexnet")
 class LossScale(keras.optimizers.LossScaleOptimizer):
-    """Keras' dynamic loss scaling for float16, with each gradient checked and divided on its own device.
+    """Keras' dynamic loss scaling for float16, which checks and divides each gradient on its own device.
 
-    Keras leaves the device to TensorFlow: a tower's gradients would cross to the other device and back.
+    Keras leaves the choice to TensorFlow, which copies a tower's gradients to the other device and back.
     """
 
     def __init__(self, inner_optimizer, name="loss_scale", **kwargs):
         super().__init__(inner_optimizer, name=name, **kwargs)
 
     def check_finite(self, grads):
-        given = [gradient for gradient in grads if gradient is not None]
-        return tf.reduce_all(_each_on_its_device(lambda g: tf.reduce_all(tf.math.is_finite(g)), given))
+        grads = [gradient for gradient in grads if gradient is not None]
+        return tf.reduce_all(_each_on_its_device(lambda g: tf.reduce_all(tf.math.is_finite(g)), grads))
 
     def _stateful_handle_finite_grads(self, grads, trainable_variables):
         unscaled = _each_on_its_device(lambda g: g / tf.cast(self.dynamic_scale.value, g.dtype), grads)
@@ -139,7 +138,7 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
 
 
 def _each_on_its_device(function, tensors):
-    """The results; None for None, which is the gradient of what the loss does not depend on."""
+    """The results of a function, list; None for None, the gradient of a variable that the loss does not depend on."""
     results = []
     for tensor in tensors:
         with tf.device(getattr(tensor, "device", None)), tf.name_scope("loss_scale"):
@@ -147,7 +146,7 @@ def _each_on_its_device(function, tensors):
     return results
 
 
-def _longest_start(labels, variable):
-    """The longest of the labels that the name of a variable's layer starts with, in a list that is empty for none."""
-    layer = getattr(variable, "path", variable.name).split("/")[-2:][0]  # the last but one part of its path
+def _longest_prefix(labels, variable):
+    """A list of the longest label that the name of the variable's layer starts with; empty without such a label."""
+    layer = getattr(variable, "path", variable.name).split("/")[-2:][0]  # second-to-last part of the path
     return sorted((label for label in labels if layer.startswith(label)), key=len)[-1:]

@@ -1,7 +1,7 @@
-"""How far a run has trained, and the names of its checkpoints; without TensorFlow.
+"""The progress of a run and the names of its checkpoints, without TensorFlow.
 
 CHECKPOINTS/epoch-12.index, .data-*            after the twelfth epoch
-CHECKPOINTS/epoch-12-step-340.index, .data-*   and 340 steps into the thirteenth
+CHECKPOINTS/epoch-12-step-340.index, .data-*   after 340 steps of the thirteenth epoch
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint keeps as JSON, so that a run resumes as if it had not been interrupted."""
+    """The state of a run that a checkpoint holds as JSON, beside the variables."""
 
-    epochs: int = 0  # whole epochs done, their validation included
-    steps: int = 0  # updates made
-    batches: int = 0  # of these, the updates of the unfinished epoch
-    seconds: float = 0.0  # that these took
+    epochs: int = 0  # completed epochs, validation included
+    steps: int = 0  # training steps
+    batches: int = 0  # training steps of the current epoch
+    seconds: float = 0.0  # duration of these steps
     history: list = dataclasses.field(default_factory=list)  # a row of `history.csv` for each epoch, dict
     plateau: dict = dataclasses.field(default_factory=dict)  # the state of `schedules.Plateau`; empty without one
-    finished: bool = False  # the plateau policy has ended training
-    sums: dict = dataclasses.field(default_factory=dict)  # of the epoch at the last point of `monitoring.Curves`
-    files: dict = dataclasses.field(default_factory=dict)  # TensorBoard's, path below the logs -> bytes up to here
+    finished: bool = False  # ended early: by the plateau policy or, in `paper.cifar_network`, because it diverged
+    sums: dict = dataclasses.field(default_factory=dict)  # of the epoch, at the last point of `monitoring.Monitor`
+    files: dict = dataclasses.field(default_factory=dict)  # TensorBoard's files: path below the logs -> bytes
     workers: int = 1  # processes that train together
 
     def to_json(self):
@@ -36,45 +36,45 @@ class Progress:
 
     @property
     def best(self):
-        """The first epoch with the lowest validation error, int from 1 on; None before the first."""
+        """The first epoch with the lowest validation error, int >= 1; None before the first validation."""
         rows = [row for row in self.history if "val_top1_error" in row]
         return min(rows, key=lambda row: row["val_top1_error"])["epoch"] if rows else None
 
 
 def of_json(text):
-    """Progress as this or an earlier version's `to_json` wrote it. Raises ValueError of anything else."""
-    kept = json.loads(text)
-    if not isinstance(kept, dict):
+    """The Progress that `to_json` of this or an earlier version wrote. Raises ValueError where it is none."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
         raise ValueError("is not the progress of a run")
     names = {field.name for field in dataclasses.fields(Progress)}
-    return Progress(**{name: value for name, value in kept.items() if name in names})
+    return Progress(**{name: value for name, value in values.items() if name in names})
 
 
 def checkpoint_name(epochs, steps):
-    """The name of the checkpoint after so many whole epochs and so many steps of the next, str."""
+    """The name of the checkpoint after whole epochs and steps of the next epoch, str."""
     return f"epoch-{epochs}" + (f"-step-{steps}" if steps else "")
 
 
 def checkpoint_place(path):
-    """What a checkpoint's name says: (epochs, steps); None of other names."""
-    found = _NAME.fullmatch(os.path.basename(path))
-    return found and (int(found[1]), int(found[2] or 0))
+    """The (epochs, steps) in the name of a checkpoint; None for other names."""
+    match = _NAME.fullmatch(os.path.basename(path))
+    return match and (int(match[1]), int(match[2] or 0))
 
 
 def checkpoint_paths(folder):
-    """The checkpoints of a folder by their names alone, oldest first: list of str, without suffix."""
-    found = [path.removesuffix(".index") for path in glob.glob(os.path.join(glob.escape(folder), "epoch-*.index"))]
-    return sorted((path for path in found if checkpoint_place(path)), key=checkpoint_place)
+    """The paths of a folder's checkpoints without suffix, oldest first: list of str; the files are not read."""
+    paths = [path.removesuffix(".index") for path in glob.glob(os.path.join(glob.escape(folder), "epoch-*.index"))]
+    return sorted((path for path in paths if checkpoint_place(path)), key=checkpoint_place)
 
 
 def epoch_checkpoints(folder):
-    """The checkpoints that stand for a run, newest first: those of whole epochs, or else all: list of str."""
+    """The paths of the checkpoints of whole epochs, or of all if there are none, newest first: list of str."""
     paths = checkpoint_paths(folder)[::-1]
     return [path for path in paths if not checkpoint_place(path)[1]] or paths
 
 
 def first_readable(paths, read):
-    """What `read` returns of the first checkpoint that can be read; those before are named on standard error."""
+    """The result of `read` for the first readable checkpoint; warns of unreadable ones before it. Raises RunError."""
     for path in paths:
         try:
             with reading(path):
@@ -82,4 +82,4 @@ def first_readable(paths, read):
         except RunError as error:
             if path == paths[-1]:
                 raise RunError(f"{error}; there is no other checkpoint") from None
-            print(f"warning: {error}; trying the one before", file=sys.stderr, flush=True)
+            print(f"warning: {error}; trying the checkpoint before", file=sys.stderr, flush=True)

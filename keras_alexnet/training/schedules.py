@@ -1,4 +1,4 @@
-"""How the learning rate changes: by ten on a plateau (section 5), or by epoch, as its authors did by hand."""
+"""Learning rate policies: drops on a plateau (section 5), or a schedule by epoch, like the authors' changes by hand."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import re
 from keras_alexnet.errors import ArgumentError
 
 PAPER_BATCH = 128  # section 5
-# What the learning rates are multiplied by, of the batch over the paper's.
+# Factor on the learning rates, as a function of the batch size divided by PAPER_BATCH.
 SCALINGS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": math.sqrt}
 
 
@@ -15,22 +15,22 @@ SCALINGS = {"none": lambda ratio: 1.0, "linear": lambda ratio: ratio, "sqrt": ma
 class Plateau:
     """Section 5: "divide the learning rate by 10 when the validation error rate stopped improving", three times.
 
-    The paper does not say how long its authors waited. No epoch is counted before the error first falls below that of
-    the majority-class baseline, or the flat start of the published initialization would use up all drops.
+    The paper does not say how long its authors waited. Epochs count only after the error has first fallen below that of
+    the majority-class baseline; otherwise the flat start of the published initialization would use up all drops.
     """
 
-    rate: float  # the learning rate now
-    constant_error: float  # percent, of always answering the most frequent class
+    rate: float  # current learning rate
+    constant_error: float  # error in percent of the majority-class baseline
     patience: int = 5  # epochs without a new lowest error before the learning rate drops
-    cuts_left: int = 3  # training ends where the next drop would be
-    best: float = math.inf  # lowest error so far; `constant_error` until it is beaten
-    waited: int = 0  # epochs since then
+    cuts_left: int = 3  # without drops left, training ends at the next plateau
+    best: float = math.inf  # lowest error so far, at most `constant_error`
+    waited: int = 0  # epochs since the lowest error
 
     def __post_init__(self):
         self.best = min(self.best, self.constant_error)
 
     def after_epoch(self, error):
-        """Takes in an epoch's validation error in percent; returns False when training is to end."""
+        """Updates the state with an epoch's validation error in percent; returns False if training should end."""
         if error < self.best:
             self.best, self.waited = error, 0
         elif self.best < self.constant_error:
@@ -44,10 +44,10 @@ class Plateau:
 
 
 def parse(text):
-    """The text of --lr_schedule -> tuple of (after_epoch, label, learning rate), in the order of the epochs.
+    """Parses --lr_schedule into a tuple of (after_epoch, label, learning rate), sorted by epoch.
 
-    The label is "" for all kernels, "bias" for all biases, or the start of layer names. Raises ArgumentError where an
-    entry is malformed or freezes everything.
+    The label is "" for all kernels, "bias" for all biases, or a prefix of layer names. Raises ArgumentError where an
+    entry is malformed or freezes all layers.
     """
     entries = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -65,24 +65,24 @@ def parse(text):
 
 
 def rates_after(epochs, schedule, learning_rate, bias_multiplier):
-    """The learning rates of a schedule (entries as of `parse`) after so many epochs.
+    """The learning rates of a schedule, as returned by `parse`, after `epochs` epochs.
 
-    Without an entry the kernels have `learning_rate`, and the biases `bias_multiplier` times theirs. Returns (learning
-    rate of the kernels, dict of label -> factor on it, "bias" always). A learning rate set for biases or layers stays
-    when that of the kernels changes: the release had one for each.
+    Without entries, kernels have `learning_rate` and biases `bias_multiplier` times that. Returns (learning rate of the
+    kernels, dict of label -> factor on it, which always has "bias"). A learning rate set for biases or layers does not
+    change with that of the kernels, as in the release, where each layer has its own.
     """
-    rate, own = learning_rate, {}
+    rate, rates = learning_rate, {}
     for after_epoch, label, value in schedule:
         if after_epoch > epochs:
             break
         if label:
-            own[label] = value
+            rates[label] = value
         else:
             rate = value
     multipliers = {**dict.fromkeys(layer_labels(schedule), 1.0), "bias": bias_multiplier}
-    return rate, multipliers | {label: value / rate if rate else 0.0 for label, value in own.items()}
+    return rate, multipliers | {label: value / rate if rate else 0.0 for label, value in rates.items()}
 
 
 def layer_labels(schedule):
-    """The starts of layer names that have entries in a schedule: set of str."""
+    """The prefixes of layer names in a schedule: set of str."""
     return {label for _, label, _ in schedule} - {"", "bias"}

@@ -127,7 +127,7 @@ def test_two_workers_make_the_steps_of_one_process(flags, uninterrupted, tmp_pat
     until(workers[0], "Epoch 4/")
     workers[1].kill()
     code, _, error = finish(workers[0])
-    assert code == 75 and "the other workers cannot be reached" in error and "start all of them again" in error
+    assert code == 75 and "the other workers cannot be reached" in error and "start all workers again" in error
     workers[1].communicate()
     workers = start_workers(shared)
     until(workers[0], "first step")

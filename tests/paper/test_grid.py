@@ -194,6 +194,6 @@ def test_wrong_grids_are_refused_before_anything_is_trained(cells, tmp_path):
     with pytest.raises(UsageError, match=r"a.cfg: .*'widht'"):
         cells(["--widht=2"], a=[])
     fake_trainer.write(cell.config, 3)
-    with pytest.raises(UsageError, match=r"a/seed1: holds a run with other flags: --width=0.5 \(the run has 1.0\)"):
+    with pytest.raises(UsageError, match=r"a/seed1: holds a run with other flags, --width=0.5 \(the run has 1.0\)"):
         grid.run(cells(["--width=0.5"], a=[]))
     assert not cells(["--epochs=9"], a=[], seeds=[1])[0].changes  # more epochs resume the run

@@ -59,9 +59,9 @@ def test_ten_views_are_averaged(few_layers, mean_image, files, aligned, monkeypa
     np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-4, atol=1e-7)
     assert answer["classes"].shape == answer["scores"].shape == (3, 2)
     monkeypatch.setattr(signatures, "MAX_VIEWS", 20)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="3 images in one request; 1 to 2 are taken"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="3 images in one request; between 1 and 2 are accepted"):
         served.classify_files(tf.constant([b"a", b"b", b"c"]))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="21 images in one request; 1 to 20 are taken"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="21 images in one request; between 1 and 20 are accepted"):
         served.classify_images(tf.zeros((21, 224, 224, 3)))
 
 
@@ -87,8 +87,8 @@ def test_bad_files_are_named_by_their_places_and_the_model_continues(served, fil
         ),
         ([b"no image"], ""),
         ([b"", b""], r"image_bytes\[0, 1\]: not a JPEG or PNG file that can be decoded"),
-        ([], "0 images in one request; 1 to 512 are taken"),
-        ([b"x"] * 10_000, "10000 images in one request; 1 to 512 are taken"),
+        ([], "0 images in one request; between 1 and 512 are accepted"),
+        ([b"x"] * 10_000, "10000 images in one request; between 1 and 512 are accepted"),
     ):
         for signature in ("serving_default", "features"):
             with pytest.raises(tf.errors.InvalidArgumentError, match=words):

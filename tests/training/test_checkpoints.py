@@ -101,7 +101,7 @@ def test_any_flipped_byte_or_shortened_file_is_found_or_does_no_harm(tmp_path, c
         path.write_bytes(whole)
     assert found > 45
     shown = capfd.readouterr().err
-    assert shown.count("trying the one before") == found and "epoch-2: cannot be read" in shown
+    assert shown.count("trying the checkpoint before") == found and "epoch-2: cannot be read" in shown
     write(tmp_path, 1, 4)  # is now the newest; what could not be read is removed
     assert names(tmp_path) == ["epoch-1", "epoch-1-step-4"]
     for path in tmp_path.glob("*.index"):

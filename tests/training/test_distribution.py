@@ -19,7 +19,7 @@ def test_a_cluster_that_is_not_one_is_named(config, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(UsageError, match="--strategy=multi_worker: TF_CONFIG is .*; it is to be such as"):
+    with pytest.raises(UsageError, match="--strategy=multi_worker: TF_CONFIG is .*; set it as in the example"):
         distribution.open_distribution("multi_worker")
 
 

@@ -59,7 +59,7 @@ def test_what_goes_wrong_is_named_once(watched, capsys, monkeypatch):
     assert not capsys.readouterr().err
     watched.step(30, waited=0.9)
     error = capsys.readouterr().err
-    assert error.startswith("warning: 90 % of the time is spent waiting for images: ") and error.count("\n") == 1
+    assert error.startswith("warning: 90 % of the time is spent waiting for images; ") and error.count("\n") == 1
     ((step, words),) = watched.shown()["warnings"]
     assert step == 60 and words.decode() in error
     # The loss is that of the majority-class baseline for ten epochs of 30 steps.
@@ -68,7 +68,7 @@ def test_what_goes_wrong_is_named_once(watched, capsys, monkeypatch):
     assert not capsys.readouterr().err
     watched.step(10, loss=LN5 * 0.99)
     error = capsys.readouterr().err
-    assert "the loss has been 1.593 for 300 steps" in error and "--variant=release2012" in error
+    assert "for 300 steps the loss has been 1.593" in error and "--variant=release2012" in error
     for free in (2 * 10**6, 2 * 10**6 - 1):  # two checkpoints
         assert not capsys.readouterr().err
         monkeypatch.setattr(monitoring.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
