@@ -21,7 +21,7 @@ import typing
 
 from absl import flags as absl_flags
 
-from keras_alexnet.errors import UsageError, printable
+from keras_alexnet.errors import ArgumentError, UsageError, printable
 
 LARGEST = 2**31 - 1  # largest integer, that of TensorFlow's int32
 _HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
@@ -71,8 +71,9 @@ def parse(kind, argv, usage, positional=None):
     if any(argument in _HELP for argument in argv):
         print(_help(kind, usage, positional))
         raise SystemExit(0)
-    flags, rest = _defined(kind, positional), []
+    flags, rest, places = _defined(kind, positional), [], {}
     for arguments, place in _expanded(argv):
+        places |= {argument.lstrip("-").partition("=")[0]: place for argument in arguments}
         try:
             rest += flags(["keras_alexnet", *arguments])[1:]
         except (absl_flags.Error, ValueError) as error:
@@ -81,7 +82,10 @@ def parse(kind, argv, usage, positional=None):
             raise UsageError(message + place) from None
     if rest and not positional:
         raise UsageError(f"unexpected argument {rest[0]!r}; every setting is a flag, --NAME=VALUE")
-    return _built(kind, {**flags.flag_values_dict(), positional: tuple(rest)})
+    try:
+        return _built(kind, {**flags.flag_values_dict(), positional: tuple(rest)})
+    except ArgumentError as error:
+        raise ArgumentError(error.name, error.value, error.problem + places.get(error.name, "")) from None
 
 
 def read(kind, texts):

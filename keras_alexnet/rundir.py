@@ -81,7 +81,7 @@ def read_config(model_dir):
 def read_class_names(model_dir):
     """The class names in the order of the labels, tuple of str. Raises RunError where they cannot be read."""
     path = os.path.join(model_dir, CLASS_NAMES)
-    with reading(path), open(path, encoding="utf-8", newline="\n") as file:
+    with reading(f"{path} (training again writes it)"), open(path, encoding="utf-8", newline="\n") as file:
         names = tuple(file.read().removesuffix("\n").split("\n"))
     if not all(names) or len(set(names)) < len(names):
         raise RunError(f"{path}: must hold one name a line, and no name twice")
@@ -139,7 +139,7 @@ def open_run(model_dir, which="newest"):
         paths = [path for path in paths if os.path.basename(path) == progresses.checkpoint_name(best or 0, 0)]
         if not paths:
             raise RunError(f"{folder}: the checkpoint of the best epoch is missing; use --checkpoint=newest")
-    with reading(os.path.join(model_dir, STATISTICS)):
+    with reading(f"{os.path.join(model_dir, STATISTICS)} (training again writes it)"):
         statistics = needed.statistics.load(os.path.join(model_dir, STATISTICS))
 
     def opened(path):

@@ -88,8 +88,10 @@ def test_a_signal_is_noted_or_ends_what_has_nothing_to_save(number):
         os.kill(os.getpid(), signal.SIGUSR1)
         assert stop.signal == number  # the first one counts
     assert signal.getsignal(number) is before
-    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else RequeueError), cli.catch_signals():
-        os.kill(os.getpid(), number)
+    with cli.catch_signals() as stop:
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else RequeueError):
+            os.kill(os.getpid(), number)
+        assert stop  # also where a library that is being imported swallows the exception
 
 
 @pytest.mark.usefixtures("default_handlers")

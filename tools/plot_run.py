@@ -18,7 +18,7 @@ def main(argv):
     parser.add_argument("run", type=Path, help="a run's folder, with history.csv and checkpoints")
     parser.add_argument("image", type=Path, help="the .png, .svg or .pdf to write")
     options = parser.parse_args(argv)
-    if options.image.suffix not in (".png", ".svg", ".pdf"):
+    if options.image.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"{options.image}: must end in .png, .svg or .pdf")
     if not (options.run / "history.csv").is_file():
         raise UsageError(f"{options.run}: holds no history.csv; train first")

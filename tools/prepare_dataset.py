@@ -16,7 +16,7 @@ import sys
 
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command, start_tensorflow
-from keras_alexnet.config import DATASETS, DataConfig
+from keras_alexnet.config import DataConfig
 from keras_alexnet.data import imagenet, sources
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.flags import flag
@@ -68,7 +68,9 @@ def parse(argv):
     config = flags.parse(PrepareConfig, own, __doc__)
     if rest and not config.beam:
         raise UsageError(f"{rest[0]}: is not a flag; see --help (Beam's need --beam)")
-    local = config.source in ("ilsvrc2012", *DATASETS)
+    if config.source in ("records", "shapes"):
+        raise ArgumentError("source", config.source, "must be ilsvrc2012, folder, or a name of TensorFlow Datasets")
+    local = config.source in ("ilsvrc2012", "folder")
     for name in ["out", *["source"] * (not config.check), *["data_dir"] * (local and not config.check)]:
         flags.required(config, name)
     for name in ("train_split", "val_split"):

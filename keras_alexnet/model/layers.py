@@ -19,8 +19,9 @@ class _Layer(keras.layers.Layer):
     """A layer whose configuration is its attributes that are named as its arguments."""
 
     def get_config(self):
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "kwargs")]
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        names = inspect.signature(type(self).__init__).parameters
+        own = {name: getattr(self, name) for name in names if name not in ("self", "kwargs") and hasattr(self, name)}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("keras_alexnet")
@@ -59,6 +60,9 @@ class LocalResponseNormalization(_Layer):
         else:
             x = _normalized_by_band(x, self.k, self.n, self.alpha, self.beta)
         return tf.cast(tf.reshape(x, (-1, height, width, channels)), inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 def _normalized_by_band(x, k, n, alpha, beta):
@@ -157,6 +161,9 @@ class Dropout(_Layer):
             uniform = keras.random.uniform(whole, dtype="float32", seed=self.seed_generator)
             uniform = tf.gather(uniform, rows * workers + worker)
         return inputs * tf.cast(uniform >= self.rate, inputs.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 @keras.saving.register_keras_serializable("keras_alexnet")

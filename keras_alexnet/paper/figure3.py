@@ -46,6 +46,7 @@ class Settings(experiment.Settings):
 
 def run(settings):
     rundir.check_run(flags.required(settings, "model_dir"))
+    experiment.pyplot()  # which fails now where Matplotlib is missing, and not after the work
     cli.start_tensorflow()
     from keras_alexnet.training import monitoring  # TensorFlow, which `--help` does not wait for
 

@@ -27,7 +27,7 @@ from PIL import Image
 
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command
-from keras_alexnet.errors import RunError, UsageError, reading
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
@@ -85,6 +85,8 @@ def main(argv):
     written = [("out", out, page(sections, folder)), ("markdown", settings.markdown, document(sections, links))]
     for name, path, text in written[: 1 + bool(settings.markdown)]:
         experiment.make_folder(name, path, os.path.dirname(path) or ".")
+        if os.path.isdir(path):
+            raise ArgumentError(name, path, "is a folder; name a file")
         with atomic_write(path) as file:
             file.write(text)
     print(Table(TITLE, ("", "verdict"), [(each.name, each.verdict) for each in sections]).as_text())

@@ -109,7 +109,7 @@ class _ServerClient:
             raise UsageError(f"--model={target}: {problem}")
         self.scheme, self.host = parts.scheme, f"[{host}]" if ":" in host else host
         self.model, self.version = path["model"] or MODEL, path["version"]
-        self.is_loopback = re.fullmatch(r"127\.[0-9.]+|::1|(.+\.)?localhost", host) is not None
+        self.is_loopback = re.fullmatch(r"127\.[0-9.]+|(0*:)+0*1|(.+\.)?localhost", host) is not None
 
     def __str__(self):
         # The password of the proxy is left out; requests to loopback use no proxy.

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 
-from keras_alexnet.errors import RunError, reading
+from keras_alexnet.errors import RequeueError, RunError, reading
 
 _NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
@@ -79,7 +79,9 @@ def first_readable(paths, read):
         try:
             with reading(path):
                 return read(path)
+        except RequeueError:
+            raise  # a signal, which says nothing about the checkpoint
         except RunError as error:
             if path == paths[-1]:
-                raise RunError(f"{error}; there is no other checkpoint") from None
+                raise RunError(f"{error}; no other checkpoint can be used: restore it, or train again") from None
             print(f"warning: {error}; trying the checkpoint before", file=sys.stderr, flush=True)

@@ -106,6 +106,11 @@ def test_configuration_round_trip(layer):
         np.testing.assert_array_equal(layer(x), x[..., 2:])
 
 
+@pytest.mark.parametrize("layer", [LocalResponseNormalization(), Dropout(0.5)])
+def test_a_layer_in_a_layer_of_keras(layer):
+    assert keras.layers.TimeDistributed(layer)(keras.Input((3, 4, 4, 8))).shape == (None, 3, 4, 4, 8)
+
+
 def test_wrong_arguments_are_named():
     for make, words in (
         (lambda: LocalResponseNormalization(n=4), "n must be an odd number.*n=4"),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet.errors import RunError
+from keras_alexnet.errors import RequeueError, RunError
 from keras_alexnet.training import checkpoints
-from keras_alexnet.training.progress import Progress, checkpoint_paths, epoch_checkpoints
+from keras_alexnet.training.progress import Progress, checkpoint_paths, epoch_checkpoints, first_readable
 
 
 def variables(value, size=40_000):
@@ -134,3 +134,11 @@ def test_a_failure_to_write_is_named_and_leaves_what_was_there(tmp_path, monkeyp
     own.write(Progress(epochs=2))
     own.wait()
     assert names(tmp_path) == ["epoch-1", "epoch-2"]
+
+
+def test_a_signal_while_a_checkpoint_is_read_is_no_damage():
+    def read(path):
+        raise RequeueError("stopped by SIGTERM")
+
+    with pytest.raises(RequeueError):
+        first_readable(["epoch-2", "epoch-1"], read)
