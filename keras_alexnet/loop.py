@@ -260,7 +260,7 @@ class Loop:
             return f"{error}. Put {where} back as it was, and the same command resumes"
         if not any(bad):
             return "Every file can be read now; the same command resumes"
-        return f"{datasets.describe_bad_files(both, bad)}. Restore them, and the same command resumes"
+        return f"{datasets.describe_bad_files(both, bad)}. Restore the originals, and the same command resumes"
 
 
 def load_initial_weights(config, model):

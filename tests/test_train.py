@@ -143,7 +143,7 @@ def test_bad_files_are_named_counted_and_left_out(data, tmp_path):
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("damaged", "1 file is not an image: train/blue_disk/3.jpg. Restore what was there"),
+        ("damaged", "1 file is not an image: train/blue_disk/3.jpg. Restore the originals"),
         ("mended", "Every file can be read now; the same command resumes"),
         ("gone", "data back as it was, and the same command resumes"),
     ],
