@@ -1,5 +1,3 @@
-"""The archives of ImageNet 2012 in miniature: what is listed and read, where labels are found, what is refused."""
-
 import dataclasses
 import gzip
 import io

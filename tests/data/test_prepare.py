@@ -1,5 +1,3 @@
-"""Preparation: what is stored, that it is the same bytes however it came about, and what does not fit."""
-
 import hashlib
 import io
 import json

@@ -1,5 +1,3 @@
-"""TFRecord files as sources: orders, places, and what is read of them; raw images against NumPy slices."""
-
 import dataclasses
 import os
 import shutil
@@ -13,7 +11,7 @@ from keras_alexnet.data.augmentation import Augmentation, draws
 from keras_alexnet.data.records import RawSource, RecordSource
 from keras_alexnet.data.statistics import Statistics, compute
 from keras_alexnet.errors import RunError
-from tests.data.conftest import items_of, names_of, operations
+from tests.data.conftest import items_of, operations
 
 LENGTHS = (7, 1, 40, 12)  # records of the files
 COUNT = sum(LENGTHS)
@@ -163,20 +161,6 @@ def raw(stored, tmp_path_factory):
     files, labels = np.array([0] * 7 + [1] * 6, np.int32), (np.arange(IMAGES) % 3).astype(np.int32)
     paths, places = (str(folder / "a"), str(folder / "b")), np.array(offsets, np.int64)
     return RawSource("records train", "a hash", paths, files, places, labels, ("x", "y", "z"), (5, 4, 4))
-
-
-def test_raw_images_names_and_orders(raw, stored):
-    items = items_of(raw)
-    assert [label for _, _, label in items] == raw.labels.tolist()
-    assert tuple(name for name, _, _ in items) == raw.names()
-    assert raw.names()[:2] == (f"a@{len(JUNK)}", f"a@{2 * len(JUNK) + 196608}")
-    np.testing.assert_array_equal(np.stack([image for _, image, _ in items]), stored)
-    one = names_of(raw, order=(1, 2))
-    assert one != sorted(one) == sorted(raw.names()) and names_of(raw, order=(1, 2), start=10) == one[10:]
-    np.testing.assert_allclose(compute(raw).mean_image, stored.mean(0), atol=1e-4)
-    rest = raw.without(raw.names()[3:5])
-    assert (rest.count, rest.label_counts) == (IMAGES - 2, ()) and raw.without(()) is raw
-    assert rest.names() == raw.names()[:3] + raw.names()[5:] and rest.fingerprint() != raw.fingerprint()
 
 
 def test_raw_training_batches(raw, stored):

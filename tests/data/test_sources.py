@@ -1,5 +1,3 @@
-"""Folders as sources: what is listed, what is named and left out, what is refused; the built-in shapes as a set."""
-
 import dataclasses
 import os
 import shutil
@@ -26,11 +24,6 @@ def folder(tmp_path_factory):
             files[f"train/{name}/{index:02d}.jpg"] = encoded(photo(8, 8, seed=len(files)))
         files[f"val/{name}/only.png"] = encoded(photo(8, 8, seed=len(files)), "PNG")
     return write_folder(tmp_path_factory.mktemp("folder"), files)
-
-
-@pytest.fixture(scope="module")
-def train(folder):
-    return sources.open_folder(folder)[0]
 
 
 def test_labels_follow_the_names(folder):
@@ -174,17 +167,6 @@ def test_names_have_to_be_text(tmp_path, capsys):
         pytest.skip("this file system knows no such names")
     line = refusal(capsys, lambda: sources.open_folder(str(root)))
     assert line.startswith(f"train: --data_dir={root}: val/") and "not UTF-8; rename it" in line
-
-
-def test_fingerprint_tells_lists_apart(train):
-    changes = {
-        "files": ("Ant/x.jpg", *train.files[1:]),
-        "class_names": ("Ant", "bee", "zoo"),
-        "sizes": train.sizes[::-1],
-    }
-    others = [dataclasses.replace(train, **{name: value}) for name, value in changes.items()]
-    assert len({source.fingerprint() for source in (train, train.without(train.files[:1]), *others)}) == 5
-    assert train.fingerprint() == dataclasses.replace(train, root="elsewhere").fingerprint()
 
 
 def test_shapes_are_drawn_once_and_named_by_their_settings(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,3 @@
-"""The mean image and the RGB covariance against the two-pass NumPy reference, and their file."""
-
 import dataclasses
 import io
 import os

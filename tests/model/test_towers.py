@@ -188,16 +188,6 @@ def test_two_gpus_are_taken_by_themselves(count, chosen, monkeypatch):
     assert choose_devices(None, 2) == chosen and choose_devices(None, 1) == ()
 
 
-def test_devices_that_cannot_be_had_are_named():
-    for names, count, words in (
-        (("CPU:0", "GPU:5"), 2, "devices must be names .* present: GPU:5 is missing, there are CPU:0, CPU:1"),
-        (("CPU:0", "CPU:0"), 2, "devices must be one device, or a different one for each tower .towers=2"),
-        ("CPU:x", 2, "CPU:X is missing"),
-    ):
-        with pytest.raises(ArgumentError, match=words):
-            choose_devices(names, count)
-
-
 def test_precisions_that_a_device_has_not(monkeypatch):
     check_precision("float32", ("CPU:0",))
     check_precision("mixed_bfloat16", BOTH)

@@ -1,5 +1,3 @@
-"""Features of images, their index on the disk, and TensorBoard's projector of it."""
-
 import dataclasses
 import shutil
 import types

@@ -1,5 +1,3 @@
-"""Figure 4: bars, marks, neighbors and shares, held against NumPy."""
-
 import shutil
 
 import numpy as np
@@ -145,16 +143,9 @@ def test_bars_are_as_long_as_probabilities():
     np.testing.assert_array_equal(images[1].images[0].get_array(), noise(2, 200)[1])
 
 
-def test_wrong_input(flags, small_images, tmp_path, capsys):
-    model, data = flags[:2]
+def test_classes_that_the_model_does_not_know(flags, small_images, tmp_path, capsys):
     for split in ("train", "val"):
         shutil.copytree(small_images / split / "red_square", tmp_path / split / "cats")
         shutil.copytree(small_images / split / "blue_disk", tmp_path / split / "blue_disk")
-    for argv, words in (
-        ([model], "--data_dir is missing"),
-        ([model, data, "--split=../val"], "--split=../val: must be the name"),
-        ([model, data, "--index_split=val"], "--index_split=val: is --split too"),
-        ([model, f"--data_dir={tmp_path}"], "--split=val: the model does not know 1 of its classes"),
-    ):
-        assert run(*argv, f"--results_dir={tmp_path}/r", "--quick") == 2, argv
-        assert words in capsys.readouterr().err
+    assert run(flags[0], f"--data_dir={tmp_path}", f"--results_dir={tmp_path}/r", "--quick") == 2
+    assert "--split=val: the model does not know 1 of its classes" in capsys.readouterr().err

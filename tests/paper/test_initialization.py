@@ -1,5 +1,3 @@
-"""Initialization: the starts, the activation statistics by NumPy, what is concluded, and a trial."""
-
 import json
 import math
 import types
@@ -149,15 +147,6 @@ def test_a_loss_that_is_non_finite_ends_a_start():
     given = lambda *batch: next(losses), iter([(), ()]), lambda: "measured", lambda *done: None
     found = initialization._train(settings, *given)
     assert found == {"losses": [1.5], "measures": {"0": "measured", "1": "measured"}, "diverged": True}
-
-
-def test_wrong_input(small_images, tmp_path, capsys):
-    for given, words in (
-        ("--measure=50,0", "--measure=50,0: must be rising numbers of steps such as 0,50,150"),
-        ("--measure=0,300", "--measure=0,300: there are 200 steps"),
-    ):
-        assert run(small_images, tmp_path, given) == 2
-        assert words in capsys.readouterr().err
 
 
 def test_the_rest_is_as_in_the_paper():

@@ -1,5 +1,3 @@
-"""The report: what is on the page and in the Markdown, damaged results, and how a browser shows it."""
-
 import base64
 import html
 import io
