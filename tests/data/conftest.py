@@ -23,7 +23,6 @@ def photo(width, height, seed=0):
 
 
 def encoded(image, kind="JPEG", **options):
-    """The bytes of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -35,7 +35,6 @@ def report(path, *flags):
     ids=["release2012 and loss scale", "caffe", "bfloat16"],
 )
 def test_a_step_runs_where_its_towers_are(flags, tmp_path, capsys):
-    """What TensorFlow really placed: layers by their names, updates by their variables; and what crosses."""
     found = report(tmp_path / "report.json", *flags)
     for operation in found["operations"]:
         for tower in (0, 1):
@@ -152,7 +151,6 @@ def enlarge(model):
 
 
 def test_a_pinned_network_is_the_same_network(tmp_path):
-    """Eagerly and in a file: what is pinned computes the same, and its configuration knows no device."""
     model = AlexNet(3, width=TINY, devices=BOTH, seed=1)
     for layer in model.layers:
         tower = layer.name.rpartition("_tower")[2] if "_tower" in layer.name else "0"

@@ -1,14 +1,13 @@
 import json
 import math
-from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from keras_alexnet.paper import ablations, experiment, grid
 from tests.paper import fake_trainer
+from tests.runs import ROOT
 
-ROOT = Path(__file__).parents[2]
 SEEDS = (1, 2, 3)
 BASELINE = [30.0, 31.0, 33.0]
 
@@ -41,7 +40,6 @@ def cells_of(folder, *names, seeds=SEEDS, further=()):
 
 
 def plus(*more):
-    """The baseline's errors and more."""
     return [error + each for error, each in zip(BASELINE, more, strict=True)]
 
 

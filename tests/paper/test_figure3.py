@@ -32,13 +32,9 @@ def test_the_permutation_test_of_cases_that_can_be_counted():
     assert figure3.permutation_test([near, near + 0.3], 100) == figure3.permutation_test([near, near + 0.3], 100)
 
 
-def run_figure3(*argv):
-    return experiment.main("figure3", list(argv))
-
-
 def test_a_run_from_start_to_end(run_of_three_epochs, tmp_path):
-    flags = (f"--model_dir={run_of_three_epochs}", f"--results_dir={tmp_path}", "--quick", "--normalize=each")
-    assert run_figure3(*flags) == 0
+    flags = [f"--model_dir={run_of_three_epochs}", f"--results_dir={tmp_path}", "--quick", "--normalize=each"]
+    assert experiment.main("figure3", flags) == 0
     content = json.loads((tmp_path / "quick" / "figure3.json").read_text())
     values, stored = content["values"], weights.read(str(run_of_three_epochs))
     start = AlexNet(3, "release2012", devices=(), width=1 / 16, seed=2012)

@@ -86,19 +86,6 @@ def test_a_signal_ends_the_trainer_and_leaves_a_run_to_resume(fake, cells, tmp_p
     assert cell.epochs == 1 and not cell.done
 
 
-def test_two_runners_at_once_train_each_cell_once(fake, cells, tmp_path):
-    found, outcomes = cells(a=[], b=[], c=[], seeds=[1, 2]), []
-    runners = [threading.Thread(target=lambda: outcomes.append(grid.run(found))) for _ in range(2)]
-    for each in runners:
-        each.start()
-    for each in runners:
-        each.join()
-    assert {name: sorted(each) for name, each in starts(tmp_path / "out").items()} == {
-        name: ["seed1 after 0", "seed2 after 0"] for name in "abc"
-    }
-    assert ({}, {}) in outcomes and not any(failed for failed, _ in outcomes)
-
-
 def test_cells_of_another_runner_are_passed_over_and_early_ends_named(fake, cells, tmp_path):
     found = cells(a=["--batch_size=7"], b=[], seeds=[1])
     for cell in found:

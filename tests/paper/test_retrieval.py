@@ -157,14 +157,6 @@ def test_the_nearest_to_an_image(flags, described, tmp_path, capsys):
     assert "i.npz: is of another model than --model_dir" in capsys.readouterr().err
 
 
-def test_quick(flags, tmp_path, monkeypatch):
-    monkeypatch.setattr(features.Coder, "train", lambda *given: None)
-    assert run(*flags[:2], f"--results_dir={tmp_path}", "--quick") == 0
-    found = experiment.read("retrieval", str(tmp_path / "quick"))
-    assert "2 epochs on train only" in found["protocol"] and found["values"]["timing_rows"] == 1000
-    assert [row["length"] for row in found["values"]["rows"]] == [0, 0, 32, 32, 32]
-
-
 def test_wrong_folders(flags, small_images, tmp_path, capsys):
     bad, index, flat = tmp_path / "bad.jpg", tmp_path / "i.npz", tmp_path / "flat"
     bad.write_bytes(b"not an image")

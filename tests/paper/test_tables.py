@@ -1,5 +1,4 @@
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
@@ -80,16 +79,6 @@ def test_rows_of_another_set(measured, small_images):
     assert alone.rows[0][1] == "release2012, width 0.0625, seed 7, 0 epochs"
 
 
-def test_nothing_run(capsys, tmp_path):
-    for about, words in ((table1, "Sparse coding [2]  47.1 / 28.2"), (table2, "flags/conv6_finetune.cfg")):
-        assert run(about, f"--results_dir={tmp_path}") == 0
-        out = capsys.readouterr().out
-        assert words in out and "nothing run: give networks, such as\npython -m" in out and not list(tmp_path.iterdir())
-    assert table1.REFERENCE[0].rows[-1] == ["CNN", "37.5 / 17.0", "37.47 / 17.00", "not run"]
-    assert [row[3] for row in table2.REFERENCE[0].rows] == [row[5] for row in table2.REFERENCE[0].rows]
-    assert table1.NO_LABELS in table2.REFERENCE[0].note
-
-
 def whole(*results):
     """Values as of the paper's set. Args: (CNNs, pre-trained CNNs, top-1, top-5 error)."""
     names = ("cnns", "pretrained", "top1_error", "top5_error")
@@ -127,21 +116,3 @@ def test_the_papers_sets_are_known_by_numbers_and_classes():
     assert ILSVRC_2012.is_papers_set(about, ids)
     assert ILSVRC_2012.is_papers_set(about, sorted(imagenet.class_names(ids, {})))
     assert not ILSVRC_2012.is_papers_set(about, [*ids[1:], "n00000001"])
-
-
-def test_quick_takes_the_center_view(networks, tmp_path):
-    assert run(table2, f"--pretrained_cnn={networks[2]}", f"--results_dir={tmp_path}", "--quick") == 0
-    found = experiment.read("table2", str(tmp_path / "quick"))
-    rows, note = rows_of(table2, found["values"]), table2.tables(found["values"])[0].note
-    assert rows["1 CNN"][2] == "not run" and rows["1 CNN*"][2] != "not run" and len(rows) == 5
-    assert found["values"]["views"] == 1 and "the center view only" in found["protocol"] and "center view" in note
-
-
-def test_networks_of_other_classes(networks, tmp_path, capsys):
-    first, second, _ = networks
-    other = tmp_path / "other"
-    shutil.copytree(second, other)
-    names = (other / "class_names.txt").read_text()
-    (other / "class_names.txt").write_text(names.replace("red_square", "cats"))
-    assert run(table2, f"--cnn={first}", f"--cnn={other}", f"--results_dir={tmp_path}/r") == 2
-    assert f"{other}: has other classes than {first}" in capsys.readouterr().err

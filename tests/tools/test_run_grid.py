@@ -1,8 +1,5 @@
-"""The grid tool: a real run, failures in the exit code, and its flags beside those of training."""
-
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,10 +7,9 @@ from keras_alexnet import rundir
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.paper import grid
-from tests.conftest import TINY_RUN
+from tests.runs import ROOT, TINY_RUN
 from tests.tools.conftest import load_tool
 
-ROOT = Path(__file__).parents[2]
 run_grid = load_tool("run_grid")
 
 
