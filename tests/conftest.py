@@ -43,11 +43,6 @@ def small_images(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_pictures(small_images):
-    return small_images
-
-
-@pytest.fixture(scope="session")
 def run_of_three_epochs(small_images, tmp_path_factory):
     """A run of three epochs with two towers and all layers, exported."""
     return trained(tmp_path_factory.mktemp("runs") / "run", [*FULL_RUN, f"--data_dir={small_images}", "--epochs=3"])

@@ -1,5 +1,3 @@
-"""How commands start, are stopped and end."""
-
 import ctypes
 import os
 import signal

@@ -1,6 +1,7 @@
 """Where ImageNet is found; bad and shared files are tested with runs in tests/test_train.py."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -25,6 +26,7 @@ def test_imagenet_is_prepared_from_the_official_archives_once(tmp_path, monkeypa
     found = datasets.find_imagenet(DataConfig(), may_prepare=True)
     assert (found.dataset, found.data_dir) == ("records", "data/imagenet256")
     assert [source.count for source in sources.open_training(found)] == [9, 3]
+    assert json.loads((tmp_path / found.data_dir / MANIFEST).read_text())["wordnet_ids"] == list(test_imagenet.IDS)
     assert "note: the official archives hold 1,281,167 training images" in capsys.readouterr().err
     monkeypatch.setattr(datasets.prepare, "prepare", None)
     assert datasets.find_imagenet(DataConfig(), may_prepare=True) == found

@@ -1,5 +1,3 @@
-"""Documents: links lead somewhere, and numbers are those of the committed results."""
-
 import json
 import re
 from pathlib import Path

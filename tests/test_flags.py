@@ -1,5 +1,3 @@
-"""Dataclasses as flags, flagfiles, and flags that nobody would give: settings or one line, never a stack trace."""
-
 import contextlib
 import dataclasses
 import functools

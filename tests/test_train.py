@@ -39,25 +39,14 @@ def test_from_training_to_prediction(run_of_three_epochs, small_images, tmp_path
     assert 100 * wrong / len(images) == pytest.approx(float(rows[-1]["val_top1_error"]), abs=1e-3)
 
 
-def test_tensorboard_gets_the_curves(tiny_run):
-    curves, val = points(tiny_run, "train"), points(tiny_run, "val")
-    steps = {tag: [step for step, _ in found] for tag, found in curves.items()}
-    assert steps["loss"] == list(range(1, 10))  # 3 epochs of 3 steps, a point for each
-    assert steps["learning_rate"] == steps["images_per_second"] == steps["conv1"] == [3, 6, 9]
-    for epoch, row in enumerate(history(tiny_run)):
-        # The batches have 8, 8 and 2 images.
-        mean = np.average([value for _, value in curves["top1_error"][3 * epoch : 3 * epoch + 3]], weights=[8, 8, 2])
-        assert mean == pytest.approx(float(row["top1_error"]), rel=1e-4)
-        expected = pytest.approx(float(row["val_mean_squared_error"]), rel=1e-4)
-        assert val["mean_squared_error"][epoch] == (3 * epoch + 3, expected)
-
-
 def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images, tmp_path):
     flags = ["--summary_steps=100", "--histograms", "--profile=2,3", f"--statistics={tiny_run / 'statistics.npz'}"]
     argv = [f"--data_dir={small_images}", f"--model_dir={tmp_path}", "--epochs=2", "--noexport"]
     assert call(train, *TINY_RUN, *argv, *flags)[0] == 0
     found, rows = points(tmp_path, "train"), history(tmp_path)
     assert found["loss"] == [(3 * int(row["epoch"]), pytest.approx(float(row["loss"]), rel=1e-4)) for row in rows]
+    errors = [(3 * int(row["epoch"]), pytest.approx(float(row["val_mean_squared_error"]), rel=1e-4)) for row in rows]
+    assert points(tmp_path, "val")["mean_squared_error"] == errors
     assert [step for step, _ in found["conv1/kernel"]] == [3, 6] and "fc8/bias" in found
     assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in history(tiny_run)[:2]]
     assert list((tmp_path / "logs" / "plugins" / "profile").iterdir())
@@ -77,8 +66,6 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
         ("--statistics={tmp}/other.npz", "is of another training set"),
         ("--initial_weights={tmp}/nowhere", "there is no such file or folder"),
         ("--initial_weights={run} --width=0.125", "its network has --width=0.0625, and this run has 0.125"),
-        ("--initial_weights={run}/export/1 --variant=caffe", "its network has --variant=release2012"),
-        ("--initial_weights={run} --topology=conv6", "its network has --topology=alexnet, and this run has conv6"),
         ("--initial_weights={run} --topology=conv6 --new_layers=fc6,fc8", "conv6/kernel should be (3, 3, 6, 16)."),
         ("--initial_weights={tmp}/tiny.npz", "conv1/kernel should be (11, 11, 3, 6). Received"),
     ],

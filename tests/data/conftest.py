@@ -1,5 +1,3 @@
-"""Small images and folders for the tests of the data package, made on the spot; nothing is downloaded."""
-
 import io
 import os
 import socket
@@ -25,7 +23,6 @@ def photo(width, height, seed=0):
 
 
 def encoded(image, kind="JPEG", **options):
-    """The bytes of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
@@ -59,10 +56,6 @@ def items_of(source, **options):
     load = source.loader()
     items = source.items(**options).map(lambda *item: (item[0], *load(*item))).as_numpy_iterator()
     return [(source.name_of(key), image, int(label)) for key, image, label in items]
-
-
-def names_of(source, **options):
-    return [name for name, _, _ in items_of(source, **options)]
 
 
 def files_of(folder):

@@ -1,5 +1,3 @@
-"""Section 4.1: views, the distribution of what is drawn, and color noise against its formulas."""
-
 from functools import cache
 
 import numpy as np

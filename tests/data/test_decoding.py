@@ -1,5 +1,3 @@
-"""Section 2, from the bytes of a file to a window of 256x256 pixels, against the NumPy reference."""
-
 import contextlib
 import io
 import itertools

@@ -1,5 +1,3 @@
-"""Preparation: what is stored, that it is the same bytes however it came about, and what does not fit."""
-
 import hashlib
 import io
 import json
@@ -7,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +20,8 @@ from keras_alexnet.data.records import WORK, check_files, open_prepared
 from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from tests.data.conftest import encoded, files_of, items_of, photo, write_folder
 from tests.data.test_decoding import claiming
+from tests.runs import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = {"shard_images": 4, "quality": 80}
 CLASSES = ("cat", "newt", "wolf")
 GOOD = encoded(photo(300, 280))

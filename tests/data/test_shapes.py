@@ -1,5 +1,3 @@
-"""The built-in shapes: what is drawn, and sets that are made whole or not at all."""
-
 import json
 
 import numpy as np

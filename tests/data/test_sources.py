@@ -1,10 +1,6 @@
-"""Folders as sources: what is listed, what is named and left out, what is refused; the built-in shapes as a set."""
-
 import dataclasses
 import os
 import shutil
-import subprocess
-import sys
 import unicodedata
 
 import pytest
@@ -28,11 +24,6 @@ def folder(tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("folder"), files)
 
 
-@pytest.fixture(scope="module")
-def train(folder):
-    return sources.open_folder(folder)[0]
-
-
 def test_labels_follow_the_names(folder):
     train, val = sources.open_folder(folder)
     assert (train.name, val.name, train.count, val.count) == ("train", "val", 24, 3)
@@ -43,14 +34,6 @@ def test_labels_follow_the_names(folder):
     content = [(folder / "train" / name).read_bytes() for name in train.files]
     assert train.sizes == tuple(map(len, content))
     assert items_of(train) == list(zip(train.files, content, train.labels, strict=True))
-
-
-def test_folders_are_listed_without_tensorflow(folder):
-    program = (
-        "import sys; from keras_alexnet.data import sources; sources.open_folder(sys.argv[1]);"
-        "assert not {'tensorflow', 'tensorflow_datasets'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", program, str(folder)], check=True)
 
 
 @pytest.mark.parametrize("name", ["validation", "test"])
@@ -174,17 +157,6 @@ def test_names_have_to_be_text(tmp_path, capsys):
         pytest.skip("this file system knows no such names")
     line = refusal(capsys, lambda: sources.open_folder(str(root)))
     assert line.startswith(f"train: --data_dir={root}: val/") and "not UTF-8; rename it" in line
-
-
-def test_fingerprint_tells_lists_apart(train):
-    changes = {
-        "files": ("Ant/x.jpg", *train.files[1:]),
-        "class_names": ("Ant", "bee", "zoo"),
-        "sizes": train.sizes[::-1],
-    }
-    others = [dataclasses.replace(train, **{name: value}) for name, value in changes.items()]
-    assert len({source.fingerprint() for source in (train, train.without(train.files[:1]), *others)}) == 5
-    assert train.fingerprint() == dataclasses.replace(train, root="elsewhere").fingerprint()
 
 
 def test_shapes_are_drawn_once_and_named_by_their_settings(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,3 @@
-"""Sets of TensorFlow Datasets as sources, with small ones that are made here."""
-
 import re
 import time
 from types import SimpleNamespace

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 import pytest
 
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import RunError
 from keras_alexnet.model import caffe
 
 CLASSES = 7
@@ -180,15 +180,6 @@ def test_what_cannot_be_read_is_named_in_one_line(blobs, tmp_path, monkeypatch, 
     message = str(raised.value)
     assert message.startswith(f"{path}: ") and "\n" not in message, message
     assert os.listdir(tmp_path) == ["file"]
-
-
-def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match="nowhere: there is no such file"):
-        caffe.read(str(tmp_path / "nowhere"))
-    (tmp_path / "large").write_bytes(bytes(11))
-    monkeypatch.setattr(caffe, "MAX_BYTES", 10)
-    with pytest.raises(RunError, match="large: has 11 bytes; 1 to 10 are read"):
-        caffe.read(str(tmp_path / "large"))
 
 
 def mean_of_caffe():

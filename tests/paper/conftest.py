@@ -1,5 +1,3 @@
-"""What tests of retrieval and of Figure 4 share."""
-
 import numpy as np
 import pytest
 

@@ -1,20 +1,13 @@
-"""Ablations: differences and tests by closed forms, tables, runs that are left out, the figure, and a trial."""
-
 import json
 import math
-from pathlib import Path
 
 import pytest
 from scipy import stats
 
-from keras_alexnet import config as configs
-from keras_alexnet import evaluation
-from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.paper import ablations, experiment, grid
 from tests.paper import fake_trainer
+from tests.runs import ROOT
 
-ROOT = Path(__file__).parents[2]
 SEEDS = (1, 2, 3)
 BASELINE = [30.0, 31.0, 33.0]
 
@@ -47,7 +40,6 @@ def cells_of(folder, *names, seeds=SEEDS, further=()):
 
 
 def plus(*more):
-    """The baseline's errors and more."""
     return [error + each for error, each in zip(BASELINE, more, strict=True)]
 
 
@@ -142,24 +134,6 @@ def test_runs_that_are_not_what_they_should_be_are_named_and_left_out(compare):
     assert row_of(values, "no_fc7")["difference"]["by_seed"] == [10, 7]
 
 
-def test_without_a_baseline_there_is_nothing_to_compare(compare):
-    with pytest.raises(RunError, match=r"baseline is done \(baseline/seed1 is missing; .*give --data_dir"):
-        compare(baseline=[None] * 3, tanh=[40.0, 41.0, 42.0])
-
-
-def test_views_of_a_real_run(run_of_three_epochs, small_pictures):
-    config = configs.read_flags_cfg((run_of_three_epochs / "flags.cfg").read_text())
-    run = ablations.read(grid.Cell("whole", config.run.seed, str(run_of_three_epochs), (), config))
-    assert (run["epochs"], sum(run["label_counts"]), run["training_images"]) == (3, 9, 18)
-    error = ablations.error_by_views(run, 1, evaluation.evaluate)
-    assert error == pytest.approx(run["error"], abs=1e-3)
-    report = evaluation.evaluate(EvaluateConfig(model_dir=(str(run_of_three_epochs),), views=10))
-    error = ablations.error_by_views(run, 10, evaluation.evaluate, str(small_pictures))
-    assert error == report["result"]["top1_error"]
-    with pytest.raises(UsageError, match="nowhere"):
-        ablations.error_by_views(run, 10, evaluation.evaluate, "nowhere")
-
-
 def test_a_trial_from_start_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -174,20 +148,3 @@ def test_a_trial_from_start_to_end(tmp_path, capsys, monkeypatch):
     assert "--data_dir and --grid are ignored" in said and "1/1 baseline/seed1: validation top-1" in said
     assert "Cannot be told: of 14 ablations 13 not run, 1 no test: 1 of at least 3 seeds." in said
     assert not found["values"]["missing"] and (tmp_path / "quick" / "ablations.svg").stat().st_size
-
-
-@pytest.mark.parametrize(
-    ("argv", "code", "words"),
-    [
-        (["--seeds=1,1"], 2, "--seeds=1,1: must be different whole numbers"),
-        (["--grid="], 2, "--grid is missing"),
-        (["--flags_dir=nowhere"], 2, "--flags_dir=nowhere: must be a folder with a baseline.cfg"),
-        (["--grid=nowhere"], 2, "--grid=nowhere: is not a folder; give --data_dir"),
-        (["--grid=tests"], 1, "--grid: no run of the baseline is done (baseline/seed2012 is missing; "),
-    ],
-)
-def test_bad_input_is_one_line(argv, code, words, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert experiment.main("ablations", [*argv, f"--results_dir={tmp_path}"]) == code
-    said = capsys.readouterr().err
-    assert words in said and said.count("\n") == 1 and not list(tmp_path.iterdir())

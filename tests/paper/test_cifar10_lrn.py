@@ -1,5 +1,3 @@
-"""Section 3.3: pairs compared seed by seed, verdicts, and a command that resumes."""
-
 import json
 
 import pytest
@@ -57,9 +55,3 @@ def test_a_command_from_start_to_end_and_again(tmp_path, capsys, monkeypatch):
     assert experiment.main("cifar10_lrn", argv) == 0
     quick = json.loads((tmp_path / "quick" / "cifar10_lrn.json").read_text())
     assert quick["quick"] and quick["values"]["epochs"] == 2
-
-
-@pytest.mark.parametrize("flag", ["--networks=17pct", "--networks=19pct,19pct", "--crop_border=9", "--seeds=0"])
-def test_wrong_flags_are_named(flag, capsys):
-    assert experiment.main("cifar10_lrn", [flag]) == 2
-    assert flag in capsys.readouterr().err

@@ -1,5 +1,3 @@
-"""CIFAR-10's images to the bit, the networks against NumPy, and trials that resume."""
-
 import dataclasses
 
 import keras

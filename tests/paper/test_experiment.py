@@ -1,5 +1,3 @@
-"""What every command of the paper does: flags, the JSON that it writes, what it prints; numbers of several seeds."""
-
 import dataclasses
 import json
 import math
@@ -18,6 +16,7 @@ from keras_alexnet.flags import flag
 from keras_alexnet.paper import __main__ as paper_commands
 from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import Result, Table, Verdict
+from tests.runs import ROOT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +86,7 @@ def test_what_was_not_run_and_what_is_damaged(tmp_path):
 def test_wrong_usage_is_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for argv, words in (
-        ([f"--results_dir={tmp_path}/file"], "file: cannot be written"),
+        ([f"--results_dir={tmp_path}/file"], "file: cannot be created (File exists)"),
         (["--slop=1"], "'slop'"),
     ):
         assert experiment.main("figure9", argv) == 2
@@ -134,3 +133,48 @@ def test_without_the_extra_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UsageError, match=r"matplotlib is not installed; pip install 'keras-alexnet\[figures\]'"):
         experiment.pyplot()
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "words"),
+    [
+        ("ablations", "--seeds=1,1", "--seeds=1,1: must be different whole numbers"),
+        ("ablations", "--grid=", "--grid is missing"),
+        ("ablations", "--flags_dir=nowhere", "--flags_dir=nowhere: must be a folder with a baseline.cfg"),
+        ("ablations", "--grid=nowhere", "--grid=nowhere: is not a folder; give --data_dir"),
+        ("ablations", "--grid=tests", "--grid: no run of the baseline is done (baseline/seed2012 is missing; "),
+        ("cifar10_lrn", "--networks=17pct", "--networks=17pct"),
+        ("cifar10_lrn", "--networks=19pct,19pct", "--networks=19pct,19pct"),
+        ("cifar10_lrn", "--crop_border=9", "--crop_border=9"),
+        ("figure1", "--tanh_rates=0.1,0.1", "--tanh_rates=0.1,0.1: must be different numbers above 0"),
+        ("figure1", "--relu_rates=0.0", "--relu_rates=0.0: must be different numbers above 0"),
+        ("figure3", "", "--model_dir is missing"),
+        ("figure4", "{model}", "--data_dir is missing"),
+        ("figure4", "{model} {data} --split=../val", "--split=../val: must be the name"),
+        ("figure4", "{model} {data} --index_split=val", "--index_split=val: is --split too"),
+        ("initialization", "{data} --measure=50,0", "--measure=50,0: must be rising numbers of steps such as 0,50,150"),
+        ("initialization", "{data} --measure=0,300", "--measure=0,300: there are 200 steps"),
+        ("retrieval", "{model} {data} --codes=8,12", "--codes=8,12: must be different multiples of 8"),
+        ("retrieval", "{model} {data} --index={tmp}/i.txt", "must end in .npz"),
+        ("retrieval", "{model} {data} --index={tmp}/i.npz --quick", "--quick takes a few images"),
+        ("retrieval", "{model} {data} --query={tmp}/none.jpg", "none.jpg: is not a file"),
+        ("retrieval", "{model} --query=README.md --index={tmp}/none.npz", "none.npz: there is no such index"),
+        ("retrieval", "{model} {data} --query_split=test", "--query_split=test: there is no folder"),
+        ("table1", "--cnn={tmp}", ": is neither a run"),
+        ("table1", "--cnn={run} --cnn={run}", "one too many"),
+        ("table1", "--cnn={run}", "--split=test: is not a folder in"),  # the table is of the test set
+        ("table1", "--cnn=", "--cnn=: must be a run's folder"),
+        ("table2", "--cnn={run} --cnn={run}/", "is given twice"),
+        ("table2", "--cnn={run} --test_split=test", "--test_split=test: is not a folder in"),
+        ("table2", "--cnn={run} --dataset=imagenet2012 --test_split=test", "not public"),
+    ],
+)
+def test_wrong_flags_are_named(command, flags, words, tiny_run, small_images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)  # flagfiles name each other from here
+    model, data = f"--model_dir={tiny_run}", f"--dataset=folder --data_dir={small_images}"
+    data = data if command == "initialization" else data.partition(" ")[2]
+    argv = flags.format(model=model, data=data, run=tiny_run, tmp=tmp_path).split()
+    code = 1 if "no run of the baseline" in words else 2
+    assert experiment.main(command, [*argv, f"--results_dir={tmp_path}"]) == code
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words in line and not list(tmp_path.iterdir())

@@ -1,5 +1,3 @@
-"""Features of images, their index on the disk, and TensorBoard's projector of it."""
-
 import dataclasses
 import shutil
 import types
@@ -38,7 +36,6 @@ def pixels(small_images, tmp_path_factory):
 
 
 def test_features_are_what_the_last_layer_multiplies(extractor, tiny_run, small_images, tmp_path):
-    """Held against the probabilities: softmax(features * kernel + bias) of fc8, in NumPy."""
     source = listed(small_images, "val")
     index = indexed(extractor, source, tmp_path)
     assert index.features.shape == (9, 256) and index.features.dtype == np.float32
@@ -49,18 +46,6 @@ def test_features_are_what_the_last_layer_multiplies(extractor, tiny_run, small_
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     files = [decode_center((small_images / "val" / file).read_bytes(), extractor.model.size) for file in index.files]
     np.testing.assert_allclose(extractor.model.served.center_view(np.stack(files)).numpy(), expected, rtol=1e-4)
-
-
-def test_a_run_and_its_export_are_the_same_model(extractor, tiny_run, small_images):
-    exported = features.feature_extractor(str(tiny_run / "export" / "1"))
-    assert exported.identity == extractor.identity
-    paths = sorted((small_images / "val").glob("*/*.jpg"))
-    answers = [features.extract_features(each, paths)[0] for each in (extractor, exported)]
-    np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-6)
-    bias = extractor.model.served.weights["fc8/bias"]
-    bias.assign_add(np.ones(3))
-    assert features.model_identity(extractor.model) != extractor.identity
-    bias.assign_sub(np.ones(3))
 
 
 def test_what_is_not_an_image_is_left_out(extractor, small_images, tmp_path):

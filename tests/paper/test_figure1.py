@@ -1,5 +1,3 @@
-"""Figure 1: the error of an epoch, the search over learning rates, verdicts, and a trial."""
-
 import contextlib
 import json
 import types
@@ -102,9 +100,3 @@ def test_a_trial_from_start_to_end(tmp_path, capsys):
     assert (tmp_path / "quick" / "figure1.svg").read_text().startswith("<?xml")
     assert capsys.readouterr().out.endswith(f"figure: {tmp_path}/quick/figure1.svg\n")
     assert len(list((tmp_path / "quick" / "figure1").iterdir())) == 4
-
-
-@pytest.mark.parametrize("flag", ["--tanh_rates=0.1,0.1", "--relu_rates=0.0"])
-def test_wrong_flags_are_named(flag, capsys):
-    assert experiment.main("figure1", [flag]) == 2
-    assert f"{flag}: must be different numbers above 0" in capsys.readouterr().err

@@ -1,7 +1,4 @@
-"""Figure 3: color shares and the permutation test by hand, a run from start to end, and verdicts."""
-
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -35,13 +32,9 @@ def test_the_permutation_test_of_cases_that_can_be_counted():
     assert figure3.permutation_test([near, near + 0.3], 100) == figure3.permutation_test([near, near + 0.3], 100)
 
 
-def run_figure3(*argv):
-    return experiment.main("figure3", list(argv))
-
-
 def test_a_run_from_start_to_end(run_of_three_epochs, tmp_path):
-    flags = (f"--model_dir={run_of_three_epochs}", f"--results_dir={tmp_path}", "--quick", "--normalize=each")
-    assert run_figure3(*flags) == 0
+    flags = [f"--model_dir={run_of_three_epochs}", f"--results_dir={tmp_path}", "--quick", "--normalize=each"]
+    assert experiment.main("figure3", flags) == 0
     content = json.loads((tmp_path / "quick" / "figure3.json").read_text())
     values, stored = content["values"], weights.read(str(run_of_three_epochs))
     start = AlexNet(3, "release2012", devices=(), width=1 / 16, seed=2012)
@@ -80,13 +73,3 @@ def test_verdicts(shares, p, outcome, words):
     assert "random start" in figure3.verdict({**values, "cosine": [0.99, 0.98]}).numbers
     _, tested, moved = figure3.tables({**values, "moved": None, "cosine": None, "start_p": None})
     assert tested.rows[1][1:] == moved.rows[0][1:] == ("-", "-")
-
-
-def test_wrong_runs_are_named(run_of_three_epochs, tmp_path, capsys):
-    for argv, words in (([], "--model_dir is missing"), ([f"--model_dir={tmp_path}"], "is not a run")):
-        assert run_figure3(*argv, f"--results_dir={tmp_path}") == 2
-        assert words in capsys.readouterr().err
-    shutil.copytree(run_of_three_epochs, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
-    assert run_figure3(f"--model_dir={tmp_path / 'run'}", f"--results_dir={tmp_path}") == 1
-    assert "no checkpoint yet" in capsys.readouterr().err

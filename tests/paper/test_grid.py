@@ -1,5 +1,3 @@
-"""Grids with a trainer that stands for the real one: who trains what, interruptions, several runners, HParams."""
-
 import os
 import signal
 import socket
@@ -13,7 +11,6 @@ import pytest
 import tensorflow as tf
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from keras_alexnet import config as configs
 from keras_alexnet import files
 from keras_alexnet.errors import UsageError
 from keras_alexnet.paper import grid
@@ -22,6 +19,7 @@ from keras_alexnet.training.progress import Progress
 from tests.paper import fake_trainer
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("default_handlers")
 FAKE = str(ROOT / "tests" / "paper" / "fake_trainer.py")
 
 
@@ -43,16 +41,6 @@ def cells(tmp_path):
         return grid.cells_of([str(path) for path in paths], seeds, str(tmp_path / out), further)
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def shell_signals():
-    """Signals as a shell in the foreground has them; in the background Ctrl-C is ignored."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def starts(out):
@@ -96,19 +84,6 @@ def test_a_signal_ends_the_trainer_and_leaves_a_run_to_resume(fake, cells, tmp_p
         os.kill(pids[0], 0)
     files.acquire(cell.lock).close()  # nobody holds it
     assert cell.epochs == 1 and not cell.done
-
-
-def test_two_runners_at_once_train_each_cell_once(fake, cells, tmp_path):
-    found, outcomes = cells(a=[], b=[], c=[], seeds=[1, 2]), []
-    runners = [threading.Thread(target=lambda: outcomes.append(grid.run(found))) for _ in range(2)]
-    for each in runners:
-        each.start()
-    for each in runners:
-        each.join()
-    assert {name: sorted(each) for name, each in starts(tmp_path / "out").items()} == {
-        name: ["seed1 after 0", "seed2 after 0"] for name in "abc"
-    }
-    assert ({}, {}) in outcomes and not any(failed for failed, _ in outcomes)
 
 
 def test_cells_of_another_runner_are_passed_over_and_early_ends_named(fake, cells, tmp_path):
@@ -171,16 +146,9 @@ def test_hparams_are_written_once(fake, cells, tmp_path):
         assert shown.session_start_info.group_name == f"out/{cell.name}"
         hparams = shown.session_start_info.hparams
         assert hparams["dropout"].number_value == 0.5 * (cell.stem == "a") and hparams["seed"].string_value == "1"
+        assert hparams["reflections"].bool_value and not {"model_dir", "data_dir", "devices"} & set(hparams)
         numbers = {name: tf.make_ndarray(values[name].tensor) for name in ("val_top1_error", "val_loss")}
         assert numbers == {"val_top1_error": error, "val_loss": 0.75} and events[-1].step == 3
-
-
-def test_settings_are_typed_and_leave_out_where_a_run_is_kept():
-    argv = ["--dataset=shapes", "--model_dir=here", "--removed_layers=conv3", "--noreflections", "--seed=7"]
-    settings = grid.settings_of(configs.parse_train(argv, ""))
-    assert settings["reflections"] is False and settings["seed"] == "7" and settings["removed_layers"] == "conv3"
-    assert settings["lr_schedule"] == "-" and settings["epochs"] == 90
-    assert not {"model_dir", "data_dir", "devices", "export"} & settings.keys()
 
 
 def test_wrong_grids_are_refused_before_anything_is_trained(cells, tmp_path):

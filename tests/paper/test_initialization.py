@@ -1,5 +1,3 @@
-"""Initialization: the starts, the activation statistics by NumPy, what is concluded, and a trial."""
-
 import json
 import math
 import types
@@ -19,7 +17,6 @@ def weights_of(model):
 
 
 def test_starts_and_activation_statistics_are_the_formulas():
-    """Signals and the gradients of fc8 and fc7 by NumPy, from what conv1 and pool5 give."""
     model = AlexNet(3, "paper", 1, 2, (), None, width=1 / 16, seed=2)
     before = weights_of(model)
     for start in (*initialization.STARTS[2:], initialization.STARTS[0], RELEASED):
@@ -73,15 +70,6 @@ def test_starts_and_activation_statistics_are_the_formulas():
     assert all(same[layer]["share"] < 1e-10 for layer in initialization.LAYERS)
 
 
-def test_when_the_loss_of_a_baseline_is_left():
-    losses = [1.0] * 30 + [0.0] * 30
-    means = initialization.smoothed(losses)
-    assert (means[20], means[31], means[60]) == (1.0, 0.95, 0.0) and len(means) == 41
-    assert initialization.plateau_exit_step(losses, 1.0) == 32  # 0.95 is not below 0.95
-    assert initialization.plateau_exit_step(losses[:31], 1.0) is None
-    assert initialization.plateau_exit_step([0.0] * 19, 1.0) is None
-
-
 def values_of(exits):
     starts = {}
     for start, step, deviation in zip(initialization.STARTS, exits, (0.1, 0.5, 0.05, 0.02), strict=True):
@@ -108,16 +96,12 @@ def test_no_more_is_claimed_than_was_seen(exits, words):
     assert "as published 1 % (standard deviation 0.1); as released 25 % (standard deviation 0.5)" in said
 
 
-def run(images, out, *argv):
-    given = ["--dataset=folder", f"--data_dir={images}", f"--results_dir={out}", *argv]
-    return experiment.main("initialization", given)
-
-
 def test_a_trial_from_start_to_end(small_images, tmp_path, monkeypatch):
+    given = [f"--data_dir={small_images}", f"--results_dir={tmp_path}"]
     small = [f"--{each}" for each in ("steps=2", "measure=0,2", "width=0.0625", "batch_size=4")]
 
     def values():
-        assert run(small_images, tmp_path, *small) == 0
+        assert experiment.main("initialization", ["--dataset=folder", *given, *small]) == 0
         return json.loads((tmp_path / "initialization.json").read_text())["values"]
 
     found = values()
@@ -138,8 +122,8 @@ def test_a_trial_from_start_to_end(small_images, tmp_path, monkeypatch):
     monkeypatch.setattr(initialization, "STARTS", (RELEASED,))
     monkeypatch.setattr(initialization, "_train", lambda *given: {"losses": [1], "diverged": 0, "0": given[3]()})
     monkeypatch.setattr(initialization, "_draw", lambda *given: ())
-    given = [f"--data_dir={small_images}", f"--results_dir={tmp_path}", *small, "--precision=mixed_bfloat16"]
-    result = initialization.run(flags.parse(initialization.Settings, given, "usage"))
+    settings = flags.parse(initialization.Settings, [*given, *small, "--precision=mixed_bfloat16"], "usage")
+    result = initialization.run(settings)
     assert result.values["starts"]["released"]["0"] == found["starts"]["released"]["measures"]["0"]
 
 
@@ -149,15 +133,6 @@ def test_a_loss_that_is_non_finite_ends_a_start():
     given = lambda *batch: next(losses), iter([(), ()]), lambda: "measured", lambda *done: None
     found = initialization._train(settings, *given)
     assert found == {"losses": [1.5], "measures": {"0": "measured", "1": "measured"}, "diverged": True}
-
-
-def test_wrong_input(small_images, tmp_path, capsys):
-    for given, words in (
-        ("--measure=50,0", "--measure=50,0: must be rising numbers of steps such as 0,50,150"),
-        ("--measure=0,300", "--measure=0,300: there are 200 steps"),
-    ):
-        assert run(small_images, tmp_path, given) == 2
-        assert words in capsys.readouterr().err
 
 
 def test_the_rest_is_as_in_the_paper():

@@ -1,5 +1,3 @@
-"""The report: what is on the page and in the Markdown, damaged results, and how a browser shows it."""
-
 import base64
 import html
 import io
@@ -130,7 +128,6 @@ def test_bad_flags(folder, capsys):
 
 
 def test_nothing_run_without_tensorflow(tmp_path):
-    """All commands, in a process of its own: a page of what is not run, soon, without what is slow to import."""
     code = (
         "import sys\nfrom keras_alexnet.paper import report\nreport.main(sys.argv[1:])\n"
         "print(sorted({'tensorflow', 'keras', 'matplotlib', 'scipy'} & set(sys.modules)))"

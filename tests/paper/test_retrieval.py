@@ -1,5 +1,3 @@
-"""Retrieval: autoencoders, precision from the definition, the nearest to an image, and wrong input."""
-
 import re
 import shutil
 
@@ -157,30 +155,6 @@ def test_the_nearest_to_an_image(flags, described, tmp_path, capsys):
         np.savez(index, features=stored["features"], labels=stored["labels"], about=about)
     assert run(flags[0], *given[-4:]) == 2
     assert "i.npz: is of another model than --model_dir" in capsys.readouterr().err
-
-
-def test_quick(flags, tmp_path, monkeypatch):
-    monkeypatch.setattr(features.Coder, "train", lambda *given: None)
-    assert run(*flags[:2], f"--results_dir={tmp_path}", "--quick") == 0
-    found = experiment.read("retrieval", str(tmp_path / "quick"))
-    assert "2 epochs on train only" in found["protocol"] and found["values"]["timing_rows"] == 1000
-    assert [row["length"] for row in found["values"]["rows"]] == [0, 0, 32, 32, 32]
-
-
-def test_wrong_flags(flags, tmp_path, capsys):
-    model, data = flags[:2]
-    for argv, words in (
-        ([model], "--data_dir is missing"),
-        ([model, data, "--query_split=../x"], "--query_split=../x: must be the name of a folder"),
-        ([model, data, "--codes=8,12"], "--codes=8,12: must be different multiples of 8"),
-        ([model, data, f"--index={tmp_path}/i.txt"], "must end in .npz"),
-        ([model, data, f"--index={tmp_path}/i.npz", "--quick"], "--quick takes a few images"),
-        ([model, data, f"--query={tmp_path}/none.jpg"], "none.jpg: is not a file"),
-        ([model, f"--query={__file__}", f"--index={tmp_path}/none.npz"], "none.npz: there is no such index"),
-        ([model, data, "--query_split=test"], "--query_split=test: there is no folder"),
-    ):
-        assert run(*argv, f"--results_dir={tmp_path}/r") == 2
-        assert words in capsys.readouterr().err
 
 
 def test_wrong_folders(flags, small_images, tmp_path, capsys):

@@ -1,5 +1,3 @@
-"""Exact search and scores of rankings, held against plain loops."""
-
 import itertools
 from fractions import Fraction
 

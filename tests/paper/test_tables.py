@@ -1,7 +1,4 @@
-"""Tables 1 and 2: averages of networks held against NumPy, which rows they are, which set it was, and verdicts."""
-
 import dataclasses
-import shutil
 
 import numpy as np
 import pytest
@@ -43,12 +40,12 @@ def measured(networks, tmp_path_factory):
     return result["values"]
 
 
-def test_averages_are_of_probabilities_with_equal_weights(measured, networks, small_pictures):
+def test_averages_are_of_probabilities_with_equal_weights(measured, networks, small_images):
     results = measured["results"]
     assert [(each["cnns"], each["pretrained"]) for each in results] == [(1, 0), (1, 0), (0, 1), (2, 0), (2, 1)]
     models = [evaluation.open_model(folder) for folder in networks[:2]]
     for split, pick in (("val", lambda each: each), ("train", lambda each: each["test"])):
-        paths = sorted((small_pictures / split).glob("*/*.jpg"))
+        paths = sorted((small_images / split).glob("*/*.jpg"))
         images = np.stack([decode_center(path.read_bytes()).numpy() for path in paths])
         labels = np.array([models[0].class_names.index(path.parent.name) for path in paths])
         first, second = (model.served.ten_views(images).numpy() for model in models)
@@ -59,7 +56,7 @@ def test_averages_are_of_probabilities_with_equal_weights(measured, networks, sm
             assert pick(each)["top1_error"] == pytest.approx(100 * np.mean(own.argmax(1) != labels), abs=1e-3)
 
 
-def test_rows_of_another_set(measured, small_pictures):
+def test_rows_of_another_set(measured, small_images):
     first, _, star, average, _ = measured["results"]
     # Among three classes every answer is one of the best five.
     assert rows_of(table2, measured) == {
@@ -72,24 +69,14 @@ def test_rows_of_another_set(measured, small_pictures):
         "2 CNNs + 1 CNN*, ours": ("-", "-", f"{measured['results'][4]['top1_error']:.1f} / -", "-", "-"),
     }
     table, alone = table2.tables(measured)
-    words = f"{small_pictures.name} val (9 images of 3 classes)"
+    words = f"{small_images.name} val (9 images of 3 classes)"
     assert words in table.title and "not on the paper's set" in table.title
-    assert f"ours, test: {small_pictures.name} train (18 images of 3 classes)" in table.note
+    assert f"ours, test: {small_images.name} train (18 images of 3 classes)" in table.note
     assert str(table2.verdict(measured)).startswith(
         f"Cannot be told: {words} is not the paper's set, the validation set"
     )
     assert [row[0] for row in alone.rows] == ["1: CNN", "2: CNN", "3: CNN*"]
     assert alone.rows[0][1] == "release2012, width 0.0625, seed 7, 0 epochs"
-
-
-def test_nothing_run(capsys, tmp_path):
-    for about, words in ((table1, "Sparse coding [2]  47.1 / 28.2"), (table2, "flags/conv6_finetune.cfg")):
-        assert run(about, f"--results_dir={tmp_path}") == 0
-        out = capsys.readouterr().out
-        assert words in out and "nothing run: give networks, such as\npython -m" in out and not list(tmp_path.iterdir())
-    assert table1.REFERENCE[0].rows[-1] == ["CNN", "37.5 / 17.0", "37.47 / 17.00", "not run"]
-    assert [row[3] for row in table2.REFERENCE[0].rows] == [row[5] for row in table2.REFERENCE[0].rows]
-    assert table1.NO_LABELS in table2.REFERENCE[0].note
 
 
 def whole(*results):
@@ -129,33 +116,3 @@ def test_the_papers_sets_are_known_by_numbers_and_classes():
     assert ILSVRC_2012.is_papers_set(about, ids)
     assert ILSVRC_2012.is_papers_set(about, sorted(imagenet.class_names(ids, {})))
     assert not ILSVRC_2012.is_papers_set(about, [*ids[1:], "n00000001"])
-
-
-def test_quick_takes_the_center_view(networks, tmp_path):
-    assert run(table2, f"--pretrained_cnn={networks[2]}", f"--results_dir={tmp_path}", "--quick") == 0
-    found = experiment.read("table2", str(tmp_path / "quick"))
-    rows, note = rows_of(table2, found["values"]), table2.tables(found["values"])[0].note
-    assert rows["1 CNN"][2] == "not run" and rows["1 CNN*"][2] != "not run" and len(rows) == 5
-    assert found["values"]["views"] == 1 and "the center view only" in found["protocol"] and "center view" in note
-
-
-def test_bad_input_is_one_line(networks, small_pictures, tmp_path, capsys):
-    first, second, _ = networks
-    other = tmp_path / "other"
-    shutil.copytree(second, other)
-    names = (other / "class_names.txt").read_text()
-    (other / "class_names.txt").write_text(names.replace("red_square", "cats"))
-    cnn = f"--cnn={first}"
-    for about, argv, words in (
-        (table1, [f"--cnn={tmp_path}"], f"--cnn={tmp_path}: is neither a run"),
-        (table1, [cnn, cnn], "one too many"),
-        (table1, [cnn], "--split=test: is not a folder in"),  # the table is of the test set
-        (table1, ["--cnn="], "--cnn=: must be a run's folder"),
-        (table2, [cnn, f"--cnn={other}"], f"{other}: has other classes than {first}"),
-        (table2, [cnn, f"--cnn={first}/"], "is given twice"),
-        (table2, [cnn, "--test_split=test"], "--test_split=test: is not a folder in"),
-        (table2, [cnn, "--dataset=imagenet2012", "--test_split=test"], "not public"),
-    ):
-        assert run(about, *argv, f"--results_dir={tmp_path}/r") == 2, argv
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert words in line, (argv, line)

@@ -1,5 +1,3 @@
-"""The clients against a server of TensorFlow Serving's protocol, against none, and against servers of other kinds."""
-
 import contextlib
 import http.server
 import json

@@ -1,5 +1,3 @@
-"""Models in a new process: a .keras file by imports alone, in either order; a SavedModel without this package."""
-
 import subprocess
 import sys
 

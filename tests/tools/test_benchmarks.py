@@ -1,5 +1,3 @@
-"""One smoke run of each benchmark on a tiny network and a few images, and what their figures must add up to."""
-
 import importlib.util
 import json
 import math

@@ -1,5 +1,3 @@
-"""Rows in processes of their own that take turns, and what becomes of their figures."""
-
 import importlib.util
 
 import pytest

@@ -1,5 +1,3 @@
-"""Tools that write images: plot_run and draw_shapes."""
-
 import sys
 
 from PIL import Image

@@ -73,7 +73,6 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
         ("IN/good.caffemodel --out=OUT", 2, "--class_names is missing: .* has 7 classes, and ImageNet 1000"),
         ("IN/good.caffemodel --out=OUT --class_names=IN/nowhere", 2, "nowhere: cannot be read .*No such file"),
         ("IN/good.caffemodel --out=OUT --class_names=IN/same.txt", 2, "has 7 names, 1 of them different; .* has 7"),
-        ("IN/names.txt --out=OUT", 1, "names.txt: holds no weights, .caffemodel or .npy"),
         ("IN/odd --out=OUT --class_names=IN/names.txt", 1, "IN/odd: is not AlexNet .width must give two towers"),
         ("IN/no_groups --out=OUT --class_names=IN/names.txt", 1, r"conv4_tower0/kernel should be \(3, 3, 12, 12\)"),
     ],

@@ -1,8 +1,5 @@
-"""The grid tool: a real run, failures in the exit code, and its flags beside those of training."""
-
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -10,18 +7,17 @@ from keras_alexnet import rundir
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.paper import grid
-from tests.conftest import TINY_RUN
+from tests.runs import ROOT, TINY_RUN
 from tests.tools.conftest import load_tool
 
-ROOT = Path(__file__).parents[2]
 run_grid = load_tool("run_grid")
 
 
-def test_a_real_grid_is_trained_and_then_passed_over(small_pictures, tmp_path, capsys, monkeypatch):
+def test_a_real_grid_is_trained_and_then_passed_over(small_images, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     flagfile = tmp_path / "tiny.cfg"
     flagfile.write_text("\n".join([*TINY_RUN, "--lr_policy=constant", "--epochs=1", "--noexport"]))
-    argv = [str(flagfile), "--seeds=5", f"--out={tmp_path}/out", f"--data_dir={small_pictures}"]
+    argv = [str(flagfile), "--seeds=5", f"--out={tmp_path}/out", f"--data_dir={small_images}"]
     assert run_command("run_grid", run_grid.main, argv) == 0
     said = capsys.readouterr().out
     assert "1/1 tiny/seed5: validation top-1 error" in said and "1 of 1 runs are done" in said

@@ -1,5 +1,3 @@
-"""The configuration of TensorFlow Serving, read by its own protocol, and the script that starts it."""
-
 import os
 import re
 import subprocess
