@@ -56,6 +56,12 @@ class DataConfig:
     shapes_train: int = flag(200, "shapes: training images per class.", low=1, high=100_000)
     shapes_val: int = flag(50, "shapes: validation images per class.", low=1, high=100_000)
     shapes_seed: int = flag(2012, "shapes: another seed draws other images.", low=0)
+    resize: str = flag(
+        "shorter_side",
+        "How an image becomes 256x256: its shorter side scaled to 256 and the center cut (section 2), or all of it "
+        "stretched (Caffe). Served images as well; records are prepared in one of the two ways.",
+        choices=("shorter_side", "stretch"),
+    )
     mean_subtraction: str = flag(
         "center",
         "Which part of the 256x256 mean image is subtracted from a crop: its center, whatever the crop (the release), "
@@ -285,7 +291,7 @@ def check(config):
         network.width,
         network.dropout,
     )
-    largest = 30 if network.variant == "caffe" else 33  # of 256 - 227 + 1 and 256 - 224 + 1 positions
+    largest = 257 - variants.VARIANTS[network.variant].input_size  # 33, or 30 for caffe
     if data.crop_positions > largest:
         raise ArgumentError("crop_positions", data.crop_positions, f"must be at most {largest} for {network.variant}")
     check_devices(network, run.strategy)

@@ -81,7 +81,7 @@ def find_imagenet(data, may_prepare=False):
     if note:
         print(f"note: {note}", file=sys.stderr)
     bar = progress_bar(f"preparing {records}")
-    prepare.prepare(train, val, records, prepare.Settings(), threads=data.input_threads, progress=bar)
+    prepare.prepare(train, val, records, prepare.Settings(resize=data.resize), threads=data.input_threads, progress=bar)
     return dataclasses.replace(data, dataset="records", data_dir=records)
 
 

@@ -53,6 +53,9 @@ def evaluate(config):
     for model in models[1:]:
         if model.class_names != class_names:
             raise UsageError(f"--model_dir={model.name}: has other classes than {models[0].name}; average like models")
+        if model.config.data.resize != models[0].config.data.resize:
+            problem = f"resizes images in another way than {models[0].name} (--resize)"
+            raise UsageError(f"--model_dir={model.name}: {problem}; average like models")
     source, described = _open(config, models, config.split)
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(config, models, source, described)
@@ -178,6 +181,7 @@ def _open(config, models, split):
     else:
         source = sources.open_training(data)[1]
         split = source.name.removeprefix(f"{data.dataset} ")
+    source = sources.with_resize(source, data)
     unknown = sorted(set(source.class_names) - set(models[0].class_names))
     if unknown:
         known = ", ".join(models[0].class_names[:NAMED]) + " ..." * (len(models[0].class_names) > NAMED)

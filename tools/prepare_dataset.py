@@ -39,6 +39,9 @@ class PrepareConfig:
     quality: int = flag(90, "Of the JPEGs.", low=1, high=100)
     shard_images: int = flag(2048, "Images of a shard.", low=1, high=10**6)
     seed: int = flag(2012, "Of the order of the images.", low=0)
+    resize: str = flag(
+        "shorter_side", "How an image becomes a square, as in training.", choices=("shorter_side", "stretch")
+    )
     bad_images: str = flag("skip", "List what cannot be decoded, or stop.", choices=("skip", "fail"))
     threads: int | None = flag(None, "Images at a time (default: one per core; with --beam 1 a worker).", low=0)
     beam: bool = flag(False, "Run as an Apache Beam pipeline (extra `beam`).")

@@ -23,7 +23,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_alexnet.data import record_sets, statistics
-from keras_alexnet.data.decoding import STORED_SIZE, decode_center, decode_window, require_whole
+from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH, decode_center, decode_window, require_whole
 from keras_alexnet.data.pipeline import parallel_calls, with_options
 from keras_alexnet.data.record_sets import FILE_NAME, IMAGE, LABEL, MANIFEST, PLACES, SPLITS, WORK, sha256_of
 from keras_alexnet.data.sources import conversion
@@ -31,6 +31,7 @@ from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief, pri
 from keras_alexnet.files import acquire, atomic_write, remove_temp_files
 
 _NAME = "prepared"  # of the set, as TensorFlow Datasets has it, and so of its files
+_DESCRIBED = {SHORTER_SIDE: "central squares of", STRETCH: "whole images, stretched to"}
 _BATCH = 32  # images that are handed to Python at a time
 _BEFORE_RECORD, _AFTER_RECORD = 12, 4  # bytes of a TFRecord: its length and two check sums
 
@@ -47,6 +48,7 @@ class Settings:
         quality, seed: int, 1..100, of the JPEGs; int >= 0, of the order.
         shard_images: int >= 1, images of a shard, those that cannot be decoded included.
         bad_images: "skip", to leave out what cannot be decoded and list it in the manifest, or "fail".
+        resize: "shorter_side" or "stretch", see `data.decoding`.
     """
 
     size: int = STORED_SIZE
@@ -55,6 +57,7 @@ class Settings:
     shard_images: int = 2048
     seed: int = 2012
     bad_images: str = "skip"
+    resize: str = SHORTER_SIDE
 
     def __post_init__(self):
         if self.encoding == "raw" and self.size != STORED_SIZE:
@@ -129,7 +132,7 @@ def write_shards(source, split, numbers, folder, settings, threads=0):
     Yields int, how many images are done since the last time. Raises as `prepare`.
     """
     files, order = settings.files(split, source.count), (settings.seed,)
-    load, stored = source.loader(), _storing(settings.size, settings.encoding, settings.quality)
+    load, stored = source.loader(), _storing(settings.size, settings.encoding, settings.quality, settings.resize)
 
     def encode(place, item):
         name, image_bytes, label = load(*item)
@@ -229,6 +232,7 @@ def _plan(splits, settings):
 
 
 def _check_same(out_dir, found, plan):
+    found["settings"].setdefault("resize", SHORTER_SIDE)  # of an interrupted preparation, see record_sets.read_manifest
     if found != plan:
         changed = [name for name in plan["settings"] if found["settings"].get(name) != plan["settings"][name]]
         what = ", ".join(f"--{name}={found['settings'].get(name)}" for name in changed) or "another source"
@@ -254,12 +258,12 @@ def _locked(out_dir, plan):
 
 
 @functools.cache
-def _storing(size, encoding, quality):
+def _storing(size, encoding, quality, resize):
     """A function of a file's bytes -> (what is stored of it, what counts in the statistics); traced once for all."""
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
     def stored(image_bytes):
-        image = decode_window(require_whole(image_bytes), 0, 0, size, size)
+        image = decode_window(require_whole(image_bytes), 0, 0, size, size, resize)
         if encoding == "raw":
             return "", image
         content = tf.io.encode_jpeg(image, quality=quality)
@@ -369,7 +373,9 @@ def _finish(splits, out_dir, settings, plan):
         }
     train, first = splits["train"], facts["train"]
     _describe(train.class_names, out_dir, settings, facts)
-    computed = sums["train"].statistics(fingerprint=f"{first['fingerprint']} {first['images']}")  # as of the records
+    of_records = f"{first['fingerprint']} {first['images']}"  # as of the records that are written here
+    of_records += "" if settings.resize == SHORTER_SIDE else f" {settings.resize}"
+    computed = sums["train"].statistics(fingerprint=of_records)
     statistics.save(computed, os.path.join(out_dir, record_sets.STATISTICS))
     if settings.encoding == "raw":
         with atomic_write(os.path.join(out_dir, PLACES), "wb") as file:
@@ -426,5 +432,5 @@ def _describe(class_names, out_dir, settings, facts):
         version="1.0.0",
         check_data=False,
         supervised_keys=(IMAGE, LABEL),
-        description=f"Images prepared by keras_alexnet: central squares of {settings.size}x{settings.size} pixels.",
+        description=f"Images prepared by keras_alexnet: {_DESCRIBED[settings.resize]} {shape[0]}x{shape[1]} pixels.",
     )

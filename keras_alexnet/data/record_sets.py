@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
-from keras_alexnet.data.decoding import STORED_SIZE
+from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE
 from keras_alexnet.data.records import RawSource, RecordSource
 from keras_alexnet.data.sources import check_class_names
 from keras_alexnet.errors import RunError, UsageError
@@ -74,7 +74,7 @@ def open_prepared(data_dir, shuffle_buffer):
         source = of_builder(builder, "records", split, IMAGE, LABEL, shuffle_buffer)
         known = {"identity": facts["fingerprint"], "label_counts": tuple(facts["label_counts"])}
         stored = "jpeg" if settings["size"] == STORED_SIZE else ""
-        opened.append(dataclasses.replace(source, stored=stored, **known))
+        opened.append(dataclasses.replace(source, stored=stored, resize=settings["resize"], **known))
     return tuple(opened)
 
 
@@ -86,6 +86,7 @@ def read_manifest(folder):
             manifest = json.load(file)
         if manifest["format"] != FORMAT or set(manifest["splits"]) != set(SPLITS):
             raise ValueError
+        manifest["settings"].setdefault("resize", SHORTER_SIDE)  # which a folder of version 0.1.0 does not say
         return manifest
     except FileNotFoundError:
         if os.path.isdir(os.path.join(folder, WORK)):
@@ -160,6 +161,7 @@ def _raw_source(data_dir, manifest, split):
         **columns,
         class_names=tuple(manifest["class_names"]),
         label_counts=tuple(facts["label_counts"]),
+        resize=manifest["settings"]["resize"],
     )
 
 

@@ -48,6 +48,7 @@ class RecordSource(Source):
     stored: str = ""
     label_counts: tuple[int, ...] = ()
     skipped: frozenset = frozenset()
+    resize: str = "shorter_side"
     labels = ()
 
     @property
@@ -179,6 +180,7 @@ class RawSource(IndexedSource):
     labels: np.ndarray
     class_names: tuple[str, ...]
     label_counts: tuple[int, ...] = ()
+    resize: str = "shorter_side"
     stored, per_image = "raw", ("files", "offsets", "labels")
 
     def names(self):

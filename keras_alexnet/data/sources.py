@@ -41,6 +41,7 @@ class Source(Protocol):
         label_counts: tuple of int, images of each class; empty where it is not known which images can be decoded.
         other_files: tuple of str, files among the images that are not read.
         stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
+        resize: "shorter_side" or "stretch", how an image becomes (or became) 256x256, see `data.decoding`.
 
     Methods:
         names, fingerprint: the names of all images, tuple of str, in order; what tells this source from others, str.
@@ -55,7 +56,7 @@ class Source(Protocol):
     """
 
     label_counts = other_files = ()
-    stored = ""
+    stored, resize = "", "shorter_side"
 
     def names(self): ...
     def name_of(self, *item): ...
@@ -66,7 +67,11 @@ class Source(Protocol):
     def check_readable(self, name): ...
 
     def fingerprint(self):
-        return f"{self.identity} {self.count}"
+        return self.with_resize_in(f"{self.identity} {self.count}")
+
+    def with_resize_in(self, fingerprint):
+        """A fingerprint that tells statistics of images that were resized in another way apart."""
+        return fingerprint if self.resize == "shorter_side" else f"{fingerprint} {self.resize}"
 
     def reason(self, name):
         return ""
@@ -120,6 +125,7 @@ class FolderSource(IndexedSource):
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
     other_files: tuple[str, ...] = ()
+    resize: str = "shorter_side"
     per_image = ("files", "labels", "sizes")
 
     def names(self):
@@ -128,7 +134,7 @@ class FolderSource(IndexedSource):
     def fingerprint(self):
         """A hash of the names of all classes and of the names and sizes of all files."""
         files = [f"{file} {size}" for file, size in zip(self.files, self.sizes, strict=True)]
-        return hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest()
+        return self.with_resize_in(hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest())
 
     def loader(self):
         import tensorflow as tf  # as in `items`
@@ -159,6 +165,18 @@ class FolderSource(IndexedSource):
 
 def open_training(data, progress_bar=None):
     """(training, validation), Source, of a config.DataConfig; `progress_bar`: function of a label. Or a UsageError."""
+    return tuple(with_resize(source, data) for source in _open_training(data, progress_bar))
+
+
+def with_resize(source, data):
+    """The source with images resized as the settings say. Raises UsageError where they were prepared in another way."""
+    if source.resize != data.resize and data.dataset == "records":
+        prepared = f"{data.data_dir} was prepared with --resize={source.resize}; prepare the images into another folder"
+        raise UsageError(f"--resize={data.resize}: {prepared}")
+    return source if source.resize == data.resize else dataclasses.replace(source, resize=data.resize)
+
+
+def _open_training(data, progress_bar):
     if data.dataset == "folder":
         return open_folder(data.data_dir)
     if data.dataset == "records":

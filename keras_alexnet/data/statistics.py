@@ -137,7 +137,8 @@ def _pass(source, part, add, threads, progress):
 
     def decoded(*item):
         name, image, label = load(*item)
-        return name, label, part(center_of(source.stored, image if source.stored else require_whole(image)))
+        image = image if source.stored else require_whole(image)
+        return name, label, part(center_of(source.stored, image, resize=source.resize))
 
     # `ignore_errors` drops what cannot be decoded; the names tell which.
     images = source.items().map(decoded, num_parallel_calls=parallel_calls(threads), deterministic=False)

@@ -143,6 +143,8 @@ class Dropout(keras.layers.Layer):
     Args:
         rate: float, 0 <= rate < 1, the probability of being zeroed.
         seed: optional int.
+        inverted: bool, as later networks have it: what is kept in training is divided by 1 - rate, and nothing is done
+            otherwise.
 
     Attributes:
         replica_shard: None, or (worker, workers, images of a replica) where a batch is divided among the replicas of a
@@ -159,18 +161,18 @@ class Dropout(keras.layers.Layer):
         ValueError: rate is outside [0, 1).
     """
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate, seed=None, inverted=False, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ArgumentError("rate", rate, "must be a probability, 0 <= rate < 1")
-        self.rate, self.seed, self.replica_shard = rate, seed, None
+        self.rate, self.seed, self.inverted, self.replica_shard = rate, seed, inverted, None
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs, training=False):
         if not self.rate:
             return inputs
         if not training:
-            return inputs * (1.0 - self.rate)
+            return inputs if self.inverted else inputs * (1.0 - self.rate)
         shape = tf.shape(inputs)
         if self.replica_shard is None:
             uniform = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
@@ -182,13 +184,14 @@ class Dropout(keras.layers.Layer):
             whole = tf.concat([[images * context.num_replicas_in_sync], shape[1:]], axis=0)
             uniform = keras.random.uniform(whole, dtype="float32", seed=self.seed_generator)
             uniform = tf.gather(uniform, rows * workers + worker)
-        return inputs * tf.cast(uniform >= self.rate, inputs.dtype)
+        kept = inputs * tf.cast(uniform >= self.rate, inputs.dtype)
+        return kept / (1.0 - self.rate) if self.inverted else kept
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed, "inverted": self.inverted}
 
 
 @keras.saving.register_keras_serializable("keras_alexnet")

@@ -29,7 +29,7 @@ class TowerLayers:
 
     def __init__(self, network, devices, dtype, seed):
         self.network, self.variant, self.dtype = network, VARIANTS[network.variant], dtype
-        self.units, self.count = {**UNITS, **TOPOLOGIES[network.topology]}, network.towers
+        self.units, self.count = {**UNITS, **self.variant.units, **TOPOLOGIES[network.topology]}, network.towers
         self.devices = devices if len(devices) == self.count else (devices or (None,)) * self.count
         # Far apart for neighboring seeds: seed + 1 must not be seed with its layers moved up by one.
         states = None if seed is None else np.random.SeedSequence(seed).generate_state(64).tolist()
@@ -41,10 +41,15 @@ class TowerLayers:
     def has_layer(self, name):
         return name not in self.network.removed_layers
 
-    def padding(self, name, parts, pixels):
-        """Zeros at the bottom and at the right."""
-        margins = ((0, pixels), (0, pixels))
-        return self._layer(partial(keras.layers.ZeroPadding2D, margins, data_format=_ORDER), name, parts)
+    def padding(self, name, parts, margin):
+        """Zeros: so many rows and columns before the maps, and so many behind them."""
+        return self._layer(partial(keras.layers.ZeroPadding2D, (margin, margin), data_format=_ORDER), name, parts)
+
+    def scaling(self, name, parts, factors):
+        """Each channel times its factor, in float32."""
+        # As (1, 1, channels), which Keras does not reshape where its global image_data_format is channels_first.
+        make = partial(keras.layers.Rescaling, [[list(factors)]])
+        return self._layer(lambda name, dtype: make(name=name, dtype="float32"), name, parts)
 
     def convolution(self, name, parts, size, stddev, bias, strides=1):
         make = partial(
@@ -57,15 +62,15 @@ class TowerLayers:
             groups=1 if name in ("conv1", "conv6", self.linking) else self.own_groups,
             bias_initializer=keras.initializers.Constant(bias),
         )
-        return self._layer(lambda **common: make(kernel_initializer=self._normal(stddev), **common), name, parts)
+        return self._layer(lambda **common: make(kernel_initializer=self._start(stddev), **common), name, parts)
 
     def dense(self, name, parts, stddev, bias):
         make = partial(keras.layers.Dense, self._units_of(name), bias_initializer=keras.initializers.Constant(bias))
-        return self._layer(lambda **common: make(kernel_initializer=self._normal(stddev), **common), name, parts)
+        return self._layer(lambda **common: make(kernel_initializer=self._start(stddev), **common), name, parts)
 
     def classifier(self, parts, activation):
         """fc8 and its softmax, which belong to no tower."""
-        make = partial(keras.layers.Dense, self.network.num_classes, kernel_initializer=self._normal(0.01))
+        make = partial(keras.layers.Dense, self.network.num_classes, kernel_initializer=self._start(0.01))
         logits = self._on_first(make, "fc8", self._join("join8", parts))
         return self._on_first(
             lambda name, dtype: keras.layers.Activation(activation, dtype="float32", name=name), "predictions", logits
@@ -75,20 +80,35 @@ class TowerLayers:
         return self._layer(partial(keras.layers.Activation, self.network.activation), name, parts)
 
     def max_pooling(self, name, parts):
+        """Section 3.4. In a map of even size the last window of 3 reaches over the edge, as in cuda-convnet and Caffe.
+
+        Nothing counts there. The sizes of section 3.5 are odd.
+        """
         size = 3 if self.network.overlapping_pooling else 2
-        return self._layer(partial(keras.layers.MaxPooling2D, size, 2, data_format=_ORDER), name, parts)
+        over = [length % 2 == 0 and name not in self.variant.floor_pools for length in parts[0].shape[1:3]]
+        if over[0] == over[1]:
+            padding = "same" if over[0] else "valid"
+            make = partial(keras.layers.MaxPooling2D, size, 2, padding=padding, data_format=_ORDER)
+            return self._layer(make, name, parts)
+        # In an image that is not square perhaps in one direction only: a maximum over rows, then over columns.
+        for axis, each in (("_rows", 0), ("", 1)):
+            window, strides = ([of if place == each else 1 for place in (0, 1)] for of in (size, 2))
+            padding = "same" if over[each] else "valid"
+            make = partial(keras.layers.MaxPooling2D, window, strides, padding=padding, data_format=_ORDER)
+            parts = self._layer(make, f"{name}{axis}", parts)
+        return parts
 
     def flatten(self, name, parts):
         return self._layer(partial(keras.layers.Flatten, data_format=_ORDER), name, parts)
 
     def dropout(self, name, parts):
-        rate = self.network.dropout
-        return self._layer(lambda **common: Dropout(rate, seed=next(self.seeds), **common), name, parts)
+        make = partial(Dropout, self.network.dropout, inverted=self.variant.dropout != "published")
+        return self._layer(lambda **common: make(seed=next(self.seeds), **common), name, parts)
 
     def normalization(self, name, parts):
         """Section 3.3, within each tower or, as Caffe has it, across both."""
         v = self.variant
-        if not self.network.local_response_normalization:
+        if not self.network.local_response_normalization or v.k is None:
             return parts
         if not v.whole_layer:
             make = partial(LocalResponseNormalization, v.k, 5, v.alpha, 0.75, groups=self.own_groups)
@@ -124,8 +144,12 @@ class TowerLayers:
         """The number of units of a layer in one tower."""
         return round(self.units[name] * self.network.width) // self.count
 
-    def _normal(self, stddev):
-        return keras.initializers.RandomNormal(stddev=stddev, seed=next(self.seeds))
+    def _start(self, stddev):
+        """The initializer of a kernel."""
+        seed = next(self.seeds)
+        if self.variant.fan_in:
+            return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
+        return keras.initializers.RandomNormal(stddev=stddev, seed=seed)
 
     def _join(self, name, parts):
         """All parts as one value, on the first device."""

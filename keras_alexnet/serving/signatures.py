@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from keras_alexnet.data import augmentation, shapes
-from keras_alexnet.data.decoding import MAX_PIXELS, STORED_SIZE, decode_center
+from keras_alexnet.data.decoding import MAX_PIXELS, SHORTER_SIDE, STORED_SIZE, decode_center
 from keras_alexnet.model import weights
 
 BEST = 5
@@ -31,6 +31,7 @@ class ServedModel(tf.Module):
         mean_image: float32 (256, 256, 3), the training set's.
         aligned_mean: bool, the part of the mean image under a view is subtracted from it, and not the center.
         views: 1, an image is answered by its center view, or 10, by the mean probabilities of its ten views.
+        resize: "shorter_side" or "stretch", how an image file becomes 256x256, see `data.decoding`.
 
     Attributes:
         weights: dict of "LAYER/kernel" and "LAYER/bias" -> tf.Variable, as of `keras_alexnet.model.weights.named`.
@@ -39,7 +40,7 @@ class ServedModel(tf.Module):
         ten_views: function of uint8 (B, 256, 256, 3) -> the same, averaged over ten views, which are one batch.
     """
 
-    def __init__(self, model, class_names, mean_image, aligned_mean=False, views=1):
+    def __init__(self, model, class_names, mean_image, aligned_mean=False, views=1, resize=SHORTER_SIDE):
         super().__init__(name="alexnet")
         if views not in augmentation.VIEWS:
             raise ValueError(f"views must be 1 or 10. Received: views={views}")
@@ -51,7 +52,7 @@ class ServedModel(tf.Module):
         self._outputs = lambda images: network(images, training=False)  # logits and the last hidden layer
         self.class_names = tf.constant(class_names)
         self.size = int(model.input_shape[1])
-        self.views = views
+        self.views, self.resize = views, resize
         # The release subtracts the center of the mean from every view, whichever it is of, and does not reflect it.
         mean_image = tf.constant(mean_image, tf.float32)
         self.mean = augmentation.center_crop(mean_image, self.size)
@@ -77,8 +78,8 @@ class ServedModel(tf.Module):
             probabilities; probabilities: float32 (B, classes).
         """
         if self.views == 1:
-            return self._answers(self._of_center(_decoded(image_bytes, self.size)))
-        return self._answers(self._of_ten(_decoded(image_bytes, STORED_SIZE, self.views)))
+            return self._answers(self._of_center(_decoded(image_bytes, self.size, self.resize)))
+        return self._answers(self._of_ten(_decoded(image_bytes, STORED_SIZE, self.resize, self.views)))
 
     def classify_images(self, images):
         """Views as the network takes them, float32 (B, size, size, 3), RGB, 0..255 minus the mean -> answers."""
@@ -86,7 +87,7 @@ class ServedModel(tf.Module):
 
     def extract_features(self, image_bytes):
         """JPEG or PNG files, string (B,) -> features: float32 (B, 4096), the last hidden layer, of the center view."""
-        images = tf.cast(_decoded(image_bytes, self.size), tf.float32) - self.mean
+        images = tf.cast(_decoded(image_bytes, self.size, self.resize), tf.float32) - self.mean
         return {"features": tf.cast(self._outputs(images)[1], tf.float32)}
 
     def save(self, folder):
@@ -142,7 +143,7 @@ def _images(size, dtype):
     return tf.TensorSpec((None, size, size, 3), dtype, name="images")
 
 
-def _decoded(image_bytes, size, views=1):
+def _decoded(image_bytes, size, resize, views=1):
     """JPEG or PNG files, string (B,) -> their centers, uint8 (B, size, size, 3).
 
     The graph fails with InvalidArgumentError where a file is not an image, whose place it names, or there are too many.
@@ -153,7 +154,7 @@ def _decoded(image_bytes, size, views=1):
         # A loop of the graph would end at the first error without naming the file's place.
         count = tf.size(image_bytes, out_type=tf.int64)
         decoded = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes)).map(
-            lambda index, file: (index, decode_center(file, size)), _DECODED_AT_A_TIME, deterministic=True
+            lambda index, file: (index, decode_center(file, size, resize)), _DECODED_AT_A_TIME, deterministic=True
         )
         options = tf.data.Options()
         options.autotune.enabled = False  # its thread may sleep for a minute while the request waits for it
@@ -170,7 +171,7 @@ def _decoded(image_bytes, size, views=1):
 
     # For one image, a dataset would take as long to set up as to decode the image.
     is_one = tf.equal(tf.size(image_bytes), 1)
-    images = tf.cond(is_one, lambda: decode_center(image_bytes[0], size)[None], several)
+    images = tf.cond(is_one, lambda: decode_center(image_bytes[0], size, resize)[None], several)
     return tf.ensure_shape(images, (None, size, size, 3))
 
 
