@@ -1,8 +1,5 @@
 """Caffe's files, read without Caffe: the weights of BVLC AlexNet and the mean image they were trained with.
 
-    from keras_alexnet.model import caffe, weights
-    weights.assign(caffe.read("bvlc_alexnet.caffemodel"), model)   # AlexNet(variant="caffe")
-
 Formats: `.caffemodel`, a NetParameter of `caffe.proto` (github.com/BVLC/caffe), with its layers in the field of 2014 or
 in today's; and the `.npy` that caffe-tensorflow makes of one (github.com/ethereon/caffe-tensorflow).
 """
@@ -17,8 +14,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from keras_alexnet.errors import ArgumentError, RunError, UsageError
-from keras_alexnet.model.variants import Network
+from keras_alexnet.errors import RunError, UsageError
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 MAX_BYTES = 2**31 - 1  # of a file: what a protocol buffer may have; the real one has 244 million
@@ -39,55 +35,27 @@ _PROTOCOL = {
 
 
 def read(path):
-    """The weights of a file, as those of `keras_alexnet.AlexNet(variant="caffe", towers=1, groups=2)`.
+    """The kernels and biases of a file: dict of layer -> [kernel, bias], in Caffe's axes and order of channels.
 
-    Four things differ from Caffe: a kernel's axes; the order of conv1's channels, blue, green, red there; the order of
-    fc6's inputs, map by map there; and the scale of fc6 and fc7, twice as large here. Caffe's dropout doubles in
-    training what it keeps, and the paper's halves everything afterwards (section 4.2): with doubled hidden units both
-    give the same numbers to the layer above, in training and after it. (In further training, a learning rate moves fc6
-    and fc7 by a quarter as much, relative to their size.)
+    Kernels are (outputs, inputs, rows, columns) or (outputs, inputs), fc6's inputs map by map. What differs from our
+    network beside the axes, `keras_alexnet.model.public_weights` brings into line.
 
     Args:
         path: str, a `.caffemodel` or a `.npy` of caffe-tensorflow; told apart by what is in them.
-
-    Returns:
-        dict of "LAYER/kernel" and "LAYER/bias" -> float32 np.ndarray as of `keras_alexnet.model.weights.named`.
 
     Raises:
         UsageError: there is no such file.
         RunError: it is something else, damaged, or of another network. Nothing in it is run, a pickle neither.
     """
     content = _content(path)
-    is_npy = content.startswith(_NPY)
-    layers = _of_npy(path, content) if is_npy else _of_caffemodel(path, content)
+    layers = _of_npy(path, content) if content.startswith(_NPY) else _of_caffemodel(path, content)
     for layer in LAYERS:
         if layer not in layers:
             present = ", ".join(sorted(map(str, layers))[:12]) or "none"
             raise RunError(f"{path}: {layer} is missing; AlexNet has {', '.join(LAYERS)}, the file {present}")
         if len(layers[layer]) != 2:
             raise RunError(f"{path}: {layer} has {len(layers[layer])} arrays; a kernel and a bias are expected")
-    # Width and classes are what the file has; all other shapes follow.
-    units, classes = layers["conv1"][1].size, layers["fc8"][1].size
-    try:
-        Network(width=units / 96)
-    except ArgumentError as error:
-        raise RunError(f"{path}: conv1 has {units} outputs and AlexNet 96; {error}") from None
-    c1, c2, c3, fc = (round(number * units / 96) for number in (96, 256, 384, 4096))
-    # Side, inputs and outputs of kernels; conv2, conv4 and conv5 see half of the maps before them, fc6 maps of 6x6.
-    kernels = [(11, 3, c1), (5, c1 // 2, c2), (3, c2, c3), (3, c3 // 2, c3), (3, c3 // 2, c2)]
-    kernels += [(6, c2, fc), (1, fc, fc), (1, fc, classes)]
-    weights = {}
-    for layer, (side, inputs, outputs) in zip(LAYERS, kernels, strict=True):
-        shape = (side, side, inputs, outputs) if layer in LAYERS[:5] else (side * side * inputs, outputs)
-        caffes = (outputs, inputs, side, side) if layer in LAYERS[:5] else shape[::-1]
-        kernel = _checked(f"{path}: {layer}: the kernel", layers[layer][0], shape if is_npy else caffes)
-        bias = _checked(f"{path}: {layer}: the bias", layers[layer][1], (outputs,))
-        if not is_npy:
-            kernel = kernel.reshape(outputs, inputs, side, side).transpose(2, 3, 1, 0).reshape(shape)
-        kernel = kernel[:, :, ::-1] if layer == "conv1" else kernel
-        for kind, array in (("kernel", kernel), ("bias", bias)):
-            weights[f"{layer}/{kind}"] = np.ascontiguousarray(array * np.float32(2 if layer in ("fc6", "fc7") else 1))
-    return weights
+    return {layer: layers[layer] for layer in LAYERS}
 
 
 def read_mean(path=None):
@@ -107,32 +75,27 @@ def read_mean(path=None):
             mean = _array(f"{path}: the mean image", _message("Blob").FromString(content))
     except (ValueError, TypeError, EOFError, OSError, DecodeError) as error:
         raise RunError(f"{path}: holds no mean image, .binaryproto or .npy, or is truncated ({error})") from None
-    mean = _checked(f"{path}: the mean image", mean, _MEAN_SHAPE)
+    if mean.shape[-3:] != _MEAN_SHAPE or mean.size != math.prod(_MEAN_SHAPE):
+        raise RunError(f"{path}: the mean image is {mean.dtype} {mean.shape}; {_MEAN_SHAPE} is expected")
+    mean = mean.reshape(_MEAN_SHAPE).astype(np.float32)
     if not ((mean >= 0) & (mean <= 255)).all():
         raise RunError(f"{path}: the mean image has numbers outside 0..255")
     return np.ascontiguousarray(mean[::-1].transpose(1, 2, 0))
 
 
-def _content(path):
-    """The bytes of a file that is not too large to be read."""
+def check_file(path):
+    """Raises UsageError where there is no such file, and RunError where it is too large to be read."""
     if not os.path.isfile(path):
         raise UsageError(f"{path}: {'is a folder' if os.path.isdir(path) else 'there is no such file'}")
     size = os.path.getsize(path)
     if not 0 < size <= MAX_BYTES:
         raise RunError(f"{path}: has {size:,} bytes; 1 to {MAX_BYTES:,} are read")
+
+
+def _content(path):
+    check_file(path)
     with open(path, "rb") as file:
         return file.read()
-
-
-def _checked(name, array, shape):
-    """A finite float32 array of this shape; dimensions of 1 in front, as in blobs of 2014, do not count."""
-    if array.shape[-len(shape) :] != shape or not array.size == math.prod(shape) > 0 or array.dtype.kind not in "fiu":
-        raise RunError(f"{name} is {array.dtype} {array.shape}; {shape} is expected")
-    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
-        array = array.reshape(shape).astype(np.float32, copy=False)
-    if not np.isfinite(array).all():
-        raise RunError(f"{name} has non-finite numbers")
-    return array
 
 
 def _of_caffemodel(path, content):
@@ -222,7 +185,15 @@ def _of_npy(path, content):
             arrays = layers[name]
             arrays = [arrays["weights"], arrays["biases"]] if isinstance(arrays, dict) else arrays
             pairs[name] = [each.array() for each in arrays]
+            pairs[name][:1] = [_by_outputs(name, kernel) for kernel in pairs[name][:1]]
         return pairs
     except Exception as error:
         # What is wrong in a pickle shows as any error of Python's.
         raise RunError(f"{path}: holds no weights as caffe-tensorflow writes them ({error})") from None
+
+
+def _by_outputs(layer, kernel):
+    """A kernel (rows, columns, inputs, outputs) or (inputs, outputs) in Caffe's axes; fc6's inputs are map by map."""
+    if layer == "fc6":
+        return kernel.reshape(6, 6, -1, kernel.shape[-1]).transpose(3, 2, 0, 1).reshape(kernel.shape[::-1])
+    return kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
