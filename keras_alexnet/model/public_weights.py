@@ -18,7 +18,7 @@ import zipfile
 import numpy as np
 
 from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
 from keras_alexnet.model import caffe
 from keras_alexnet.model.caffe import LAYERS, MAX_BYTES
 from keras_alexnet.model.variants import UNITS, VARIANTS, Network
@@ -145,6 +145,10 @@ def _package(name, path):
         ) from None
 
 
+def _first_line(error):
+    return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))[:200]
+
+
 def _limit(path, count):
     """Raises RunError of more numbers than a file of weights has, before memory is taken for them."""
     if not 0 <= 4 * count <= MAX_BYTES:
@@ -183,7 +187,9 @@ def _of_torch(path):
     except RunError:
         raise
     except Exception as error:  # what is wrong in a pickle shows as any error of Python's
-        raise RunError(f"{path}: holds no state dict that can be read without running code ({brief(error)})") from None
+        raise RunError(
+            f"{path}: holds no state dict that can be read without running code ({_first_line(error)})"
+        ) from None
     variant, layers = _paired(path, arrays, ".")
     is_torchvision = variant == "owt2014" and not any("stage" in name for name in arrays)
     return "torchvision" if is_torchvision else "pytorchcv", variant, layers
@@ -204,7 +210,7 @@ def _of_hdf5(path):
     except RunError:
         raise
     except Exception as error:
-        raise RunError(f"{path}: is a damaged HDF5 file ({brief(error)})") from None
+        raise RunError(f"{path}: is a damaged HDF5 file ({_first_line(error)})") from None
     if not any(name.startswith("output1/") for name in arrays):
         raise RunError(f"{path}: is an HDF5 file, but not the weights of tf2cv's alexnet or alexnetb")
     arrays = {name: each.transpose(3, 2, 0, 1) if each.ndim == 4 else each.T for name, each in arrays.items()}
@@ -224,7 +230,7 @@ def _of_onnx(path):
     except RunError:
         raise
     except Exception as error:  # of the protocol, of external files and of numbers
-        raise RunError(f"{path}: holds no ONNX graph, or a damaged one ({brief(error)})") from None
+        raise RunError(f"{path}: holds no ONNX graph, or a damaged one ({_first_line(error)})") from None
     networks = {variant: _expected(variant) for kind, variant in ORIGINS if kind == "onnx"}
     alike = {name: len(os.path.commonprefix([steps, expected])) for name, expected in networks.items()}
     variant = max(alike, key=alike.get)

@@ -248,7 +248,8 @@ def test_fingerprint_tells_lists_apart(train):
 
 def settings(**changes):
     defaults = {
-        name: getattr(DataConfig(), name) for name in ("train_split", "val_split", "shuffle_buffer", "data_dir")
+        name: getattr(DataConfig(), name)
+        for name in ("train_split", "val_split", "shuffle_buffer", "data_dir", "resize")
     }
     defaults |= {f"shapes_{name}": getattr(DataConfig(), f"shapes_{name}") for name in ("train", "val", "seed")}
     return SimpleNamespace(**(defaults | changes))

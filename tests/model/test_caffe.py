@@ -11,7 +11,7 @@ import pytest
 
 from keras_alexnet import AlexNet
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.model import caffe, weights
+from keras_alexnet.model import caffe, public_weights, weights
 from tests.reference import caffe_network
 
 CLASSES = 7
@@ -124,7 +124,7 @@ def test_computes_what_caffe_computes(blobs, tmp_path, kind, towers):
     path = tmp_path / "weights"
     path.write_bytes(FORMATS[kind](blobs))
     model = AlexNet(CLASSES, "caffe", towers, devices=(), width=1 / 16)
-    weights.assign(caffe.read(str(path)), model)
+    weights.assign(public_weights.read(str(path)).weights, model)
     hidden = keras.Model(model.input, [model.get_layer("fc8").input, model.output])
     features, probabilities = hidden(image - MEAN[::-1].astype(np.float32))
     # float32 beside float64, through eight layers; the hidden units too have the scale of Caffe's.
@@ -137,7 +137,7 @@ def test_formats_hold_the_same(blobs, tmp_path, kind):
     first, other = tmp_path / "first", tmp_path / "other.npy"
     first.write_bytes(caffemodel(blobs))
     other.write_bytes(FORMATS[kind](blobs))
-    one, two = caffe.read(str(first)), caffe.read(str(other))
+    one, two = (public_weights.read(str(path)).weights for path in (first, other))
     assert list(one) == list(two) == list(weights.named(AlexNet(CLASSES, "caffe", 1, devices=(), width=1 / 16)))
     for name, array in one.items():
         assert array.dtype == two[name].dtype == np.float32
@@ -172,7 +172,7 @@ BAD = {
     "no bias": (lambda b: caffemodel(b | {"fc7": b["fc7"][:1]}), "fc7 has 1 arrays; a kernel and a bias"),
     "no groups": (
         lambda b: caffemodel(b | {"conv4": [np.ones((24, 24, 3, 3)), b["conv4"][1]]}),
-        r"conv4: the kernel is float.. \(24, 24, 3, 3\); \(24, 12, 3, 3\) is expected",
+        r"conv4: the kernel, .* is float.. \(24, 24, 3, 3\); \(24, 12, 3, 3\) is expected",
     ),
     "few numbers": (
         lambda b: caffemodel(b, lambda a: blob_2015(a).replace(bytes((6, 3, 11, 11)), bytes((7, 3, 11, 11)))),
@@ -187,17 +187,17 @@ BAD = {
     "npy of numbers": (lambda b: SHORT, rf"{NO_NPY} \(an array float32 \(2,\)"),
     "npy, truncated": (lambda b: npy(converted(b))[:-1000], NO_NPY),
     "npy of objects": (lambda b: npy({"conv3": [np.array([{}], object)] * 2}), "an array of type O8; f4 or f8 is"),
-    "npy in Caffe's axes": (npy, r"conv1: the kernel is float.. \(6, 3, 11, 11\); \(11, 11, 3, 6\) is expected"),
+    "npy in Caffe's axes": (npy, r"conv1: the kernel, .* is float.. \(11, 11, 6, 3\); \(6, 3, 11, 11\) is ex"),
     "npy that runs a program": (lambda b: npy({"conv1": Evil()}), r"its pickle asks for (posix|nt)\.system, and only"),
 }
 BAD_MEANS = {
     "truncated": (lambda b: blob_2014(mean_of_caffe())[:-9], NO_MEAN),
     "size": (lambda b: blob_2014(mean_of_caffe()[:, :9]), r"the mean image is float32 \(1, 3, 9, 256\)"),
     "range": (lambda b: blob_2014(mean_of_caffe() * 9), "numbers outside 0..255"),
-    "non-finite": (lambda b: blob_2014(with_nan(mean_of_caffe())), "non-finite numbers"),
+    "non-finite": (lambda b: blob_2014(with_nan(mean_of_caffe())), "numbers outside 0..255"),
     "npy, truncated": (lambda b: b"\x93NUMPY\x01", NO_MEAN),
 }
-CASES = {name: (caffe.read, *case) for name, case in BAD.items()}
+CASES = {name: (public_weights.read, *case) for name, case in BAD.items()}
 CASES |= {f"mean, {name}": (caffe.read_mean, *case) for name, case in BAD_MEANS.items()}
 
 
@@ -214,13 +214,13 @@ def test_what_cannot_be_read_is_named_in_one_line(blobs, tmp_path, monkeypatch, 
 
 
 def test_a_file_that_is_not_there_or_too_large(tmp_path, monkeypatch):
-    for read in (caffe.read, caffe.read_mean):
+    for read in (public_weights.read, caffe.read_mean):
         with pytest.raises(UsageError, match="nowhere: there is no such file"):
             read(str(tmp_path / "nowhere"))
     (tmp_path / "large").write_bytes(bytes(11))
     monkeypatch.setattr(caffe, "MAX_BYTES", 10)
     with pytest.raises(RunError, match="large: has 11 bytes; 1 to 10 are read"):
-        caffe.read(str(tmp_path / "large"))
+        public_weights.read(str(tmp_path / "large"))
 
 
 def mean_of_caffe():

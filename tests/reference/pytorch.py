@@ -1,0 +1,55 @@
+"""The networks of torchvision and pytorchcv with random weights: their files, and what they answer.
+
+    python tests/reference/pytorch.py FOLDER
+
+A process of its own: what these packages import (Triton) and TensorFlow crash in one. Of the images FOLDER/*.jpg the
+answers of torchvision are with its own transforms. For each network NAME it writes NAME.pth, and NAME.npz with pixels,
+0..255, and logits; of torchvision also NAME.onnx, and images.npz with the prepared images and their probabilities.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorchcv.model_provider import get_model
+from torchvision.models import AlexNet_Weights, alexnet
+
+CLASSES = 30
+MEAN, STD = 255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224, 0.225])
+
+
+def with_random_weights(net):
+    """Weights that keep the size of activations from layer to layer, and logits of deviation 3."""
+    for each in net.parameters():
+        if each.ndim > 1:
+            torch.nn.init.kaiming_normal_(each, nonlinearity="relu")
+        else:
+            torch.nn.init.normal_(each, std=0.1)
+    kernels = [each for each in net.parameters() if each.ndim > 1]
+    kernels[-1] *= 3 / net.eval()(torch.randn(2, 3, 224, 224)).std()
+    return net
+
+
+def main(folder):
+    torch.manual_seed(1)
+    torch.set_grad_enabled(False)
+    nets = {"torchvision": alexnet(num_classes=CLASSES)}
+    nets |= {name: get_model(name, num_classes=CLASSES) for name in ("alexnet", "alexnetb")}
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype(np.float32)
+    prepared = np.ascontiguousarray(((pixels - MEAN) / STD).transpose(0, 3, 1, 2), np.float32)
+    prepared = torch.from_numpy(prepared)
+    for name, net in nets.items():
+        net = with_random_weights(net)
+        torch.save(net.state_dict(), folder / f"{name}.pth")
+        np.savez(folder / f"{name}.npz", pixels=pixels, logits=net(prepared).numpy())
+    torch.onnx.export(nets["torchvision"], prepared[:1], str(folder / "torchvision.onnx"), dynamo=False)
+    transforms = AlexNet_Weights.IMAGENET1K_V1.transforms()
+    images = torch.stack([transforms(Image.open(path)) for path in sorted(folder.glob("*.jpg"))])
+    probabilities = torch.softmax(nets["torchvision"](images), 1).numpy()
+    np.savez(folder / "images.npz", images=images.numpy(), probabilities=probabilities)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
