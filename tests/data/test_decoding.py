@@ -37,6 +37,7 @@ SIZES = {
     "quartered": (1024, 1100),
     "divided_by_8": (2048, 2050),
     "not_divided_by_8": (2060, 2047),
+    "wide": (700, 180),
     "row": (9, 1),
     "pixel": (1, 1),
 }
@@ -135,6 +136,21 @@ def test_windows(name, kind):
         assert_close(found, reference.window(data, row, column, size))
         if min(SIZES[name]) <= 256:  # nothing is resampled, or all of it at once
             np.testing.assert_array_equal(found, whole[row : row + size, column : column + size])
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [(name, "JPEG") for name in ("landscape", "odd", "small", "halved", "quartered", "wide", "pixel")]
+    + [(name, "PNG") for name in ("landscape", "just_halved", "wide", "row")],
+)
+def test_stretched(name, kind):
+    """All of the image becomes 256x256; one direction may be enlarged and the other not."""
+    data = file_of(name, kind)
+    for row, column, size in VIEWS.values():
+        found = decode_window(tf.constant(data), row, column, size, resize="stretch").numpy()
+        assert_close(found, reference.window(data, row, column, size, resize="stretch"))
+    square = encoded(photo(300, 300), kind)
+    np.testing.assert_array_equal(decode_center(square, 224, "stretch"), decode_center(square, 224))
 
 
 STORED = {"as_prepared": {"quality": 90}, "half_subsampling": {"subsampling": 1}, "progressive": {"progressive": True}}
