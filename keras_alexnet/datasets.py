@@ -57,7 +57,7 @@ def find_imagenet(data, may_prepare=False):
     if data.dataset != IMAGENET:
         return data
     root = data.data_dir or "data"
-    records = os.path.join(root, IMAGENET_RECORDS)
+    records = os.path.join(root, IMAGENET_RECORDS + ("_stretch" if data.resize == "stretch" else ""))
     if not data.train_split and not data.val_split:
         for folder in (root, records):
             if os.path.isfile(os.path.join(folder, record_sets.MANIFEST)):

@@ -38,7 +38,7 @@ def test_all_ways_see_the_stretched_image(folder):
     # Statistics of images that were resized in another way are of another set.
     plain, _ = sources.open_training(DataConfig(dataset="folder", data_dir=folder))
     assert train.fingerprint() == f"{plain.fingerprint()} stretch"
-    np.testing.assert_array_equal(statistics.compute(plain).mean_image == known.mean_image, False)
+    assert np.abs(statistics.compute(plain).mean_image - known.mean_image).mean() > 1
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
