@@ -30,11 +30,7 @@ def load_image(path, size=None, run=None):
         run: optional path of a run's folder: how its images are resized, which for Caffe's weights is another way.
 
     Returns:
-        uint8 (size, size, 3), RGB.
-
-    Raises:
-        ValueError: the file is not an image that can be decoded.
-        OSError: the file cannot be read.
+        uint8 (size, size, 3), RGB. Raises ValueError where the file is not an image, and OSError.
     """
     resize = SHORTER_SIDE
     if run is not None:
@@ -63,10 +59,8 @@ def preprocess_input(images, mean=IMAGENET_MEAN, run=None):
         run: the path of a run's folder, the same as to give it as the mean.
 
     Returns:
-        float32, same shape; a NumPy array for an array, else a tensor. What was given is not changed.
-
-    Raises:
-        ValueError: the images do not have three channels, or the mean does not fit them.
+        float32, same shape; a NumPy array for an array, else a tensor. Raises ValueError where the images do not have
+        three channels, or the mean does not fit them.
     """
     is_array = isinstance(images, (np.ndarray, list, tuple, float, int))
     images = np.asarray(images) if is_array else images
@@ -102,10 +96,7 @@ def decode_predictions(predictions, top=5, class_names=None, run=None):
 
     Returns:
         list, one an image, of lists of (id, name, score), best first: id and name as `keras.applications` has them
-        (WordNet id and a word); with `class_names` both are the name.
-
-    Raises:
-        ValueError: another number of classes.
+        (WordNet id and a word); with `class_names` both are the name. Raises ValueError of another number of classes.
     """
     if not isinstance(top, numbers.Integral) or top < 1:
         raise ArgumentError("top", top, "must be a whole number, at least 1")

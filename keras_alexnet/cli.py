@@ -1,23 +1,24 @@
-"""How a command starts and ends: 0 done, 1 failed while running, 2 wrong usage; each failure in one line."""
+"""How a command starts, prints tables, is stopped by signals, and ends: each failure in one line."""
 
 import contextlib
+import dataclasses
 import io
 import os
+import signal
 import sys
 import tempfile
 
 from keras_alexnet.errors import ArgumentError, RequeueError, RunError, UsageError
 
-# EX_TEMPFAIL of sysexits.h, "try again later": LSF's REQUEUE_EXIT_VALUES, Slurm's RequeueExit and a Kubernetes Job's
-# podFailurePolicy are set to it, see docs/clusters.md.
-REQUEUE = 75
+REQUEUE = 75  # EX_TEMPFAIL of sysexits.h, "try again later": schedulers are set to it, see docs/clusters.md
+# Schedulers send SIGTERM, before it SIGUSR1 where asked to (Slurm: --signal=USR1@120); a closed terminal sends SIGHUP.
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
 def run_command(command, main, argv):
     """Runs `main(argv)` as the command `python -m keras_alexnet.COMMAND`, whose name is written before errors.
 
-    Returns the exit code: 0 done, 1 failed while running, 2 wrong usage, 75 stopped by a signal and resumable, 130
-    interrupted from the keyboard.
+    Returns the exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped by a signal and resumable, 130 by Ctrl-C.
     """
     # The package uses TensorFlow's graphs, whichever backend Keras is configured with.
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -53,10 +54,9 @@ def run_command(command, main, argv):
 
 @contextlib.contextmanager
 def quiet_start():
-    """Hides what TensorFlow prints while it is imported, unless TF_CPP_MIN_LOG_LEVEL is set to show its log.
+    """Hides what TensorFlow prints while it is imported, unless TF_CPP_MIN_LOG_LEVEL is set or the import fails.
 
-    Version 2.21 reports its build and the absence of a GPU before any setting can stop it, so the standard error is
-    redirected meanwhile; it is shown if the import fails.
+    Version 2.21 reports its build and the absence of a GPU before any setting can stop it.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
@@ -92,7 +92,7 @@ def hidden_library_messages():
 
 @contextlib.contextmanager
 def _stderr_to(file):
-    """Redirects the standard error of the process, that of C libraries too, into an open file."""
+    """Redirects what the process and its C libraries write to the standard error into an open file."""
     sys.stderr.flush()
     try:
         kept = os.dup(2)
@@ -111,3 +111,67 @@ def _fail(command, message, code):
     text = " ".join(str(message).split()) or type(message).__name__
     print(f"{command}: {text}", file=sys.stderr)
     return code
+
+
+class StopRequest:
+    """Whether a signal has asked the process to stop: a scheduler's, a closed terminal's, or Ctrl-C."""
+
+    def __init__(self):
+        self.signal = None  # the number of the first one
+        # A signal raises RequeueError (Ctrl-C: KeyboardInterrupt) where it arrives, since there is nothing to save yet.
+        self.at_once = True
+
+    def __bool__(self):
+        return self.signal is not None
+
+    def listen(self):
+        """Sets the handlers; again after TensorFlow's multi-worker strategy is made, which replaces that of SIGTERM."""
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            for number in STOPPING:
+                # What is ignored, such as SIGINT in a shell's background or SIGHUP under nohup, stays ignored.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        again = self.signal == number
+        # Noted first: the exception may be lost in a library that passes over those of its own imports or destructors.
+        self.signal = self.signal or number
+        if number == signal.SIGINT and (self.at_once or again):
+            raise KeyboardInterrupt
+        if self.at_once:
+            name = signal.Signals(number).name
+            raise RequeueError(f"stopped by {name} before the first step; the same command starts again")
+
+
+@contextlib.contextmanager
+def catch_signals():
+    """A block in which signals are noted in the StopRequest that it yields; a second Ctrl-C interrupts as usual."""
+    request, before = StopRequest(), {number: signal.getsignal(number) for number in STOPPING}
+    request.listen()
+    try:
+        yield request
+    finally:
+        with contextlib.suppress(ValueError):  # as above
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of the terminal or of a report."""
+
+    title: str  # "" for none
+    columns: tuple[str, ...]  # the headings
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""  # printed below it in parentheses
+
+    def as_text(self):
+        """The table for a terminal, str; columns of numbers are right-aligned."""
+        columns = []
+        for heading, *cells in zip(self.columns, *self.rows, strict=True):
+            width = max(map(len, [heading, *cells]))
+            is_numeric = all(cell[:1] in "+-0123456789" for cell in cells)
+            columns.append([cell.rjust(width) if is_numeric else cell.ljust(width) for cell in (heading, *cells)])
+        lines = [self.title, ""] if self.title else []
+        lines += ["  ".join(row).rstrip() for row in zip(*columns, strict=True)]
+        return "\n".join([*lines, f"({self.note})"] if self.note else lines)

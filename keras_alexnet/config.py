@@ -30,25 +30,19 @@ class DataConfig:
     )
     data_dir: str | None = flag(
         None,
-        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. imagenet2012: has records, "
-        "a TensorFlow Datasets folder, or the two official archives, which are then prepared (default: data). Other "
-        "TensorFlow Datasets: their folder (default: ~/tensorflow_datasets). shapes: where the images are kept "
-        "(default: below data).",
+        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: as prepared. imagenet2012: has records, a "
+        "prepared set of TensorFlow Datasets, or the two official archives (default: data). Other sets: the "
+        "folder of TensorFlow Datasets (default: ~/tensorflow_datasets). shapes: for its images (default: below data).",
         path=True,
         first=True,
         free=True,
     )
     train_split: str | None = flag(None, "TensorFlow Datasets split to train on (default: train).")
     val_split: str | None = flag(
-        None,
-        "TensorFlow Datasets split to validate on (default: validation, else test; a set with neither has its last "
-        "fifth of train held out).",
+        None, "TensorFlow Datasets split to validate on (default: validation, test, or the last fifth of train)."
     )
     statistics: str | None = flag(
-        None,
-        "A statistics.npz of the same training set, from another run, so that it is not computed again (records have "
-        "theirs).",
-        path=True,
+        None, "A statistics.npz of the same training set, from another run (records have theirs).", path=True
     )
     bad_images: str = flag(
         "skip", "A file that is not an image is named and left out, or fails.", choices=("skip", "fail"), free=True
@@ -64,41 +58,28 @@ class DataConfig:
     )
     mean_subtraction: str = flag(
         "center",
-        "Which part of the 256x256 mean image is subtracted from a crop: its center, whatever the crop (the release), "
-        "or the part under the crop, reflected with it (Caffe). The paper does not say.",
+        "The part of the 256x256 mean image: its center (the release) or what is under the crop (Caffe).",
         choices=("center", "aligned"),
     )
     crop_positions: int = flag(
-        0,
-        "Random crops start at one of this many rows and columns. 0: as the variant's authors had it (paper 32, which "
-        "gives its factor of 2048; release2012 33; caffe 30).",
-        low=0,
-        high=33,
+        0, "Random crops start at so many rows and columns; 0: paper 32, release2012 33, caffe 30.", low=0, high=33
     )
-    reflections: bool = flag(
-        True,
-        "Section 4.1: half of the training images are reflected. --crop_positions=1 and --reflections=false show the "
-        "center of every image always.",
-    )
+    reflections: bool = flag(True, "Half of the training images are reflected (section 4.1).")
     pca_color: str = flag(
         "dataset",
-        "Principal components for the color noise: of the training set (section 4.1), of each image, or no noise.",
+        "Color noise along components of the training set (section 4.1), of each image, or none.",
         choices=("dataset", "image", "none"),
     )
     pca_scale: str = flag(
         "auto",
-        "A component is scaled by its eigenvalue for pixels in [0, 1] (the paper) or by its standard deviation, the "
-        "sum then divided by 1.1 (the release). auto: stddev for release2012, else eigenvalue.",
+        "Of a component: its eigenvalue for pixels in [0, 1] (the paper), or its standard deviation, the sum divided "
+        "by 1.1 (the release). auto: stddev for release2012, else eigenvalue.",
         choices=("auto", "eigenvalue", "stddev"),
     )
     pca_stddev: float = flag(0.1, "Standard deviation of the color noise's factors.", low=0.0)
     pca_color_until_epoch: int = flag(0, "Color noise is switched off after this many epochs; 0: never.", low=0)
     shuffle_buffer: int = flag(
-        4096,
-        "TensorFlow Datasets and records: undecoded images that are shuffled together, up to three times as many are "
-        "in memory (folders are shuffled as a whole anyway).",
-        low=1,
-        high=10_000_000,
+        4096, "TensorFlow Datasets and records: encoded images that are shuffled together.", low=1, high=10_000_000
     )
     input_threads: int = flag(0, "Threads of the data graph; 0: one per core.", low=0, high=1024, free=True)
 
@@ -109,7 +90,7 @@ class NetworkConfig:
 
     variant: str = flag(
         "paper",
-        "The network as published, as the authors' released code has it, or as Caffe's BVLC AlexNet.",
+        "As published, as released by the authors, or as Caffe has it.",
         choices=tuple(variants.VARIANTS),
         first=True,
     )
@@ -117,18 +98,16 @@ class NetworkConfig:
     groups: int = flag(2, "With one tower: groups of conv2, conv4 and conv5.")
     topology: str = flag(
         "alexnet",
-        "half: one tower, half the kernels in conv1 to conv4, with --towers=1 --groups=1 (section 3.2; the release's "
-        "145-half). separate: towers that meet at fc8 only (150). conv6: a sixth convolution over pool5 (section 6; "
-        "146).",
+        "half: half the kernels in conv1 to conv4, with --towers=1 --groups=1 (section 3.2). separate: towers that "
+        "meet at fc8 only. conv6: a sixth convolution over pool5 (section 6).",
         choices=tuple(variants.TOPOLOGIES),
     )
     removed_layers: tuple[str, ...] = flag(
-        (), "Layers that are left out, of conv2, conv3, conv4, conv5 and fc7, such as conv3,conv4 (section 7)."
+        (), "Layers that are left out, of conv2 to conv5 and fc7, such as conv3,conv4 (section 7)."
     )
     devices: tuple[str, ...] = flag(
         ("auto",),
-        "Devices of the two towers, such as GPU:0,GPU:1, or one for both. auto: two GPUs where there are two. "
-        "CPU:0,CPU:1 makes logical CPU devices.",
+        "Of the towers, such as GPU:0,GPU:1, or one for both. auto: two GPUs where there are two.",
         first=True,
         free=True,
     )
@@ -156,44 +135,34 @@ class TrainingConfig:
     learning_rate: float = flag(0.01, "Learning rate at the start.", low=0.0, first=True)
     momentum: float = flag(0.9, "Of the update rule.", low=0.0, below=1.0)
     weight_decay: float = flag(0.0005, "Of kernels, not of biases.", low=0.0)
-    bias_learning_rate_multiplier: float = flag(
-        1.0, "Learning rate of the biases over that of the kernels (the release: 2 at the start).", low=0.0
-    )
+    bias_learning_rate_multiplier: float = flag(1.0, "Learning rate of biases over kernels' (the release: 2).", low=0.0)
     rate_scaling: str = flag(
         "none",
-        "How all learning rates grow with --batch_size over the paper's 128: not, in proportion, or with the square "
-        "root (Krizhevsky 2014, One weird trick, section 5).",
+        "How learning rates grow with --batch_size over 128 (Krizhevsky 2014).",
         choices=tuple(schedules.SCALINGS),
     )
     lr_policy: str = flag(
         "plateau",
-        "plateau: divide by 10 when the validation error stops improving, at most --plateau_cuts times, then stop. "
-        "schedule: --lr_schedule. constant: as it starts.",
+        "plateau: divide by 10 when the validation error stops improving, --plateau_cuts times, then stop. schedule: "
+        "--lr_schedule. constant: as it starts.",
         choices=("plateau", "schedule", "constant"),
     )
     lr_schedule: str = flag(
         "",
-        "AFTER_EPOCH:[LAYERS=]RATE,... such as 25:0.001,25:bias=0.002,67:conv1=0.00001: from then on that learning "
-        "rate for all kernels (and, times their multiplier, biases), for the biases, or for the layers whose name "
-        "starts so. A learning rate of 0 freezes biases or layers.",
+        "AFTER_EPOCH:[LAYERS=]RATE,... such as 25:0.001,25:bias=0.002,67:conv1=0: the learning rate from then on "
+        "of kernels (and, times their multiplier, biases), biases, or layers whose name starts so; 0 freezes these.",
     )
     plateau_patience: int = flag(
-        5,
-        "plateau: epochs without a lower validation error before the learning rate drops; counted from when it first "
-        "beats the majority-class baseline.",
-        low=1,
+        5, "plateau: epochs without a lower validation error before the learning rate drops.", low=1
     )
     plateau_cuts: int = flag(3, "plateau: how often the learning rate drops.", low=0, high=1000)
     initial_weights: str | None = flag(
         None,
-        "Where the weights of all layers but --new_layers start: a run's folder, an exported model's, or an .npz "
-        "(default: random). Learning rates by layer are in --lr_schedule, from epoch 0 on.",
+        "All layers but --new_layers start with those of a run's folder, an exported model's, or an .npz.",
         path=True,
     )
     new_layers: tuple[str, ...] = flag(
-        ("fc8",),
-        "With --initial_weights: layers that start with random weights, such as conv6,fc6,fc7,fc8. fc8 is one where "
-        "the classes differ.",
+        ("fc8",), "With --initial_weights: layers that start with random weights; fc8 is one where the classes differ."
     )
 
 
@@ -203,7 +172,7 @@ class RunConfig:
 
     model_dir: str | None = flag(
         None,
-        "The run's folder; one that holds a run resumes it (default: runs/NAME for --flagfile=flags/NAME.cfg).",
+        "The run's folder (default: runs/NAME for --flagfile=flags/NAME.cfg); one that holds a run resumes it.",
         path=True,
         first=True,
         free=True,
@@ -211,31 +180,20 @@ class RunConfig:
     seed: int = flag(2012, "Seed of weights, order, crops, color noise and dropout.", low=0)
     export: bool = flag(True, "Write a SavedModel to MODEL_DIR/export/1 at the end.", free=True)
     checkpoints_to_keep: int = flag(
-        3, "Newest checkpoints to keep, beside that with the lowest validation error.", low=1, high=100_000, free=True
+        3, "The newest, beside that with the lowest validation error.", low=1, high=100_000, free=True
     )
-    checkpoint_minutes: float = flag(
-        15.0, "Minutes between checkpoints within an epoch, beside the one after it; 0: none.", low=0.0, free=True
-    )
+    checkpoint_minutes: float = flag(15.0, "Minutes between checkpoints within an epoch; 0: none.", low=0.0, free=True)
     checkpoint_steps: int = flag(0, "A checkpoint after every so many steps too; 0: none.", low=0, free=True)
     strategy: str = flag(
         "one",
-        "one: one process, on one device or with a tower on each of two. mirrored: the whole network on each of "
-        "--devices (default: all GPUs), a part of every batch for each. multi_worker: the same on many machines, see "
-        "docs/clusters.md.",
+        "one: a process on one device, or with a tower on each of two. mirrored: the whole network on each of "
+        "--devices (default: all GPUs), with a part of every batch. multi_worker: many machines, docs/clusters.md.",
         choices=STRATEGIES,
         free=True,
     )
-    deterministic: bool = flag(
-        False,
-        "Only operations that repeat to the bit, on GPUs too: an interrupted run ends exactly as one that was not. (On "
-        "CPUs it does so anyway.)",
-        free=True,
-    )
+    deterministic: bool = flag(False, "Operations that repeat to the bit on GPUs too (on CPUs they do).", free=True)
     dry_run: bool = flag(
-        False,
-        "Checks flags, data, devices, memory and disk, trains two steps, says how long all would take, writes nothing.",
-        saved=False,
-        first=True,
+        False, "Checks all, trains two steps, says how long all would take, writes nothing.", saved=False, first=True
     )
     summary_steps: int = flag(20, "TensorBoard: training loss and errors every so many steps.", low=1, free=True)
     histograms: bool = flag(False, "TensorBoard: weights and momenta every epoch.", free=True)
@@ -282,16 +240,8 @@ def check(config):
     for name in ("train_split", "val_split"):
         if getattr(data, name) and data.dataset in DATASETS:
             raise ArgumentError(name, getattr(data, name), f"must be left out: --dataset={data.dataset} has two splits")
-    variants.check(
-        network.variant,
-        network.towers,
-        network.groups,
-        network.topology,
-        network.removed_layers,
-        network.width,
-        network.dropout,
-    )
-    largest = 257 - variants.VARIANTS[network.variant].input_size  # 33, or 30 for caffe
+    variants.Network(**variants.settings_of(network))
+    largest = 256 - variants.VARIANTS[network.variant].input_size + 1
     if data.crop_positions > largest:
         raise ArgumentError("crop_positions", data.crop_positions, f"must be at most {largest} for {network.variant}")
     check_devices(network, run.strategy)

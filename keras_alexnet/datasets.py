@@ -1,6 +1,7 @@
 """The training and the validation set of a run: opened, measured and checked before the first step."""
 
 import atexit
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,11 +13,12 @@ import tempfile
 import numpy as np
 
 from keras_alexnet import rundir
-from keras_alexnet.data import imagenet, prepare, record_sets, sources
+from keras_alexnet.config import DATASETS
+from keras_alexnet.data import imagenet, prepare, records, sources
 from keras_alexnet.data import statistics as stats
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.errors import RunError, UsageError, printable
-from keras_alexnet.files import atomic_write, progress_bar
+from keras_alexnet.files import atomic_write
 from keras_alexnet.model.variants import VARIANTS
 
 NAMED = 10  # bad files that are named on the screen; all of them are in the run's skipped.txt
@@ -30,59 +32,47 @@ _GRAY = 118.0  # of 255, about the mean of natural images
 
 
 def open_sources(data, dry_run=False):
-    """The sources of settings: (training, validation). Raises UsageError, see `data.sources.open_training`."""
-    if dry_run and not sources.is_there(data):
-        if data.dataset != "shapes":
-            raise UsageError(
-                f"--dataset={data.dataset}: is not prepared yet, and --dry_run writes nothing; prepare it first: tfds "
-                f"build {data.dataset}"
-            )
+    """The sources of settings: (training, validation). A dry run leaves nothing on the disk. Raises UsageError."""
+    if dry_run and data.dataset == "shapes" and not os.path.isdir(sources.shapes_folder(data)):
         folder = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         data = dataclasses.replace(data, data_dir=os.path.join(folder, "shapes"))
-    return sources.open_training(data, progress_bar)
+    elif dry_run and data.dataset not in DATASETS and not records.is_prepared(data.dataset, data.data_dir):
+        problem = "is not prepared yet, and --dry_run writes nothing"
+        raise UsageError(f"--dataset={data.dataset}: {problem}; prepare it first: tfds build {data.dataset}")
+    return sources.open_training(data)
 
 
 def find_imagenet(data, may_prepare=False):
     """Where the images of --dataset=imagenet2012 are: records, a TensorFlow Datasets folder, or the official archives.
 
     Looked for in this order below --data_dir (default: data/). Archives are first prepared as records, resumably.
-
-    Returns:
-        config.DataConfig by which the images are read; `data` itself for every other dataset.
-
-    Raises:
-        UsageError: all of them are missing, or there are archives only and `may_prepare` is False.
+    Returns the config.DataConfig by which the images are read, `data` itself for every other dataset. Raises UsageError
+    where all of them are missing, or there are archives only and `may_prepare` is False.
     """
     if data.dataset != IMAGENET:
         return data
     root = data.data_dir or "data"
-    records = os.path.join(root, IMAGENET_RECORDS + ("_stretch" if data.resize == "stretch" else ""))
+    prepared = os.path.join(root, IMAGENET_RECORDS + ("_stretch" if data.resize == "stretch" else ""))
     if not data.train_split and not data.val_split:
-        for folder in (root, records):
-            if os.path.isfile(os.path.join(folder, record_sets.MANIFEST)):
+        for folder in (root, prepared):
+            if os.path.isfile(os.path.join(folder, records.MANIFEST)):
                 return dataclasses.replace(data, dataset="records", data_dir=folder)
     for folder in [data.data_dir] if data.data_dir else ["data", None]:
-        if record_sets.is_prepared(IMAGENET, folder):
+        if records.is_prepared(IMAGENET, folder):
             return dataclasses.replace(data, data_dir=folder)
     try:
         archives = imagenet.find_archives(root)
     except UsageError:
-        print(IMAGENET_HELP.format(root=root, records=records), file=sys.stderr)
+        print(IMAGENET_HELP.format(root=root, records=prepared), file=sys.stderr)
         raise UsageError(f"--dataset={IMAGENET}: is missing in {root}: records, prepared set or archives") from None
     if not may_prepare:
-        raise UsageError(
-            f"--dataset={IMAGENET}: the archives in {archives} are not prepared yet; train to prepare them"
-        )
-    work = prepare.claim(records)
-    bar = progress_bar("finding the images in the archives", "bytes")
-    train, val = imagenet.open_ilsvrc2012(root, work and os.path.join(work, "index.json"), bar)
-    note = imagenet.unofficial(train, val)
-    if note:
-        print(f"note: {note}", file=sys.stderr)
-    bar = progress_bar(f"preparing {records}")
-    prepare.prepare(train, val, records, prepare.Settings(resize=data.resize), threads=data.input_threads, progress=bar)
-    return dataclasses.replace(data, dataset="records", data_dir=records)
+        problem = f"the archives in {archives} are not prepared yet; tools/prepare_dataset.py prepares them"
+        raise UsageError(f"--dataset={IMAGENET}: {problem}")
+    train, val = imagenet.open_ilsvrc2012(root, prepare.claim(prepared))
+    imagenet.note_counts(train, val)
+    prepare.prepare(train, val, prepared, prepare.Settings(resize=data.resize), threads=data.input_threads)
+    return dataclasses.replace(data, dataset="records", data_dir=prepared)
 
 
 def augmentation(data, variant):
@@ -99,8 +89,7 @@ def augmentation(data, variant):
 
 def given_statistics(data):
     """Statistics of the training set that --statistics or prepared records give, or None. Raises UsageError."""
-    of_records = os.path.join(data.data_dir, rundir.STATISTICS) if data.dataset == "records" else None
-    path = data.statistics or of_records
+    path = data.statistics or (data.dataset == "records" and os.path.join(data.data_dir, rundir.STATISTICS))
     try:
         return stats.load(path) if path else None
     except (OSError, RunError) as error:
@@ -122,35 +111,24 @@ def placeholder_statistics(config, given, train_source, val_source):
 def prepare_datasets(config, given, train_source, val_source, is_chief):
     """Statistics of the training set and a summary of the validation set: read from the run's folder, or computed.
 
-    Args:
-        config: config.Config.
-        given: Statistics of `given_statistics`, or None.
-        train_source, val_source: see `data.sources`.
-        is_chief: bool, whether this process writes.
-
-    Returns:
-        (statistics, training source, summary, validation source); the sources without the files that are not images.
-
-    Raises:
-        UsageError: the run or the statistics are of other images, or a class has none.
-        RunError: files are not images, and `--bad_images=fail`.
+    `given`: Statistics of `given_statistics`, or None; `is_chief`: bool, whether this process writes. Returns
+    (statistics, training source, summary, validation source); the sources without the files that are not images. Raises
+    UsageError where the run or the statistics are of other images, or a class has none; RunError where files are not
+    images, and `--bad_images=fail`.
     """
-    model_dir = config.run.model_dir
     statistics = _statistics(config, given, train_source, is_chief)
     summary = _summary(config, val_source, is_chief)
-    if is_chief and not rundir.has_checkpoint(model_dir):
+    if is_chief and not rundir.has_checkpoint(config.run.model_dir):
         shared = shared_files(train_source, val_source)
         if shared:
             found = f"{shared} of {val_source.count} validation images are training images too, by size and content"
             print(f"warning: {found}: the validation error will be too low", file=sys.stderr, flush=True)
-    bad = (*train_source.other_files, *statistics.skipped), (*val_source.other_files, *summary.skipped)
-    of_splits = {"train": train_source, "val": val_source}
-    _report_bad_files(
-        bad, lambda name: of_splits[name.partition("/")[0]].reason(name.partition("/")[2]), config, is_chief
-    )
-    for source, counts in ((train_source, statistics.label_counts), (val_source, summary.label_counts)):
+    both, found = (train_source, val_source), (statistics, summary)
+    bad = [(*source.other_files, *facts.skipped) for source, facts in zip(both, found, strict=True)]
+    _report_bad_files(config, both, bad, is_chief)
+    for source, facts in zip(both, found, strict=True):
         # A class may be missing from a part of a set; a class folder without one image in it is a mistake.
-        empty = [name for name, count in zip(source.class_names, counts, strict=False) if not count]
+        empty = [name for name, count in zip(source.class_names, facts.label_counts, strict=False) if not count]
         if empty and config.data.dataset == "folder":
             folder = f"{source.name}/{printable(empty[0])}"
             raise UsageError(f"--data_dir={config.data.data_dir}: {folder} holds no image that can be read")
@@ -161,91 +139,36 @@ def shared_files(train_source, val_source):
     """How many files of a validation folder are in the training folder too, by content, int; 0 for other sources."""
     if not all(isinstance(source, sources.FolderSource) for source in (train_source, val_source)):
         return 0
-    # Only files of equal size can be equal; of those the first 64 kB are compared.
     sizes = set(train_source.sizes) & set(val_source.sizes)
-    train, val = (
-        [
-            (size, _digest(os.path.join(each.root, file)))
-            for file, size in zip(each.files, each.sizes, strict=True)
-            if size in sizes
-        ]
-        for each in (train_source, val_source)
-    )
-    known = set(train)
-    return sum(pair in known for pair in val if pair[1])
+
+    def digests(source):
+        # Only files of equal size can be equal; of those the first 64 kB are compared.
+        for name, size in zip(source.files, source.sizes, strict=True):
+            if size in sizes:
+                with contextlib.suppress(OSError), open(os.path.join(source.root, name), "rb") as file:
+                    yield size, hashlib.sha256(file.read(65536)).digest()
+
+    known = set(digests(train_source))
+    return sum(each in known for each in digests(val_source))
 
 
 def find_bad_files(train_source, val_source, threads=0):
     """The names of files that are not images, of each set: two tuples of str. Reads all; raises RunError."""
-    return [
-        stats.summarize(source, threads, progress_bar(f"reading {source.name}")).skipped
-        for source in (train_source, val_source)
-    ]
+    return [stats.summarize(source, threads).skipped for source in (train_source, val_source)]
 
 
-def describe_bad_files(train, val, reason=lambda name: ""):
-    """Files that are not images in a message, str: their number and the first of them, control characters escaped.
+def describe_bad_files(both, bad):
+    """The number of the files that are not images and the first of them, str; control characters are escaped.
 
-    Args:
-        train, val: sequences of str, names.
-        reason: function of SPLIT/NAME, why such a file cannot be used, str.
+    `both`: (training, validation), sources.Source; `bad`: the names of such files of each, two sequences of str.
     """
-    names = _with_split(train, val)
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    count = "1 file is not an image" if len(names) == 1 else f"{len(names)} files are not images"
-    named = [printable(name) + (f" ({reason(name)})" if reason(name) else "") for name in names[:NAMED]]
+    listed, named = _listed(both, bad), []
+    for split, source, name in listed[:NAMED]:
+        reason = source.reason(name)
+        named.append(printable(f"{split}/{name}") + (f" ({reason})" if reason else ""))
+    more = f" and {len(listed) - NAMED} more" if len(listed) > NAMED else ""
+    count = "1 file is not an image" if len(listed) == 1 else f"{len(listed)} files are not images"
     return f"{count}: {', '.join(named)}{more}"
-
-
-def _statistics(config, given, source, is_chief):
-    """Statistics of the training set: those in the run's folder, the given ones, or computed and written there."""
-    path = os.path.join(config.run.model_dir, rundir.STATISTICS)
-    kept = stats.load(path) if os.path.isfile(path) else None
-    same = ("", source.fingerprint())
-    if kept and kept.fingerprint not in same and not rundir.has_checkpoint(config.run.model_dir):
-        kept = None  # nothing has been trained on them: the set was changed before the run started
-    statistics = kept or given
-    if statistics is None:
-        bar = progress_bar("mean and covariance of the training set")
-        statistics = stats.compute(source, config.data.input_threads, bar)
-    elif statistics.fingerprint not in same:
-        raise UsageError(
-            f"{path}: is of another training set than there is now; restore it, or name another --model_dir"
-            if kept
-            else "--statistics: is of another training set; give the statistics.npz of this one, or leave it out"
-        )
-    if is_chief and statistics is not kept:
-        stats.save(statistics, path)
-    return statistics
-
-
-def _summary(config, source, is_chief):
-    """The summary of the validation set: that in the run's folder, or made and written there."""
-    path = os.path.join(config.run.model_dir, rundir.VALIDATION)
-    kept = read_summary(path)
-    if kept and kept.fingerprint == source.fingerprint():
-        return kept
-    if kept and rundir.has_checkpoint(config.run.model_dir):
-        raise UsageError(
-            f"{path}: is of another validation set than there is now; restore it, or name another --model_dir"
-        )
-    if source.label_counts:
-        summary = stats.DatasetSummary(source.label_counts, (), source.fingerprint())
-    else:
-        summary = stats.summarize(source, config.data.input_threads, progress_bar("reading the validation set"))
-    if is_chief:
-        with atomic_write(path) as file:
-            json.dump(dataclasses.asdict(summary), file)
-    return summary
-
-
-def _digest(path):
-    """A hash of the first 64 kB of a file, bytes; None where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read(65536)).digest()
-    except OSError:
-        return None
 
 
 def read_summary(path):
@@ -259,20 +182,56 @@ def read_summary(path):
         return None
 
 
-def _with_split(train, val):
-    return [f"{split}/{name}" for split, names in (("train", train), ("val", val)) for name in names]
+def _statistics(config, given, source, is_chief):
+    """Statistics of the training set: those in the run's folder, the given ones, or computed and written there."""
+    path, same = os.path.join(config.run.model_dir, rundir.STATISTICS), ("", source.fingerprint())
+    kept = stats.load(path) if os.path.isfile(path) else None
+    if kept and kept.fingerprint not in same and not rundir.has_checkpoint(config.run.model_dir):
+        kept = None  # nothing has been trained on them: the set was changed before the run started
+    statistics = kept or given or stats.compute(source, config.data.input_threads)
+    if statistics.fingerprint not in same:
+        problem = "is of another training set than there is now; restore it, or name another --model_dir"
+        told = "--statistics: is of another training set; give the statistics.npz of this one, or leave it out"
+        raise UsageError(f"{path}: {problem}" if kept else told)
+    if is_chief and statistics is not kept:
+        stats.save(statistics, path)
+    return statistics
 
 
-def _report_bad_files(bad, reason, config, is_chief):
-    """Lists the files that are not images in the run's skipped.txt, and names some. Raises RunError."""
-    path, names = os.path.join(config.run.model_dir, "skipped.txt"), _with_split(*bad)
-    if is_chief and names:
+def _summary(config, source, is_chief):
+    """The summary of the validation set: that in the run's folder, or made and written there."""
+    path = os.path.join(config.run.model_dir, rundir.VALIDATION)
+    kept = read_summary(path)
+    if kept and kept.fingerprint == source.fingerprint():
+        return kept
+    if kept and rundir.has_checkpoint(config.run.model_dir):
+        problem = "is of another validation set than there is now; restore it, or name another --model_dir"
+        raise UsageError(f"{path}: {problem}")
+    known = source.label_counts and stats.DatasetSummary(source.label_counts, (), source.fingerprint())
+    summary = known or stats.summarize(source, config.data.input_threads)
+    if is_chief:
         with atomic_write(path) as file:
-            file.write("".join(f"{printable(name)}\n" for name in names))
+            json.dump(dataclasses.asdict(summary), file)
+    return summary
+
+
+def _listed(both, bad):
+    """[("train" or "val", source, name)] of the names of each source."""
+    splits = zip(("train", "val"), both, bad, strict=True)
+    return [(split, source, name) for split, source, names in splits for name in names]
+
+
+def _report_bad_files(config, both, bad, is_chief):
+    """Lists the files that are not images in the run's skipped.txt, and names some. Raises RunError."""
+    path = os.path.join(config.run.model_dir, "skipped.txt")
+    lines = [f"{printable(f'{split}/{name}')}\n" for split, _, name in _listed(both, bad)]
+    if is_chief and lines:
+        with atomic_write(path) as file:
+            file.writelines(lines)
     elif is_chief and os.path.exists(path):
         os.unlink(path)
-    if names:
-        listed = f"{describe_bad_files(*bad, reason)}; all are in {path}"
+    if lines:
+        told = f"{describe_bad_files(both, bad)}; all are in {path}"
         if config.data.bad_images == "fail":
-            raise RunError(f"{listed}. --bad_images=skip leaves them out")
-        print(f"{listed}; left out", flush=True)
+            raise RunError(f"{told}. --bad_images=skip leaves them out")
+        print(f"{told}; left out", flush=True)

@@ -8,14 +8,14 @@ class UsageError(ValueError):
 
 
 class ArgumentError(ValueError):
-    """An argument has a value that is not allowed; on the command line, the flag of that name (exit code 2).
-
-    The problem says what is allowed, such as "must be 1 or 2".
-    """
+    """An argument has a wrong value (exit code 2); the problem says what is allowed, such as "must be 1 or 2"."""
 
     def __init__(self, name, value, problem):
-        super().__init__(f"{name} {problem}. Received: {name}={value!r}")
+        super().__init__(name, value, problem)
         self.name, self.value, self.problem = name, value, problem
+
+    def __str__(self):
+        return f"{self.name} {self.problem}. Received: {self.name}={self.value!r}"
 
 
 class RunError(RuntimeError):
@@ -34,8 +34,7 @@ def reading(path):
     except (UsageError, RunError):
         raise
     except Exception as error:
-        # A checkpoint or a model that is truncated, mixed up or written by another program fails in TensorFlow, Keras
-        # or Python, with errors of all kinds (a truncated file of weights is an IndexError).
+        # What is truncated or written by another program fails with errors of all kinds (weights: an IndexError).
         raise RunError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
 
 
@@ -53,7 +52,6 @@ def brief_message(message):
     """As `brief`, of the message of an error that a server has sent."""
     # The last paragraph of a function's error; those before tell where in the program its operation was made.
     lines = message.strip().split("\n\n")[-1].strip().splitlines()
-    lines = [line for line in lines if not line.startswith(("Detected at node", "<stack traces"))]
-    text = lines[0] if lines else ""
+    text = next((line for line in lines if not line.startswith(("Detected at node", "<stack traces"))), "")
     text = text.split("}} ")[-1].split(" [Op:")[0]
     return text.removeprefix("assertion failed: [").removesuffix("]") if "assertion failed" in text else text

@@ -15,11 +15,10 @@ import sys
 
 from keras_alexnet import config as configs
 from keras_alexnet import flags, rundir
-from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.cli import Table, run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
-from keras_alexnet.tables import Table
 
 NAMED = 5  # files left out that are named on the screen; all of them are in the JSON
 
@@ -30,7 +29,7 @@ class EvaluateConfig:
 
     model_dir: tuple[str, ...] = flag(
         (),
-        "A run's folder, or an exported model's (RUN/export/1). Given several times, probabilities are averaged.",
+        "A run's folder or an exported model's (RUN/export/1); given several times, probabilities are averaged.",
         many=True,
         path=True,
     )
@@ -46,13 +45,10 @@ class EvaluateConfig:
         "TensorFlow Datasets: in its notation (default: what the first model was validated on).",
     )
     weights: str = flag(
-        "equal",
-        "equal; one number for each --model_dir, such as 0.3,0.7; or search: as the release searched them, lowest "
-        "top-5 and then top-1 error on --search_split.",
+        "equal", "equal; a number for each --model_dir, such as 0.3,0.7; or search: the best on --search_split."
     )
     search_split: str | None = flag(
-        None,
-        "Where weights are searched (default: --split itself, as the release did; its errors are then too low).",
+        None, "Where weights are searched (default: --split, as the release did; its errors are then too low)."
     )
     batch_size: int = flag(120, "Views that a network gets at a time.", low=1, high=4096)
     input_threads: int = flag(0, "Threads of the data graph; 0: one per core.", low=0, high=1024)
@@ -60,10 +56,7 @@ class EvaluateConfig:
     confusions: int = flag(0, "So many pairs of classes that were taken for each other.", low=0, high=10**6)
     calibration: bool = flag(False, "How well probabilities say how often they are right.")
     json: str | None = flag(
-        None,
-        "Where all figures are written (default: evaluation_SPLIT_VIEWSviews.json in the folder of the first run, or "
-        "of the run that the first model was exported from, or else here).",
-        path=True,
+        None, "Where all figures are written (default: evaluation_SPLIT_VIEWSviews.json in the first run).", path=True
     )
 
     def given_weights(self):
@@ -74,7 +67,7 @@ class EvaluateConfig:
             weights = tuple(float(part) for part in self.weights.split(","))
         except ValueError:
             weights = ()
-        if not weights or not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
+        if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
             problem = "must be equal, search, or numbers from 0 on such as 0.3,0.7, not all 0"
             raise ArgumentError("weights", self.weights, problem)
         if len(weights) != len(self.model_dir):
@@ -135,9 +128,8 @@ def as_text(report):
 
 
 def _tables(report):
-    """The tables.Table of every model and of what else was asked for."""
+    """The cli.Table of every model and of what else was asked for."""
     models = report["models"]
-    columns = ("", "weight", "top-1 error", "top-5 error", "loss", "mean squared error")
     rows = [(f"{model['model_dir']}, epoch {model['epochs']}", f"{model['weight']:.3f}", model) for model in models]
     if len(models) > 1:
         rows.append((f"average of {len(models)}", "", report["result"]))
@@ -145,7 +137,7 @@ def _tables(report):
         (name, weight, *_errors(report, own), f"{own['loss']:.4f}", f"{own['mean_squared_error']:.6f}")
         for name, weight, own in rows
     ]
-    yield Table("", columns, rows)
+    yield Table("", ("", "weight", "top-1 error", "top-5 error", "loss", "mean squared error"), rows)
     if "per_class" in report:
         rows = [(row["class_name"], str(row["images"]), *_errors(report, row)) for row in report["per_class"]]
         yield Table("errors by class:", ("", "images", "top-1 error", "top-5 error"), rows)
@@ -156,9 +148,10 @@ def _tables(report):
         ]
         yield Table("most frequent confusions:", ("class", "taken for", "images", "of the class"), rows)
     if "calibration" in report:
-        found, means = report["calibration"], ("confidence", "accuracy")
+        found = report["calibration"]
         rows = [
-            (f"{each['from']:.3f}-{each['to']:.3f}", str(each["images"]), *(f"{each[name]:.4f}" for name in means))
+            (f"{each['from']:.3f}-{each['to']:.3f}", str(each["images"]))
+            + (f"{each['confidence']:.4f}", f"{each['accuracy']:.4f}")
             for each in found["bins"]
             if each["images"]
         ]

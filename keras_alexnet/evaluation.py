@@ -36,17 +36,10 @@ class Model:
 
 
 def evaluate(config):
-    """Evaluates models on a set of images.
+    """Evaluates models on a set of images, by an evaluate.EvaluateConfig.
 
-    Args:
-        config: evaluate.EvaluateConfig.
-
-    Returns:
-        dict, as it is written to the JSON: set, views, models, weights, result, seconds, and what else was asked for.
-
-    Raises:
-        UsageError: a model or a set is missing, or they do not go together.
-        RunError: an image or a checkpoint cannot be read.
+    Returns the dict of the JSON: set, views, models, weights, result, seconds, and what else was asked for. Raises
+    UsageError where a model or a set is missing or they do not go together, and RunError where one cannot be read.
     """
     models = [open_model(folder, config.checkpoint) for folder in config.model_dir]
     class_names = models[0].class_names
@@ -60,7 +53,7 @@ def evaluate(config):
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(config, models, source, described)
     several = len(models) > 1
-    batches = []  # for each, the Answers of each model, and of the average where there are several
+    batches = []  # for each, the answers of each model, and of the average where there are several
     for probabilities, labels in answered or answers(models, source, config, f"evaluating {described['split']}"):
         if several:
             average = sum(weight * own for weight, own in zip(weights, probabilities, strict=True))
@@ -113,16 +106,12 @@ def open_model(folder, checkpoint="newest"):
 def answers(models, source, config, label):
     """The probabilities that models give to every image of a source, once, in its order.
 
-    Yields:
-        (list of float32 (B, classes), one for each model; int32 (B,), labels as the models have them).
-
-    Raises:
-        RunError: an image could not be read, or the source gives another number of images than it has.
+    Yields (list of float32 (B, classes), one for each model; int32 (B,), labels as the models have them). Raises
+    RunError where an image cannot be read, or another number of images comes than the source has.
     """
+    inputs = [(model.size, model.served.center_view) for model in models]
     if config.views == 10:
         inputs = [(STORED_SIZE, model.served.ten_views) for model in models]
-    else:
-        inputs = [(model.size, model.served.center_view) for model in models]
     sizes = tuple(sorted({size for size, _ in inputs}))
     own_labels = np.array([models[0].class_names.index(name) for name in source.class_names], np.int32)
     show, seen = progress_bar(label), 0
@@ -157,17 +146,17 @@ def _chosen_weights(config, models, source, described):
 
 def _open(config, models, split):
     """The source to evaluate, without the files that are not images, and what the report says of it."""
-    data = models[0].config.data
+    data, own_classes = models[0].config.data, models[0].class_names
     if config.dataset:
         data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
     elif config.data_dir:
         data = dataclasses.replace(data, data_dir=config.data_dir)
     data = datasets.find_imagenet(data)
-    if data.dataset == "folder":
+    if data.dataset in ("folder", "records", "shapes"):
         split = split or "val"
+    if data.dataset == "folder":
         source = sources.list_split(Path(data.data_dir), split)
     elif data.dataset in ("records", "shapes"):
-        split = split or "val"
         if split not in ("train", "val"):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
         folder = sources.shapes_folder(data)
@@ -182,9 +171,9 @@ def _open(config, models, split):
         source = sources.open_training(data)[1]
         split = source.name.removeprefix(f"{data.dataset} ")
     source = sources.with_resize(source, data)
-    unknown = sorted(set(source.class_names) - set(models[0].class_names))
+    unknown = sorted(set(source.class_names) - set(own_classes))
     if unknown:
-        known = ", ".join(models[0].class_names[:NAMED]) + " ..." * (len(models[0].class_names) > NAMED)
+        known = ", ".join(own_classes[:NAMED]) + " ..." * (len(own_classes) > NAMED)
         problem = f"the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}; it knows {known}"
         raise UsageError(f"--split={split}: {problem}")
     left_out = source.other_files
@@ -192,8 +181,7 @@ def _open(config, models, split):
         # A run knows which files of its own validation set are not images.
         summaries = (datasets.read_summary(os.path.join(model.name, rundir.VALIDATION)) for model in models)
         summary = next((each for each in summaries if each and each.fingerprint == source.fingerprint()), None)
-        bar = progress_bar(f"reading {split}")
-        skipped = (summary or statistics.summarize(source, config.input_threads, bar)).skipped
+        skipped = (summary or statistics.summarize(source, config.input_threads)).skipped
         source, left_out = source.without(skipped), (*left_out, *skipped)
     return source, {
         "dataset": data.dataset,
@@ -201,56 +189,43 @@ def _open(config, models, split):
         "split": split,
         "images": source.count,
         "classes": len(source.class_names),
-        "model_classes": len(models[0].class_names),
+        "model_classes": len(own_classes),
         "left_out": list(left_out),
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Answers:
-    """What is kept of the answers to N images."""
-
-    labels: np.ndarray  # int32 (N,), the true class
-    predicted: np.ndarray  # int32 (N,), the most probable class, of equal ones the first
-    confidence: np.ndarray  # float32 (N,), its probability
-    values: dict[str, np.ndarray]  # float32 (N,) by the names in `metrics.NAMES`
-
-
 def of_batch(probabilities, labels):
-    """The Answers to a batch: probabilities (B, classes), labels int (B,)."""
-    probabilities = np.asarray(probabilities, np.float32)
-    values = metrics.of_probabilities(probabilities, np.asarray(labels))
-    return Answers(
-        np.asarray(labels, np.int32),
-        probabilities.argmax(axis=1).astype(np.int32),
-        probabilities.max(axis=1),
-        {name: value.numpy() for name, value in values.items()},
-    )
+    """What is kept of the answers to N images: probabilities (N, classes), labels int (N,).
+
+    dict of arrays (N,): labels; predicted, int, the most probable class, of equal ones the first; confidence, its
+    probability; and float32 by the names in `metrics.NAMES`.
+    """
+    probabilities, labels = np.asarray(probabilities, np.float32), np.asarray(labels, np.int32)
+    values = metrics.of_probabilities(probabilities, labels)
+    return {
+        "labels": labels,
+        "predicted": probabilities.argmax(axis=1),
+        "confidence": probabilities.max(axis=1),
+        **{name: value.numpy() for name, value in values.items()},
+    }
 
 
 def joined(batches):
-    """The Answers to several batches as one."""
-    arrays = zip(*((each.labels, each.predicted, each.confidence) for each in batches), strict=True)
-    values = {name: np.concatenate([each.values[name] for each in batches]) for name in metrics.NAMES}
-    return Answers(*map(np.concatenate, arrays), values)
+    """The answers to several batches as one."""
+    return {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
 
 
 def summary(answers):
     """Means over all images: dict of float by the names in `metrics.NAMES`; errors in percent."""
-    return {name: _mean(value) for name, value in answers.values.items()}
-
-
-def _mean(values):
-    """The mean as float, added up in float64; None of no values."""
-    return float(values.mean(dtype=np.float64)) if len(values) else None
+    return {name: _mean(answers[name]) for name in metrics.NAMES}
 
 
 def by_class(answers, class_names):
     """A dict for each class: class_name, images, and the errors in percent, None where it has no images."""
     rows = []
     for label, name in enumerate(class_names):
-        own = answers.labels == label
-        errors = {key: _mean(answers.values[key][own]) for key in ("top1_error", "top5_error")}
+        own = answers["labels"] == label
+        errors = {key: _mean(answers[key][own]) for key in ("top1_error", "top5_error")}
         rows.append({"class_name": name, "images": int(own.sum()), **errors})
     return rows
 
@@ -260,38 +235,32 @@ def confusions(answers, class_names, most):
 
     Each has class_name, taken_for, images, and percent of the class.
     """
-    wrong = answers.labels != answers.predicted
-    pairs = zip(answers.labels[wrong].tolist(), answers.predicted[wrong].tolist(), strict=True)
-    totals = np.bincount(answers.labels, minlength=len(class_names))
+    labels, wrong = answers["labels"], answers["labels"] != answers["predicted"]
+    pairs = zip(labels[wrong].tolist(), answers["predicted"][wrong].tolist(), strict=True)
+    totals, rows = np.bincount(labels, minlength=len(class_names)), []
     # Of equally frequent pairs in the order of the labels.
     frequent = sorted(collections.Counter(pairs).items(), key=lambda item: (-item[1], item[0]))[:most]
-    return [
-        {
-            "class_name": class_names[label],
-            "taken_for": class_names[predicted],
-            "images": count,
-            "percent": float(100 * count / totals[label]),
-        }
-        for (label, predicted), count in frequent
-    ]
+    for (label, predicted), count in frequent:
+        row = {"class_name": class_names[label], "taken_for": class_names[predicted], "images": count}
+        rows.append({**row, "percent": float(100 * count / totals[label])})
+    return rows
 
 
 def calibration(answers, bins=15):
     """How well the probability of the best answer predicts how often it is right, over equal parts of 0..1 ("bins").
 
-    Returns:
-        dict: expected_calibration_error, the distance of confidence and accuracy averaged over the images, and
-        maximum_calibration_error, the largest of a bin, both in 0..1; bins, a list of dict with from, to, images,
-        confidence, accuracy (None in a bin without images).
+    dict: expected_calibration_error, the distance of confidence and accuracy averaged over the images, and
+    maximum_calibration_error, the largest of a bin, both in 0..1; bins, a list of dict with from, to, images,
+    confidence, accuracy (None in a bin without images).
     """
-    right = 1 - answers.values["top1_error"] / 100
+    right = 1 - answers["top1_error"] / 100
     # A bin excludes its lower end and includes its upper one.
-    places = np.clip(np.ceil(answers.confidence * bins).astype(int) - 1, 0, bins - 1)
+    places = np.clip(np.ceil(answers["confidence"] * bins).astype(int) - 1, 0, bins - 1)
     rows = []
     for place in range(bins):
         own = places == place
         row = {"from": place / bins, "to": (place + 1) / bins, "images": int(own.sum())}
-        rows.append({**row, "confidence": _mean(answers.confidence[own]), "accuracy": _mean(right[own])})
+        rows.append({**row, "confidence": _mean(answers["confidence"][own]), "accuracy": _mean(right[own])})
     distances = [(abs(row["confidence"] - row["accuracy"]), row["images"]) for row in rows if row["images"]]
     return {
         "expected_calibration_error": sum(distance * (count / len(right)) for distance, count in distances),
@@ -314,24 +283,28 @@ def search_weights(probabilities, labels):
     Returns:
         float64 (models,), their sum 1.
     """
+
+    def errors(scores):
+        credits = (metrics.top_k_credit(scores.astype(np.float32), labels, k).numpy() for k in (5, 1))
+        return tuple(100.0 * (1.0 - float(credit.mean(dtype=np.float64))) for credit in credits)
+
     weights = np.full(len(probabilities), 0.5)
-    best = _ensemble_errors(np.tensordot(weights, probabilities, 1), labels)
+    best, before = errors(np.tensordot(weights, probabilities, 1)), None
     for _ in range(_PASSES):
-        changed = False
+        if np.array_equal(weights, before):
+            break
+        before = weights.copy()
         for model, own in enumerate(probabilities):
             others = np.tensordot(np.delete(weights, model), np.delete(probabilities, model, axis=0), 1)
             for weight in _GRID:
                 if not weight and not np.delete(weights, model).any():
                     continue  # a sum of nothing
-                found = _ensemble_errors(others + weight * own, labels)
+                found = errors(others + weight * own)
                 if found < best:
-                    best, weights[model], changed = found, weight, True
-        if not changed:
-            break
+                    best, weights[model] = found, weight
     return weights / weights.sum()
 
 
-def _ensemble_errors(scores, labels):
-    """(top-5 error, top-1 error) of scores (N, classes), in percent; compared in this order."""
-    credits = (metrics.top_k_credit(scores.astype(np.float32), labels, k).numpy() for k in (5, 1))
-    return tuple(100.0 * (1.0 - float(credit.mean(dtype=np.float64))) for credit in credits)
+def _mean(values):
+    """The mean as float, added up in float64; None of no values."""
+    return float(values.mean(dtype=np.float64)) if len(values) else None

@@ -39,15 +39,9 @@ def main(argv):
 
 
 def export_run(model_dir, views=1, checkpoint="newest"):
-    """Writes a checkpoint of a run as a SavedModel.
+    """Writes a checkpoint of a run as a SavedModel; returns its folder, MODEL_DIR/export/VERSION, str.
 
-    Args:
-        model_dir: str, a run's folder.
-        views: 1 or 10, see `keras_alexnet.serving.signatures.ServedModel`.
-        checkpoint: "newest" or "best", see `keras_alexnet.rundir.open_run`, which says what is raised.
-
-    Returns:
-        str, the new folder, MODEL_DIR/export/VERSION.
+    The views are those of `serving.signatures.ServedModel`, checkpoint and errors those of `rundir.open_run`.
     """
     run = rundir.open_run(model_dir, checkpoint)
     served = served_model(run, views)
@@ -68,18 +62,24 @@ def save(served, export_dir, metadata):
 
     The metadata, a dict for JSON, are written to `assets.extra/metadata.json`.
     """
+
+    def write(folder):
+        served.save(folder)
+        with open(os.path.join(folder, METADATA), "w", encoding="utf-8") as file:
+            json.dump(metadata, file, indent=1, ensure_ascii=False)
+
+    def next_version():
+        versions = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
+        return os.path.join(export_dir, str(max(versions, default=0) + 1))
+
     os.makedirs(export_dir, exist_ok=True)
     remove_temp_files(export_dir)
     # TF Serving reads only folders whose names are numbers; the temporary one begins with a dot.
-    with atomic_directory(export_dir, lambda: _next_version(export_dir)) as (aside, written):
-        served.save(aside)
-        with open(os.path.join(aside, METADATA), "w", encoding="utf-8") as file:
-            json.dump(metadata, file, indent=1, ensure_ascii=False)
-    return written.path
+    return atomic_directory(export_dir, next_version, write)
 
 
 def read_metadata(folder):
-    """The metadata of an exported version's folder: dict with class_names (list of str), flags (dict of str) and more.
+    """The metadata of an exported version: dict with class_names (list of str), flags (dict of str) and more.
 
     Raises UsageError where the folder holds no model, or one that another program wrote.
     """
@@ -98,19 +98,17 @@ def read_metadata(folder):
 def _metadata(run, views, size):
     import tensorflow as tf  # as above
 
-    data, network = run.config.data, run.config.network
-    names = ("top1_error", "top5_error", "loss", "mean_squared_error")
-    measured = [
-        {"set": f"{data.dataset} validation", "views": 1, "models": 1, "epoch": last["epoch"]}
-        | {name: last[f"val_{name}"] for name in names}
-        for last in run.history[-1:]
-    ]
+    data, measured = run.config.data, {}
+    if run.history:  # in percent but for the loss (nats); on the validation set after the last epoch
+        last, names = run.history[-1], ("top1_error", "top5_error", "loss", "mean_squared_error")
+        measured = {"set": f"{data.dataset} validation", "views": 1, "models": 1, "epoch": last["epoch"]}
+        measured |= {name: last[f"val_{name}"] for name in names}
     return {
         "keras_alexnet": __version__,
         "tensorflow": tf.__version__,
         "keras": rundir.packages()["keras"],
         "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "variant": network.variant,
+        "variant": run.config.network.variant,
         "input_size": size,
         "views": views,
         "mean_subtraction": data.mean_subtraction,
@@ -122,16 +120,10 @@ def _metadata(run, views, size):
             "label_counts": list(run.statistics.label_counts),
             "fingerprint": run.statistics.fingerprint,
         },
-        # In percent but for the loss (nats); on the validation set after the last epoch.
-        "measured": measured,
+        "measured": [measured] if measured else [],
         "class_names": list(run.class_names),
         "flags": flags.as_text(run.config),
     }
-
-
-def _next_version(export_dir):
-    versions = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
-    return os.path.join(export_dir, str(max(versions, default=0) + 1))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import socket
-import types
 
 from tqdm import tqdm
 
@@ -25,10 +24,7 @@ _TEMPORARY = ".writing-"
 def atomic_write(path, mode="w", **options):
     """A block with an open temporary file that replaces `path` at its end; after an exception it is removed.
 
-    Args:
-        path: str; its folder exists.
-        mode: "w" or "wb".
-        options: further arguments of `open`, such as newline.
+    The mode is "w" or "wb"; the options are further arguments of `open`.
     """
     temporary = _temporary_name(os.path.dirname(path))
     try:
@@ -44,38 +40,35 @@ def atomic_write(path, mode="w", **options):
         raise
 
 
-@contextlib.contextmanager
-def atomic_directory(parent, name):
-    """Makes a temporary folder that is renamed at the end of the block; after an exception it is removed.
+def atomic_directory(parent, name, write):
+    """Writes a temporary folder and renames it; after an exception it is removed.
 
     Args:
         parent: str, the folder that it is made in.
         name: function of nothing -> str, the final path; called again when another process has just taken it.
+        write: function of the temporary folder's path, str.
 
-    Yields:
-        (str, the folder to write into; an object whose `path` is the final path, after the block).
+    Returns the final path, str.
     """
     temporary = _temporary_name(parent)
     os.mkdir(temporary)
-    written = types.SimpleNamespace(path=None)
     with _descriptor(temporary) as lock:
         try:
             # `remove_temp_files` of another process leaves a locked folder alone.
             with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            yield temporary, written
+            write(temporary)
             for folder, _, files in os.walk(temporary):
                 for file in files:
                     sync(os.path.join(folder, file))
-            while written.path is None:
+            while True:
                 path = name()
                 try:
                     os.rename(temporary, path)
+                    return path
                 except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
-                else:
-                    written.path = path
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -110,17 +103,10 @@ def _descriptor(path):
 
 
 def acquire(path):
-    """Locks a file without waiting; it stands for a folder or for a piece of work.
+    """Locks the file `path`, which is created where it is missing, without waiting.
 
-    Args:
-        path: str, the file; created where it is missing, in a folder that exists.
-
-    Returns:
-        the open file, whose `close` releases the lock; None where another process holds it.
-
-    Raises:
-        RunError: the file system has no locks.
-        OSError: the file cannot be created.
+    Returns the open file, whose `close` releases the lock; None where another process holds it. Raises RunError where
+    the file system has no locks.
     """
     file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closing it would release the lock)
     try:
@@ -142,20 +128,13 @@ def acquire(path):
 
 def owner(path):
     """Who locked a file last, str: host, process and time; "somebody" where that is not written."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return printable(file.read(300)) or "somebody"
-    except OSError:
-        return "somebody"
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return printable(file.read(300)) or "somebody"
+    return "somebody"
 
 
 def progress_bar(label, unit="images"):
-    """A function of (done, total) that draws a bar with the speed and the time left, on a terminal only.
-
-    Args:
-        label: str, what is being done.
-        unit: str, what is counted; "bytes" are shown in thousands and millions.
-    """
+    """A function of (done, total) that draws a bar with the speed and the time left, on a terminal only."""
     shown = tqdm(desc=label, unit=f" {unit}", unit_scale=unit == "bytes", disable=None, leave=False)
 
     def show(done, total):

@@ -6,10 +6,11 @@
 
     config = flags.parse(TrainingConfig, ["--learning_rate=0.02"], usage)
 
-A field whose type is a dataclass is a group of flags. Flags come from the command line and from flagfiles
-(`--flagfile=flags/paper.cfg`, one flag a line, # begins a comment line); a later flag wins.
+A field whose type is a dataclass is a group of flags. Flagfiles have one flag a line, # begins a comment line; a later
+flag wins.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -20,7 +21,7 @@ import typing
 
 from absl import flags as absl_flags
 
-from keras_alexnet.errors import ArgumentError, UsageError, printable
+from keras_alexnet.errors import UsageError, printable
 
 LARGEST = 2**31 - 1  # of whole numbers: what TensorFlow's int32 holds
 _HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
@@ -61,217 +62,177 @@ def flag(
 
 
 def parse(kind, argv, usage, positional=None):
-    """Flags -> settings.
+    """Flags -> settings: an instance of the dataclass `kind`.
 
     Args:
-        kind: dataclass whose fields are flags, or groups of them.
         argv: list of str, without the program's name.
-        usage: str, printed above the flags by `--help`.
+        usage: str, printed above the flags by `--help`, which ends in SystemExit with code 0.
         positional: str, the field that takes the arguments that are not flags; None where there are none.
 
-    Returns:
-        an instance of `kind`.
-
-    Raises:
-        UsageError: a flag is unknown, malformed or out of range; one line that names it, and the flagfile's line.
-        SystemExit: with code 0, after `--help`.
+    Raises UsageError, a line that names the flag and where it stands.
     """
     if any(argument in _HELP for argument in argv):
-        print(help_text(kind, usage, positional))
+        print(_help(kind, usage, positional))
         raise SystemExit(0)
-    arguments = list(_expanded(argv))
-    values = _defined(kind, positional)
-    try:
-        rest = values(["keras_alexnet", *(argument for argument, _ in arguments)])[1:]
-    except absl_flags.Error as error:
-        # absl's message names the flag, the value and what is allowed.
-        message = str(error).removeprefix("ERROR:: ").removeprefix("flag ")
-        raise UsageError(message + _place_of(message, arguments)) from None
+    flags, rest = _defined(kind, positional), []
+    for arguments, place in _expanded(argv):
+        try:
+            rest += flags(["keras_alexnet", *arguments])[1:]
+        except absl_flags.Error as error:
+            # absl's message names the flag and the value.
+            message = printable(str(error).removeprefix("ERROR:: ").removeprefix("flag "))
+            raise UsageError(message + place) from None
     if rest and not positional:
         raise UsageError(f"unexpected argument {rest[0]!r}: every setting is a flag, --NAME=VALUE")
-    try:
-        return _built(kind, values, {positional: tuple(rest)} if positional else {})
-    except ArgumentError as error:
-        message = f"--{error.name}={error.value}: {error.problem}"
-        raise UsageError(message + _place_of(message, arguments)) from None
+    return _built(kind, {**flags.flag_values_dict(), positional: tuple(rest)})
 
 
 def read(kind, texts):
-    """Settings of a kind from the texts of flags, dict as of `as_text`; what is missing has its default.
-
-    No file is read, whatever the names are. Raises UsageError where a name is not a flag or a value not allowed.
-    """
-    values = _defined(kind)
+    """Settings from the texts of flags, dict as of `as_text`; what is missing has its default. Raises UsageError."""
+    flags, fields = _defined(kind), _fields(kind)
     for name, text in texts.items():
-        if name not in values or not isinstance(text, str):
+        if name not in fields or not isinstance(text, str):
             raise UsageError(f"{name!r} is not a flag of a run")
     try:
         # No value of a flag that may be given several times is an empty text.
-        many = {name for name, field in _fields(kind).items() if field.metadata["many"]}
-        given = (f"--{name}={text}" for name, text in texts.items() if text or name not in many)
-        values(["keras_alexnet", *given])
-        return _built(kind, values, {})
-    except (absl_flags.Error, ArgumentError) as error:
-        raise UsageError(str(error)) from None
+        flags(["keras_alexnet", *(f"--{name}={text}" for name, text in texts.items() if text or not fields[name].many)])
+    except absl_flags.Error as error:
+        raise UsageError(printable(str(error))) from None
+    return _built(kind, flags.flag_values_dict())
 
 
 def as_text(config):
     """Every saved flag of settings: dict of str -> str in the order of the names, as flagfiles take it."""
     fields, values = _fields(type(config)), _values(config)
-    return {name: _text(values[name]) for name in sorted(fields) if fields[name].metadata["saved"]}
+    return {name: _text(values[name]) for name in sorted(fields) if fields[name].saved}
 
 
 def changes(before, now):
-    """What differs between two settings of one kind, except for flags that may change when a run resumes.
-
-    Returns:
-        list of str, such as "--batch_size=64 (the run has 128)".
-    """
+    """What differs between two settings, such as "--batch_size=64 (the run has 128)"; of flags that are not free."""
     fields, old = _fields(type(now)), as_text(before)
     return [
         f"--{name}={text} (the run has {old[name] or 'none'})"
         for name, text in as_text(now).items()
-        if text != old[name] and not fields[name].metadata["free"]
+        if text != old[name] and not fields[name].free
     ]
 
 
 def flagfile_name(argv):
     """The name of the first flagfile on a command line without folder and suffix, str; None without one."""
-    for place, argument in enumerate(argv):
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "flagfile" and argument.startswith("-"):
-            return os.path.splitext(os.path.basename(value or "".join(argv[place + 1 : place + 2])))[0] or None
-    return None
+    named = re.search(r"^--?flagfile[=\n](.*)$", "\n".join(argv), re.MULTILINE)
+    return os.path.splitext(os.path.basename(named[1]))[0] or None if named else None
 
 
 def required(config, name):
     """The value of a flag that has no default. Raises UsageError where it was not given."""
     value = _values(config)[name]
     if not value:
-        text = _fields(type(config))[name].metadata["help"]
+        text = _fields(type(config))[name].help
         raise UsageError(f"--{name} is missing: give {text[0].lower()}{text[1:]}")
     return value
 
 
-def help_text(kind, usage, positional=None):
-    """What `--help` prints: the flags that most people need first, then all others by group."""
+def _help(kind, usage, positional):
+    """The flags that most people need first, then all others by group."""
     groups = {"Most used": []}
     for name, field in _fields(kind).items():
         if name != positional:
-            groups.setdefault("Most used" if field.metadata["first"] else field.group, []).append(field)
+            groups.setdefault("Most used" if field.first else field.group, []).append(field)
     lines = [(usage or "").strip()]
     for title, fields in groups.items():
         lines += ["", f"{title}:"] if fields else []
         for field in fields:
-            options = field.metadata["choices"]
-            shown = "|".join(map(_text, options)) if options else _text(field.default)
-            default = f" (default: {_text(field.default) or 'none'})" if options else ""
-            lines.append(f"  --{field.name}={shown}{default}")
-            lines += textwrap.wrap(field.metadata["help"], 110, initial_indent="      ", subsequent_indent="      ")
+            default = _text(field.default)
+            shown = f"{'|'.join(map(str, field.choices))} (default: {default})" if field.choices else default
+            lines.append(f"  --{field.name}={shown}")
+            lines += textwrap.wrap(field.help, 110, initial_indent="      ", subsequent_indent="      ")
     lines += ["", "  --flagfile=FILE", "      Flags from a file, one a line; flags behind it win."]
     return "\n".join(lines)
 
 
-class _Field(typing.NamedTuple):
-    """A field that is a flag; metadata are the arguments of `flag`, the type is X for tuple[X, ...] and X | None."""
+class _Flag(absl_flags.ArgumentParser):
+    """A field that is a flag, with the arguments of `flag`; its type is X for tuple[X, ...] and X | None."""
 
-    name: str
-    default: object
-    metadata: dict
-    group: str
-    is_tuple: bool
-    type: type
+    def __init__(self, field, hint, group):
+        vars(self).update(field.metadata)
+        self.name, self.default, self.group = field.name, field.default, group
+        self.is_tuple = typing.get_origin(hint) is tuple
+        self.type = next((each for each in typing.get_args(hint) if each is not type(None)), hint)
+
+    def parse(self, argument):
+        """The text of the flag -> its value, for absl; raises ValueError of what is not allowed."""
+        if not isinstance(argument, str):
+            return argument  # the default
+        if len(argument.splitlines()) > 1 or "\0" in argument:
+            # A run's flags.cfg holds one flag a line, and no path has a null character.
+            raise ValueError("must not contain line breaks or null characters")
+        if self.choices:
+            absl_flags.EnumParser([str(choice) for choice in self.choices]).parse(argument)
+            return next(choice for choice in self.choices if str(choice) == argument)
+        if self.is_tuple and not self.many:
+            return self._items(part.strip() for part in argument.split(",") if part.strip())
+        if argument == "" and self.default is None:
+            return None
+        if self.type is int:
+            return absl_flags.IntegerParser(self.low, LARGEST if self.high is None else self.high).parse(argument)
+        if self.type is float:
+            return self._number(argument)
+        return os.path.expanduser(argument) if self.path else argument
+
+    def _number(self, text):
+        value = absl_flags.FloatParser(self.low, self.high).parse(text)
+        if not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        if self.above is not None and value <= self.above:
+            raise ValueError(f"must be above {self.above}")
+        if self.below is not None and value >= self.below:
+            raise ValueError(f"must be below {self.below}")
+        return value
+
+    def _items(self, parts):
+        with contextlib.suppress(ValueError):
+            items = tuple(map(self.type, parts))
+            if self.type is str or all(0 <= item <= LARGEST for item in items):
+                return items
+        raise ValueError(f"must be {'whole ' * (self.type is int)}numbers from 0 to {LARGEST}, separated by commas")
 
 
 def _fields(kind):
-    """The flags of a dataclass and of the dataclasses in it: dict of name -> _Field."""
+    """The flags of a dataclass and of the dataclasses in it: dict of name -> _Flag."""
     found, hints = {}, typing.get_type_hints(kind)
     # The first line of the docstring; the name where python -OO has removed it.
-    title = (inspect.getdoc(kind) or kind.__name__).partition("\n")[0].rstrip(".")
+    group = (inspect.getdoc(kind) or kind.__name__).partition("\n")[0].rstrip(".")
     for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            found |= _fields(hint)
+        if dataclasses.is_dataclass(hints[field.name]):
+            found |= _fields(hints[field.name])
         elif "help" in field.metadata:
-            base = next((each for each in typing.get_args(hint) if each is not type(None)), hint)
-            is_tuple = typing.get_origin(hint) is tuple
-            found[field.name] = _Field(field.name, field.default, field.metadata, title, is_tuple, base)
+            found[field.name] = _Flag(field, hints[field.name], group)
     return found
 
 
 def _defined(kind, positional=None):
     """absl's flags of a dataclass, at their defaults."""
-    values = absl_flags.FlagValues()
+    flags = absl_flags.FlagValues()
     for name, field in _fields(kind).items():
-        if name == positional:
-            continue
-        options = field.metadata
-        shared = {"name": name, "help": options["help"], "flag_values": values}
-        if options["many"]:
-            absl_flags.DEFINE_multi_string(default=list(field.default), **shared)
-        elif options["choices"]:
-            names = [str(choice) for choice in options["choices"]]
-            absl_flags.DEFINE_enum(default=_text(field.default), enum_values=names, **shared)
-        elif field.is_tuple or field.type is str:
-            absl_flags.DEFINE_string(default=_text(field.default), **shared)
-        elif field.type is bool:
-            absl_flags.DEFINE_bool(default=field.default, **shared)
-        elif field.type is int:
-            high = LARGEST if options["high"] is None else options["high"]
-            absl_flags.DEFINE_integer(default=field.default, lower_bound=options["low"], upper_bound=high, **shared)
-        else:
-            bounds = {"lower_bound": options["low"], "upper_bound": options["high"]}
-            absl_flags.DEFINE_float(default=field.default, **bounds, **shared)
-    return values
+        shared = {"name": name, "default": field.default, "help": field.help, "flag_values": flags}
+        if field.type is bool:
+            absl_flags.DEFINE_bool(**shared)
+        elif field.many:
+            absl_flags.DEFINE_multi(field, None, **shared)
+        elif name != positional:
+            absl_flags.DEFINE(field, **shared)
+    return flags
 
 
-def _built(kind, parsed, given):
-    """A dataclass from the flags that absl parsed, and some given values. Raises ArgumentError of a wrong value."""
-    hints, fields, found = typing.get_type_hints(kind), _fields(kind), dict(given)
+def _built(kind, values):
+    """A dataclass of the values of its flags, dict."""
+    hints, found = typing.get_type_hints(kind), {}
     for name in (field.name for field in dataclasses.fields(kind)):
         if dataclasses.is_dataclass(hints[name]):
-            found[name] = _built(hints[name], parsed, {})
-        elif name in fields and name not in found:
-            found[name] = _converted(fields[name], parsed[name].value)
+            found[name] = _built(hints[name], values)
+        elif name in values:
+            found[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
     return kind(**found)
-
-
-def _converted(field, value):
-    """The value of a field from what absl has parsed."""
-    options, name = field.metadata, field.name
-    if len(str(value).splitlines()) > 1 or "\0" in str(value):
-        # A run's flags.cfg holds one flag a line, and no path has a null character.
-        raise ArgumentError(name, printable(str(value)), "must not contain line breaks or null characters")
-    if options["many"]:
-        return tuple(os.path.expanduser(each) if options["path"] else each for each in value)
-    if options["choices"]:
-        return next(choice for choice in options["choices"] if str(choice) == value)
-    if field.is_tuple:
-        return tuple(_items(name, value, field.type))
-    if value is None:
-        return None
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ArgumentError(name, value, "must be a finite number")
-    if options["above"] is not None and value <= options["above"]:
-        raise ArgumentError(name, value, f"must be above {options['above']}")
-    if options["below"] is not None and value >= options["below"]:
-        raise ArgumentError(name, value, f"must be below {options['below']}")
-    if value == "" and field.default is None:
-        return None
-    return os.path.expanduser(value) if options["path"] and value else value
-
-
-def _items(name, text, kind):
-    for part in filter(None, (part.strip() for part in (text or "").split(","))):
-        try:
-            item = kind(part)
-        except ValueError:
-            item = math.nan
-        if isinstance(item, float) and not math.isfinite(item):
-            raise ArgumentError(name, text, f"must be {'whole ' * (kind is int)}numbers separated by commas")
-        if isinstance(item, int) and not 0 <= item <= LARGEST:
-            raise ArgumentError(name, text, f"must be whole numbers from 0 to {LARGEST}")
-        yield item
 
 
 def _values(config):
@@ -289,30 +250,31 @@ def _text(value):
     return "" if value is None else str(value)
 
 
-def _expanded(argv, source="", depth=0):
-    """Pairs of (argument, where it stands or ""), flagfiles replaced by their lines. Raises UsageError."""
-    arguments = iter(argv)
+def _expanded(argv, place="", depth=0):
+    """Pairs of (arguments, where they stand: "" or a flagfile's line), in their order. Raises UsageError."""
+    own, arguments = [], iter(argv)
     for argument in arguments:
         name, equals, value = argument.lstrip("-").partition("=")
-        if name == "flagfile" and argument.startswith("-"):
-            path = value if equals else next(arguments, "")
-            if depth == _NESTING:
-                raise UsageError(f"--flagfile={path}: flagfiles are nested too deeply, or name each other{source}")
-            yield from _lines_of(path, source, depth)
-        else:
-            yield argument, source
+        if name != "flagfile" or not argument.startswith("-"):
+            own.append(argument)
+            continue
+        path = value if equals else next(arguments, "")
+        if depth == _NESTING:
+            raise UsageError(f"--flagfile={path}: flagfiles are nested too deeply, or name each other{place}")
+        yield own, place
+        yield from _lines_of(path, place, depth)
+        own = []
+    yield own, place
 
 
-def _lines_of(path, source, depth):
+def _lines_of(path, named_at, depth):
     try:
         # utf-8-sig skips the byte order mark that some editors write.
         with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
             lines = file.read().split("\n")
-    except UnicodeDecodeError:
-        raise UsageError(f"--flagfile={path}: is not a text file of flags{source}") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"--flagfile={path}: cannot be read ({reason}){source}") from None
+        reason = getattr(error, "strerror", "it is not a text file")
+        raise UsageError(f"--flagfile={path}: cannot be read ({reason}){named_at}") from None
     for number, line in enumerate(lines, 1):
         line, place = line.strip(), f" ({path}, line {number})"
         if not line or line.startswith(("#", "//")):
@@ -323,11 +285,3 @@ def _lines_of(path, source, depth):
         if value[:1] in ("'", '"') and value[-1:] == value[:1]:
             raise UsageError(f"{line}: a value has no quotes in a flagfile{place}")
         yield from _expanded([line], place, depth + 1)
-
-
-def _place_of(message, arguments):
-    """Where the flag that an error names stands in a flagfile, str; "" on the command line."""
-    named = re.search(r"--([a-z][a-z0-9_]*)", message) or re.search(r"flag '([a-z][a-z0-9_]*)'", message)
-    pattern = rf"--?(no)?{re.escape(named[1])}(=.*)?" if named else "(?!)"
-    places = [place for argument, place in arguments if re.fullmatch(pattern, argument, re.DOTALL)]
-    return places[-1] if places else ""

@@ -1,8 +1,9 @@
-"""The loop over the epochs of a run: steps, validation, checkpoints, resuming, signals."""
+"""The loop over the epochs of a run: steps, validation, checkpoints, resuming, signals; and its trial, `--dry_run`."""
 
 import dataclasses
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,16 +18,16 @@ from keras_alexnet.model import variants, weights
 from keras_alexnet.model.layers import Dropout
 from keras_alexnet.training import monitoring, schedules
 from keras_alexnet.training.checkpoints import Checkpoints
+from keras_alexnet.training.monitoring import GIGABYTE
 from keras_alexnet.training.optimizer import LossScale, MomentumSGD
-from keras_alexnet.training.progress import Progress, checkpoint_paths, checkpoint_place
-from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer
+from keras_alexnet.training.progress import Progress
+from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer, read
 
 
 class Loop:
-    """Trains a run from its newest checkpoint to its end.
+    """Trains a run from its newest checkpoint to its end; the model was made in the scope of the distribution.
 
-    The model of `rundir.build_model` was made in the scope of the distribution.Distribution; statistics and the summary
-    are of the training and of the validation set, see `data.statistics`.
+    Statistics and the summary are of the training and of the validation set, see `data.statistics`.
     """
 
     def __init__(self, config, model, devices, distribution, statistics, val_summary, train_source, val_source):
@@ -65,20 +66,14 @@ class Loop:
         }
         folder = os.path.join(config.run.model_dir, rundir.CHECKPOINTS)
         self.checkpoints = Checkpoints(folder, self.trainer.variables(), config.run.checkpoints_to_keep)
-        # When a checkpoint was last started, by a clock that nobody sets.
-        self.saved = time.monotonic()
+        self.saved = time.monotonic()  # when a checkpoint was last started
 
     def fit(self, started, stop):
         """Trains to the end of the run; returns whether there was something left to do.
 
-        Args:
-            started: float, `time.perf_counter` when the program started.
-            stop: signals.StopRequest.
-
-        Raises:
-            RunError: an image cannot be read, the loss is not finite, a checkpoint cannot be written or none be read.
-            RequeueError: a signal asked to stop; a checkpoint of the last step is kept.
-            KeyboardInterrupt: Ctrl-C; a checkpoint of the last step is kept.
+        `started` is the `time.perf_counter` of the start, `stop` a cli.StopRequest. Raises RunError where an
+        image cannot be read, the loss is not finite, a checkpoint cannot be written or none be read; and RequeueError
+        or KeyboardInterrupt where a signal asked to stop: a checkpoint of the last step is kept.
         """
         config, is_chief = self.config, self.distribution.is_chief
         history = os.path.join(config.run.model_dir, "history.csv")
@@ -89,8 +84,12 @@ class Loop:
         if self._is_done():
             print(f"{config.run.model_dir} is done: {self.progress.epochs} epochs")
             return False
+        shown = []
+        if is_chief:
+            self.monitor = monitoring.Monitor(config, self.trainer, self.progress, self.val_counts, self.steps)
+            shown = [self.monitor]
         callbacks = keras.callbacks.CallbackList(
-            self._callbacks() if is_chief else [],
+            shown,
             add_progbar=is_chief,
             model=self.model,
             # A bar that redraws itself on a terminal; one line an epoch in a file.
@@ -118,13 +117,11 @@ class Loop:
 
     def training_batches(self, start):
         """This process's part of the current epoch without its first `start` images: a tf.data.Dataset."""
-        epoch, data, augmentation = self.progress.epochs, self.config.data, self.augmentation
-        if data.pca_color_until_epoch and epoch >= data.pca_color_until_epoch:
+        epoch, last, augmentation = self.progress.epochs, self.config.data.pca_color_until_epoch, self.augmentation
+        if last and epoch >= last:
             augmentation = dataclasses.replace(augmentation, pca_color="none")
-        seed = self.config.run.seed
-        return pipeline.training(
-            self.train_source, self.statistics, augmentation, seed=seed, epoch=epoch, start=start, **self.reading
-        )
+        order = {"seed": self.config.run.seed, "epoch": epoch, "start": start}
+        return pipeline.training(self.train_source, self.statistics, augmentation, **order, **self.reading)
 
     def validation_batches(self):
         """This process's part of the validation set: a tf.data.Dataset."""
@@ -133,10 +130,10 @@ class Loop:
     def _resume(self):
         path, self.progress = self.checkpoints.resume()
         if not self.trainer.is_same_for_all(self.progress.steps):
-            problem = (
-                "the workers find different checkpoints there; --model_dir must be on a file system that they share"
+            raise RunError(
+                f"{self.checkpoints.folder}: the workers find different checkpoints there; --model_dir must be on a "
+                "file system that they share"
             )
-            raise RunError(f"{self.checkpoints.folder}: {problem}")
         workers, self.progress.workers = self.progress.workers, self.distribution.workers
         if self.progress.batches and workers != self.distribution.workers:
             raise RunError(
@@ -144,22 +141,8 @@ class Loop:
             )
         self.plateau = dataclasses.replace(self.plateau, **self.progress.plateau)
         if path:
-            print(f"resuming after {_describe(self.progress.epochs, self.progress.batches)} ({path})", flush=True)
-
-    def _callbacks(self):
-        """The callbacks of the process that writes: curves and warnings."""
-        self.curves = monitoring.Curves(self.config.run, self.trainer, self.progress)
-        for name in monitoring.idle_gpus(self.model):
-            idle = f"{name} has nothing to do: two towers take two GPUs, --strategy=mirrored takes all"
-            print(f"warning: {idle}", file=sys.stderr)
-        shares = [count / sum(self.val_counts) for count in self.val_counts if count]
-        constant_loss, needed = -sum(share * math.log(share) for share in shares), 2 * 4 * self.model.count_params()
-        folder, variant = self.config.run.model_dir, self.config.network.variant
-        self.warnings = monitoring.Warnings(
-            self.curves, folder, needed, constant_loss, len(self.val_counts), self.steps, variant
-        )
-        self.warnings.check_disk()
-        return [self.curves, self.warnings]
+            steps = f" and {self.progress.batches} steps" if self.progress.batches else ""
+            print(f"resuming after epoch {self.progress.epochs}{steps} ({path})", flush=True)
 
     def _is_done(self):
         return self.progress.finished or self.progress.epochs >= self.config.training.epochs
@@ -177,15 +160,15 @@ class Loop:
             if self.distribution.workers == 1:
                 raise
             # Without one of the processes, the others cannot make a step.
-            raise RequeueError(
-                f"the other workers cannot be reached ({brief(error)}); {self._kept()}; start all of them again"
-            ) from None
+            problem = f"the other workers cannot be reached ({brief(error)}); {self.checkpoints.kept()}"
+            raise RequeueError(f"{problem}; start all of them again") from None
         except ReadError as error:
             raise RunError(f"an image could not be read: {error}. {self._describe_unreadable()}") from None
         except NonFiniteError as error:
-            message = f"{error}; {self._kept()}. Start again with a lower --learning_rate, in another --model_dir"
+            remedy = "Start again with a lower --learning_rate, in another --model_dir"
+            message = f"{error}; {self.checkpoints.kept()}. {remedy}"
             if self.distribution.is_chief:
-                self.warnings.note(message)
+                self.monitor.note(message)
             raise RunError(message) from None
         progress.history.append(row)
         progress.epochs, progress.batches, progress.seconds = progress.epochs + 1, 0, 0.0
@@ -238,27 +221,19 @@ class Loop:
     def _save(self):
         """Starts to write a checkpoint of this moment."""
         if self.distribution.is_chief:
-            self.curves.flush(self.progress)
+            self.monitor.flush(self.progress)
             self.checkpoints.write(self.progress)
             self.saved = time.monotonic()
 
     def _stop(self, stop):
         """Saves a checkpoint, and ends as the signal asks for."""
         self._save()
-        self.checkpoints.wait()
+        kept = f"{self.checkpoints.kept()}; the same command resumes from there"
         if stop.signal == signal.SIGINT:
-            print(f"{self._kept()}; the same command resumes from there", file=sys.stderr)
+            print(kept, file=sys.stderr)
             raise KeyboardInterrupt
         name = signal.Signals(stop.signal).name if stop else "a signal to another worker"
-        raise RequeueError(f"stopped by {name}; {self._kept()}; the same command resumes from there")
-
-    def _kept(self):
-        """Which checkpoint is the newest, in words."""
-        self.checkpoints.wait()
-        paths = checkpoint_paths(self.checkpoints.folder)
-        if not paths:
-            return "there is no checkpoint yet"
-        return f"the checkpoint after {_describe(*checkpoint_place(paths[-1]))} is kept"
+        raise RequeueError(f"stopped by {name}; {kept}")
 
     def _set_learning_rates(self):
         """Sets the learning rates of the epoch that starts; returns that of the kernels."""
@@ -282,18 +257,15 @@ class Loop:
 
     def _describe_unreadable(self):
         """Which files became unreadable since the run started, in words."""
+        both = self.train_source, self.val_source
         try:
-            bad = datasets.find_bad_files(self.train_source, self.val_source)
+            bad = datasets.find_bad_files(*both)
         except RunError as error:
             where = self.config.data.data_dir or self.config.data.dataset
             return f"{error}. Put {where} back as it was, and the same command resumes"
         if not any(bad):
             return "Every file can be read now; the same command resumes after the last checkpoint"
-        return f"{datasets.describe_bad_files(*bad)}. Restore what was there, and the same command resumes"
-
-
-def _describe(epochs, steps):
-    return f"epoch {epochs}" + (f" and {steps} steps" if steps else "")
+        return f"{datasets.describe_bad_files(both, bad)}. Restore what was there, and the same command resumes"
 
 
 def load_initial_weights(config, model):
@@ -315,3 +287,92 @@ def load_initial_weights(config, model):
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
     print(f"weights:    of {path}; new: {', '.join(new_layers) or 'none'}", flush=True)
+
+
+def describe(loop, devices):
+    """What a Loop trains on what, in lines; the devices are names."""
+    network, training, distribution = loop.config.network, loop.config.training, loop.distribution
+    steps = math.ceil(loop.train_source.count / training.batch_size)
+    where = " and ".join(devices) if devices else "wherever TensorFlow places it"
+    if distribution.replicas > 1:
+        processes = f"{distribution.workers} process{'es' * (distribution.workers > 1)}"
+        where += f", {distribution.replicas} replicas in {processes}"
+    return (
+        f"training:   {loop.train_source.count} images of {len(loop.train_source.class_names)} classes, "
+        f"{steps} steps an epoch, up to {training.epochs} epochs\n"
+        f"validation: {loop.val_source.count} images, center view\n"
+        f"network:    {network.variant}, {network.towers} tower{'s' * (network.towers > 1)}, "
+        f"{loop.model.count_params():,} parameters, {network.precision}, on {where}\n"
+    )
+
+
+def dry_run(loop, devices):
+    """Trains two steps, and prints what the run of a Loop would take; writes nothing.
+
+    Raises UsageError where the disk is too small or the folder not writable, and RunError where a step fails.
+    """
+    data, training, run = loop.config.data, loop.config.training, loop.config.run
+    try:
+        seconds, validation = _step_seconds(loop)
+    except ReadError:
+        both = loop.train_source, loop.val_source
+        train, val = datasets.find_bad_files(*both, data.input_threads)
+        print(datasets.describe_bad_files(both, (train, val)), flush=True)
+        if data.bad_images == "fail":
+            problem = "training would stop at them; --bad_images=skip leaves them out"
+            raise RunError(f"--bad_images=fail: {problem}") from None
+        loop.train_source, loop.val_source = loop.train_source.without(train), loop.val_source.without(val)
+        seconds, validation = _step_seconds(loop)
+    epoch = loop.steps * seconds + math.ceil(loop.val_source.count / training.batch_size) * validation
+    weights = 4 * loop.model.count_params()  # bytes; a checkpoint has a velocity for each weight too
+    needed = 2 * weights * (run.checkpoints_to_keep + 3) + (weights if run.export else 0)
+    folder = os.path.abspath(run.model_dir)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    free = shutil.disk_usage(folder).free
+    used = ", ".join(f"{name} {size / GIGABYTE:.1f} GB" for name, size in monitoring.memory().items())
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    print(
+        f"{describe(loop, devices)}"
+        f"steps:      {loop.steps:,} an epoch, {training.epochs * loop.steps:,} in {training.epochs} epochs to go\n"
+        f"time:       {seconds:.2f} s a step, about {_duration(epoch)} an epoch with its validation, up to "
+        f"{_duration(training.epochs * epoch)} in all\n"
+        f"memory:     {used}, of {total / GIGABYTE:.1f} GB of the machine\n"
+        f"disk:       {needed / GIGABYTE:.2f} GB for {run.checkpoints_to_keep} checkpoints, those of the last and the "
+        f"best epoch, one being written{' and the export' if run.export else ''}; {free / GIGABYTE:.1f} GB free at "
+        f"{folder}",
+        flush=True,
+    )
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--model_dir={run.model_dir}: {folder} is not writable; name another folder")
+    if free < needed:
+        raise UsageError(
+            f"--model_dir={run.model_dir}: {free / GIGABYTE:.2f} GB are free and {needed / GIGABYTE:.2f} GB are "
+            "needed; make room, or give another folder or fewer --checkpoints_to_keep"
+        )
+    print("nothing was written; without --dry_run the run starts")
+
+
+def _step_seconds(loop):
+    """Seconds of a training and of a validation step, reading included; of the second each, the first compiles."""
+    found = []
+    for batches, step in (
+        (loop.training_batches(0), loop.trainer.train_step),
+        (loop.validation_batches(), loop.trainer.test_step),
+    ):
+        reader = read(batches.repeat())  # so that there is a second one
+        for _ in range(2):
+            started = time.perf_counter()
+            loss = step(*next(reader))
+            seconds = time.perf_counter() - started
+        if loss is not None and not math.isfinite(float(loss)):
+            raise RunError(f"the loss is {float(loss)} after two steps; give a lower --learning_rate")
+        found.append(seconds)
+    return found
+
+
+def _duration(seconds):
+    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} seconds"

@@ -18,9 +18,12 @@ import threading
 
 from keras_alexnet import flags
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
+from keras_alexnet.data.sources import conversion
 from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.flags import flag
 from keras_alexnet.serving import client as clients
+
+MAX_BYTES = 2**29  # of a file: 134 million pixels, which is what is decoded, take 400 MB uncompressed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +45,7 @@ class PredictConfig:
     retries: int = flag(3, "Repetitions when the server cannot be reached or is overloaded.", low=0, high=20)
 
 
-MAX_BYTES = 2**29  # of a file: 134 million pixels, which is what is decoded, take 400 MB uncompressed
-
-
 def main(argv):
-    """Prints one file a block (`--format=table`) or a line (`--format=jsonl`), in the order that was given."""
     config = flags.parse(PredictConfig, argv, __doc__, positional="images")
     flags.required(config, "model")
     if not config.images:
@@ -72,21 +71,18 @@ def main(argv):
 
 
 def predict(client, paths, signature="serving_default", batch_size=8, parallel=4):
-    """Classifies JPEG or PNG files, several in a request and several requests at a time.
+    """Classifies JPEG or PNG files, `batch_size` in a request and `parallel` requests at a time.
 
     Args:
         client: see `keras_alexnet.serving.client.open_client`.
         paths: sequence of str.
         signature: str, one that takes image files.
-        batch_size, parallel: int, files of a request, and requests at a time.
 
     Yields:
         (path, dict of np.ndarray: classes (5,) and scores (5,), probabilities (classes,), or features; or a RunError
         that says what is wrong with the file), in the order that was given.
 
-    Raises:
-        RunError: the server or its answer is at fault, and not a file.
-        UsageError: there is no such signature.
+    Raises RunError where the server is at fault and not a file, and UsageError where the signature is missing.
     """
     slots, ended = threading.Semaphore(parallel), threading.Event()
 
@@ -125,11 +121,12 @@ def _classify(client, paths, signature):
     contents, answers = {}, {}
     for path in dict.fromkeys(paths):
         try:
-            if os.path.getsize(path) > MAX_BYTES:
-                answers[path] = RunError(f"has {os.path.getsize(path):,} bytes; at most {MAX_BYTES:,} are read")
-            else:
-                with open(path, "rb") as file:
-                    contents[path] = file.read(MAX_BYTES)
+            size = os.path.getsize(path)
+            if size > MAX_BYTES:
+                answers[path] = RunError(f"has {size:,} bytes; at most {MAX_BYTES:,} are read")
+                continue
+            with open(path, "rb") as file:
+                contents[path] = file.read(MAX_BYTES)
         except OSError as error:
             answers[path] = RunError(f"cannot be read ({error.strerror})")
     answers |= _answers(client, contents, signature)
@@ -143,10 +140,10 @@ def _answers(client, contents, signature):
         outputs = client.predict(list(contents.values()), signature) if paths else {}
     except clients.RefusedError as error:
         if len(paths) == 1:
-            return {paths[0]: error}
-        halves = paths[: len(paths) // 2], paths[len(paths) // 2 :]
-        first, second = ({path: contents[path] for path in half} for half in halves)
-        return _answers(client, first, signature) | _answers(client, second, signature)
+            return {paths[0]: RunError(conversion(contents[paths[0]][:16], paths[0]) or str(error))}
+        middle, items = len(paths) // 2, list(contents.items())
+        first, second = (_answers(client, dict(half), signature) for half in (items[:middle], items[middle:]))
+        return first | second
     return {path: {name: value[row] for name, value in outputs.items()} for row, path in enumerate(paths)}
 
 

@@ -18,6 +18,7 @@ from keras_alexnet import __version__, flags
 from keras_alexnet import config as configs
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
+from keras_alexnet.model import variants
 from keras_alexnet.training import progress as progresses
 
 FLAGS = "flags.cfg"
@@ -57,8 +58,9 @@ def check_run(model_dir):
 
 def check_path(path, name="model_dir"):
     """Raises ArgumentError of a path that TensorFlow would read as a pattern of file names."""
-    if set(os.path.abspath(path)) & set("[]*?\\"):
-        raise ArgumentError(name, path, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
+    whole = os.path.abspath(path)
+    if set(whole) & set("[]*?\\"):
+        raise ArgumentError(name, path, f"{whole} must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
 
 
 def has_checkpoint(model_dir):
@@ -72,61 +74,45 @@ def read_config(model_dir):
     try:
         with open(path, encoding="utf-8") as file:
             return configs.read_flags_cfg(file.read())
-    except (OSError, UnicodeDecodeError, UsageError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(f"{path}: is not the flags of a run ({error}); restore it") from None
 
 
 def read_class_names(model_dir):
     """tuple of str, in the order of the labels. Raises RunError where they cannot be read."""
     path = os.path.join(model_dir, CLASS_NAMES)
-    try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            names = tuple(file.read().removesuffix("\n").split("\n"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: cannot be read ({error}); train again to write it") from None
+    with reading(path), open(path, encoding="utf-8", newline="\n") as file:
+        names = tuple(file.read().removesuffix("\n").split("\n"))
     if not all(names) or len(set(names)) < len(names):
         raise RunError(f"{path}: must hold one name a line, and no name twice")
     return names
 
 
-def write(config, class_names, statistics, val_summary):
-    """Writes what makes a folder a run, and adds to its record what this process uses: versions, machine, images.
-
-    Returns:
-        list of str, what differs from the process that started the run; empty for that one.
-    """
-    _write_class_names(config.run.model_dir, class_names)
-    write_flags(config)
-    return _write_provenance(config.run.model_dir, statistics, val_summary)
-
-
-def _write_class_names(model_dir, class_names):
-    with atomic_write(os.path.join(model_dir, CLASS_NAMES)) as file:
+def write_settings(config, class_names):
+    """Writes what makes a folder a run: its classes, and every flag as a flagfile by which training can be repeated."""
+    with atomic_write(os.path.join(config.run.model_dir, CLASS_NAMES)) as file:
         file.write("".join(f"{name}\n" for name in class_names))
-
-
-def write_flags(config):
-    """Writes every flag of a run as a flagfile, by which training can be repeated, from any folder."""
     path, texts = os.path.join(config.run.model_dir, FLAGS), flags.as_text(config)
     if texts["data_dir"]:
-        texts["data_dir"] = os.path.abspath(texts["data_dir"])
+        texts["data_dir"] = os.path.abspath(texts["data_dir"])  # from any folder
     with atomic_write(path) as file:
         file.write(f"# python -m keras_alexnet.train --flagfile={path}\n")
         file.write("".join(f"--{name}={value}\n" for name, value in texts.items()))
 
 
-def _write_provenance(model_dir, statistics, val_summary):
-    path, before = os.path.join(model_dir, PROVENANCE), None
+def write_provenance(model_dir, statistics, val_summary):
+    """Adds to a run's record what this process uses; returns what differs from the first process, list of str."""
+    path, record = os.path.join(model_dir, PROVENANCE), []
     with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
-        before = json.load(file)
-    record = before if isinstance(before, list) else []
+        record = json.load(file)
     now = provenance()
     now["training_set"] = {"images": statistics.count, "fingerprint": statistics.fingerprint}
     now["validation_set"] = {"images": sum(val_summary.label_counts), "fingerprint": val_summary.fingerprint}
     now["begun"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    record = [each for each in record if isinstance(each, dict)] if isinstance(record, list) else []
     with atomic_write(path) as file:
         json.dump([*record, now], file, indent=1, ensure_ascii=False)
-    first = record[0] if record and isinstance(record[0], dict) else now
+    first = [*record, now][0]
     return [
         f"{name} {first.get(name)} and now {now[name]}"
         for name in ("keras_alexnet", "commit", "packages", "device")
@@ -135,19 +121,11 @@ def _write_provenance(model_dir, statistics, val_summary):
 
 
 def open_run(model_dir, which="newest"):
-    """Opens a checkpoint of a run: the one that evaluation, export, and weights for other models take.
+    """Opens a checkpoint of a run: the Run that evaluation, export, and weights for other models take.
 
-    Args:
-        model_dir: str, a run's folder.
-        which: "newest", the last whole epoch (without one, the newest checkpoint), or the one before where it is
-            damaged; or "best", the epoch with the lowest validation error.
-
-    Returns:
-        Run.
-
-    Raises:
-        UsageError: the folder does not hold a run.
-        RunError: the run has no checkpoint, lacks one of its files or holds a damaged one.
+    It is the "newest", the last whole epoch (without one, the newest checkpoint), or the one before where it is
+    damaged; or the "best", the epoch with the lowest validation error. Raises UsageError where the folder does not hold
+    a run, and RunError where it has no checkpoint, lacks one of its files or holds a damaged one.
     """
     check_run(model_dir)
     config, class_names, needed = read_config(model_dir), read_class_names(model_dir), _modules()
@@ -161,10 +139,8 @@ def open_run(model_dir, which="newest"):
         paths = [path for path in paths if os.path.basename(path) == progresses.checkpoint_name(best or 0, 0)]
         if not paths:
             raise RunError(f"{folder}: the checkpoint of the best epoch is missing; take the newest")
-    statistics_path = os.path.join(model_dir, STATISTICS)
-    if not os.path.isfile(statistics_path):
-        raise RunError(f"{statistics_path}: is missing; train again to write it")
-    statistics = needed.statistics.load(statistics_path)
+    with reading(os.path.join(model_dir, STATISTICS)):
+        statistics = needed.statistics.load(os.path.join(model_dir, STATISTICS))
 
     def opened(path):
         history = tuple(needed.checkpoints.read_progress(path).history)
@@ -186,28 +162,21 @@ def build_model(network, num_classes, seed, devices):
 
     Devices are those of `keras_alexnet.AlexNet`.
     """
-    names = [field.name for field in dataclasses.fields(network) if field.name not in ("devices", "precision")]
     return _modules().AlexNet(
         num_classes,
         devices=devices,
         classifier_activation=None,
         dtype=network.precision,
         seed=seed,
-        **{name: getattr(network, name) for name in names},
+        **variants.settings_of(network),
     )
 
 
 def create(config, model, class_names, statistics):
     """Makes a run of weights that were trained elsewhere, to be evaluated, exported and fine-tuned.
 
-    Args:
-        config: config.Config; its network is the model's, and its run's `model_dir` the folder.
-        model: keras.Model as of `build_model`.
-        class_names: sequence of str.
-        statistics: data.statistics.Statistics, of which the mean image is subtracted from the network's input.
-
-    Raises:
-        UsageError: the folder is not empty.
+    The model is one as of `build_model`, the network of the config.Config, whose `model_dir` is the folder; of the
+    data.statistics.Statistics the mean image is used. Raises UsageError where the folder is not empty.
     """
     model_dir, needed = config.run.model_dir, _modules()
     check_path(model_dir)
@@ -215,12 +184,11 @@ def create(config, model, class_names, statistics):
         raise UsageError(f"--model_dir={model_dir}: is not empty; name a new folder")
     os.makedirs(model_dir, exist_ok=True)
     needed.statistics.save(statistics, os.path.join(model_dir, STATISTICS))
-    _write_class_names(model_dir, class_names)
     variables = {variable.path: variable.value for variable in model.trainable_variables}
     written = needed.checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
     written.write(progresses.Progress())
     written.wait()
-    write_flags(config)  # last: from here on the folder is a run
+    write_settings(config, class_names)  # last: from here on the folder is a run
 
 
 def provenance():
@@ -250,13 +218,16 @@ def packages():
 def commit():
     """The commit of this package at the first call, str, with a + where files differ from it, or "unknown"."""
     here = os.path.dirname(os.path.abspath(__file__))
+
+    def git(*arguments):
+        command = ["git", "-C", here, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
     try:
-        _git(here, "ls-files", "--error-unmatch", __file__)  # an installed copy has no commit, wherever it lies
-        found = _git(here, "rev-parse", "--short=7", "HEAD")
-        changed = _git(here, "status", "--porcelain", "--", here)
+        git("ls-files", "--error-unmatch", __file__)  # an installed copy has no commit, wherever it lies
+        return git("rev-parse", "--short=7", "HEAD")[:7] + "+" * bool(git("status", "--porcelain", "--", here))
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return found[:7] + "+" * bool(changed)
 
 
 def device():
@@ -284,8 +255,3 @@ def _modules():
     return types.SimpleNamespace(
         tf=tf, statistics=statistics, AlexNet=alexnet.AlexNet, weights=weights, checkpoints=checkpoints
     )
-
-
-def _git(folder, *arguments):
-    run = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True, timeout=10)
-    return run.stdout.strip()

@@ -6,17 +6,15 @@ A folder that holds a run resumes it. TensorBoard: `tensorboard --logdir RUN/log
 """
 
 import contextlib
-import math
 import os
 import sys
 import time
 
 from keras_alexnet import config as configs
 from keras_alexnet import export, files, flags, rundir
-from keras_alexnet.cli import quiet_start, run_command
+from keras_alexnet.cli import catch_signals, quiet_start, run_command
 from keras_alexnet.data import sources
 from keras_alexnet.errors import UsageError
-from keras_alexnet.training import signals
 
 LOCK = "lock"  # in a run's folder, see `files.acquire`
 
@@ -39,15 +37,15 @@ def train(config):
     check_model_dir(config)
     # A folder is listed without TensorFlow: a wrong path is answered at once.
     listed = sources.open_training(config.data) if config.data.dataset == "folder" else None
-    with signals.catch_signals() as stop:
+    with catch_signals() as stop:
         with quiet_start():
             # TensorFlow takes seconds to import: `--help` and a wrong flag are answered before.
-            from keras_alexnet import datasets, dryrun, loop
+            from keras_alexnet import datasets, loop
             from keras_alexnet.training import distribution as distributions
 
             distribution, devices, placed = distributions.choose(config.run, config.network, config.training.batch_size)
             stop.listen()
-        data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run)
+        data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run and distribution.workers == 1)
         train_source, val_source = listed or datasets.open_sources(data, config.run.dry_run)
         given = datasets.given_statistics(data)
         with distribution.strategy.scope():
@@ -56,7 +54,7 @@ def train(config):
         parts = config, model, devices, distribution
         if config.run.dry_run:
             known = datasets.placeholder_statistics(config, given, train_source, val_source)
-            dryrun.report(loop.Loop(*parts, *known, train_source, val_source), lambda each: describe(each, placed))
+            loop.dry_run(loop.Loop(*parts, *known, train_source, val_source), placed)
             return []
         os.makedirs(config.run.model_dir, exist_ok=True)
         with lock(config.run.model_dir) if distribution.is_chief else contextlib.nullcontext():
@@ -67,11 +65,12 @@ def train(config):
             )
             running = loop.Loop(*parts, statistics, val_summary, train_source, val_source)
             if distribution.is_chief:
-                changed = rundir.write(config, train_source.class_names, statistics, val_summary)
+                rundir.write_settings(config, train_source.class_names)
+                changed = rundir.write_provenance(config.run.model_dir, statistics, val_summary)
                 if changed:
                     words = "; ".join(changed)
                     print(f"note: the run was started with {words}: it may not repeat to the bit", flush=True)
-            print(describe(running, placed), end="", flush=True)
+            print(loop.describe(running, placed), end="", flush=True)
             trained = running.fit(started, stop)
             last = running.progress.history[-1]
             print(
@@ -113,23 +112,6 @@ def lock(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is being trained by {files.owner(path)}; name another folder")
     with held:
         yield
-
-
-def describe(loop, devices):
-    """What a loop.Loop trains on what, in lines; the devices are names."""
-    network, training, distribution = loop.config.network, loop.config.training, loop.distribution
-    steps = math.ceil(loop.train_source.count / training.batch_size)
-    where = " and ".join(devices) if devices else "wherever TensorFlow places it"
-    if distribution.replicas > 1:
-        processes = f"{distribution.workers} process{'es' * (distribution.workers > 1)}"
-        where += f", {distribution.replicas} replicas in {processes}"
-    return (
-        f"training:   {loop.train_source.count} images of {len(loop.train_source.class_names)} classes, "
-        f"{steps} steps an epoch, up to {training.epochs} epochs\n"
-        f"validation: {loop.val_source.count} images, center view\n"
-        f"network:    {network.variant}, {network.towers} tower{'s' * (network.towers > 1)}, "
-        f"{loop.model.count_params():,} parameters, {network.precision}, on {where}\n"
-    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,3 @@
-"""What all tests share: quiet TensorFlow, fixed seeds, and a tiny network, exported once, with a server of it."""
-
 import json
 import os
 import signal
@@ -18,15 +16,14 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import AlexNet, export, train
-from keras_alexnet.cli import run_command
+from keras_alexnet.cli import STOPPING, run_command
 from keras_alexnet.data import shapes
 from keras_alexnet.serving.signatures import ServedModel
-from keras_alexnet.training import signals
 from tests.runs import FULL_RUN, SMALL_CLASSES, TINY_RUN
 
 CLASSES = ["blue_disk", "red_disk", "red_square", "red_star", "striped_red_disk", "blue_square"]
 
-# Two devices, before anything runs: this process can place towers and replicas. TensorFlow takes the first by default.
+# Two devices, before anything runs: this process can place towers and replicas.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
@@ -53,16 +50,15 @@ def small_pictures(small_images):
 @pytest.fixture(scope="session")
 def run_of_three_epochs(small_images, tmp_path_factory):
     """A run of three epochs with two towers and all layers, exported."""
-    return trained(tmp_path_factory.mktemp("runs") / "whole", *FULL_RUN, f"--data_dir={small_images}", "--epochs=3")
+    return trained(tmp_path_factory.mktemp("runs") / "run", [*FULL_RUN, f"--data_dir={small_images}", "--epochs=3"])
 
 
 @pytest.fixture(scope="session")
 def tiny_run(small_images, tmp_path_factory):
-    """The same of a network of few layers."""
-    return trained(tmp_path_factory.mktemp("runs") / "tiny", *TINY_RUN, f"--data_dir={small_images}", "--epochs=3")
+    return trained(tmp_path_factory.mktemp("runs") / "run", [*TINY_RUN, f"--data_dir={small_images}", "--epochs=3"])
 
 
-def trained(folder, *flags):
+def trained(folder, flags):
     assert run_command("train", train.main, [*flags, f"--model_dir={folder}"]) == 0
     return folder
 
@@ -70,8 +66,8 @@ def trained(folder, *flags):
 @pytest.fixture
 def default_handlers():
     """A shell's background jobs, which these tests may be, ignore some of the signals that stop a run."""
-    before = {number: signal.getsignal(number) for number in signals.STOPPING}
-    for number in signals.STOPPING:
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number in STOPPING:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     yield
     for number, handler in before.items():
@@ -95,17 +91,13 @@ def mean_image():
 
 @pytest.fixture(scope="session")
 def mean(mean_image):
-    """What a center view loses."""
     return mean_image[16:240, 16:240]
 
 
 @pytest.fixture(scope="session")
 def folder(tiny_model, mean_image, tmp_path_factory):
-    """An exported version."""
-    metadata = {"class_names": CLASSES, "flags": {}}
-    return export.save(
-        ServedModel(tiny_model, CLASSES, mean_image), str(tmp_path_factory.mktemp("run") / "export"), metadata
-    )
+    served, export_dir = ServedModel(tiny_model, CLASSES, mean_image), tmp_path_factory.mktemp("run") / "export"
+    return export.save(served, str(export_dir), {"class_names": CLASSES, "flags": {}})
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +135,7 @@ def server(folder):
             yield types.SimpleNamespace(
                 rest=f"http://127.0.0.1:{said['rest']}/v1/models/alexnet",
                 grpc=f"grpc://127.0.0.1:{said['grpc']}/alexnet",
-                **{name: said[name] for name in ("version", "warmed_up")},
+                warmed_up=said["warmed_up"],
             )
         finally:
             process.kill()

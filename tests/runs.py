@@ -1,5 +1,3 @@
-"""What tests of runs share: the flags of tiny runs, commands in this process and in others, what runs have written."""
-
 import contextlib
 import csv
 import io
@@ -32,20 +30,17 @@ def call(module, *argv):
 
 
 def refusal(module, *argv, code=2):
-    """The only line of standard error of a command that fails."""
     found, _, error = call(module, *argv)
     assert found == code and error.startswith("command: ") and error.count("\n") == 1
     return error.removeprefix("command: ").strip()
 
 
 def history(folder):
-    """The history.csv of a run's folder, a list of dict of str."""
     with open(folder / "history.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def newest(folder):
-    """The newest checkpoint of a run's folder, str without suffix; None without one."""
     return (checkpoint_paths(str(folder / "checkpoints")) or [None])[-1]
 
 
@@ -72,8 +67,8 @@ def assert_same(folder, other):
         assert {**a, "images_per_second": 0} == {**b, "images_per_second": 0}
     for split in ("train", "val"):
         ours, theirs = (points(each, split) for each in (folder, other))
-        clocks = {tag for tag in theirs if tag.startswith(("speed/", "memory/"))} | {"images_per_second"}
-        for tag in {"warnings", *clocks}:  # warnings are of what was done to the one
+        # Warnings are of what was done to the one.
+        for tag in [tag for tag in {*ours, *theirs} if tag.startswith(("speed/", "memory/", "images_per", "warnings"))]:
             ours.pop(tag, None), theirs.pop(tag, None)
         np.testing.assert_equal(ours, theirs)
 
@@ -96,5 +91,4 @@ def finish(process):
 
 
 def until(process, words):
-    """Reads what a process prints up to a line that has these words."""
     assert any(words in line for line in process.stdout), process.stderr.read()

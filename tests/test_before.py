@@ -1,7 +1,7 @@
-"""A run, its checkpoints and its export by an earlier version (commit f694f70): read, resumed and answered the same.
+"""A run of an earlier version is read, resumed and answers the same.
 
-That commit made data_before/before.tar.xz, once: 22 images, two epochs on them (run/flags.cfg, a checkpoint from within
-the second one too), the history after --epochs=3, its evaluation by ten views, its predictions.
+Commit f694f70 made data_before/before.tar.xz: 22 images, two epochs on them (a checkpoint from within the second one
+too), the history after --epochs=3, its evaluation by ten views, its predictions.
 """
 
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_alexnet import evaluate, flags, predict, rundir, train
+from keras_alexnet import evaluate, predict, train
 from tests.runs import call, history, newest
 
 ARCHIVE = Path(__file__).parent / "data_before" / "before.tar.xz"
@@ -22,14 +22,6 @@ def before(tmp_path, monkeypatch):
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)  # the paths in its flags are relative
     return tmp_path
-
-
-def test_the_settings_of_a_run(before):
-    lines = (before / "run" / "flags.cfg").read_text().splitlines()
-    known = dict(line.removeprefix("--").split("=", 1) for line in lines if line.startswith("--"))
-    assert len(known) == 54
-    found = flags.as_text(rundir.read_config("run"))
-    assert {name: found[name] for name in known} == known
 
 
 @pytest.mark.parametrize("checkpoint", ["epoch-2", "epoch-1-step-2"])

@@ -1,12 +1,15 @@
-"""How commands start and end."""
+"""How commands start, are stopped and end."""
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 import tensorflow as tf
 
+from keras_alexnet import cli
 from keras_alexnet.cli import quiet_start, run_command
 from keras_alexnet.errors import ArgumentError, RequeueError, RunError, UsageError
 from tests.runs import ROOT
@@ -35,16 +38,13 @@ def test_each_end_has_its_code_and_its_line(error, code, words, capsys):
 
 
 def test_help_and_wrong_flags_do_not_import_tensorflow():
-    """Without docstrings too, and with streams that the shell has closed."""
-    code = (
-        "import sys; from keras_alexnet import evaluate, export, predict, train\n"
-        "from keras_alexnet.cli import run_command\n"
-        "for command in (evaluate, export, predict, train):\n"
-        " if run_command('c', command.main, ['--no_such_flag']) != 2: sys.exit(3)\n"
-        " try: command.main(['--help'])\n"
-        " except SystemExit as end: print(end.code)\n"
-        "if {'tensorflow', 'keras'} & set(sys.modules): sys.exit(4)"
-    )
+    """Without docstrings too, and with closed streams."""
+    code = """import sys; from keras_alexnet import cli, evaluate, export, predict, train
+for command in (evaluate, export, predict, train):
+    if cli.run_command('c', command.main, ['--no_such_flag']) != 2: sys.exit(3)
+    try: command.main(['--help'])
+    except SystemExit as end: print(end.code)
+if {'tensorflow', 'keras'} & set(sys.modules): sys.exit(4)"""
     done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stderr.count("\n") == 4, done.stderr
     assert "--learning_rate" in done.stdout and done.stdout.splitlines().count("0") == 4
@@ -67,3 +67,37 @@ def test_the_start_of_tensorflow_is_quiet_and_its_failure_is_not(monkeypatch, ca
     with quiet_start():
         os.write(2, b", shown on request")
     assert capfd.readouterr().err == "the reason, shown on request"
+
+
+def replace_handler(number):
+    """What TensorFlow's multi-worker strategy does: Python does not know of it."""
+    ctypes.CDLL(None).signal(number, signal.SIG_IGN)
+
+
+@pytest.mark.usefixtures("default_handlers")
+@pytest.mark.parametrize("number", cli.STOPPING)
+def test_a_signal_is_noted_or_ends_what_has_nothing_to_save(number):
+    before = signal.getsignal(number)
+    with cli.catch_signals() as stop:
+        stop.at_once = False
+        replace_handler(number)
+        stop.listen()
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop and stop.signal == number
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.signal == number  # the first one counts
+    assert signal.getsignal(number) is before
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else RequeueError), cli.catch_signals():
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.usefixtures("default_handlers")
+def test_a_second_ctrl_c_interrupts_and_what_is_ignored_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    with pytest.raises(KeyboardInterrupt), cli.catch_signals() as stop:
+        stop.at_once = False
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)

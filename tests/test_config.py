@@ -1,5 +1,3 @@
-"""The settings of a training run, and the flagfiles."""
-
 import pytest
 
 from keras_alexnet import config as configs
@@ -16,14 +14,13 @@ def parse(*argv):
 
 
 def test_defaults_are_the_papers():
-    config = configs.parse_train(["--model_dir=run"], "usage")
-    training, network, data = config.training, config.network, config.data
-    assert (training.epochs, training.batch_size, training.learning_rate) == (90, 128, 0.01)
-    assert (training.momentum, training.weight_decay, training.bias_learning_rate_multiplier) == (0.9, 0.0005, 1.0)
-    assert (training.lr_policy, training.plateau_cuts) == ("plateau", 3)
-    assert (network.variant, network.towers, network.activation, network.dropout) == ("paper", 2, "relu", 0.5)
-    assert network.local_response_normalization and network.overlapping_pooling
-    assert (data.dataset, data.pca_color, data.pca_stddev) == ("imagenet2012", "dataset", 0.1)
+    texts = flags.as_text(configs.parse_train(["--model_dir=run"], "usage"))
+    wanted = (
+        "epochs=90 batch_size=128 learning_rate=0.01 momentum=0.9 weight_decay=0.0005 lr_policy=plateau plateau_cuts=3 "
+        "variant=paper towers=2 activation=relu dropout=0.5 local_response_normalization=True overlapping_pooling=True "
+        "dataset=imagenet2012 pca_color=dataset pca_stddev=0.1 bias_learning_rate_multiplier=1.0"
+    )
+    assert dict(pair.split("=") for pair in wanted.split()).items() <= texts.items()
 
 
 def test_the_flags_of_a_run_give_the_same_settings_again(tmp_path):
@@ -39,7 +36,6 @@ def test_the_flags_of_a_run_give_the_same_settings_again(tmp_path):
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)
 def test_every_flagfile_trains_with_its_own_flags(path):
-    """And says why, how, how long and what to expect. Its run is kept in a folder of its name."""
     text = path.read_text()
     assert configs.parse_train([f"--flagfile={path}"], "usage").run.model_dir == f"runs/{path.stem}"
     assert configs.parse_train(["-flagfile", str(path), "--model_dir=own"], "usage").run.model_dir == "own"
@@ -73,11 +69,9 @@ def test_an_ablation_differs_from_the_baseline_by_what_it_says_and_nothing_else(
         (["--new_layers=fc9"], "--new_layers=fc9: must name layers of conv1, "),
         (["--crop_positions=31", "--variant=caffe"], "--crop_positions=31: must be at most 30 for caffe"),
         (["--lr_policy=schedule"], "--lr_schedule=: goes with --lr_policy=schedule, and needs entries"),
-        (["--lr_schedule=3:0.1"], "--lr_schedule=3:0.1: goes with --lr_policy=schedule"),
         (["--lr_policy=schedule", "--lr_schedule=1:conv9=0.1"], "'conv9' is none"),
         (["--lr_policy=schedule", "--lr_schedule=3:0"], "'3:0' freezes everything"),
         (["--lr_policy=schedule", "--lr_schedule=three:0.1"], "'three:0.1' is not AFTER_EPOCH"),
-        (["--lr_policy=schedule", "--lr_schedule=3:-0.1"], "'3:-0.1' is not AFTER_EPOCH"),
         (["--devices=TPU:0"], "--devices=TPU:0: must be names such as GPU:0,GPU:1"),
         (["--devices=GPU:0,gpu:0"], "--devices=GPU:0,gpu:0: must be different"),
         (["--devices=GPU:0,GPU:1", "--towers=1"], "must not be more than the towers"),

@@ -7,18 +7,13 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import __version__, export
-from keras_alexnet.errors import UsageError
 from tests.conftest import CLASSES
 from tests.runs import call, history, refusal
 
-METADATA = {"class_names": CLASSES, "flags": {}}
 
-
-def test_versions_count_up_and_nothing_half_written_stays(tiny_run, small_images, tmp_path, monkeypatch):
+def test_versions_count_up_and_nothing_half_written_stays(tiny_run, tmp_path, monkeypatch):
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
-    # Left by a killed export.
-    (run / "export" / ".writing-1-ab" / "variables").mkdir(parents=True)
-    (run / "export" / ".writing-1-ab" / "variables" / "variables.index").touch()
+    (run / "export" / ".writing-1-ab" / "variables").mkdir(parents=True)  # left by a killed export
 
     def fail(*args, **kwargs):
         raise OSError("no space left on device")
@@ -33,18 +28,12 @@ def test_versions_count_up_and_nothing_half_written_stays(tiny_run, small_images
     folder = run / "export" / "11"
     assert call(export, f"--model_dir={run}", "--views=10") == (0, f"exported to {folder}\n", "")
     assert export.read_metadata(str(folder))["views"] == 10
-    image = tf.constant([(small_images / "val" / "blue_disk" / "0.jpg").read_bytes()])
-    one, ten = (
-        tf.saved_model.load(str(each)).signatures["serving_default"](image_bytes=image)["probabilities"]
-        for each in (tiny_run / "export" / "1", folder)
-    )
-    assert abs(one - ten).numpy().max() > 0
 
 
 def test_a_version_holds_what_tf_serving_looks_for(folder, tiny_model):
     assert {"saved_model.pb", "variables", "assets.extra"} <= set(os.listdir(folder))
     assert set(os.listdir(os.path.join(folder, "assets.extra"))) == {"metadata.json", "tf_serving_warmup_requests"}
-    assert export.read_metadata(folder) == METADATA
+    assert export.read_metadata(folder) == {"class_names": CLASSES, "flags": {}}
     # Weights are stored once.
     shapes = tf.train.load_checkpoint(os.path.join(folder, "variables", "variables")).get_variable_to_shape_map()
     numbers = sum(math.prod(shape) for name, shape in shapes.items() if name != "_CHECKPOINTABLE_OBJECT_GRAPH")
@@ -53,25 +42,16 @@ def test_a_version_holds_what_tf_serving_looks_for(folder, tiny_model):
 
 def test_the_metadata_of_a_run(tiny_run):
     metadata = export.read_metadata(str(tiny_run / "export" / "1"))
-    assert metadata["keras_alexnet"] == __version__ and metadata["tensorflow"] == tf.__version__
+    names = ("keras_alexnet", "tensorflow", "views", "input_size", "epochs")
+    assert [metadata[name] for name in names] == [__version__, tf.__version__, 1, 224, 3]
     assert metadata["class_names"] == ["blue_disk", "red_square", "striped_red_disk"]
     assert metadata["flags"]["variant"] == "release2012" and metadata["flags"]["epochs"] == "3"
     assert metadata["training_set"]["images"] == 18 and metadata["training_set"]["label_counts"] == [6, 6, 6]
     (measured,) = metadata["measured"]
-    assert measured["set"] == "folder validation" and measured["views"] == 1 and measured["epoch"] == 3
+    assert (measured["set"], measured["views"], measured["epoch"]) == ("folder validation", 1, 3)
     assert measured["top1_error"] == pytest.approx(float(history(tiny_run)[-1]["val_top1_error"]))
-    assert (metadata["views"], metadata["input_size"], metadata["epochs"]) == (1, 224, 3)
 
 
-def test_an_export_of_another_program_and_what_is_not_a_run(tmp_path):
-    with pytest.raises(UsageError, match="exported model"):
-        export.read_metadata(str(tmp_path))
-    (tmp_path / "saved_model.pb").touch()
-    (tmp_path / "assets.extra").mkdir()
-    for content in (None, "no JSON", '{"class_names": 5, "flags": {}}'):
-        if content is not None:
-            (tmp_path / "assets.extra" / "metadata.json").write_text(content)
-        with pytest.raises(UsageError, match="was not exported by"):
-            export.read_metadata(str(tmp_path))
+def test_what_is_not_a_run(tmp_path):
     assert "--model_dir is missing" in refusal(export)
     assert "is not a run" in refusal(export, f"--model_dir={tmp_path}")

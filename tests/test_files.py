@@ -2,7 +2,6 @@ import errno
 import fcntl
 import os
 import socket
-import stat
 import subprocess
 import sys
 
@@ -13,12 +12,10 @@ from keras_alexnet.errors import RunError
 from tests.runs import ROOT
 
 # Takes a lock, says whether it got it, and waits for a line.
-TAKER = """import sys
-from keras_alexnet import files
+TAKER = """import sys; from keras_alexnet import files
 lock = files.acquire(sys.argv[1])
 print(bool(lock), flush=True)
-input()
-"""
+input()"""
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -26,7 +23,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
         file.write("whole")
         assert not (tmp_path / "a").exists()
     (tmp_path / "b").touch()
-    assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == stat.S_IMODE(os.stat(tmp_path / "b").st_mode)
+    assert os.stat(tmp_path / "a").st_mode == os.stat(tmp_path / "b").st_mode
     with pytest.raises(RuntimeError), files.atomic_write(str(tmp_path / "a"), "wb") as file:
         file.write(b"half")
         raise RuntimeError
@@ -37,13 +34,15 @@ def test_a_folder_takes_its_place_whole_or_the_next_one(tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "other").touch()
     places = iter(["1", "2"])
-    with files.atomic_directory(str(tmp_path), lambda: str(tmp_path / next(places))) as (folder, written):
+
+    def write(folder):
         (tmp_path / folder / "own").touch()
-        assert not (tmp_path / "2").exists() and written.path is None
+        assert not (tmp_path / "2").exists()
         files.remove_temp_files(str(tmp_path))  # another process leaves it alone
-    assert written.path == str(tmp_path / "2")
-    with pytest.raises(FileNotFoundError), files.atomic_directory(str(tmp_path), lambda: str(tmp_path / "no" / "1")):
-        pass
+
+    assert files.atomic_directory(str(tmp_path), lambda: str(tmp_path / next(places)), write) == str(tmp_path / "2")
+    with pytest.raises(FileNotFoundError):
+        files.atomic_directory(str(tmp_path), lambda: str(tmp_path / "no" / "1"), write=lambda folder: None)
     # Left by killed processes.
     (tmp_path / ".writing-1").touch()
     (tmp_path / ".writing-2").mkdir()
@@ -55,24 +54,16 @@ def test_a_folder_takes_its_place_whole_or_the_next_one(tmp_path):
 def test_one_process_gets_a_lock_and_its_end_releases_it(tmp_path, monkeypatch):
     path = str(tmp_path / "lock")
     assert files.owner(path) == "somebody"
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    first, second = (subprocess.Popen([sys.executable, "-c", TAKER, path], **streams, cwd=ROOT) for _ in range(2))
-    took = {process.stdout.readline(): process for process in (first, second)}
-    assert files.acquire(path) is None
-    holder = took["True\n"]
-    assert files.owner(path).startswith(f"{socket.gethostname()}, process {holder.pid}, since 20")
-    holder.kill()  # no time to clean up
-    for process in (first, second):
-        process.communicate("\n")
+    command, streams = [sys.executable, "-c", TAKER, path], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **streams, text=True, cwd=ROOT) as holder:
+        assert holder.stdout.readline() == "True\n"
+        assert files.acquire(path) is None
+        assert files.owner(path).startswith(f"{socket.gethostname()}, process {holder.pid}, since 20")
+        holder.kill()  # no time to clean up
     lock = files.acquire(path)
     assert f"process {os.getpid()}, " in files.owner(path)
     assert files.acquire(path) is None  # not even this process a second time
-    # It lasts as long as a process that it was passed to.
-    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(lock.fileno(),))
     lock.close()
-    assert files.acquire(path) is None
-    child.communicate(b"")
-    files.acquire(path).close()
 
     def refuse(file, how):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

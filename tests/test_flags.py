@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import pkgutil
 import string
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_alexnet import config as configs
@@ -73,17 +74,15 @@ def test_a_field_is_a_flag(monkeypatch, capsys):
     ("flag", "words"),
     [
         ("--numbers=3", "'numbers'"),
-        ("--number=many", "--number=many"),
         ("--number", "number"),
-        *((f"--number={number}", f"--number={number}") for number in (0, 2**31, 2**63, -(2**63), 10**30)),
+        *((f"--number={number}", f"--number={number}") for number in ("many", 0, 2**31, 10**30)),
         *((f"--share={number}", f"--share={number}: must be a finite number") for number in ("nan", "inf", "-inf")),
-        ("--share=0", "--share=0.0: must be above 0"),
-        ("--share=1", "--share=1.0: must be below 1"),
+        ("--share=0", "--share=0: must be above 0"),
+        ("--share=1", "--share=1: must be below 1"),
         ("--views=5", "--views=5: value should be one of <1|10>"),
-        ("--sizes=1,x", "--sizes=1,x: must be whole numbers separated by commas"),
-        ("--sizes=-1", "--sizes=-1: must be whole numbers from 0"),
+        ("--sizes=1,x", "--sizes=1,x: must be whole numbers from 0 to 2147483647, separated by commas"),
         (f"--sizes={2**63}", "must be whole numbers from 0 to 2147483647"),
-        ("--shares=0.5,nan", "--shares=0.5,nan: must be numbers separated by commas"),
+        ("--shares=0.5,nan", "--shares=0.5,nan: must be numbers from 0"),
         ("--name=a\0b", "--name=a\\x00b: must not contain line breaks or null characters"),
         ("--name=a\u2028b", "must not contain line breaks"),
         ("--flagfile=nowhere.cfg", "--flagfile=nowhere.cfg: cannot be read (No such file or directory)"),
@@ -108,70 +107,43 @@ def test_flagfiles(tmp_path):
     assert parse("-flagfile", str(other), "--number=1").group.number == 1
     path.write_text(f"--flagfile={path}\n")
     assert "nested too deeply, or name each other" in refused(f"--flagfile={path}")
-    for line, problem in (
-        ("--name='a b'", "a value has no quotes in a flagfile"),
-        ('--name="a b"', "a value has no quotes in a flagfile"),
-        ("--number=7 # seven", "a comment needs a line of its own"),
-    ):
+    quotes, comment = "a value has no quotes in a flagfile", "a comment needs a line of its own"
+    for line, problem in (("--name='a b'", quotes), ('--name="a b"', quotes), ("--number=7 # seven", comment)):
         path.write_text(f"{line}\n")
         assert refused(f"--flagfile={path}") == f"{line}: {problem} ({path}, line 1)"
     path.write_bytes(b"--name=\xff\n")
-    assert f"--flagfile={path}: is not a text file of flags" in refused(f"--flagfile={path}")
+    assert f"--flagfile={path}: cannot be read (it is not a text file)" in refused(f"--flagfile={path}")
 
 
-# All commands.
-
-EXPERIMENTS = {}
-for found in pkgutil.iter_modules(paper.__path__, "keras_alexnet.paper."):
+KINDS = [configs.Config, evaluate.EvaluateConfig, export.ExportConfig, predict.PredictConfig]
+for module in pkgutil.iter_modules(paper.__path__, "keras_alexnet.paper."):
     with contextlib.suppress(ImportError):  # an optional library is not installed
-        names = vars(importlib.import_module(found.name)).items()
-        EXPERIMENTS |= {f"{found.name}.{name}": kind for name, kind in names if name.endswith("Settings")}
-COMMANDS = {
-    "train": (configs.Config, lambda argv: configs.parse_train(argv, "usage")),
-    "evaluate": (evaluate.EvaluateConfig, lambda argv: evaluate.parse_evaluate(argv, "usage")),
-    "export": (export.ExportConfig, lambda argv: flags.parse(export.ExportConfig, argv, "usage")),
-    "predict": (predict.PredictConfig, lambda argv: flags.parse(predict.PredictConfig, argv, "usage", "images")),
-    **{name: (kind, lambda argv, kind=kind: flags.parse(kind, argv, "usage")) for name, kind in EXPERIMENTS.items()},
-}
-NAMES = {name: [field for field in flags._fields(kind) if field != "images"] for name, (kind, _) in COMMANDS.items()}
+        found = vars(importlib.import_module(module.name))
+        KINDS += [found[name] for name in sorted(found) if name.endswith("Settings")]
+PARSERS = {configs.Config: configs.parse_train, evaluate.EvaluateConfig: evaluate.parse_evaluate}
 # Values that flags of some kind take or almost take.
 WORDS = (
-    "", " ", "0", "1", "-1", "2", "1e9", "1e999", "-inf", "nan", "0x10", "1_0", "0.5", "99999999999999999999", "true",
-    "none", "auto", "paper", "folder", "records", "shapes", "schedule", "GPU:0,GPU:0", "CPU:0,CPU:1,CPU:2", "no",
-    "1:0.1,2:bias=0", "0:conv9=1", "1:x=1e400", "0.3,0.7", "search", "1,2", "2,1", "fc8,conv1", "32,64", "équipe",
-    "../..", "/dev/null", "a\nb", "\x00", "--seed", "=", ",,,", "conv2,conv2", "multi_worker", "mirrored", "10",
+    "", "0", "-1", "2", "1e999", "nan", "0x10", "1_0", "99999999999999999999", "true", "auto", "folder", "shapes",
+    "schedule", "GPU:0,GPU:0", "CPU:0,CPU:1,CPU:2", "1:0.1,2:bias=0", "1:x=1e400", "0.3,0.7", "search", "2,1",
+    "fc8,conv1", "équipe", "/dev/null", "a\nb", "\x00", "--seed", "=", ",,,", "multi_worker", "mirrored",
 )  # fmt: skip
 
 
-@st.composite
-def commands(draw):
-    name = draw(st.sampled_from(sorted(COMMANDS)))
-    value = st.one_of(st.sampled_from(WORDS), st.text(alphabet=string.printable, max_size=12))
-    argument = st.one_of(
-        st.builds("--{}={}".format, st.sampled_from(NAMES[name]), value),
-        st.builds("--{}".format, st.sampled_from(NAMES[name])),
-        st.builds("--no{}".format, st.sampled_from(NAMES[name])),
-        st.text(alphabet=string.printable, max_size=8),
-    )
-    return name, draw(st.lists(argument, max_size=8))
-
-
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(commands())
-@example(("train", ["--dataset=shapes", "--model_dir=run", "--strategy=multi_worker", "--devices=GPU:0"]))
-@example(("train", ["--dataset=shapes", "--model_dir=run", "--lr_policy=schedule", "--lr_schedule=1:0.1,2:bias=0"]))
-def test_any_flags_are_settings_or_one_line(command):
-    name, argv = command
-    kind, parse = COMMANDS[name]
+@given(st.data())
+def test_any_flags_are_settings_or_one_line(data):
+    kind = data.draw(st.sampled_from(KINDS))
+    parse = PARSERS.get(kind, functools.partial(flags.parse, kind))
+    name = st.sampled_from([field for field in flags._fields(kind) if field != "images"])
+    value, text = st.sampled_from(WORDS), st.text(alphabet=string.printable, max_size=12)
+    argument = st.builds("--{}={}".format, name, value | text) | st.builds("--no{}".format, name) | text
     try:
-        found = parse(argv)
+        found = parse(data.draw(st.lists(argument, max_size=8)), usage="usage")
     except (UsageError, ArgumentError) as error:
         assert str(error).strip()
-        return
     except SystemExit as ended:
         assert ended.code == 0  # --help
-        return
-    if name == "train":  # what is taken can be written down and is then taken again
-        assert flags.read(kind, flags.as_text(found)) == dataclasses.replace(
-            found, run=dataclasses.replace(found.run, dry_run=False)
-        )
+    else:
+        if kind is configs.Config:  # what is taken can be written down and is then taken again
+            run = dataclasses.replace(found.run, dry_run=False)
+            assert flags.read(kind, flags.as_text(found)) == dataclasses.replace(found, run=run)

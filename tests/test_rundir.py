@@ -1,15 +1,12 @@
-"""A run's folder: how it is opened, and what it says of where it comes from."""
-
 import dataclasses
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_alexnet import rundir
-from keras_alexnet.errors import ArgumentError, RunError, UsageError
+from keras_alexnet.errors import RunError, UsageError
 
 
 @pytest.fixture
@@ -21,15 +18,11 @@ def copy(tiny_run, tmp_path):
     ("file", "content", "words"),
     [
         ("flags.cfg", b"--model_dir=x\n--no_such_flag=1\n", r"flags.cfg: is not the flags of a run \('no_such_flag'"),
-        ("flags.cfg", b"--model_dir=\xff\n", "flags.cfg: is not the flags of a run"),
         ("flags.cfg", b"--model_dir=x\n--width=0.37\n", "epoch-3: cannot be read"),
         ("class_names.txt", b"", "must hold one name a line, and no name twice"),
-        ("class_names.txt", b"a\n\nb\n", "must hold one name a line, and no name twice"),
         ("class_names.txt", b"a\nb\na\n", "must hold one name a line, and no name twice"),
-        ("class_names.txt", b"\xff\n", "class_names.txt: cannot be read"),
         ("class_names.txt", b"a\nb\nc\nd\n", "epoch-3: cannot be read"),
-        ("statistics.npz", None, "statistics.npz: is missing; train again to write it"),
-        ("statistics.npz", b"", "statistics.npz: "),
+        ("statistics.npz", None, "statistics.npz: cannot be read"),
     ],
 )
 def test_files_that_do_not_go_together(file, content, words, copy):
@@ -50,10 +43,9 @@ def test_checkpoints_of_a_run(copy, capsys):
     assert opened() == "epoch-3" and opened("best") == f"epoch-{best}"
     index = copy / "checkpoints" / "epoch-3.index"
     whole = index.read_bytes()
-    for size in (0, 20, len(whole) // 2):
-        index.write_bytes(whole[:size])
-        assert opened() == "epoch-2" and opened("best") == f"epoch-{best}"
-        assert "epoch-3: cannot be read" in capsys.readouterr().err
+    index.write_bytes(whole[: len(whole) // 2])
+    assert opened() == "epoch-2" and opened("best") == f"epoch-{best}"
+    assert "epoch-3: cannot be read" in capsys.readouterr().err
     for path in (copy / "checkpoints").glob("epoch-[12]*"):
         path.unlink()
     for which in ("newest", "best"):
@@ -65,10 +57,6 @@ def test_checkpoints_of_a_run(copy, capsys):
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(RunError, match="has no checkpoint yet; let it finish an epoch first"):
         opened()
-    with pytest.raises(UsageError, match="is not a run"):
-        rundir.open_run(str(copy / "checkpoints"))
-    with pytest.raises(ArgumentError, match="must not contain"):
-        rundir.open_run(str(copy / "*"))
 
 
 def test_a_run_is_created_in_an_empty_folder_only(tiny_run, tmp_path):
@@ -85,25 +73,21 @@ def test_a_run_is_created_in_an_empty_folder_only(tiny_run, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_commit_and_packages(tmp_path, monkeypatch):
-    """The commit's first seven digits; a + after any change of a file that it has, within the package only."""
-
+def test_the_commit_and_a_mark_of_changes(tmp_path, monkeypatch):
     def git(*arguments):
         command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    package = tmp_path / "keras_alexnet"
-    package.mkdir()
-    monkeypatch.setattr(rundir, "__file__", str(package / "rundir.py"))
+    module, other = tmp_path / "keras_alexnet" / "rundir.py", tmp_path / "README.md"
+    module.parent.mkdir()
+    monkeypatch.setattr(rundir, "__file__", str(module))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert rundir.commit.__wrapped__() == "unknown"
-    for file in (package / "rundir.py", tmp_path / "README.md"):
+    for file in (module, other):
         file.write_text("a")
     git("init", "--quiet")
     git("add", ".")
     git("commit", "--quiet", "--message=first")
-    for file, mark in ((tmp_path / "README.md", ""), (package / "rundir.py", "+")):
+    for file, mark in ((other, ""), (module, "+")):
         file.write_text("b")
         assert rundir.commit.__wrapped__() == git("rev-parse", "HEAD")[:7] + mark
-    monkeypatch.setattr(rundir, "PACKAGES", ("tensorflow", "no-such-package"))
-    assert rundir.packages() == {"tensorflow": tf.__version__, "no-such-package": "not installed"}

@@ -1,5 +1,3 @@
-"""Training on a handful of images: everything that it writes, and what it refuses."""
-
 import json
 import shutil
 
@@ -9,34 +7,24 @@ import tensorflow as tf
 
 from keras_alexnet import __version__, datasets, evaluate, export, predict, train
 from keras_alexnet.model import weights
-from tests.runs import SMALL_CLASSES, TINY_RUN, assert_same, call, history, newest, points, refusal, state
-
-COLUMNS = [
-    "epoch", "loss", "top1_error", "top5_error", "val_loss", "val_top1_error", "val_top5_error", "learning_rate",
-    "images_per_second",
-]  # fmt: skip
+from tests.runs import SMALL_CLASSES, TINY_RUN, call, history, newest, points, refusal, state
 
 
 @pytest.fixture
 def data(small_images, tmp_path):
-    """A copy of the images, to be changed."""
     return shutil.copytree(small_images, tmp_path / "data")
 
 
 def test_from_training_to_prediction(run_of_three_epochs, small_images, tmp_path):
-    """Two towers with all layers: train, evaluate, export, predict."""
     run, rows = run_of_three_epochs, history(run_of_three_epochs)
-    assert list(rows[0])[: len(COLUMNS)] == COLUMNS and [row["epoch"] for row in rows] == ["1", "2", "3"]
+    columns = "epoch loss top1_error top5_error val_loss val_top1_error val_top5_error learning_rate images_per_second"
+    assert list(rows[0])[:9] == columns.split() and [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert all(np.isfinite(float(value)) for row in rows for value in row.values())
     assert len([name for name in state(run) if name.endswith(("_tower0/kernel", "_tower1/kernel"))]) == 2 * 2 * 7
-    with np.load(run / "statistics.npz", allow_pickle=False) as statistics:
-        shapes = {name: statistics[name].shape for name in ("mean_image", "rgb_mean", "rgb_covariance")}
-        assert shapes == {"mean_image": (256, 256, 3), "rgb_mean": (3,), "rgb_covariance": (3, 3)}
-        fingerprint = str(statistics["fingerprint"])
     assert (run / "class_names.txt").read_text().split() == list(SMALL_CLASSES)
     (record,) = json.loads((run / "provenance.json").read_text())
     assert record["keras_alexnet"] == __version__ and record["device"].endswith(tf.__version__)
-    assert record["training_set"] == {"images": 18, "fingerprint": fingerprint}
+    assert (record["training_set"]["images"], record["validation_set"]["images"]) == (18, 9)
 
     assert call(evaluate, f"--model_dir={run}", f"--json={tmp_path / 'figures.json'}")[0] == 0
     measured = json.loads((tmp_path / "figures.json").read_text())["result"]
@@ -64,16 +52,7 @@ def test_tensorboard_gets_the_curves(tiny_run):
         assert val["mean_squared_error"][epoch] == (3 * epoch + 3, expected)
 
 
-def test_the_flags_of_a_run_repeat_it_and_resume_it(tiny_run, tmp_path):
-    argv = [f"--flagfile={tiny_run / 'flags.cfg'}", f"--model_dir={tmp_path / 'again'}", "--noexport"]
-    for epochs in (1, 3):
-        assert call(train, *argv, f"--epochs={epochs}")[0] == 0
-    assert_same(tmp_path / "again", tiny_run)
-    assert "--momentum=0.5 (the run has 0.9)" in refusal(train, *argv, "--momentum=0.5")
-
-
 def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images, tmp_path):
-    """And the statistics of another run."""
     flags = ["--summary_steps=100", "--histograms", "--profile=2,3", f"--statistics={tiny_run / 'statistics.npz'}"]
     argv = [f"--data_dir={small_images}", f"--model_dir={tmp_path}", "--epochs=2", "--noexport"]
     assert call(train, *TINY_RUN, *argv, *flags)[0] == 0
@@ -91,17 +70,15 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
         ("--devices=GPU:7", "GPU:7 is missing, there are CPU:0"),
         ("--model_dir={tmp}/file", "is a file; name a folder"),
         ("--model_dir={data}/train/run", "is inside the images of --data_dir"),
-        *((f"--model_dir={{tmp}}/a{each}b", "must not contain [ ] * ? or \\") for each in "[]*?\\"),
+        ("--model_dir={run} --momentum=0.5", "--momentum=0.5 (the run has 0.9)"),
+        ("--model_dir={tmp}/a\\b", "must not contain [ ] * ? or \\"),
         ("--batch_size=9 --strategy=mirrored --devices=CPU:0,CPU:1", "must be a multiple of the 2 replicas"),
-        ("--statistics={tmp}/none.npz", "give a statistics.npz of another run"),
         ("--statistics={run}/flags.cfg", "give a statistics.npz of another run"),
         ("--statistics={tmp}/other.npz", "is of another training set"),
-        ("--initial_weights={tmp}/a[1]", "must not contain [ ] * ? or \\"),
         ("--initial_weights={tmp}/nowhere", "there is no such file or folder"),
         ("--initial_weights={run} --width=0.125", "its network has --width=0.0625, and this one 0.125"),
         ("--initial_weights={run}/export/1 --variant=caffe", "its network has --variant=release2012"),
         ("--initial_weights={run} --topology=conv6", "its network has --topology=alexnet, and this one conv6"),
-        ("--initial_weights={run} --activation=tanh", "its network has --activation=relu, and this one tanh"),
         ("--initial_weights={run} --topology=conv6 --new_layers=fc6,fc8", "conv6/kernel should be (3, 3, 6, 16)."),
         ("--initial_weights={tmp}/tiny.npz", "conv1/kernel should be (11, 11, 3, 6). Received"),
     ],
@@ -118,7 +95,6 @@ def test_what_is_refused_before_anything_is_trained(flags, words, tiny_run, data
 
 
 def test_a_new_layer_on_layers_of_another_run_that_stay_as_they_are(tiny_run, small_images, tmp_path):
-    """As the release went from network 145 to 146; the run resumes without what it started from."""
     first, folder = shutil.copytree(tiny_run / "export" / "1", tmp_path / "first"), tmp_path / "run"
     argv = [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={folder}", "--noexport", "--topology=conv6"]
     argv += ["--new_layers=conv6,fc6,fc8", "--lr_policy=schedule", "--lr_schedule=0:conv=0,0:conv6=0.01,0:bias=0"]
@@ -131,7 +107,6 @@ def test_a_new_layer_on_layers_of_another_run_that_stay_as_they_are(tiny_run, sm
     shutil.rmtree(first)
     assert call(train, *argv, f"--initial_weights={first}", "--epochs=2")[0] == 0
     assert len(history(folder)) == 2
-    # Without its initial weights it is another run.
     assert "--initial_weights= (the run has" in refusal(train, *argv, "--epochs=3")
 
 
@@ -174,12 +149,8 @@ def test_bad_files_are_named_counted_and_left_out(data, tmp_path):
     ],
 )
 def test_images_that_cannot_be_read_any_more_are_named(what, words, tiny_run, data, tmp_path, monkeypatch):
-    run, path, find = (
-        shutil.copytree(tiny_run, tmp_path / "run"),
-        data / "train/blue_disk/3.jpg",
-        datasets.find_bad_files,
-    )
-    whole = path.read_bytes()
+    run, path = shutil.copytree(tiny_run, tmp_path / "run"), data / "train/blue_disk/3.jpg"
+    whole, find = path.read_bytes(), datasets.find_bad_files
     path.write_bytes(bytes(len(whole)))  # a fault of the disk: the name and the size are as before
 
     def change_and_find(*arguments):
@@ -200,12 +171,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(small_
     line = refusal(train, *flags, "--learning_rate=1e30", code=1)
     assert "the loss is" in line and "there is no checkpoint yet" in line
     assert not (tmp_path / "history.csv").exists()
-    # Without a checkpoint there is nothing to resume: the same folder takes other flags.
     line = refusal(train, *flags, "--lr_policy=schedule", "--lr_schedule=1:1e30", code=1)
-    assert "the checkpoint after epoch 1 is kept" in line
+    assert "the checkpoint epoch-1 is kept" in line
     ((step, words),) = points(tmp_path, "train")["warnings"]
-    assert step >= 3 and "the loss is" in str(words)
-    assert [row["epoch"] for row in history(tmp_path)] == ["1"]
+    assert step >= 3 and "the loss is" in str(words) and len(history(tmp_path)) == 1
     assert all(np.isfinite(value).all() for name, value in state(tmp_path).items())
 
 

@@ -3,8 +3,7 @@
     python tools/benchmark_checkpoint.py                         # 2 cores: about 3 minutes
     python tools/benchmark_checkpoint.py --data_dir=IMAGES       # and the first batch inside an epoch of these images
 
-Rounds of steps without and with a checkpoint that is written beside them take turns; figures are medians. The share is
-that of the default interval, --checkpoint_minutes.
+Steps without and with a checkpoint that is written beside them take turns; figures are medians.
 """
 
 import dataclasses
@@ -14,6 +13,7 @@ import tempfile
 
 import harness
 
+from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.config import RunConfig
 from keras_alexnet.flags import flag
@@ -40,7 +40,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings, rows = harness.parse(Settings, argv, __doc__), {"checkpoint": "rows_training.checkpoint"}
+    settings, rows = flags.parse(Settings, argv, __doc__), {"checkpoint": "rows_training.checkpoint"}
     if settings.data_dir:
         rows["epoch"] = "rows_training.epoch"
     with tempfile.TemporaryDirectory() as folder:

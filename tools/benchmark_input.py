@@ -16,6 +16,7 @@ import tempfile
 
 import harness
 
+from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError
 from keras_alexnet.flags import flag, required
@@ -56,7 +57,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings = harness.parse(Settings, argv, __doc__)
+    settings = flags.parse(Settings, argv, __doc__)
     for name, folder in (("data_dir", required(settings, "data_dir")), ("work_dir", settings.work_dir or ".")):
         if not os.path.isdir(folder):
             raise ArgumentError(name, folder, "there is no such folder")
@@ -72,14 +73,12 @@ def main(argv):
     report = {"machine": harness.machine(), **dataclasses.asdict(settings), **facts["images"]}
     report["rows"] = harness.summary({row: its_turns[1:] for row, its_turns in turns.items()}, COMPARED)
     if settings.device_rate:
-        report["needed"] = {row: needed(report, row) for row in READ if row in report["rows"]}
+        # What lets a device never wait, if all cores do as well as those measured.
+        report["needed"], rate = {}, settings.device_rate
+        for row in [row for row in READ if row in report["rows"]]:
+            cores = math.ceil(rate * settings.threads / report["rows"][row]["images_per_second"])
+            report["needed"][row] = {"cores": cores, "megabytes_per_second": rate * report[READ[row]] / 1e3}
     harness.publish(report, as_text(report, missing), settings.json)
-
-
-def needed(report, row):
-    """The cores, if all do as well as those measured, and megabytes_per_second that let a device never wait: dict."""
-    cores = report["device_rate"] * report["threads"] / report["rows"][row]["images_per_second"]
-    return {"cores": math.ceil(cores), "megabytes_per_second": report["device_rate"] * report[READ[row]] / 1e3}
 
 
 def as_text(report, missing):

@@ -3,9 +3,9 @@
     python tools/benchmark_serving.py --model=RUN/export/1 [IMAGE...]
     python tools/benchmark_serving.py --model=RUN/export/1 --server=http://localhost:8501/v1/models/alexnet [IMAGE...]
 
-The calls take turns in one process: `serving_default` on files, `images` on what it hands to the network, and decoding
-and resizing alone. Besides: ten views against as many center views, loading in a fresh process, and requests to a
-server. Without images one of 500x375 is drawn.
+`serving_default` on files, `images` on what it hands to the network, and decoding and resizing alone take turns.
+Besides: ten views against as many center views, loading in a fresh process, and requests to a server. Without images
+one of 500x375 is drawn.
 """
 
 import dataclasses
@@ -15,18 +15,29 @@ import sys
 import harness
 import numpy as np
 
+from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.flags import flag, required
 
 BATCHES = ("batch 1", "batch 32")
-CALLS = {
+FIGURES = {
     "serving": "serving_default, files",
     "network": "network alone (images)",
     "decode": "decoding and resizing alone",
     "plain_decode": "decode_image and tf.image.resize",
     "beyond": "beyond the network",
-    "ratio": "over decoding and resizing",
+    "ratio": "the last over decoding and resizing",
+    "ten": "an image by ten views",
+    "center": "an image by its center view",
+    "times": "the one over the other",
+    "import": "importing TensorFlow",
+    "load": "loading the model",
+    "first_answer": "the first answer",
+    "alone": "one request at a time",
+    "together": "--parallel requests at a time",
+    "alone_speed": "one at a time, images a second",
+    "together_speed": "--parallel, images a second",
 }
 
 
@@ -42,7 +53,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings = harness.parse(Settings, argv, __doc__, positional="images")
+    settings = flags.parse(Settings, argv, __doc__, positional="images")
     if not os.path.isfile(os.path.join(required(settings, "model"), "saved_model.pb")):
         raise ArgumentError("model", settings.model, "is no exported model (there is no saved_model.pb in it)")
     for path in settings.images:
@@ -58,57 +69,35 @@ def main(argv):
     }
     fresh = [harness.interleave({"loading": "rows_serving.loading"}, settings, 0)[0] for _ in range(settings.rounds)]
     samples["loading"] = {name: [each["loading"][name] for each in fresh] for name in fresh[0]["loading"]}
-    report = {"machine": harness.machine(), **facts["batch 1"], **summary(samples)}
-    harness.publish(report, as_text(report, settings), settings.json)
-
-
-def summary(samples):
-    """The figures of all rows, in milliseconds, from {row: {str: what was measured in all turns}}.
-
-    calls: p50 and p99 of each of CALLS and batch; in it beyond, the median of serving less the network in the same
-    turn, and ratio, that over the p50 of decode. ten_views and loading: medians. server: p50, p99, images_per_second.
-    """
-    calls = {name: {} for name in CALLS}
-    for row in BATCHES:
-        for name, values in samples[row].items():
-            calls[name] |= {f"{row} {figure}": value for figure, value in percentiles(values).items()}
-        p50 = f"{row} p50"
-        calls["beyond"][p50] = float(np.median(samples[row]["serving"] - samples[row]["network"]))
-        calls["ratio"][p50] = calls["beyond"][p50] / calls["decode"][p50]
-    report = {"calls": calls}
-    for row in ("ten_views", "loading"):
-        report[row] = {name: float(np.median(values)) for name, values in samples[row].items()}
-    report["ten_views"]["ratio"] = float(np.median(samples["ten_views"]["ten"] / samples["ten_views"]["center"]))
-    if "server" in samples:
-        found = samples["server"]
-        report["server"] = {name: percentiles(found[name]) for name in ("alone", "together")}
-        for name, figures in report["server"].items():
-            figures["images_per_second"] = float(np.median(found[f"{name}_speed"]))
-    return report
-
-
-def percentiles(values):
-    return {"p50": float(np.percentile(values, 50)), "p99": float(np.percentile(values, 99))}
-
-
-def as_text(report, settings):
-    """The tables, list of str."""
-    ten, columns = report["ten_views"], [f"{row} {name}" for row in BATCHES for name in ("p50", "p99")]
-    rows = [(text, report["calls"][name], "") for name, text in CALLS.items()]
+    report = {"machine": harness.machine(), **facts["batch 1"], "rows": summary(samples)}
+    columns = {"p50": ("p50", ".2f"), "p99": ("p99", ".2f")}
+    rows = [(f"{row}: {FIGURES[name]}", each, "") for row, its in report["rows"].items() for name, each in its.items()]
     lines = [
         report["machine"]["device"],
         f"{report['images']} image(s), {report['bytes'] / 1000:.0f} kB on average",
         "",
-        *harness.table("milliseconds", {column: (column, ".2f") for column in columns}, rows),
-        "",
-        f"ten views: {ten['ten']:.1f} ms an image, {ten['ratio']:.2f} times the center view's {ten['center']:.1f} ms",
-        "fresh process: import tensorflow {import:.0f} ms, load {load:.0f} ms, "
-        "first answer {first_answer:.0f} ms".format(**report["loading"]),
+        *harness.table("milliseconds", columns, rows),
     ]
-    for name, each in report.get("server", {}).items():
-        line = "p50 {p50:.1f} ms, p99 {p99:.1f} ms, {images_per_second:.0f} images/s".format(**each)
-        lines.append(f"{settings.server}, {1 if name == 'alone' else settings.parallel} at a time: {line}")
-    return lines
+    harness.publish(report, lines, settings.json)
+
+
+def summary(samples):
+    """Percentiles of what was measured in all turns, {row: {name: array}} -> {row: {name: {"p50": float, ...}}}.
+
+    beyond is the median of serving less the network in the same turn, ratio that over the p50 of decode.
+    """
+    found = {row: {name: percentiles(each) for name, each in its.items()} for row, its in samples.items()}
+    for row in BATCHES:
+        beyond = float(np.median(samples[row]["serving"] - samples[row]["network"]))
+        found[row] |= {"beyond": {"p50": beyond}, "ratio": {"p50": beyond / found[row]["decode"]["p50"]}}
+    found["ten_views"]["times"] = {
+        "p50": float(np.median(samples["ten_views"]["ten"] / samples["ten_views"]["center"]))
+    }
+    return found
+
+
+def percentiles(values):
+    return {"p50": float(np.percentile(values, 50)), "p99": float(np.percentile(values, 99))}
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
     python tools/benchmark_step.py                           # 2 cores: about 8 minutes
     python tools/benchmark_step.py --json=step.json --rows=pinned,mixed_bfloat16
 
-Each row is a process of its own. They take turns, with a 4096x4096 float32 matrix product before each turn; a figure is
-the median of the rounds, a ratio the median of the rounds' ratios. PyTorch belongs to the extra `benchmark`; without it
-its row is left out.
+The rows take turns, with a 4096x4096 float32 matrix product before each turn; a figure is the median of the rounds, a
+ratio the median of the rounds' ratios. PyTorch belongs to the extra `benchmark`; without it its row is left out.
 """
 
 import dataclasses
@@ -14,6 +13,7 @@ import sys
 
 import harness
 
+from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import RunError
 from keras_alexnet.flags import flag
@@ -41,7 +41,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings = harness.parse(Settings, argv, __doc__)
+    settings = flags.parse(Settings, argv, __doc__)
     rows, missing = harness.choose_rows(settings.rows, ROWS, [row for row in ROWS if row != "two_devices"])
     starts = {row: "rows_torch.step" if row == "torch" else "rows_training.start" for row in rows}
     starts["product"] = "rows_training.product"
@@ -55,8 +55,7 @@ def summary(facts, turns):
     """The figures of each row, as of `harness.summary`, with those that depend on the machine and on the network.
 
     of_PEER: the speed over that of another row; product_gflops: the machine's speed in the same turns; of_limit: images
-    a second over what this speed allows; weights, momentum, gradients, activations and sum: MB that a step holds, on
-    paper. Raises RunError where a row has trained another network.
+    a second over what this speed allows; weights ... sum: MB that a step holds, on paper.
     """
     network = facts["product"]
     found = harness.summary(turns, {row: {f"of_{peer}": peer for peer in PEERS if peer != row} for row in turns})
@@ -73,12 +72,9 @@ def summary(facts, turns):
 
 def as_text(report, missing):
     """The report as two tables, list of str."""
-    speed = {
-        "img/s": ("images_per_second", ".2f"),
-        "GFLOP/s": ("product_gflops", ".1f"),
-        "of limit": ("of_limit", ".3f"),
-    }
-    speed |= {f"of {peer}": (f"of_{peer}", ".3f") for peer in PEERS if peer in report["rows"]}
+    speed = {"img/s": ("images_per_second", ".2f"), "GFLOP/s": ("product_gflops", ".1f")}
+    names = ["limit", *(peer for peer in PEERS if peer in report["rows"])]
+    speed |= {f"of {name}": (f"of_{name}", ".3f") for name in names}
     kinds = ("weights", "momentum", "gradients", "activations", "sum")
     memory = {"peak": ("peak_mb", ".0f"), **{kind: (kind, ".0f") for kind in kinds}}
     rows = [(row, figures, ROWS[row]) for row, figures in report["rows"].items()]

@@ -14,6 +14,7 @@ import sys
 
 import harness
 
+from keras_alexnet import flags
 from keras_alexnet.cli import quiet_start, run_command
 from keras_alexnet.errors import RunError
 from keras_alexnet.flags import flag
@@ -25,7 +26,7 @@ OWNERS = {0: "of tower 0", 1: "of tower 1", None: "of neither"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(harness.Report):
     """The report on devices."""
 
     devices: str | None = flag(None, "Of the two towers, such as GPU:0,GPU:1; two GPUs or logical CPUs if left out.")
@@ -34,35 +35,23 @@ class Settings:
     width: float = flag(1.0, "Factor on the units of every layer.")
     precision: str = flag("float32", "Arithmetic.", choices=("float32", "mixed_bfloat16", "mixed_float16"))
     loss_scale: bool = flag(False, "With mixed_float16's scaling of the loss, in any precision.")
-    json: str | None = flag(None, "A file for the same as JSON, every operation included.", path=True)
 
 
 def main(argv):
-    settings = harness.parse(Settings, argv, __doc__)
+    settings = flags.parse(Settings, argv, __doc__)
     with quiet_start():
-        # TensorFlow is imported after the flags are parsed: a wrong one is answered at once.
-        import placement
-
-        devices = placement.choose_two(settings.devices)
-    operations, crossings = placement.measure(settings, devices)
+        import placement  # TensorFlow, which a wrong flag does not wait for
+    devices, operations, crossings = placement.measure(settings)
     places = [(device, phase) for device in sorted({o["device"] for o in operations}) for phase in PHASES]
     counts = {f"{device}  {phase}": dict.fromkeys(OWNERS.values(), 0) for device, phase in places}
     for operation in operations:
         counts[f"{operation['device']}  {operation['phase']}"][OWNERS[operation["tower"]]] += 1
     total = sum(c["bytes"] for c in crossings if c["kind"] != "input")
     least = settings.batch_size * minimum(settings.variant, settings.width, 4 if settings.precision == "float32" else 2)
-    report = {
-        **dataclasses.asdict(settings),
-        "devices": list(devices),
-        "operations": operations,
-        "crossings": crossings,
-        "counts": counts,
-        "strays": [o for o in operations if o["tower"] is not None and o["device"] != devices[o["tower"]]],
-        "weights_crossing": sum(c["kind"] == "weight" for c in crossings),
-        "bytes": total,
-        "minimum_bytes": least,
-        "ratio": total / least,
-    }
+    report = dataclasses.asdict(settings) | {"devices": devices, "operations": operations, "crossings": crossings}
+    report |= {"counts": counts, "bytes": total, "minimum_bytes": least, "ratio": total / least}
+    report["strays"] = [o for o in operations if o["tower"] is not None and o["device"] != devices[o["tower"]]]
+    report["weights_crossing"] = sum(c["kind"] == "weight" for c in crossings)
     harness.publish(report, as_text(report), settings.json)
     if report["strays"] or report["weights_crossing"] or report["ratio"] > ALLOWED:
         raise RunError(
@@ -75,12 +64,11 @@ def minimum(variant, width, size):
     """The least bytes of an image where towers hand over whole activations: once each, and its gradient once back.
 
     Section 3.2 and Figure 2: 13x13x128 of each tower into conv3, 6x6x128 into fc6, 2048 into fc7, and 2048 of tower 1
-    into fc8: 468,992 bytes in float32. Caffe's network normalizes across the towers, so there conv1's and conv2's cross
-    as well, whole; two maps at the border would do.
+    into fc8. Where a normalization is across the towers, conv1's and conv2's cross as well.
     """
     conv1, conv2, conv5, dense = (round(units * width) // 2 for units in (96, 256, 256, 4096))
     each = 13 * 13 * conv2 + 6 * 6 * conv5 + dense
-    if variant == "caffe":
+    if VARIANTS[variant].whole_layer:
         each += 55 * 55 * conv1 + 27 * 27 * conv2
     return 2 * size * (2 * each + dense)
 
@@ -88,9 +76,9 @@ def minimum(variant, width, size):
 def as_text(report):
     """The report as two tables, list of str."""
     crossed = []
-    for c in sorted(report["crossings"], key=lambda c: (c["kind"] == "input", -c["bytes"])):
+    for c in sorted(report["crossings"], key=lambda c: -c["bytes"]):
         if c["kind"] != "scalar":
-            shape = f"{c['dtype']} {'x'.join(map(str, c['shape']))}{' (input)' if c['kind'] == 'input' else ''}"
+            shape = f"{c['kind']} {c['dtype']} {'x'.join(map(str, c['shape']))}"
             crossed.append((f"{c['source']} -> {c['target']}  {layer_of(c)}", {"MB": c["bytes"] / 1e6}, shape))
     scalars = [c["bytes"] for c in report["crossings"] if c["kind"] == "scalar"]
     columns = {owner: (owner, "d") for owner in OWNERS.values()}
@@ -112,11 +100,9 @@ def as_text(report):
 
 
 def layer_of(crossing):
-    """A tensor in the words of the network: its layer, and "gradient" where it is one."""
+    """The layer of a tensor, or the tensor where it is of none."""
     layers = re.findall(r"(?:join|norm|conv|fc|relu|pool|dropout)\d\w*?(?:_tower\d)?(?=_\d+/|/|$)", crossing["tensor"])
-    if crossing["kind"] == "input" or not layers:
-        return crossing["tensor"]
-    return f"gradient of {layers[0]}" if crossing["kind"] == "gradient" else layers[0]
+    return layers[0] if layers and crossing["kind"] != "input" else crossing["tensor"]
 
 
 if __name__ == "__main__":

@@ -1,47 +1,53 @@
 """What the benchmarks share: flags, rows that take turns, medians and ratios, memory, tables, figures as JSON.
 
 A row is a function of a rows_*.py that takes the row's name and the settings and returns (facts, turn): a dict, and a
-function of nothing that measures once and returns a dict. It runs in a process of its own. The processes take turns, so
-that a machine whose speed changes is equally fast or slow for all rows; ratios are medians of the rounds' ratios.
+function of nothing that measures once and returns a dict. It runs in a process of its own. The processes take turns:
+a machine whose speed changes is equally fast or slow for all rows.
 """
 
 import dataclasses
 import importlib.util
 import json
+import multiprocessing
 import os
+import signal
 import statistics
-import subprocess
 import sys
+import threading
 import time
 import types
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
-from keras_alexnet import flags, rundir
-from keras_alexnet.cli import quiet_start, run_command, start_tensorflow
+from keras_alexnet import rundir
+from keras_alexnet.cli import Table, quiet_start, start_tensorflow
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 from keras_alexnet.model import variants
-from keras_alexnet.tables import Table
+
+_turns = {}  # in the process of a row: row -> the function that measures once
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Report:
+    """Flags of every report; --json and --width are checked before anything is measured."""
+
+    json: str | None = flag(None, "A file for all figures as JSON.", path=True)
+
+    def __post_init__(self):
+        folder = os.path.dirname(os.path.abspath(self.json or ""))
+        if self.json and (os.path.isdir(self.json) or not os.access(folder, os.W_OK | os.X_OK)):
+            raise ArgumentError("json", self.json, "must name a file, in a folder that can be written to")
+        variants.Network(width=getattr(self, "width", 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Report):
     """Flags of every benchmark."""
 
     rounds: int = flag(5, "Turns of every row.", low=1)
-    json: str | None = flag(None, "A file for all figures as JSON.", path=True)
-
-
-def parse(kind, argv, usage, positional=None):
-    """As `flags.parse`; --json and --width are checked now, before anything is measured."""
-    settings = flags.parse(kind, argv, usage, positional)
-    if settings.json:
-        folder = os.path.dirname(os.path.abspath(settings.json))
-        if os.path.isdir(settings.json) or not os.access(folder, os.W_OK | os.X_OK):
-            raise ArgumentError("json", settings.json, "must name a file, in a folder that can be written to")
-    if hasattr(settings, "width"):
-        variants.check("paper", 2, 2, "alexnet", (), settings.width, 0.5)
-    return settings
 
 
 def choose_rows(asked, known, default):
@@ -49,13 +55,11 @@ def choose_rows(asked, known, default):
     for row in asked:
         if row not in known or asked.count(row) > 1:
             raise ArgumentError("rows", ",".join(asked), f"{row!r} is none of {', '.join(known)}, or there twice")
-    rows, missing = asked or default, {}
-    if not importlib.util.find_spec("torch"):
-        why = "not run: PyTorch is not installed (pip install 'keras-alexnet[benchmark]')"
-        missing = {row: why for row in rows if row.startswith("torch")}
-    for row, why in missing.items():
-        if asked:
-            raise RunError(f"--rows={','.join(asked)}: {row}: {why}")
+    rows, why = asked or default, "not run: PyTorch is not installed (pip install 'keras-alexnet[benchmark]')"
+    has_torch = importlib.util.find_spec("torch") is not None
+    missing = {row: why for row in rows if row.startswith("torch") and not has_torch}
+    if asked and missing:
+        raise RunError(f"--rows={','.join(asked)}: {', '.join(missing)}: {why}")
     return [row for row in rows if row not in missing], missing
 
 
@@ -64,54 +68,53 @@ def interleave(rows, settings, rounds, before=None):
 
     The row `before` takes a turn before each turn of the others; its results are added to theirs.
     """
-    workers = {row: worker(row, function, dataclasses.asdict(settings)) for row, function in rows.items()}
+    spawn = multiprocessing.get_context("spawn")
     try:
-        for each in workers.values():
-            next(each)
-        facts = {row: next(each) for row, each in workers.items()}
-        turns = {row: [] for row in rows if row != before}
+        workers = {row: ProcessPoolExecutor(1, spawn, end_with_parent) for row in rows}
+        arguments = dataclasses.asdict(settings)
+        started = {row: workers[row].submit(start, row, function, arguments) for row, function in rows.items()}
+        facts, turns = {}, {row: [] for row in rows if row != before}
+        for row, each in started.items():
+            facts[row] = each.result()
         for done in range(rounds):
             for row, found in turns.items():
                 if sys.stderr.isatty():
                     print(f"\rround {done + 1} of {rounds}: {row:<40}\r", end="", file=sys.stderr, flush=True)
-                added = next(workers[before]) if before else {}
-                found.append({**next(workers[row]), **added})
+                added = workers[before].submit(take_turn, before).result() if before else {}
+                found.append({**workers[row].submit(take_turn, row).result(), **added})
         return facts, turns
+    except BrokenProcessPool:
+        raise RunError(f"the process of {row} has ended: killed, perhaps for want of memory") from None
     finally:
-        for each in workers.values():
-            each.close()
+        for process in multiprocessing.active_children():
+            process.kill()
 
 
-def worker(row, function, settings):
-    """Starts the process of a row. Yields None once it runs, then its facts, then the result of each turn."""
-    command = [sys.executable, os.path.abspath(__file__), row, function, json.dumps(settings)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield
-        while line := process.stdout.readline():
-            yield json.loads(line)
-            process.stdin.write("\n")
-            process.stdin.flush()
-        if process.wait() in (1, 2):
-            raise SystemExit(process.returncode)  # the process has printed why
-        raise RunError(f"the process of {row} ended with exit code {process.returncode}")
-    finally:
-        process.kill()
-        process.wait()
+def end_with_parent():
+    """In the process of a row: an interrupt of the keyboard is for the parent, whose end is the row's."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def main(argv):
-    """The process of a row."""
-    row, function, settings = argv
+def start(row, function, settings):
+    """In the process of a row: its facts."""
     module, _, name = function.partition(".")
     # The peak of the memory is that beyond what the process has before it imports TensorFlow or PyTorch.
-    settings = types.SimpleNamespace(**json.loads(settings), peak_mb=resident_peak())
+    settings = types.SimpleNamespace(**settings, peak_mb=resident_peak())
     with quiet_start():
         function = getattr(importlib.import_module(module), name)
-    facts, turn = function(row, settings)
-    print(json.dumps(facts), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(turn()), flush=True)
+    facts, _turns[row] = function(row, settings)
+    return facts
+
+
+def take_turn(row):
+    """In the process of a row: what it measures."""
+    return _turns[row]()
 
 
 def seconds(work, *arguments):
@@ -128,20 +131,15 @@ def speed_turn(images, work, peak_mb):
 
 def step_turn(settings, step, peak_mb):
     """A turn of training steps, after two that build what the others use."""
-
-    def steps(count=settings.steps):
-        for _ in range(count):
-            step()
-
-    steps(2)
-    return speed_turn(settings.batch_size * settings.steps, steps, peak_mb)
+    step(), step()
+    return speed_turn(settings.batch_size * settings.steps, lambda: [step() for _ in range(settings.steps)], peak_mb)
 
 
 def summary(turns, compared):
     """The figures of each row from the turns of `speed_turn`, dict of row -> dict.
 
     images_per_second is the median of the turns, peak_mb that of the last one. `compared` is {row: {figure: other}}:
-    these figures are medians of the rounds' ratios of images_per_second, and left out where the other row is missing.
+    medians of the rounds' ratios of images_per_second, left out where the other row is missing.
     """
     speeds = {row: [turn["images_per_second"] for turn in its_turns] for row, its_turns in turns.items()}
     found = {}
@@ -165,25 +163,18 @@ def resident_peak():
     """A function that gives how far the resident memory of this process has grown since now at its peak, in MB."""
 
     def peak_mb():
-        with open("/proc/self/status", encoding="utf-8") as file:
-            return int(next(line for line in file if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
     if not os.path.exists("/proc/self/clear_refs"):
         return lambda: float("nan")
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # sets the peak back to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is resident now
     before = peak_mb()
     return lambda: peak_mb() - before
 
 
 def table(title, columns, rows):
-    """A table as lines of text.
-
-    Args:
-        title: str, above the names of the rows.
-        columns: dict of heading -> (figure, format), such as {"img/s": ("images_per_second", ".2f")}.
-        rows: list of (name, dict of figures, text behind them); where a figure is missing the cell is empty.
-    """
+    """Lines of text from columns, {"img/s": ("images_per_second", ".2f")}, and rows, (name, figures, text behind)."""
     lines = [
         (name, *(format(figures[key], form) if key in figures else "" for key, form in columns.values()), note)
         for name, figures, note in rows
@@ -197,7 +188,3 @@ def publish(report, lines, path):
     if path:
         with atomic_write(path) as file:
             json.dump(report, file, indent=1)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(sys.argv[1], main, sys.argv[1:]))

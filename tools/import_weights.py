@@ -46,8 +46,7 @@ def main(argv):
     file, out = options.weights[0], flags.required(options, "out")
     if os.path.exists(out) and not (os.path.isdir(out) and not os.listdir(out)):
         raise ArgumentError("out", out, "is not empty; name a new folder")
-    start_tensorflow()
-    # These need TensorFlow, which a wrong flag does not wait for.
+    start_tensorflow()  # a wrong flag does not wait for it
     from keras_alexnet.data import statistics
     from keras_alexnet.model import caffe, public_weights
     from keras_alexnet.model import weights as named_weights
@@ -84,7 +83,7 @@ def main(argv):
 
 
 def class_names(path, count, weights):
-    """A name for each of the outputs of a file of weights, tuple of str; without a path those of ImageNet."""
+    """A name for each output of a file of weights, tuple of str; without a path those of ImageNet."""
     if not path:
         if count != 1000:
             raise UsageError(f"--class_names is missing: {weights} has {count} classes, and ImageNet 1000")
@@ -92,14 +91,11 @@ def class_names(path, count, weights):
     try:
         with open(path, encoding="utf-8") as file:
             names = tuple(line.strip() for line in file if line.strip())
-    except FileNotFoundError:
-        raise ArgumentError("class_names", path, "there is no such file") from None
-    except UnicodeDecodeError:
-        raise ArgumentError("class_names", path, "is no text") from None
-    if len(names) != count:
-        raise ArgumentError("class_names", path, f"{len(names)} names; {weights} has {count}")
-    if len(set(names)) < count:
-        raise ArgumentError("class_names", path, "two classes have the same name")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError("class_names", path, f"cannot be read ({error})") from None
+    if not len(names) == len(set(names)) == count:
+        problem = f"has {len(names)} names, {len(set(names))} of them different; {weights} has {count} classes"
+        raise ArgumentError("class_names", path, problem)
     return names
 
 

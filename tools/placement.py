@@ -4,14 +4,15 @@ Read from the partition graphs that TensorFlow hands to its devices, after all i
 """
 
 import math
+import os
 import re
 import tempfile
-from pathlib import Path
 
 import keras
 import tensorflow as tf
 
 from keras_alexnet import AlexNet
+from keras_alexnet.cli import quiet_start
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.model.towers import check_precision, choose_devices
 from keras_alexnet.training.optimizer import LossScale, MomentumSGD
@@ -22,16 +23,15 @@ NO_WORK = {"_Arg", "_Retval", "_Send", "_Recv", "_HostSend", "_HostRecv", "_Devi
 ARGUMENTS = ("_Arg", "_DeviceArg")
 
 
-def choose_two(names):
-    """The devices of the two towers; without names two GPUs, or two logical CPUs in their place."""
-    devices = choose_devices(names, 2) or choose_devices(("CPU:0", "CPU:1"), 2)
+def measure(settings):
+    """Runs one training step of the network in two towers: (their devices, operations, crossings), lists of dict.
+
+    Without names of devices it takes two GPUs, or two logical CPUs in their place.
+    """
+    with quiet_start():
+        devices = choose_devices(settings.devices, 2) or choose_devices(("CPU:0", "CPU:1"), 2)
     if len(devices) < 2:
-        raise UsageError(f"--devices={names}: give two, or nothing crosses")
-    return devices
-
-
-def measure(settings, devices):
-    """Runs one training step of the network in two towers: (operations, crossings), lists of dict."""
+        raise UsageError(f"--devices={settings.devices}: give two, or nothing crosses")
     check_precision(settings.precision, devices)
     options = {"width": settings.width, "dtype": settings.precision, "seed": 0}
     model = AlexNet(1000, settings.variant, 2, 2, devices, None, **options)
@@ -47,7 +47,7 @@ def measure(settings, devices):
     operations = [operation for graph in graphs for operation in graph.operations()]
     crossings = [crossing for graph in graphs for crossing in graph.crossings(settings.batch_size)]
     # A tensor that is sent twice to a device counts once.
-    return operations, list({(each["tensor"], each["target"]): each for each in crossings}.values())
+    return devices, operations, list({(each["tensor"], each["target"]): each for each in crossings}.values())
 
 
 def run(step, batch_size):
@@ -55,17 +55,15 @@ def run(step, batch_size):
     inputs = [tf.zeros((batch_size, *spec.shape[1:]), spec.dtype) for spec in step.inputs[:2]]
     # TensorBoard's way of looking at a graph is the public way to the partition graphs.
     with tempfile.TemporaryDirectory() as folder:
-        writer = tf.summary.create_file_writer(folder)
         tf.summary.trace_on(graph=True)
         step(*inputs)
-        with writer.as_default():
+        with tf.summary.create_file_writer(folder).as_default() as writer:
             tf.summary.trace_export("step", step=0)
-        writer.close()
-        records = tf.data.TFRecordDataset([str(path) for path in Path(folder).iterdir()])
-        events = [tf.compat.v1.Event.FromString(record.numpy()) for record in records]
+            writer.close()
+        events = [event for path in os.scandir(folder) for event in tf.compat.v1.train.summary_iterator(path.path)]
     texts = [value.tensor.string_val[0] for event in events for value in event.summary.value if value.tensor.string_val]
     functions = [f for text in texts for f in tf.compat.v1.RunMetadata.FromString(text).function_graphs]
-    # Reading two counters for the export may be a function as well; the step is the largest by far.
+    # The export may run functions as well; the step is the largest by far.
     return max(functions, key=lambda f: sum(len(graph.node) for graph in f.partition_graphs)).partition_graphs
 
 
@@ -78,16 +76,15 @@ def phase_of(name):
 
 
 class Graph:
-    """The partition graph of one device, tf.compat.v1.GraphDef, and the traced step that it is of."""
+    """The partition graph of one device and the traced step that it is of."""
 
     def __init__(self, graph, step, variables):
         self.nodes, self.step, self.variables = {node.name: node for node in graph.node}, step, variables
 
     def operations(self):
-        """Yields every operation that did work.
+        """Every operation that did work, dict: name, type, device ("CPU:1"), phase and tower.
 
-        dict: name, type, device ("CPU:1"), phase ("forward", "backward" or "update") and tower (0, 1 or None for what
-        belongs to none): read from the layer's name, in the update from the variables behind an operation.
+        The tower, 0, 1 or None, is read from the layer's name, in the update from the variables behind an operation.
         """
         for node in self.nodes.values():
             if node.op not in NO_WORK:
@@ -95,15 +92,11 @@ class Graph:
                 owner = node.name if phase != "update" else " ".join(self.updated(node))
                 towers = set(re.findall(r"_tower([01])", owner))
                 tower = int(towers.pop()) if len(towers) == 1 else None
-                place = {"device": _short(node.device), "phase": phase, "tower": tower}
-                yield {"name": node.name, "type": node.op, **place}
+                facts = {"name": node.name, "type": node.op, "device": _short(node.device)}
+                yield {**facts, "phase": phase, "tower": tower}
 
     def crossings(self, batch_size):
-        """Yields every tensor that goes to another device.
-
-        dict: tensor, source, target, kind ("input", "scalar", "activation", "gradient" or "weight"), shape, dtype and
-        bytes. Raises RunError where the size of a tensor is unknown.
-        """
+        """Every tensor that goes to another device, dict: tensor, source, target, kind, shape, dtype and bytes."""
         for node in self.nodes.values():
             if node.op not in ("_Send", "_HostSend"):
                 continue
@@ -112,14 +105,11 @@ class Graph:
             if producer.op == "Const" and any(name.startswith("^") for name in producer.input):
                 continue  # it only says that something is done
             shape, origin = self.shape(tensor), self.origin(producer, ("Cast", "Identity"))
+            kind = "gradient" if phase_of(tensor) == "backward" else "activation"
             if origin.op in ARGUMENTS and origin.attr["index"].i < 2:
                 kind = "input"
-            elif not shape:
-                kind = "scalar"
-            elif shape[0] is not None:
-                kind = "weight"  # or its gradient, or a state: all that is not of an image
-            else:
-                kind = "gradient" if phase_of(tensor) == "backward" else "activation"
+            elif not shape or shape[0] is not None:
+                kind = "weight" if shape else "scalar"  # a weight's gradient too: all that is not of an image
             dtype = tf.dtypes.as_dtype(node.attr["T"].type)
             shape = [batch_size if length is None else length for length in shape]
             source, target = (_short(node.attr[end].s.decode()) for end in ("send_device", "recv_device"))
@@ -128,12 +118,11 @@ class Graph:
 
     def updated(self, node):
         """The paths of the variables behind an operation of the update, looking no further than the update."""
-        seen, waiting, behind = set(), [node], set()
+        waiting, seen, behind = [node], set(), set()
         while waiting:
-            for name in map(_name, waiting.pop().input):
-                if name in seen or name not in self.nodes:
-                    continue
-                seen.add(name)
+            names = {_name(tensor) for tensor in waiting.pop().input} & set(self.nodes) - seen
+            seen |= names
+            for name in names:
                 variable = self.variable(self.nodes[name])
                 if variable is not None:
                     behind.add(variable.path)

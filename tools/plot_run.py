@@ -9,36 +9,33 @@ from pathlib import Path
 
 from keras_alexnet import rundir
 from keras_alexnet.cli import run_command, start_tensorflow
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import UsageError
+from keras_alexnet.paper import experiment
 
 
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run's folder, with history.csv and checkpoints")
-    parser.add_argument("image", type=Path, help="the PNG to write")
+    parser.add_argument("image", type=Path, help="the .png, .svg or .pdf to write")
     options = parser.parse_args(argv)
+    if options.image.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"{options.image}: must end in .png, .svg or .pdf")
     if not (options.run / "history.csv").is_file():
         raise UsageError(f"{options.run}: holds no history.csv; train first")
     start_tensorflow()
-    # These take seconds, which a wrong flag does not wait for; matplotlib is of an extra.
-    from keras_alexnet.training.monitoring import conv1_grid
+    from keras_alexnet.training.monitoring import conv1_grid  # TensorFlow, which a wrong flag does not wait for
 
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise RunError("matplotlib is not installed: pip install 'keras-alexnet[figures]'") from None
+    figure, panels = experiment.panel(14, 3.8, columns=4, width_ratios=[1, 1, 1, 1.35])
     run = rundir.open_run(str(options.run))
-    figure = Figure(figsize=(14, 3.8), layout="constrained")
-    draw(figure, run.history, conv1_grid(rundir.build(run), scale=4))
+    draw(panels, run.history, conv1_grid(rundir.build(run), scale=4))
     options.image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.image, dpi=110)
     print(f"wrote {options.image}")
 
 
-def draw(figure, rows, filters):
-    """Fills a matplotlib Figure from the rows of history.csv, dicts of float, and an image of the filters, uint8."""
+def draw(panels, rows, filters):
+    """Fills four axes from the rows of history.csv, dicts of float, and an image of the filters, uint8."""
     epochs = [row["epoch"] for row in rows]
-    panels = figure.subplots(1, 4, width_ratios=[1, 1, 1, 1.35])
     titles = {"loss": "cross-entropy", "top1_error": "top-1 error, %", "learning_rate": "learning rate"}
     for panel, (name, title) in zip(panels, titles.items(), strict=False):
         if name == "learning_rate":
@@ -52,7 +49,6 @@ def draw(figure, rows, filters):
         panel.set_title(title)
         panel.set_xlabel("epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.spines[["top", "right"]].set_visible(False)
     panels[3].imshow(filters, interpolation="nearest")
     panels[3].set_title("conv1, tower 0 above tower 1")
     panels[3].axis("off")

@@ -12,21 +12,20 @@ All else is the name of a TensorFlow Datasets set. The same command resumes an i
 
 import dataclasses
 import functools
-import os
 import sys
 
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.config import DATASETS, DataConfig
 from keras_alexnet.data import imagenet, sources
 from keras_alexnet.errors import ArgumentError, UsageError, printable
-from keras_alexnet.files import progress_bar
 from keras_alexnet.flags import flag
 
 NAMED = 5  # files left out that are named on the screen; all of them are in the manifest
 
 
 @dataclasses.dataclass(frozen=True)
-class PrepareConfig:
+class PrepareConfig(sources.Settings):
     """Preparation."""
 
     source: str | None = flag(None, "ilsvrc2012, folder, or the name of a TensorFlow Datasets set.")
@@ -34,15 +33,6 @@ class PrepareConfig:
     out: str | None = flag(None, "The folder to prepare: new, empty, or one that was interrupted.", path=True)
     train_split: str | None = flag(None, "TensorFlow Datasets: as in training.")
     val_split: str | None = flag(None, "TensorFlow Datasets: as in training.")
-    size: int = flag(256, "Rows and columns of the images.", low=8, high=4096)
-    encoding: str = flag("jpeg", "raw: pixels alone, 196 kB an image.", choices=("jpeg", "raw"))
-    quality: int = flag(90, "Of the JPEGs.", low=1, high=100)
-    shard_images: int = flag(2048, "Images of a shard.", low=1, high=10**6)
-    seed: int = flag(2012, "Of the order of the images.", low=0)
-    resize: str = flag(
-        "shorter_side", "How an image becomes a square, as in training.", choices=("shorter_side", "stretch")
-    )
-    bad_images: str = flag("skip", "List what cannot be decoded, or stop.", choices=("skip", "fail"))
     threads: int | None = flag(None, "Images at a time (default: one per core; with --beam 1 a worker).", low=0)
     beam: bool = flag(False, "Run as an Apache Beam pipeline (extra `beam`).")
     check: bool = flag(False, "Compare a prepared folder with its checksums.")
@@ -51,26 +41,19 @@ class PrepareConfig:
 def main(argv):
     config, beam_options = parse(argv)
     start_tensorflow()
-    from keras_alexnet.data import prepare, record_sets  # need TensorFlow, which a wrong flag does not wait for
+    from keras_alexnet.data import prepare, records  # need TensorFlow, which a wrong flag does not wait for
 
     if config.check:
-        manifest = record_sets.read_manifest(config.out)
-        record_sets.check_files(config.out, manifest, True, progress_bar(f"checking {config.out}", "bytes"))
+        records.check_files(config.out, records.read_manifest(config.out), shards_too=True)
         print(f"{config.out}: every file is as it was prepared")
         return
-    names = [field.name for field in dataclasses.fields(prepare.Settings)]
-    settings = prepare.Settings(**{name: getattr(config, name) for name in names})
     opener = functools.partial(open_source, config, prepare.claim(config.out))
     write = {"write": prepare.beam_writer(opener, beam_options)} if config.beam else {}
-    archives = config.source == "ilsvrc2012"
-    train, val = opener(progress_bar("finding the images in the archives", "bytes") if archives else None)
-    note = archives and imagenet.unofficial(train, val)
-    if note:
-        print(f"note: {note}", file=sys.stderr)
+    train, val = opener()
+    if config.source == "ilsvrc2012":
+        imagenet.note_counts(train, val)
     threads = int(config.beam) if config.threads is None else config.threads
-    progress = progress_bar(f"preparing {config.out}")
-    report = prepare.prepare(train, val, config.out, settings, threads=threads, progress=progress, **write)
-    show(report, (train, val), config.out)
+    show(prepare.prepare(train, val, config.out, config, threads=threads, **write), (train, val), config.out)
 
 
 def parse(argv):
@@ -85,7 +68,7 @@ def parse(argv):
     config = flags.parse(PrepareConfig, own, __doc__)
     if rest and not config.beam:
         raise UsageError(f"{rest[0]}: is not a flag; see --help (Beam's need --beam)")
-    local = config.source in ("ilsvrc2012", "folder")
+    local = config.source in ("ilsvrc2012", *DATASETS)
     for name in ["out", *["source"] * (not config.check), *["data_dir"] * (local and not config.check)]:
         flags.required(config, name)
     for name in ("train_split", "val_split"):
@@ -94,23 +77,19 @@ def parse(argv):
     return config, rest
 
 
-def open_source(config, work, progress=None):
+def open_source(config, work):
     """The sources that the flags name: (train, val). Beam's workers call it again."""
-    if config.source == "folder":
-        return sources.open_folder(config.data_dir)
     if config.source == "ilsvrc2012":
-        return imagenet.open_ilsvrc2012(config.data_dir, work and os.path.join(work, "index.json"), progress)
-    from keras_alexnet.data import record_sets  # needs TensorFlow, see `main`
-
-    return record_sets.open_tfds(config.source, config.data_dir, config.train_split, config.val_split, 4096)
+        return imagenet.open_ilsvrc2012(config.data_dir, work)
+    splits = {"train_split": config.train_split, "val_split": config.val_split}
+    return sources.open_training(DataConfig(dataset=config.source, data_dir=config.data_dir, **splits))
 
 
 def show(report, sources, out):
     """Prints the report at the end."""
     for (split, facts), source in zip(report.manifest["splits"].items(), sources, strict=True):
         megabytes = sum(shard["bytes"] for shard in facts["shards"]) / 1e6
-        left_out = {entry["name"]: entry["reason"] for entry in facts["skipped"]}
-        left_out.update(dict.fromkeys(facts["other_files"], ""))
+        left_out = {each["name"]: each["reason"] for each in facts["skipped"]} | dict.fromkeys(facts["other_files"], "")
         print(
             f"{split + ':':<12}{facts['images']:>10,} images of {len(report.manifest['class_names'])} classes, "
             f"{len(facts['shards'])} shards, {megabytes:,.1f} MB; {len(left_out)} files left out"

@@ -20,18 +20,12 @@ import numpy as np
 import tensorflow as tf
 from harness import speed_turn
 
-from keras_alexnet.data import pipeline, prepare, record_sets, sources
+from keras_alexnet.data import pipeline, prepare, records, sources
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.data.statistics import load
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief
 
 CROP = 224
-# A source repeats its images when these are repeated.
-COLUMNS = {
-    "originals": ("files", "labels", "sizes"),
-    "jpeg": ("paths", "first", "ends"),
-    "raw": ("files", "offsets", "labels"),
-}
 
 
 def choose(settings):
@@ -62,38 +56,39 @@ def lay_out(row, settings):
     source = sources.list_split(work, "originals")
     for encoding in ("jpeg", "raw"):
         options = prepare.Settings(encoding=encoding)
-        prepare.prepare(source, few(source), str(work / encoding), options, threads=settings.threads)
-    records, _ = record_sets.open_prepared(str(work / "jpeg"), 1)
-    sizes = []
-    for place, (_, content, label) in enumerate(records.items().map(records.loader()).as_numpy_iterator()):
-        path = work / "prepared" / records.class_names[label] / f"{place:06d}.jpg"
+        prepare.prepare(source, few(settings), str(work / encoding), options, threads=settings.threads)
+    sizes, stored = [], records.open_prepared(str(work / "jpeg"), 1)[0]
+    for place, (content, label) in enumerate(stored.items().map(stored.loader()).as_numpy_iterator()):
+        path = work / "prepared" / stored.class_names[label] / f"{place:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         sizes.append(path.write_bytes(content))
     height, width = (int(statistics.median(column)) for column in zip(*shapes, strict=True))
-    kilobytes = {"prepared_kb": statistics.fmean(sizes) / 1e3, "raw_kb": 256 * 256 * 3 / 1e3}
-    kilobytes["original_kb"] = statistics.fmean(os.path.getsize(path) for _, path in chosen) / 1e3
+    originals = [os.path.getsize(path) for _, path in chosen]
+    kinds = {"original_kb": originals, "prepared_kb": sizes, "raw_kb": [256 * 256 * 3]}
+    kilobytes = {name: statistics.fmean(each) / 1e3 for name, each in kinds.items()}
     return {"images": len(chosen), "size": f"{width}x{height}", **kilobytes}, dict
 
 
-def few(source):
-    """The same source with eight of its files: validation sets are not what is measured."""
-    return dataclasses.replace(source, **{name: getattr(source, name)[:8] for name in COLUMNS["originals"]})
+def few(settings):
+    """Eight of the originals: validation sets are not what is measured."""
+    source = sources.list_split(settings.work_dir, "originals")
+    return source.without(source.files[8:])
 
 
 def repeated(kind, settings):
     """WORK/KIND as a source that holds each image `repeats` times."""
-    folder = Path(settings.work_dir)
-    is_original = kind == "originals"
-    source = sources.list_split(folder, kind) if is_original else record_sets.open_prepared(str(folder / kind), 1024)[0]
-    columns = {name: getattr(source, name) for name in COLUMNS[kind]}
-    for name, column in columns.items():
-        is_array = isinstance(column, np.ndarray)
-        columns[name] = np.tile(column, settings.repeats) if is_array else column * settings.repeats
-    return dataclasses.replace(source, **columns)
+    if kind == "originals":
+        source = sources.list_split(settings.work_dir, kind)
+    else:
+        source = records.open_prepared(os.path.join(settings.work_dir, kind), 1024)[0]
+    for name in getattr(source, "per_image", ("paths", "first", "ends")):  # a source repeats what these repeat
+        column = getattr(source, name)
+        repeats = np.tile(column, settings.repeats) if isinstance(column, np.ndarray) else column * settings.repeats
+        source = dataclasses.replace(source, **{name: repeats})
+    return source
 
 
 def start(row, settings):
-    """A row by its name."""
     functions = {"keras": keras_loader, "preparation": preparing, "decode": decoder, "decode_prepared": decoder}
     images, read = functions.get(row, training)(row, settings)
 
@@ -115,7 +110,6 @@ def count_images(dataset, settings, autotune):
 
 
 def decoder(row, settings):
-    """The JPEG decoder alone."""
     folder = os.path.join(settings.work_dir, "originals" if row == "decode" else "prepared")
     files = glob.glob(os.path.join(glob.escape(folder), "*", "*")) * settings.repeats
 
@@ -154,8 +148,7 @@ def keras_loader(row, settings):
 
 def preparing(row, settings):
     """The whole preparation, into a folder that is removed after it."""
-    source = repeated("originals", settings)
-    validation = few(source)
+    source, validation = repeated("originals", settings), few(settings)
 
     def read():
         with tempfile.TemporaryDirectory(dir=settings.work_dir) as out:

@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import math
 import time
+from pathlib import Path
 
 from harness import seconds
 
@@ -25,20 +26,16 @@ VIEWS = 120  # of one call where ten views are compared with the center view
 
 def images_of(settings):
     """The contents of the files, list of bytes; a drawn image without files. Raises RunError of what is no image."""
-    if not settings.images:
-        file = io.BytesIO()
-        shapes.draw("red_disk", 0).resize((500, 375)).save(file, "JPEG", quality=92)
-        return [file.getvalue()]
-    found = []
-    for path in settings.images:
-        with open(path, "rb") as file:
-            found.append(file.read())
+    file = io.BytesIO()
+    shapes.draw("red_disk", 0).resize((500, 375)).save(file, "JPEG", quality=92)
+    found = [Path(path).read_bytes() for path in settings.images]
+    for path, content in zip(settings.images, found, strict=True):
         try:
             with hidden_library_messages():
-                decode_center(found[-1])
+                decode_center(content)
         except tf.errors.OpError as error:
             raise RunError(f"{path}: {brief(error)}") from None
-    return found
+    return found or [file.getvalue()]
 
 
 def load(settings):
@@ -74,33 +71,29 @@ def calls(row, settings):
     batch, (served, size), images = int(row.split()[1]), load(settings), images_of(settings)
     files = [tf.constant([images[(first + n) % len(images)] for n in range(batch)]) for first in range(len(images))]
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+    @tf.function
     def decode(image_bytes):
         if batch == 1:
             return decode_center(image_bytes[0], size)[None]
-        spec = tf.TensorSpec((size, size, 3), tf.uint8)
-        return tf.map_fn(lambda file: decode_center(file, size), image_bytes, fn_output_signature=spec)
+        return tf.map_fn(lambda file: decode_center(file, size), image_bytes, fn_output_signature=tf.uint8)
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
-    def plain_decode(image_bytes):
+    def center(file):
         """Everything decoded, the shorter side to 256, the center cut."""
+        image = tf.io.decode_image(file, channels=3, expand_animations=False)
+        shape = tf.cast(tf.shape(image)[:2], tf.float32)
+        scaled = tf.cast(tf.round(shape * 256.0 / tf.reduce_min(shape)), tf.int32)
+        first = (scaled - size) // 2
+        return tf.slice(tf.image.resize(image, scaled), [first[0], first[1], 0], [size, size, 3])
 
-        def center(file):
-            image = tf.io.decode_image(file, channels=3, expand_animations=False)
-            shape = tf.cast(tf.shape(image)[:2], tf.float32)
-            scaled = tf.cast(tf.round(shape * 256.0 / tf.reduce_min(shape)), tf.int32)
-            first = (scaled - size) // 2
-            return tf.slice(tf.image.resize(image, scaled), [first[0], first[1], 0], [size, size, 3])
-
-        return tf.map_fn(center, image_bytes, fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32))
-
-    prepared = [tf.cast(decode(each), tf.float32) for each in files]
-    functions = {
-        "serving": lambda number: served.signatures["serving_default"](image_bytes=files[number % len(files)]),
-        "network": lambda number: served.signatures["images"](images=prepared[number % len(files)]),
-        "decode": lambda number: decode(files[number % len(files)]),
-        "plain_decode": lambda number: plain_decode(files[number % len(files)]),
+    plain_decode = tf.function(lambda image_bytes: tf.map_fn(center, image_bytes, fn_output_signature=tf.float32))
+    batches = [(each, tf.cast(decode(each), tf.float32)) for each in files]
+    of_batch = {
+        "serving": lambda files, _: served.signatures["serving_default"](image_bytes=files),
+        "network": lambda _, views: served.signatures["images"](images=views),
+        "decode": lambda files, _: decode(files),
+        "plain_decode": lambda files, _: plain_decode(files),
     }
+    functions = {name: lambda n, call=call: call(*batches[n % len(batches)]) for name, call in of_batch.items()}
     count = math.ceil(max(LEAST_CALLS, settings.repeats // batch) / settings.rounds)
     milliseconds(functions, 4)  # the first calls build what later ones use
     facts = {"images": len(images), "bytes": sum(map(len, images)) / len(images)}

@@ -11,15 +11,11 @@ from torch import nn
 CROP = 224
 
 
-class Normalization(nn.Module):
-    """Local response normalization within each of two groups; PyTorch divides alpha by the size of the window."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+class Normalization(nn.LocalResponseNorm):
+    """Within each of two groups; PyTorch divides alpha by the size of the window."""
 
     def forward(self, x):
-        return self.layer(x.reshape(2 * x.shape[0], -1, *x.shape[2:])).reshape(x.shape)
+        return super().forward(x.reshape(2 * x.shape[0], -1, *x.shape[2:])).reshape(x.shape)
 
 
 def network(width):
@@ -28,11 +24,12 @@ def network(width):
     def units(number):
         return round(number * width)
 
+    constants = {"size": 5, "alpha": 5e-4, "beta": 0.75, "k": 2.0}
     return nn.Sequential(
         nn.ZeroPad2d((0, 3, 0, 3)),
-        *(nn.Conv2d(3, units(96), 11, stride=4), nn.ReLU(inplace=True), Normalization(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(3, units(96), 11, stride=4), nn.ReLU(inplace=True), Normalization(**constants), nn.MaxPool2d(3, 2)),
         nn.Conv2d(units(96), units(256), 5, padding=2, groups=2),
-        *(nn.ReLU(inplace=True), Normalization(), nn.MaxPool2d(3, 2)),
+        *(nn.ReLU(inplace=True), Normalization(**constants), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(units(256), units(384), 3, padding=1), nn.ReLU(inplace=True)),
         *(nn.Conv2d(units(384), units(384), 3, padding=1, groups=2), nn.ReLU(inplace=True)),
         *(nn.Conv2d(units(384), units(256), 3, padding=1, groups=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)),
@@ -80,8 +77,7 @@ class Images(torch.utils.data.Dataset):
         if self.resize:
             factor = 256 / min(image.size)
             image = image.resize([max(256, round(side * factor)) for side in image.size], Image.Resampling.BILINEAR)
-        left = (image.width - 256) // 2 + int(torch.randint(33, ()))
-        top = (image.height - 256) // 2 + int(torch.randint(33, ()))
+        left, top = ((side - 256) // 2 + int(torch.randint(33, ())) for side in image.size)
         image = image.crop((left, top, left + CROP, top + CROP))
         if torch.rand(()) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -95,11 +91,6 @@ def batches(row, settings):
     folder = os.path.join(settings.work_dir, "originals" if row == "torch" else "prepared")
     files = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names] * settings.repeats
     mean_image = np.load(os.path.join(settings.work_dir, "jpeg", "statistics.npz"))["mean_image"]
-    loader = torch.utils.data.DataLoader(
-        Images(files, mean_image, resize=row == "torch"),
-        batch_size=settings.batch_size,
-        shuffle=True,
-        num_workers=settings.threads,
-        persistent_workers=True,
-    )
+    options = {"batch_size": settings.batch_size, "num_workers": settings.threads, "persistent_workers": True}
+    loader = torch.utils.data.DataLoader(Images(files, mean_image, resize=row == "torch"), shuffle=True, **options)
     return {}, speed_turn(len(files), lambda: sum(len(labels) for _, labels in loader), settings.peak_mb)

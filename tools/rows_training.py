@@ -33,11 +33,11 @@ def product(row, settings):
     square = tf.random.normal((PRODUCT, PRODUCT))
 
     def multiply():
-        float(tf.matmul(square, square)[0, 0])
+        return seconds(lambda: float(tf.matmul(square, square)[0, 0]))
 
     def turn():
         multiply()
-        return {"product_gflops": 2 * 2 * PRODUCT**3 / (seconds(multiply) + seconds(multiply)) / 1e9}
+        return {"product_gflops": 2 * 2 * PRODUCT**3 / (multiply() + multiply()) / 1e9}
 
     paper = {name: on_paper(model, settings.batch_size, size) for name, size in (("float32", 4), ("bfloat16", 2))}
     facts = {"parameters": model.count_params(), "gflop_per_image": flop_per_image(model) / 1e9, "paper_mb": paper}
@@ -61,8 +61,7 @@ def start(row, settings):
     if row == "keras":
         model, train_step = plain_keras(settings.width)
     else:
-        dtype = "mixed_bfloat16" if row == "mixed_bfloat16" else "float32"
-        pinned = () if row == "unpinned" else devices
+        dtype, pinned = "mixed_bfloat16" if row == "mixed_bfloat16" else "float32", () if row == "unpinned" else devices
         model = AlexNet(1000, devices=pinned, classifier_activation=None, width=settings.width, dtype=dtype, seed=0)
         train_step = Trainer(model, MomentumSGD(), devices[0]).train_step
     return {"parameters": model.count_params()}, step_turn(settings, lambda: float(train_step(*batch)), peak_mb)
@@ -72,11 +71,9 @@ def plain_keras(width):
     """The two towers as anyone would write them with Keras alone: (model, training step)."""
     layers = keras.layers
 
-    def units(number):
-        return round(number * width) // 2
-
     def convolution(x, filters, size=3, **options):
-        return layers.Conv2D(units(filters), size, activation="relu", **{"padding": "same", **options})(x)
+        options = {"padding": "same", "activation": "relu", **options}
+        return layers.Conv2D(round(filters * width) // 2, size, **options)(x)
 
     def normalization(x):
         return layers.Lambda(lambda v: tf.nn.local_response_normalization(v, 2, 2.0, 1e-4, 0.75))(x)
@@ -87,8 +84,9 @@ def plain_keras(width):
     def joined(parts):
         return [layers.Concatenate()(parts) for _ in parts]
 
-    def dense(parts, number):
-        return [layers.Dropout(0.5)(layers.Dense(units(number), activation="relu")(part)) for part in joined(parts)]
+    def dense(parts):
+        units = round(4096 * width) // 2
+        return [layers.Dropout(0.5)(layers.Dense(units, activation="relu")(part)) for part in joined(parts)]
 
     image = keras.Input((224, 224, 3))
     padded = layers.ZeroPadding2D(((0, 3), (0, 3)))(image)
@@ -96,8 +94,7 @@ def plain_keras(width):
     x = [pool(normalization(convolution(part, 256, 5))) for part in x]
     x = [convolution(convolution(part, 384), 384) for part in joined(x)]
     x = [layers.Flatten()(pool(convolution(part, 256))) for part in x]
-    x = dense(dense(x, 4096), 4096)
-    model = keras.Model(image, layers.Dense(1000)(layers.Concatenate()(x)))
+    model = keras.Model(image, layers.Dense(1000)(layers.Concatenate()(dense(dense(x)))))
     optimizer = keras.optimizers.SGD(0.01, momentum=0.9, weight_decay=0.0005)
     optimizer.build(model.trainable_variables)
 
@@ -130,9 +127,8 @@ def on_paper(model, batch_size, number_bytes):
     """What a step must hold, in MB by kind; weights, momentum and gradients in float32."""
     in_place = ("InputLayer", "ZeroPadding2D", "Activation", "Copies", "Flatten")
     kept = sum(math.prod(layer.output.shape[1:]) for layer in model.layers if type(layer).__name__ not in in_place)
-    images = 4 * math.prod(model.input_shape[1:])
+    activations = batch_size * (4 * math.prod(model.input_shape[1:]) + kept * number_bytes) / 1e6
     weights = 4 * model.count_params() / 1e6
-    activations = batch_size * (images + kept * number_bytes) / 1e6
     return {**dict.fromkeys(("weights", "momentum", "gradients"), weights), "activations": activations}
 
 
@@ -173,8 +169,5 @@ def epoch(row, settings):
     def first_batch(start):
         return seconds(lambda: next(iter(pipeline.training(source, known, Augmentation(), start=start, **options))))
 
-    def turn():
-        return {"beginning_batch": first_batch(0), "late_batch": first_batch(late)}
-
-    turn()  # compiles the graphs
-    return {}, turn
+    first_batch(0)  # compiles the graphs
+    return {}, lambda: {"beginning_batch": first_batch(0), "late_batch": first_batch(late)}

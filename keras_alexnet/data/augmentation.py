@@ -15,23 +15,14 @@ _BLOCK = 1024  # places of an epoch whose draws are made together: a thousand ta
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training image at random.
+    """What is done to a training image at random."""
 
-    Attributes:
-        crop_positions: int >= 1, places in the middle from which a crop's first row and column are drawn.
-        reflections: bool, half of the images are reflected.
-        pca_color: "dataset", "image" or "none": whose principal components the color noise follows.
-        pca_scale: "eigenvalue" (of pixels in [0, 1], the paper) or "stddev" (the release).
-        pca_stddev: float >= 0, standard deviation of the factors.
-        aligned_mean: bool, subtract the part of the mean image under the crop, not its center.
-    """
-
-    crop_positions: int = 33
-    reflections: bool = True
-    pca_color: str = "dataset"
-    pca_scale: str = "eigenvalue"
-    pca_stddev: float = 0.1
-    aligned_mean: bool = False
+    crop_positions: int = 33  # >= 1, places in the middle from which a crop's first row and column are drawn
+    reflections: bool = True  # half of the images are reflected
+    pca_color: str = "dataset"  # or "image" or "none": whose principal components the color noise follows
+    pca_scale: str = "eigenvalue"  # of pixels in [0, 1] (the paper), or "stddev" (the release)
+    pca_stddev: float = 0.1  # >= 0, standard deviation of the factors
+    aligned_mean: bool = False  # subtract the part of the mean image under the crop, not its center
 
 
 def center_crop(images, size):
@@ -43,8 +34,7 @@ def center_crop(images, size):
 def ten_crops(images, size):
     """Four corners and the center of (..., 256, 256, 3), then their reflections: (..., 10, size, size, 3), same dtype.
 
-    In the order of the release (`convdata_jpeg.py`, __trim_borders): row and column (0, 0), (0, m), (m / 2, m / 2),
-    (m, 0), (m, m) with a margin m of 32 for crops of 224.
+    In the order of the release (`convdata_jpeg.py`, __trim_borders).
     """
     margin = images.shape[-2] - size
     corners = [(0, 0), (0, margin), (margin // 2, margin // 2), (margin, 0), (margin, margin)]
@@ -55,15 +45,11 @@ def ten_crops(images, size):
 def draws(seed, epoch, start, margin, positions, reflections=True):
     """Where the crops of an epoch begin, whether they are reflected, and the factors of their color noise.
 
-    Args:
-        seed, epoch, start: int; the first place in the epoch that is wanted.
-        margin: int, 256 minus the crop's size.
-        positions: int, at most margin + 1, see `Augmentation.crop_positions`.
-        reflections: bool; without them every reflection is 0, and all other draws are the same.
+    `margin`: int, 256 minus the crop's size; `positions`: int, at most margin + 1, see `Augmentation.crop_positions`;
+    without `reflections` every reflection is 0, and all other draws are the same.
 
-    Returns:
-        endless tf.data.Dataset of float32 (6,), one for each place from `start` on: row and column, each value of
-        their range equally likely; 1 for reflected or 0, equally likely; three factors, N(0, 1).
+    Returns an endless tf.data.Dataset of float32 (6,), one for each place of the epoch from `start` on: row and column,
+    each value of their range equally likely; 1 for reflected or 0, equally likely; three factors, N(0, 1).
     """
     first = (margin + 1 - positions) // 2
 

@@ -4,8 +4,7 @@ Or, for weights that were trained so, all of the image stretched to 256x256, as 
 
 One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (of a PNG the means of whole blocks), the
 largest that leaves at least 256 pixels, and then `tf.image.resize(..., "bilinear")` by what remains, a factor below 2,
-rounded to uint8. The first step is faster than decoding everything and keeps large images from aliasing. The release
-does not show how its images were resized.
+rounded to uint8: fast, and large images do not alias. The release does not show how its images were resized.
 """
 
 import functools
@@ -30,28 +29,27 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORT
     direction that has so many, where the image is stretched). Greyscale files give three equal channels, CMYK ones are
     converted, an alpha channel is dropped, an EXIF orientation is ignored.
 
-    Args:
-        image_bytes: string scalar, a JPEG or PNG file.
-        row, column: int32 scalar, 0 <= row, column <= side - size, where the window begins in the resized image.
-        size, side: int, rows and columns of the window and of the resized image.
-        resize: SHORTER_SIDE or STRETCH.
-
-    Raises:
-        tf.errors.InvalidArgumentError: (when the graph runs) the bytes are not a JPEG or PNG, are damaged or cut
-            short within or before what the window needs, or their header claims more than MAX_PIXELS.
+    `image_bytes`: string scalar, the file; `row`, `column`: int32 scalar, 0 to side - size, where the window begins in
+    the resized image; `size`, `side`: int, rows and columns of the window and of the resized image; `resize`:
+    SHORTER_SIDE or STRETCH. The graph raises a tf.errors.InvalidArgumentError where the bytes are not a JPEG or PNG,
+    are damaged or cut short within or before what the window needs, or their header claims more than MAX_PIXELS.
     """
     is_png = tf.equal(tf.strings.substr(image_bytes, 0, len(_PNG)), _PNG)
     shape = tf.cond(is_png, lambda: _png_shape(image_bytes), lambda: _jpeg_shape(image_bytes))
-    with tf.control_dependencies([shape]):  # nothing is decoded before its header has passed
-        image_bytes = tf.identity(image_bytes)
+    # Each below 2^32, so that the product of both cannot wrap around to something small and positive unnoticed.
+    fits = tf.logical_and(tf.reduce_max(shape) <= MAX_PIXELS, tf.reduce_prod(shape) <= MAX_PIXELS)
+    with (
+        _checked(tf.reduce_min(shape) > 0, "an image without pixels"),
+        _checked(fits, f"a header that claims more than {MAX_PIXELS:,} pixels"),
+    ):
+        image_bytes, shape = tf.identity(image_bytes), tf.cast(shape, tf.int32)
     halvings = tf.reduce_sum(tf.cast(tf.reduce_min(shape) >= [side * factor for factor in REDUCTIONS[1:]], tf.int32))
     factor = tf.gather(REDUCTIONS, halvings)
     # libjpeg counts an incomplete last block; the means of a PNG leave it out.
     reduced = (shape + tf.where(is_png, 0, factor - 1)) // factor
     # What becomes the resized image, in rows and columns.
     region = reduced if resize == STRETCH else tf.fill([2], tf.reduce_min(reduced))
-    # A direction that is enlarged is decoded whole, and the window cut from the result: its pixels are too few to begin
-    # a window at.
+    # A direction that is enlarged is decoded whole, and the window cut from the result.
     enlarged = region < side
     start = tf.stack([row, column])
     first = tf.where(enlarged, 0, (2 * start * region + side) // (2 * side))  # rounded
@@ -77,11 +75,7 @@ def decode_center(image_bytes, size=STORED_SIZE, resize=SHORTER_SIDE):
 
 
 def require_whole(image_bytes):
-    """The same bytes, string scalar; a tf.errors.InvalidArgumentError where a JPEG's end-of-image marker is missing.
-
-    How much of a file a window needs depends on the window. With this check, all that decide whether a file is an image
-    (statistics, preparation, serving) decide alike.
-    """
+    """The same bytes; a tf.errors.InvalidArgumentError where a JPEG's end-of-image marker is missing."""
     last = tf.strings.substr(image_bytes, tf.maximum(tf.strings.length(image_bytes) - 2, 0), 2)
     ends = tf.reduce_any(tf.equal(last, [_END_OF_IMAGE, _PNG_END]))
     ends = tf.cond(ends, lambda: True, lambda: _ends_earlier(image_bytes))
@@ -130,10 +124,10 @@ def center_of(stored, image, size=STORED_SIZE, resize=SHORTER_SIDE):
 
 
 def _jpeg_shape(image_bytes):
-    """Height and width, int32 (2,), checked."""
+    """Height and width as the header says, int64 (2,)."""
     is_jpeg = tf.equal(tf.strings.substr(image_bytes, 0, 2), _JPEG)
     with _checked(is_jpeg, "not a JPEG or PNG file"):
-        return _checked_shape(tf.cast(tf.image.extract_jpeg_shape(image_bytes)[:2], tf.int64))
+        return tf.cast(tf.image.extract_jpeg_shape(image_bytes)[:2], tf.int64)
 
 
 def _png_shape(image_bytes):
@@ -141,17 +135,7 @@ def _png_shape(image_bytes):
     with _checked(tf.strings.length(image_bytes) >= 24, "a PNG file without a header"):
         numbers = tf.cast(tf.io.decode_raw(tf.strings.substr(image_bytes, 16, 8), tf.uint8), tf.int64)
     width, height = (tf.reduce_sum(part * [2**24, 2**16, 2**8, 1]) for part in (numbers[:4], numbers[4:]))
-    return _checked_shape(tf.stack([height, width]))
-
-
-def _checked_shape(shape):
-    # Each below 2^32, so that the product of both cannot wrap around to something small and positive unnoticed.
-    fits = tf.logical_and(tf.reduce_max(shape) <= MAX_PIXELS, tf.reduce_prod(shape) <= MAX_PIXELS)
-    with (
-        _checked(tf.reduce_min(shape) > 0, "an image without pixels"),
-        _checked(fits, f"a header that claims more than {MAX_PIXELS:,} pixels"),
-    ):
-        return tf.cast(shape, tf.int32)
+    return tf.stack([height, width])
 
 
 def _checked(condition, words):
@@ -173,7 +157,7 @@ def _decode_jpeg(image_bytes, row, column, rows, columns, width, ratio):
     # all takes hardly longer.
     first = tf.maximum(column - _MARGIN, 0) if ratio == 1 else 0
     count = tf.minimum(column + columns + _MARGIN, width) - first if ratio == 1 else width
-    # The accurate transform is what other decoders (libjpeg-turbo's default, Pillow) give.
+    # The accurate transform is that of other decoders (libjpeg-turbo's default, Pillow).
     wide = tf.io.decode_and_crop_jpeg(
         image_bytes, tf.stack([row, first, rows, count]), channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
     )

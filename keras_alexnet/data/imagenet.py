@@ -13,10 +13,10 @@ import gzip
 import hashlib
 import importlib.util
 import io
-import itertools
 import json
 import os
 import re
+import sys
 import tarfile
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from keras_alexnet.data.sources import IndexedSource
 from keras_alexnet.errors import UsageError, printable
-from keras_alexnet.files import atomic_write
+from keras_alexnet.files import atomic_write, progress_bar
 
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
@@ -36,11 +36,11 @@ _WORDNET_ID = re.compile(r"n[0-9]{8}")
 _CLASS_ARCHIVE = re.compile(r"(n[0-9]{8})\.tar")
 _TRAIN_IMAGE = re.compile(r".+\.jpe?g", re.IGNORECASE)
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.jpe?g", re.IGNORECASE)
-_KIT_FILES = ("data/ILSVRC2012_validation_ground_truth.txt", "data/meta.mat")
+_KIT_FILES = ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
 _KIT_BYTES = 2**26  # unpacked; the official kit has a few million
 _HEADER_BYTES = 2**20  # more than any real header has; tarfile reads what a header claims in one piece
 _PADDING_BYTES = 2**20  # behind the end of a tar: GNU tar fills up to 10 KiB, other programs to a tape's record
-_INDEX_FORMAT = 2  # to be raised whenever another index is made of the same archives
+_INDEX_FORMAT = 3  # to be raised whenever another index is made of the same archives
 
 
 def classes():
@@ -62,28 +62,18 @@ def class_names(ids, words):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArchiveSource(IndexedSource):
-    """Image files inside the tar archive `path`.
-
-    Attributes:
-        wordnet_ids: tuple of str, in the order of the labels.
-        files: tuple of str, in the order of the labels and then of the names; for validation in that of the names.
-        labels: int32 (files,).
-        offsets, sizes: int64 (files,), bytes; offsets from the beginning of the archive.
-    """
+    """Image files inside the tar archive `path`."""
 
     name: str
     path: str
     class_names: tuple[str, ...]
-    wordnet_ids: tuple[str, ...]
-    files: tuple[str, ...]
-    labels: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
+    wordnet_ids: tuple[str, ...]  # in the order of the labels
+    files: tuple[str, ...]  # in the order of the names, which begin with the class's WordNet id in training
+    labels: np.ndarray  # int32 (files,)
+    offsets: np.ndarray  # int64 (files,), bytes from the beginning of the archive
+    sizes: np.ndarray  # int64 (files,), bytes
     other_files: tuple[str, ...] = ()
     per_image = ("files", "labels", "offsets", "sizes")
-
-    def names(self):
-        return self.files
 
     def fingerprint(self):
         """A hash of the ids of all classes and of the names, sizes and labels of all files."""
@@ -94,58 +84,47 @@ class ArchiveSource(IndexedSource):
     def loader(self):
         import tensorflow as tf  # archives are listed without it
 
-        files, labels = tf.constant(self.files), tf.constant(self.labels)
+        labels = tf.constant(self.labels)
 
         def load(index):
-            # An array of an object, since NumPy's own strings lose zeros at the end.
-            content = tf.numpy_function(lambda index: np.array(self._read(index), object), (index,), tf.string)
-            return tf.gather(files, index), tf.ensure_shape(content, ()), tf.gather(labels, index)
+            content = tf.numpy_function(self.check_readable, (index,), tf.string)
+            return tf.ensure_shape(content, ()), tf.gather(labels, index)
 
         return load
 
-    def check_readable(self, name):
-        self._read(self.files.index(name))
-
-    def _read(self, index):
+    def check_readable(self, index):
+        """As of Source; returns the bytes, an array of an object, since NumPy's own strings lose zeros at the end."""
         with open(self.path, "rb") as file:
             content = os.pread(file.fileno(), int(self.sizes[index]), int(self.offsets[index]))
         if len(content) != self.sizes[index]:
             raise OSError(errno.EIO, "the archive has changed: it ends before this file does", self.path)
-        return content
+        return np.array(content, object)
 
 
-def open_ilsvrc2012(data_dir, index_path=None, progress=None):
+def open_ilsvrc2012(data_dir, index_folder=None):
     """Training and validation images of ImageNet 2012: (training, validation), ArchiveSource.
 
-    `data_dir` holds the two archives, or has them in downloads/manual; the file `index_path` keeps the places of all
-    images, so that the archives are walked through only once; `progress`: optional function of (bytes done, bytes in
-    all). Raises UsageError where an archive is missing, damaged or without images, a label is missing, or the kit
-    cannot be read.
+    `data_dir` holds the two archives, or has them in downloads/manual; a file in the folder `index_folder` keeps the
+    places of all images, so that the archives are walked through only once. Raises UsageError where an archive is
+    missing, damaged or without images, a label is missing, or the kit cannot be read.
     """
     folder = find_archives(data_dir)
     paths = [os.path.join(folder, name) for name in (TRAIN_ARCHIVE, VAL_ARCHIVE)]
     kit_path = os.path.join(folder, KIT_ARCHIVE)
     # Before the walk, which takes minutes: an error of the labels comes at once.
     numbered, words = _read_kit(data_dir, kit_path) if os.path.exists(kit_path) else (_packaged_labels(data_dir), {})
-    listings = _listings(data_dir, paths, index_path, progress)
-    train_ids = [name.partition("/")[0] for name in listings[0]["names"]]
+    (train, _), (val, _) = listings = _listings(data_dir, paths, index_folder)
+    train_ids = [name.partition("/")[0] for name in train]
     ids = tuple(sorted(set(train_ids)))
-    val_ids = _val_ids(data_dir, listings[1]["names"], numbered, frozenset(ids))
-    labels, names = {wordnet_id: label for label, wordnet_id in enumerate(ids)}, class_names(ids, words)
-    return tuple(
-        ArchiveSource(
-            name=split,
-            path=path,
-            class_names=names,
-            wordnet_ids=ids,
-            files=tuple(listing["names"]),
-            labels=np.array([labels[each] for each in own_ids], np.int32),
-            offsets=np.array(listing["offsets"], np.int64),
-            sizes=np.array(listing["sizes"], np.int64),
-            other_files=tuple(listing["others"]),
-        )
-        for split, path, listing, own_ids in zip(("train", "val"), paths, listings, (train_ids, val_ids), strict=True)
-    )
+    val_ids = _val_ids(data_dir, val, numbered, frozenset(ids))
+    known, names = {wordnet_id: label for label, wordnet_id in enumerate(ids)}, class_names(ids, words)
+    opened = []
+    for split, path, (found, others), own in zip(("train", "val"), paths, listings, (train_ids, val_ids), strict=True):
+        labels = np.array([known[wordnet_id] for wordnet_id in own], np.int32)
+        offsets, sizes = np.array(list(found.values()), np.int64).T
+        columns = tuple(found), labels, offsets, sizes, tuple(others)
+        opened.append(ArchiveSource(split, path, names, ids, *columns))
+    return tuple(opened)
 
 
 def find_archives(data_dir):
@@ -159,12 +138,13 @@ def find_archives(data_dir):
     return folders[0]
 
 
-def unofficial(train, val):
-    """A sentence on how the numbers of images and classes differ from the official ones, or None."""
+def note_counts(train, val):
+    """Says on standard error where the numbers of images and classes are not the official ones."""
     counts = (train.count, len(train.wordnet_ids), val.count)
-    text = "{:,} training images in {:,} classes and {:,} validation images"
-    texts = [text.format(*each) for each in (OFFICIAL_COUNTS, counts)]
-    return None if counts == OFFICIAL_COUNTS else "the official archives hold {}; these hold {}".format(*texts)
+    if counts != OFFICIAL_COUNTS:
+        kinds = "{:,} training images in {:,} classes and {:,} validation images"
+        text = f"note: the official archives hold {kinds}; these hold {kinds}"
+        print(text.format(*OFFICIAL_COUNTS, *counts), file=sys.stderr)
 
 
 class _Archive(io.BufferedReader):
@@ -176,54 +156,51 @@ class _Archive(io.BufferedReader):
         return super().read(size)
 
 
-def _listings(data_dir, paths, index_path, progress):
-    """[{"names", "offsets", "sizes", "others"}] of the two archives, from the index or else from a walk."""
-    stats = [os.stat(path) for path in paths]
+def _listings(data_dir, paths, index_folder):
+    """[({name: (offset, bytes)}, other files)] of the two archives, from the index or else from a walk."""
+    stats, index_path = [os.stat(path) for path in paths], os.path.join(index_folder or os.devnull, "index.json")
     key = [_INDEX_FORMAT, *(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))]
     # An index that is missing, damaged or of another version is made again.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        with open(index_path or os.devnull, encoding="utf-8") as file:
+        with open(index_path, encoding="utf-8") as file:
             index = json.load(file)
         if index["key"] == key:
             return index["listings"]
-    listings, total, progress = [], sum(stat.st_size for stat in stats), progress or (lambda done, total: None)
-    for path, stat, walk in zip(paths, stats, (_walk_train, _walk_val), strict=True):
-        where = f"--data_dir={data_dir}: {os.path.relpath(path, os.path.expanduser(data_dir))}"
-        with _Archive(io.FileIO(path)) as file:
-            listings.append(walk(where, file, stat.st_size, lambda done: progress(done, total)))
+    total, progress = sum(stat.st_size for stat in stats), progress_bar("finding the images in the archives", "bytes")
+    where = [f"--data_dir={data_dir}: {os.path.relpath(path, os.path.expanduser(data_dir))}" for path in paths]
+    with _Archive(io.FileIO(paths[0])) as file:
+        listings = [_walk_classes(where[0], file, stats[0].st_size, lambda done: progress(done, total))]
+    with _Archive(io.FileIO(paths[1])) as file:
+        listings.append(_images(where[1], _members(where[1], file, stats[1].st_size), _VAL_IMAGE))
     progress(total, total)
-    if index_path:
+    if index_folder:
         with atomic_write(index_path) as file:
             json.dump({"key": key, "listings": listings}, file)
     return listings
 
 
-def _walk_train(where, file, size, report):
+def _walk_classes(where, file, size, report):
     """Lists a tar of one tar per class: the names are CLASS/FILE. `report`: function of the bytes done."""
-    found, others = {}, []
+    found, others, classes = {}, [], set()
     for tar, member in _members(where, file, size):
         match = _CLASS_ARCHIVE.fullmatch(_file_name(member))
         if not match:
             others += [] if member.isdir() else [printable(member.name)]
             continue
-        if match[1] in found:
+        if match[1] in classes:
             raise UsageError(f"{where} holds {match[1]}.tar twice; fetch it again")
+        classes.add(match[1])
         inner = _members(where, tar.extractfile(member), member.size, f"{match[1]}/")
-        found[match[1]] = listing = _images(where, inner, _TRAIN_IMAGE, f"{match[1]}/", member.offset_data)
-        others += listing.pop("others")
+        images, more = _images(where, inner, _TRAIN_IMAGE, f"{match[1]}/", member.offset_data)
+        found |= images
+        others += more
         report(member.offset_data + member.size)
     if not found:
         raise UsageError(f"{where} holds no class (a tar named after its WordNet id, such as n01440764.tar)")
-    ordered = [found[wordnet_id] for wordnet_id in sorted(found)]
-    return {name: list(itertools.chain(*(each[name] for each in ordered))) for name in ordered[0]} | {"others": others}
+    return dict(sorted(found.items())), others
 
 
-def _walk_val(where, file, size, report):
-    """Lists a tar of validation images."""
-    return _images(where, _members(where, file, size), _VAL_IMAGE, "", 0)
-
-
-def _images(where, members, pattern, folder, offset):
+def _images(where, members, pattern, folder="", offset=0):
     """The images of one tar, in the order of their names; `offset`: where the tar begins in the archive."""
     found, others = {}, []
     for _, member in members:
@@ -235,18 +212,13 @@ def _images(where, members, pattern, folder, offset):
         else:
             found[folder + name] = offset + member.offset_data, member.size
     if not found:
-        raise UsageError(f"{where} holds no images{' in ' if folder else ''}{folder}; fetch it again")
-    names = sorted(found)
-    offsets, sizes = ([found[name][column] for name in names] for column in (0, 1))
-    return {"names": names, "offsets": offsets, "sizes": sizes, "others": others}
+        raise UsageError(f"{where} holds no images{folder and f' in {folder}'}; fetch it again")
+    return dict(sorted(found.items())), others
 
 
 def _members(where, file, size, folder=""):
-    """(tar, member) of the members of a tar, an open file of so many bytes, one at a time.
-
-    Raises UsageError where the tar is cut short or damaged. `where`: the archive; `folder`: before members' names.
-    """
-    place = f"at the beginning{' of ' if folder else ''}{folder}"
+    """(tar, member) of the members of a tar, an open file of so many bytes, one at a time; or a UsageError."""
+    place = f"at the beginning{folder and f' of {folder}'}"
     try:
         tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8")  # noqa: SIM115 (closing would close nothing)
         while (member := tar.next()) is not None:
@@ -264,8 +236,8 @@ def _members(where, file, size, folder=""):
         raise
     except Exception as error:
         # Most that can be wrong in a header is an error of tarfile's, but not all.
-        reason = f"{place}: {printable(str(error))}"
-        raise UsageError(f"{where} is compressed, cut short or damaged ({reason}); fetch it again") from None
+        problem = f"is compressed, cut short or damaged ({place}: {printable(str(error))})"
+        raise UsageError(f"{where} {problem}; fetch it again") from None
 
 
 def _file_name(member):
@@ -290,23 +262,28 @@ def _val_ids(data_dir, names, numbered, known):
 
 def _packaged_labels(data_dir):
     """WordNet ids of validation images 1, 2, ..., from the installed TensorFlow Datasets; it is not imported."""
-    spec = importlib.util.find_spec("tensorflow_datasets")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        path = Path(folder, "datasets", "imagenet2012", "validation_labels.txt")
-        if path.is_file():
-            return path.read_text(encoding="utf-8").split()
+    package = Path(importlib.util.find_spec("tensorflow_datasets").origin).parent
+    path = package / "datasets" / "imagenet2012" / "validation_labels.txt"
+    if path.is_file():
+        return path.read_text(encoding="utf-8").split()
     fetch = f"fetch {KIT_ARCHIVE} from https://image-net.org/download-images and put it beside {VAL_ARCHIVE}"
     raise UsageError(f"--data_dir={data_dir}: the installed tensorflow-datasets has no labels of them; {fetch}")
 
 
 def _read_kit(data_dir, path):
     """What the development kit says: WordNet ids of validation images 1, 2, ..., list; words of classes, {id: str}."""
-    said = f"--data_dir={data_dir}: {KIT_ARCHIVE}"
-    away = "or move it away: labels that come with tensorflow-datasets are used then"
+    said, away = f"--data_dir={data_dir}: {KIT_ARCHIVE}", "or move it away: then tensorflow-datasets gives the labels"
     try:
         from scipy.io import loadmat  # in the extra `imagenet`
 
-        truth, meta = _kit_files(path)
+        with gzip.open(path) as file:
+            content = file.read(_KIT_BYTES + 1)
+        if len(content) > _KIT_BYTES:
+            raise ValueError(f"more than {_KIT_BYTES >> 20} MB")
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
+            # A sparse member could grow beyond the bound.
+            members = {os.path.basename(each.name): each for each in tar if each.isreg() and not each.issparse()}
+            truth, meta = (tar.extractfile(members[name]).read() for name in _KIT_FILES)
         synsets = np.atleast_1d(loadmat(io.BytesIO(meta), variable_names=["synsets"], squeeze_me=True)["synsets"])
         # The kit has inner nodes of the tree too, which are not classes.
         leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
@@ -314,23 +291,10 @@ def _read_kit(data_dir, path):
         words = {str(synset["WNID"]): str(synset["words"]).partition(",")[0].strip() for synset in leaves}
         numbered = [ids[int(number)] for number in truth.decode("ascii").split()]
     except ImportError:
-        install = "pip install 'keras-alexnet[imagenet]'"
-        raise UsageError(f"{said} is read with scipy, which is not installed; {install}, {away}") from None
+        problem = "is read with scipy, which is not installed; pip install 'keras-alexnet[imagenet]'"
+        raise UsageError(f"{said} {problem}, {away}") from None
     except Exception as error:
         # Three formats in one another, each with errors of its own.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UsageError(f"{said} cannot be read ({reason}); fetch it again, {away}") from None
     return numbered, {wordnet_id: word for wordnet_id, word in words.items() if word.isprintable()}
-
-
-def _kit_files(path):
-    """The contents of _KIT_FILES, list of bytes. Nothing is written; what the kit unpacks to is bounded."""
-    with gzip.open(path) as file:
-        content = file.read(_KIT_BYTES + 1)
-    if len(content) > _KIT_BYTES:
-        raise ValueError(f"more than {_KIT_BYTES >> 20} MB")
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-        # A sparse member could grow beyond the bound.
-        members = {f"/{member.name}": member for member in tar if member.isreg() and not member.issparse()}
-        names = [next((name for name in members if name.endswith(f"/{file}")), file) for file in _KIT_FILES]
-        return [tar.extractfile(members[name]).read() for name in names]

@@ -17,15 +17,11 @@ from keras_alexnet.data.sources import WHOLE
 def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=WHOLE):
     """One epoch of augmented batches, (float32 (B, size, size, 3), int32 (B,)), in its own order: tf.data.Dataset.
 
-    Args:
-        source, statistics, augmentation: sources.Source, Statistics of the training set, Augmentation.
-        size: int, rows and columns of a crop.
-        batch_size: int; the last batch holds what is left.
-        seed, epoch: int; the same two give the same batches.
-        start: int, images of this epoch to leave out; after a whole number of batches the rest is the same to the bit.
-        threads: int, of the data graph; 0 for one per core.
-        part: (which, of how many) that share the epoch; batch size and start are those of the part. Where images are
-            files, the batches of all parts are together those of the whole.
+    `statistics`: of the training set; `size`: int, rows and columns of a crop. The last batch holds what is left. The
+    same seed and epoch, int, give the same batches. `start`: int, images of this epoch to leave out; after a whole
+    number of batches the rest is the same to the bit. `threads`: int, of the data graph, 0 for one per core. `part`:
+    (which, of how many) that share the epoch; batch size and start are those of the part. Where images are files, the
+    batches of all parts are together those of the whole.
     """
     noisy = augmentation.pca_color != "none" and augmentation.pca_stddev > 0
     scale, stddev = augmentation.pca_scale, augmentation.pca_stddev
@@ -34,7 +30,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     load = source.loader()
 
     def view(item, draw):
-        _, image, label = load(*item)
+        image, label = load(*item)
         row, column, reflected = tf.unstack(tf.cast(draw[:3], tf.int32))
         return _reflected(window_of(source.stored, image, row, column, size, source.resize), reflected), label, draw
 
@@ -55,8 +51,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         # The release divides a noisy image by 1 + its coefficient (1.1), the paper does not.
         return _noised(images, means, noise, 1.0 + stddev if scale == "stddev" else 1.0), labels
 
-    # Shuffled before anything is decoded; decoded in parallel but handed on in order, so that a seed repeats; kept as
-    # uint8 until there is a batch, which is a quarter of the bytes to move.
+    # Shuffled before anything is decoded; decoded in parallel but handed on in order; uint8 until there is a batch.
     which, parts = part
     first = start * parts  # the places of an epoch are dealt out one by one
     positions, reflections = augmentation.crop_positions, augmentation.reflections
@@ -79,10 +74,7 @@ def center_view(source, statistics, *, size, batch_size, threads=0, part=WHOLE):
 
 
 def evaluation_batches(source, sizes, *, batch_size, threads=0):
-    """Evaluation, which makes its views itself: every image once, in the order of the source. See `training`.
-
-    Returns a tf.data.Dataset of (tuple of uint8 (B, size, size, 3), the centers of these sizes; int32 (B,)).
-    """
+    """As `center_view`, without a mean: (tuple of uint8 (B, size, size, 3), the centers of these sizes; int32 (B,))."""
     return with_options(_centers(source, sizes, batch_size, threads, WHOLE).prefetch(2), threads)
 
 
@@ -109,7 +101,7 @@ def _centers(source, sizes, batch_size, threads, part):
     load = source.loader()
 
     def view(*item):
-        _, image, label = load(*item)
+        image, label = load(*item)
         return tuple(center_of(source.stored, image, size, source.resize) for size in sizes), label
 
     return source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
@@ -130,8 +122,7 @@ def _reflected(image, reflected):
     return tf.ensure_shape(tf.reverse(image, tf.range(1, 1 + reflected)), image.shape)
 
 
-# Compiled, a whole batch goes from uint8 to the network's input in one pass; TensorFlow's own operations write and
-# read all of it, half a megabyte an image, once for each of them.
+# Compiled, a whole batch goes from uint8 to the network's input in one pass, not in one for each operation.
 @tf.function(jit_compile=True)
 def _centered(images, means):
     return tf.cast(images, tf.float32) - means

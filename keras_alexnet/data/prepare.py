@@ -1,7 +1,5 @@
 """Any source -> a folder of 256x256 images that TensorFlow Datasets reads too, with the training set's statistics.
 
-    prepare.prepare(train, val, "DATA/imagenet256", prepare.Settings())
-
 The authors stored 256x256 JPEGs (`findsimilar.py` of the release), and so does this. Images are put into one fixed
 random order and cut into shards, TFRecord files of tf.train.Example. A shard counts once a file in WORK, on what is in
 it, is written after it. All bytes depend on the source and the settings only.
@@ -22,15 +20,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_alexnet.data import record_sets, statistics
+from keras_alexnet.data import records, statistics
 from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH, decode_center, decode_window, require_whole
 from keras_alexnet.data.pipeline import parallel_calls, with_options
-from keras_alexnet.data.record_sets import FILE_NAME, IMAGE, LABEL, MANIFEST, PLACES, SPLITS, WORK, sha256_of
-from keras_alexnet.data.sources import conversion
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief, printable
-from keras_alexnet.files import acquire, atomic_write, remove_temp_files
+from keras_alexnet.data.records import FILE_NAME, IMAGE, LABEL, MANIFEST, PLACES, SPLITS, WORK, sha256_of
+from keras_alexnet.data.sources import Settings, conversion
+from keras_alexnet.errors import RunError, UsageError, brief, printable
+from keras_alexnet.files import acquire, atomic_write, progress_bar, remove_temp_files
 
-_NAME = "prepared"  # of the set, as TensorFlow Datasets has it, and so of its files
 _DESCRIBED = {SHORTER_SIDE: "central squares of", STRETCH: "whole images, stretched to"}
 _BATCH = 32  # images that are handed to Python at a time
 _BEFORE_RECORD, _AFTER_RECORD = 12, 4  # bytes of a TFRecord: its length and two check sums
@@ -38,141 +35,98 @@ _BEFORE_RECORD, _AFTER_RECORD = 12, 4  # bytes of a TFRecord: its length and two
 Report = collections.namedtuple("Report", "manifest handled seconds")  # dict; files that were read, int; float
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How images are stored.
-
-    Attributes:
-        size: int, rows and columns; training takes 256 as it is and resizes others. Raw images have 256.
-        encoding: "jpeg", or "raw" for the pixels alone, eight times as large and faster to read.
-        quality, seed: int, 1..100, of the JPEGs; int >= 0, of the order.
-        shard_images: int >= 1, images of a shard, those that cannot be decoded included.
-        bad_images: "skip", to leave out what cannot be decoded and list it in the manifest, or "fail".
-        resize: "shorter_side" or "stretch", see `data.decoding`.
-    """
-
-    size: int = STORED_SIZE
-    encoding: str = "jpeg"
-    quality: int = 90
-    shard_images: int = 2048
-    seed: int = 2012
-    bad_images: str = "skip"
-    resize: str = SHORTER_SIDE
-
-    def __post_init__(self):
-        if self.encoding == "raw" and self.size != STORED_SIZE:
-            raise ArgumentError("size", self.size, f"must be {STORED_SIZE} for raw images, as training takes them")
-
-    def files(self, split, count):
-        """The names of the shards of so many images, list of str, as TensorFlow Datasets expects them."""
-        shards = -(-count // self.shard_images)
-        return [f"{_NAME}-{split}.tfrecord-{number:05d}-of-{shards:05d}" for number in range(shards)]
-
-    def places(self, number, count):
-        """Which of so many images the shard of a number holds, range."""
-        return range(number * self.shard_images, min((number + 1) * self.shard_images, count))
-
-
-def prepare(train, val, out_dir, settings, *, threads=0, progress=None, write=None):
+def prepare(train, val, out_dir, settings, *, threads=0, write=None):
     """Prepares two sources with the same classes, or resumes where it was interrupted: Report. Finished shards stay.
 
-    Args:
-        threads: int, images decoded and encoded at a time; 0 for one per core.
-        progress: optional function of (files done, files in all).
-        write: function as `write_shards`, the default, or as of `beam_writer`.
-
-    Raises:
-        UsageError: the folder holds something else or another preparation, or another process is preparing into it.
-        RunError: a file cannot be decoded and is not to be skipped, or a class has no image.
-        tf.errors.OpError, OSError: the disk is full or fails.
+    `threads`: int, images decoded and encoded at a time, 0 for one per core; `write`: function as `write_shards`, the
+    default, or as of `beam_writer`. Raises UsageError where the folder holds something else or another preparation, or
+    another process is preparing into it; RunError where a file cannot be decoded and is not to be skipped, or a class
+    has no image; tf.errors.OpError or OSError where the disk is full or fails.
     """
     started, handled, splits = time.perf_counter(), 0, dict(zip(SPLITS, (train, val), strict=True))
-    plan = _plan(splits, settings)
-    if os.path.isfile(os.path.join(out_dir, MANIFEST)):
-        manifest = record_sets.read_manifest(out_dir)
+    plan, work = _plan(splits, settings), claim(out_dir)
+    if work is None:
+        manifest = records.read_manifest(out_dir)
         _check_same(out_dir, {name: manifest[name] for name in plan}, plan)
-        record_sets.check_files(out_dir, manifest)
+        records.check_files(out_dir, manifest)
     else:
-        with _locked(out_dir, plan):
-            done = 0
+        lock = acquire(os.path.join(work, "lock"))
+        if lock is None:
+            raise UsageError(f"{out_dir}: another process is preparing images into it; wait for it to end")
+        with lock:
+            _begin(out_dir, os.path.join(work, "plan.json"), plan)
+            done, progress = 0, progress_bar(f"preparing {out_dir}")
             for split, source in splits.items():
                 files = settings.files(split, source.count)
                 todo = [number for number, file in enumerate(files) if _read_shard(os.path.join(out_dir, file)) is None]
                 done += source.count - sum(len(settings.places(number, source.count)) for number in todo)
                 for images in (write or write_shards)(source, split, todo, out_dir, settings, threads) if todo else ():
                     done, handled = done + images, handled + images
-                    if progress:
-                        progress(done, train.count + val.count)
+                    progress(done, train.count + val.count)
             manifest = _finish(splits, out_dir, settings, plan)
     shutil.rmtree(os.path.join(out_dir, WORK), ignore_errors=True)
     return Report(manifest, handled, time.perf_counter() - started)
 
 
 def claim(out_dir):
-    """Makes a folder to prepare images into, and in it one for what is needed only until then: its path, str.
+    """Makes a folder to prepare images into: the path of WORK in it, str; None where it is prepared already.
 
-    Returns None where the folder is prepared already. Raises UsageError where it is a file or holds something else.
+    Raises UsageError where it is a file or holds something else.
     """
     work = os.path.join(out_dir, WORK)
     if os.path.isfile(out_dir):
         raise UsageError(f"{out_dir}: is a file; name a folder")
     if os.path.isfile(os.path.join(out_dir, MANIFEST)):
         return None
-    if not os.path.isdir(work):
-        if os.path.isdir(out_dir) and os.listdir(out_dir):
-            named = printable(min(os.listdir(out_dir)))
-            raise UsageError(f"{out_dir}: holds something else already ({named}); name a new or an empty folder")
-        os.makedirs(work)
+    if os.path.isdir(out_dir) and not os.path.isdir(work) and os.listdir(out_dir):
+        named = printable(min(os.listdir(out_dir)))
+        raise UsageError(f"{out_dir}: holds something else already ({named}); name a new or an empty folder")
+    os.makedirs(work, exist_ok=True)
     return work
 
 
 def write_shards(source, split, numbers, folder, settings, threads=0):
-    """Writes the shards of these numbers, rising, of a split into a folder that has a folder WORK.
-
-    Yields int, how many images are done since the last time. Raises as `prepare`.
-    """
+    """Writes the shards of these numbers, rising, of a split; yields int, the images done since the last time."""
     files, order = settings.files(split, source.count), (settings.seed,)
     load, stored = source.loader(), _storing(settings.size, settings.encoding, settings.quality, settings.resize)
 
     def encode(place, item):
-        name, image_bytes, label = load(*item)
-        return place, name, label, *stored(image_bytes)
+        image_bytes, label = load(*item)
+        return place, item[0], label, *stored(image_bytes)
 
-    # One graph for each run of neighbors: all of them, unless several machines were interrupted.
-    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
-        run = [number for _, number in run]
-        first, end = settings.places(run[0], source.count).start, settings.places(run[-1], source.count).stop
-        items = tf.data.Dataset.zip(tf.data.Dataset.range(first, end), source.items(order, first))
-        # `ignore_errors` drops what cannot be decoded; the places tell which.
-        images = items.map(encode, parallel_calls(threads)).ignore_errors().batch(_BATCH).prefetch(2)
-        batches = _by_shard(with_options(images, threads).as_numpy_iterator(), settings.shard_images)
-        current = next(batches, None)
-        for number in run:
-            places, path = settings.places(number, source.count), os.path.join(folder, files[number])
-            shard = _Shard(len(source.class_names))
-            with atomic_write(path, "wb") as file:
-                with tf.io.TFRecordWriter(file.name) as records:
-                    while current is not None and current[0] == number:
-                        shard.add(records, *current[1:])
-                        yield len(current[1])
-                        current = next(batches, None)
-                missing = frozenset(places) - shard.places
-                skipped = list(_reasons(source, order, places, missing, encode)) if missing else []
-                if skipped and settings.bad_images == "fail":
-                    name, reason = printable(f"{source.name}/{skipped[0][0]}"), skipped[0][1]
-                    leave = "repair or remove it, or leave such files out with --bad_images=skip"
-                    raise RunError(f"{name}: {reason}; {leave}")
-                size, sha256 = os.path.getsize(file.name), sha256_of(file.name)
-            shard.save(_facts_path(path), {"bytes": size, "sha256": sha256, "skipped": skipped})
-            yield len(missing)
+    wanted = tf.constant(np.isin(np.arange(len(files)), numbers))
+    first, end = settings.places(numbers[0], source.count).start, settings.places(numbers[-1], source.count).stop
+    items = tf.data.Dataset.zip(tf.data.Dataset.range(first, end), source.items(order, first))
+    items = items.filter(lambda place, item: tf.gather(wanted, place // settings.shard_images))
+    # `ignore_errors` drops what cannot be decoded; the places tell which.
+    images = items.map(encode, parallel_calls(threads)).ignore_errors().batch(_BATCH).prefetch(2)
+    batches = _by_shard(with_options(images, threads).as_numpy_iterator(), settings.shard_images)
+    current = next(batches, None)
+    for number in numbers:
+        path, shard = os.path.join(folder, files[number]), _Shard(source)
+        with atomic_write(path, "wb") as file:
+            with tf.io.TFRecordWriter(file.name) as writer:
+                while current is not None and current[0] == number:
+                    shard.add(writer, *current[1:])
+                    yield len(current[1])
+                    current = next(batches, None)
+            missing = sorted(frozenset(settings.places(number, source.count)) - shard.places)
+            skipped = list(_reasons(source, order, missing, encode)) if missing else []
+            if skipped and settings.bad_images == "fail":
+                name, reason = printable(f"{source.name}/{skipped[0][0]}"), skipped[0][1]
+                leave = "repair or remove it, or leave such files out with --bad_images=skip"
+                raise RunError(f"{name}: {reason}; {leave}")
+            size, sha256 = os.path.getsize(file.name), sha256_of(file.name)
+        shard.save(path, {"bytes": size, "sha256": sha256, "skipped": skipped})
+        yield len(missing)
 
 
 def beam_writer(opener, options):
     """A function to be given to `prepare` as `write`: one pipeline of Apache Beam for each split, a shard an element.
 
-    All machines must see the source and the folder under the same paths, and have this package installed. `opener`, a
-    function of nothing -> (train, val), is pickled and called by each worker, since a million files are too many for a
-    pipeline. `options`: list of str, Beam's own. Raises UsageError where Beam is missing or does not know them.
+    All machines see the source and the folder under the same paths. `opener`, a function of nothing -> (train, val), is
+    called by each worker too. `options`: list of str, Beam's own. Raises UsageError where Beam is missing or does not
+    know them.
     """
     try:
         import apache_beam as beam  # in the extra `beam`
@@ -204,8 +158,8 @@ def beam_writer(opener, options):
                 pipeline | beam.Create(numbers) | beam.Reshuffle() | beam.ParDo(Write())
         except Exception as error:
             # Beam and its runners wrap what happened on a worker in errors of their own, its own words last.
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise RunError(f"Apache Beam: {lines[-1] if lines else type(error).__name__}") from error
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise RunError(f"Apache Beam: {lines[-1].strip()}") from error
         yield sum(len(settings.places(number, source.count)) for number in numbers)  # known at its end only
 
     return write
@@ -220,41 +174,33 @@ def _plan(splits, settings):
     if other and settings.bad_images == "fail":
         leave = "remove such files, or leave them out with --bad_images=skip"
         raise RunError(f"{printable(other[0])}: is one of {len(other)} files that are not read; {leave}")
-    recorded = {name: value for name, value in dataclasses.asdict(settings).items() if name != "bad_images"}
-    return {
-        "format": record_sets.FORMAT,
-        "settings": recorded | ({"quality": None} if settings.encoding == "raw" else {}),
-        "source": {
-            split: {"name": source.name, "files": source.count, "fingerprint": source.fingerprint()}
-            for split, source in splits.items()
-        },
+    recorded = {each.name: getattr(settings, each.name) for each in dataclasses.fields(Settings)}
+    del recorded["bad_images"]
+    if settings.encoding == "raw":
+        recorded["quality"] = None
+    read = {
+        split: {"name": source.name, "files": source.count, "fingerprint": source.fingerprint()}
+        for split, source in splits.items()
     }
+    return {"format": records.FORMAT, "settings": recorded, "source": read}
 
 
 def _check_same(out_dir, found, plan):
-    found["settings"].setdefault("resize", SHORTER_SIDE)  # of an interrupted preparation, see record_sets.read_manifest
+    found["settings"].setdefault("resize", SHORTER_SIDE)  # of an interrupted preparation, see records.read_manifest
     if found != plan:
         changed = [name for name in plan["settings"] if found["settings"].get(name) != plan["settings"][name]]
         what = ", ".join(f"--{name}={found['settings'].get(name)}" for name in changed) or "another source"
         raise UsageError(f"{out_dir}: holds images that were prepared with {what}; prepare into another folder")
 
 
-@contextlib.contextmanager
-def _locked(out_dir, plan):
-    """A block in which the folder is this process's and this plan's alone."""
-    work = claim(out_dir)
-    lock = acquire(os.path.join(work, "lock"))
-    if lock is None:
-        raise UsageError(f"{out_dir}: another process is preparing images into it; wait for it to end")
-    with lock:
-        path = os.path.join(work, "plan.json")
-        if not os.path.isfile(path):
-            with atomic_write(path) as file:
-                json.dump(plan, file)
-        with open(path, encoding="utf-8") as file:
-            _check_same(out_dir, json.load(file), plan)
-        remove_temp_files(out_dir)
-        yield
+def _begin(out_dir, path, plan):
+    """Keeps the plan in a file, or compares it with the one that is there, and removes unfinished files."""
+    if not os.path.isfile(path):
+        with atomic_write(path) as file:
+            json.dump(plan, file)
+    with open(path, encoding="utf-8") as file:
+        _check_same(out_dir, json.load(file), plan)
+    remove_temp_files(out_dir)
 
 
 @functools.cache
@@ -283,54 +229,56 @@ def _by_shard(batches, size):
                 yield number, *(part[first:end] for part in batch)
 
 
-def _reasons(source, order, places, missing, encode):
-    """(name, reason) of the files at these places, each tried once more by itself."""
-    for place, item in zip(places, source.items(order, places.start), strict=False):
-        if place in missing:
-            name, reason = source.name_of(*item), "could not be read at first"
+def _reasons(source, order, places, encode):
+    """(name, reason) of the files at these places, rising; each is tried once more by itself."""
+    items = enumerate(source.items(order, places[0]), places[0])
+    for place, item in itertools.islice(items, places[-1] - places[0] + 1):
+        if place in places:
+            key, reason = int(item[0]), "could not be read at first"
+            name = source.name_of(key)
             try:
-                source.check_readable(name)
+                source.check_readable(key)
                 encode(place, item)
             except OSError as error:
                 reason = f"cannot be read ({error.strerror})"
             except tf.errors.OpError as error:
-                reason = conversion(source.loader()(*item)[1].numpy()[:16], name) or brief(error)
+                reason = conversion(source.loader()(*item)[0].numpy()[:16], name) or brief(error)
             yield name, reason
 
 
 class _Shard:
     """What is in a shard that is being written."""
 
-    def __init__(self, classes):
-        self.places, self.sums = set(), statistics.Sums(classes)
+    def __init__(self, source):
+        self.name_of, self.places, self.sums = source.name_of, set(), statistics.Sums(len(source.class_names))
         self.bytes, self.offsets, self.labels = 0, [], []
 
-    def add(self, records, places, names, labels, stored, images):
+    def add(self, writer, places, keys, labels, stored, images):
         """Writes a batch of what is made of images, and adds those that count in the statistics."""
         self.places.update(places.tolist())
         self.sums.add(images, labels)
-        for name, label, content, image in zip(names, labels, stored, images, strict=True):
+        for key, label, content, image in zip(keys, labels, stored, images, strict=True):
             pixels = b"" if content else image.tobytes()
             features = {
                 IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content or pixels])),
                 LABEL: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-                FILE_NAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[name])),
+                FILE_NAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[self.name_of(key).encode()])),
             }
             example = tf.train.Example(features=tf.train.Features(feature=features))
             # Deterministic: otherwise the order of the features, and with it the bytes, can be any.
             record = example.SerializeToString(deterministic=True)
-            records.write(record)
+            writer.write(record)
             if not content:
                 self.offsets.append(self.bytes + _BEFORE_RECORD + record.index(pixels))
                 self.labels.append(label)
             self.bytes += _BEFORE_RECORD + len(record) + _AFTER_RECORD
 
     def save(self, path, facts):
-        """Writes the file that makes the shard count."""
+        """Writes the file that makes the shard at this path count."""
         facts = np.array(json.dumps({"images": len(self.places), **facts}))
         places = {"offsets": np.array(self.offsets, np.int64), "labels": np.array(self.labels, np.int32)}
-        with atomic_write(path, "wb") as file:
-            np.savez(file, facts=facts, **places, **self.sums.arrays())
+        with atomic_write(_facts_path(path), "wb") as file:
+            np.savez(file, facts=facts, **places, **vars(self.sums))
 
 
 def _read_shard(path):
@@ -347,36 +295,42 @@ def _facts_path(path):
 
 
 def _finish(splits, out_dir, settings, plan):
-    """Writes everything but the shards; returns the manifest."""
-    facts, sums, places = {}, {}, {}
+    """Writes everything but the shards; returns the manifest. Raises RunError where a split or a class has no image."""
+    facts, places = {}, {}
     for split, source in splits.items():
-        files = settings.files(split, source.count)
+        files, sums = settings.files(split, source.count), statistics.Sums(len(source.class_names))
         found = [_read_shard(os.path.join(out_dir, file)) for file in files]
         if None in found:
             raise RunError(f"{out_dir}: {files[found.index(None)]} is missing; start again to write it again")
-        sums[split] = _sums(source, found)
+        for shard in found:
+            sums.merge(shard)
+        listed, counts = frozenset(int(label) for label in source.labels), sums.label_counts.tolist()
+        empty = [name for label, name in enumerate(source.class_names) if label in listed and not counts[label]]
+        if empty or not sums.count:
+            which = f"{source.count} files" if not sums.count else f"files of class {printable(empty[0])}"
+            raise RunError(f"{source.name}: none of the {which} is an image that can be decoded")
         lengths = [len(shard["labels"]) for shard in found]
         places[f"{split}_files"] = np.repeat(np.arange(len(files), dtype=np.int32), lengths)
-        places[f"{split}_offsets"] = np.concatenate([shard["offsets"] for shard in found])
-        places[f"{split}_labels"] = np.concatenate([shard["labels"] for shard in found])
-        listed = [
+        for name in ("offsets", "labels"):
+            places[f"{split}_{name}"] = np.concatenate([shard[name] for shard in found])
+        shards = [
             {"file": file, **{name: shard[name] for name in ("images", "bytes", "sha256")}}
             for file, shard in zip(files, found, strict=True)
         ]
         facts[split] = {
-            "images": sums[split].count,
-            "label_counts": sums[split].label_counts.tolist(),
-            "fingerprint": hashlib.sha256(json.dumps([source.class_names, listed]).encode()).hexdigest(),
+            "images": sums.count,
+            "label_counts": counts,
+            "fingerprint": hashlib.sha256(json.dumps([source.class_names, shards]).encode()).hexdigest(),
             "other_files": list(source.other_files),
             "skipped": [{"name": name, "reason": reason} for shard in found for name, reason in shard["skipped"]],
-            "shards": listed,
+            "shards": shards,
         }
-    train, first = splits["train"], facts["train"]
+        if split == SPLITS[0]:
+            fingerprint = f"{facts[split]['fingerprint']} {sums.count}"  # as of the records
+            fingerprint += "" if settings.resize == SHORTER_SIDE else f" {settings.resize}"
+            statistics.save(sums.statistics(fingerprint=fingerprint), os.path.join(out_dir, records.STATISTICS))
+    train = splits[SPLITS[0]]
     _describe(train.class_names, out_dir, settings, facts)
-    of_records = f"{first['fingerprint']} {first['images']}"  # as of the records that are written here
-    of_records += "" if settings.resize == SHORTER_SIDE else f" {settings.resize}"
-    computed = sums["train"].statistics(fingerprint=of_records)
-    statistics.save(computed, os.path.join(out_dir, record_sets.STATISTICS))
     if settings.encoding == "raw":
         with atomic_write(os.path.join(out_dir, PLACES), "wb") as file:
             np.savez(file, **places)
@@ -390,20 +344,7 @@ def _finish(splits, out_dir, settings, plan):
     }
     with atomic_write(os.path.join(out_dir, MANIFEST)) as file:
         json.dump(manifest, file, indent=1)
-    return record_sets.read_manifest(out_dir)
-
-
-def _sums(source, found):
-    """The sums over a split. Raises RunError where nothing can be decoded of it, or of a class that has files."""
-    total = statistics.Sums(len(source.class_names))
-    for shard in found:
-        total.merge(shard)
-    listed = {int(label) for label in source.labels}
-    empty = [name for label, name in enumerate(source.class_names) if label in listed and not total.label_counts[label]]
-    if empty or not total.count:
-        which = f"{source.count} files" if not total.count else f"files of class {printable(empty[0])}"
-        raise RunError(f"{source.name}: none of the {which} is an image that can be decoded")
-    return total
+    return records.read_manifest(out_dir)
 
 
 def _describe(class_names, out_dir, settings, facts):
@@ -415,16 +356,12 @@ def _describe(class_names, out_dir, settings, facts):
         LABEL: tfds.features.ClassLabel(names=list(class_names)),
         FILE_NAME: tfds.features.Text(),
     }
-    template = tfds.core.ShardedFileTemplate(data_dir=out_dir, dataset_name=_NAME, filetype_suffix="tfrecord")
-    infos = [
-        tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[shard["images"] for shard in found["shards"]],
-            num_bytes=sum(shard["bytes"] for shard in found["shards"]),
-            filename_template=template.replace(split=split),
-        )
-        for split, found in facts.items()
-    ]
+    template = tfds.core.ShardedFileTemplate(data_dir=out_dir, dataset_name=Settings.name, filetype_suffix="tfrecord")
+    infos = []
+    for split, found in facts.items():
+        lengths, size = ([shard[key] for shard in found["shards"]] for key in ("images", "bytes"))
+        options = {"num_bytes": sum(size), "filename_template": template.replace(split=split)}
+        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, **options))
     tfds.folder_dataset.write_metadata(
         data_dir=out_dir,
         features=features,

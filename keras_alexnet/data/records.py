@@ -1,89 +1,93 @@
-"""Images in TFRecord files, as TensorFlow Datasets writes them and `tools/prepare_dataset.py` does.
+"""Images in TFRecord files as sources: sets of TensorFlow Datasets, and folders of `keras_alexnet.data.prepare`.
 
 The library's orders cannot be entered at any place. So here an epoch's records are cut into chunks of a file, the
 chunks are permuted, and the result is cut into shuffle windows of `shuffle_buffer` records, each of which is shuffled
 as a whole: to get to a place, only its window is read. Raw images (pixels alone) are read one by one.
 """
 
+import bisect
 import contextlib
 import dataclasses
+import errno
+import functools
+import hashlib
 import itertools
+import json
+import logging
 import os
+import urllib.parse
 
 import numpy as np
+import requests
 import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
 
-from keras_alexnet.data.decoding import STORED_SIZE
-from keras_alexnet.data.sources import WHOLE, IndexedSource, Source, permutation
+from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE
+from keras_alexnet.data.sources import WHOLE, IndexedSource, Source, check_class_names, permutation
+from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.files import progress_bar
+
+# What is in a prepared folder.
+MANIFEST = "manifest.json"  # written last: a folder that has it is whole
+STATISTICS = "statistics.npz"
+PLACES = "places.npz"  # of raw images: where in which file the pixels of each begin, and its label
+FORMAT = 1  # to be raised when the same source and settings give other bytes
+WORK = ".preparing"  # a folder of what is needed only until all shards are there
+SPLITS = ("train", "validation")
+IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"  # keys of the features
 
 _CHUNK = 2048  # records of one file that stay together until a window shuffles them: a prepared shard
 _READERS = 4  # files of a window that are read at a time
 _READ_BYTES = 2**20  # of a file at a time
 _FILE = 2**32  # an item's place is the number of its file times this, plus the number of its record in the file
 _PIXEL = np.dtype("V3")  # three bytes in one: reversed by pixels, not by bytes
+_TRIES, _CONNECT_SECONDS, _READ_SECONDS = 3, 5, 60  # of a download; the library itself tries for minutes
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordSource(Source):
-    """Images of TFRecord files; an item is (place: int64, record: string), and parts get whole chunks.
-
-    Attributes:
-        identity: str, what tells these records from others.
-        paths: tuple of str, the files.
-        first, ends: tuple of int, of each file the first record that belongs to the source, and the first after those.
-        image_key, label_key: str, of the features.
-        shuffle_buffer: int >= 1, records of a shuffle window; up to three times as many are in memory.
-        skipped: frozenset of (int, int), the files and records that are left out.
-    """
+    """Images of TFRecord files; an item is (place: int64, record: string), and parts get whole chunks."""
 
     name: str
-    identity: str
-    paths: tuple[str, ...]
-    first: tuple[int, ...]
-    ends: tuple[int, ...]
-    image_key: str
+    identity: str  # what tells these records from others
+    paths: tuple[str, ...]  # the files
+    first: tuple[int, ...]  # of each file the first record that belongs to the source
+    ends: tuple[int, ...]  # and the first after those
+    image_key: str  # of the features
     label_key: str
     class_names: tuple[str, ...]
-    shuffle_buffer: int
+    shuffle_buffer: int  # records of a shuffle window; up to three times as many are in memory
     stored: str = ""
     label_counts: tuple[int, ...] = ()
-    skipped: frozenset = frozenset()
-    resize: str = "shorter_side"
+    skipped: frozenset = frozenset()  # the places that are left out
+    resize: str = SHORTER_SIDE
     labels = ()
 
     @property
     def count(self):
         return sum(self.ends) - sum(self.first) - len(self.skipped)
 
-    def names(self):
-        """FILE__NUMBER of every record, as TensorFlow Datasets calls them."""
-        return tuple(
-            f"{os.path.basename(path)}__{record}"
-            for file, (path, first, end) in enumerate(zip(self.paths, self.first, self.ends, strict=True))
-            for record in range(first, end)
-            if (file, record) not in self.skipped
-        )
+    @property
+    def keys(self):
+        chunks = self._chunks(None, WHOLE)
+        places = (place for file, *ends in chunks for place in range(*(file * _FILE + end for end in ends)))
+        return [place for place in places if place not in self.skipped]
 
-    def name_of(self, place, record):
-        return f"{os.path.basename(self.paths[int(place) // _FILE])}__{int(place) % _FILE}"
+    def name_of(self, place):
+        """FILE__NUMBER, as TensorFlow Datasets calls a record."""
+        return f"{os.path.basename(self.paths[place // _FILE])}__{place % _FILE}"
 
     def without(self, names):
-        files = {}
-        for file, path in enumerate(self.paths):  # a file can be there twice, as in train[:5]+train[6:]
-            files.setdefault(os.path.basename(path), []).append(file)
-        skipped = frozenset(
-            (file, int(record))
-            for base, record in (name.rpartition("__")[::2] for name in names)
-            for file in files.get(base, ())
-            if self.first[file] <= int(record) < self.ends[file]
-        )
-        return dataclasses.replace(self, skipped=self.skipped | skipped, label_counts=())
+        names = frozenset(names)
+        skipped = frozenset(key for key in self.keys if self.name_of(key) in names) if names else frozenset()
+        return dataclasses.replace(self, skipped=self.skipped | skipped, label_counts=()) if skipped else self
 
     def items(self, order=None, start=0, part=WHOLE):
         windows = _windows(self._chunks(order, part), self.shuffle_buffer)
         before = list(itertools.accumulate((self._kept_in(window) for window in windows), initial=0))
         # The window of the place: the last one that begins at or before it.
-        entered = max((index for index in range(len(windows)) if before[index] <= start), default=0)
+        entered = max(bisect.bisect_right(before, start, hi=len(windows)) - 1, 0)
         ahead = windows[entered:] or [[]]
         columns = np.array([piece for window in ahead for piece in window], np.int64).reshape(-1, 3)
         bounds = np.cumsum([0, *(len(window) for window in ahead)])
@@ -107,7 +111,7 @@ class RecordSource(Source):
         # One window after the other; the next one is read and shuffled while this one is used.
         records = windows.interleave(window, cycle_length=1, num_parallel_calls=1, deterministic=True)
         if self.skipped:
-            skipped = tf.constant([file * _FILE + number for file, number in sorted(self.skipped)], tf.int64)
+            skipped = tf.constant(sorted(self.skipped), tf.int64)
             records = records.filter(lambda place, _: tf.reduce_all(place != skipped))
         return records.skip(start - before[entered])
 
@@ -115,7 +119,6 @@ class RecordSource(Source):
         return self._kept_in(self._chunks(order, part))
 
     def loader(self):
-        bases = tf.constant([os.path.basename(path) for path in self.paths])
         features = {
             self.image_key: tf.io.FixedLenFeature((), tf.string),
             self.label_key: tf.io.FixedLenFeature((), tf.int64),
@@ -123,26 +126,21 @@ class RecordSource(Source):
 
         def load(place, record):
             example = tf.io.parse_single_example(record, features)
-            file, number = place // _FILE, tf.strings.as_string(place % _FILE)
-            name = tf.strings.join([tf.gather(bases, file), "__", number])
-            return name, example[self.image_key], tf.cast(example[self.label_key], tf.int32)
+            return example[self.image_key], tf.cast(example[self.label_key], tf.int32)
 
         return load
 
     def _chunks(self, order, part):
         """[(file, first record, end)] in the order in which they are read."""
+        files = list(zip(range(len(self.paths)), self.first, self.ends, strict=True))
         if order is None and part == WHOLE:
-            return list(zip(range(len(self.paths)), self.first, self.ends, strict=True))
+            return files
         # Shorter where many share few files.
         length = max(1, min(_CHUNK, -(-self.count // (4 * part[1])))) if part[1] > 1 else _CHUNK
         chunks = [
-            (file, begin, min(begin + length, end))
-            for file, (first, end) in enumerate(zip(self.first, self.ends, strict=True))
-            for begin in range(first, end, length)
+            (file, begin, min(begin + length, end)) for file, first, end in files for begin in range(first, end, length)
         ]
         chunks = [chunks[place] for place in permutation(len(chunks), order)]
-        if part == WHOLE:
-            return chunks
         # Each to the part that has the fewest records.
         counts, own = [0] * part[1], []
         for chunk in chunks:
@@ -155,7 +153,7 @@ class RecordSource(Source):
     def _kept_in(self, chunks):
         """Records of chunks that are not left out, int."""
         return sum(
-            end - first - sum(other == file and first <= record < end for other, record in self.skipped)
+            end - first - sum(file * _FILE + first <= place < file * _FILE + end for place in self.skipped)
             for file, first, end in chunks
         )
 
@@ -165,48 +163,30 @@ class RawSource(IndexedSource):
     """Raw images of 256x256 in TFRecord files; the preparation has noted where the pixels of each begin.
 
     Only the rows of a crop are read, and no check sums: `tools/prepare_dataset.py --check` verifies them.
-
-    Attributes:
-        identity, paths: as of RecordSource.
-        files, labels: int32 (images,), which of the paths an image is in, and its class.
-        offsets: int64 (images,), bytes before its pixels there.
     """
 
     name: str
     identity: str
     paths: tuple[str, ...]
-    files: np.ndarray
-    offsets: np.ndarray
-    labels: np.ndarray
+    files: np.ndarray  # int32 (images,), which of the paths an image is in
+    offsets: np.ndarray  # int64 (images,), bytes before its pixels there
+    labels: np.ndarray  # int32 (images,)
     class_names: tuple[str, ...]
     label_counts: tuple[int, ...] = ()
-    resize: str = "shorter_side"
+    resize: str = SHORTER_SIDE
     stored, per_image = "raw", ("files", "offsets", "labels")
 
-    def names(self):
-        """FILE@OFFSET of every image."""
-        bases = [os.path.basename(path) for path in self.paths]
-        return tuple(f"{bases[file]}@{offset}" for file, offset in zip(self.files, self.offsets, strict=True))
+    def name_of(self, index):
+        """FILE@OFFSET"""
+        return f"{os.path.basename(self.paths[self.files[index]])}@{self.offsets[index]}"
 
-    def check_readable(self, name):
-        base, _, offset = name.rpartition("@")
-        path = next(path for path in self.paths if os.path.basename(path) == base)
-        with open(path, "rb") as file:
-            file.seek(int(offset))
-            file.read(STORED_SIZE * STORED_SIZE * 3)
+    def check_readable(self, index):
+        self._crops(STORED_SIZE, [index], [0], [0], [0])
 
     def loader(self):
-        bases = tf.constant([os.path.basename(path) for path in self.paths])
-        files, offsets, labels = (tf.constant(column) for column in (self.files, self.offsets, self.labels))
-        read = self.window_reader(STORED_SIZE)
-
-        def load(index):
-            zero = tf.zeros([1], tf.int32)
-            image = read(index[None], zero, zero, zero)[0]
-            file, offset = tf.gather(bases, tf.gather(files, index)), tf.strings.as_string(tf.gather(offsets, index))
-            return tf.strings.join([file, "@", offset]), image, tf.gather(labels, index)
-
-        return load
+        labels, read = tf.constant(self.labels), self.window_reader(STORED_SIZE)
+        zero = tf.zeros([1], tf.int32)
+        return lambda index: (read(index[None], zero, zero, zero)[0], tf.gather(labels, index))
 
     def window_reader(self, size):
         """A function of (indices: int64 (B,), rows, columns, reflected: int32 (B,)) -> uint8 (B, size, size, 3), RGB.
@@ -214,10 +194,8 @@ class RawSource(IndexedSource):
         It reads crops, reflected or not, in a graph; a tf.errors.OpError where a file cannot be read or is too short.
         """
 
-        def read(indices, rows, columns, reflected):
-            images = tf.numpy_function(
-                lambda *arrays: self._crops(size, *arrays), (indices, rows, columns, reflected), tf.uint8
-            )
+        def read(*arrays):
+            images = tf.numpy_function(functools.partial(self._crops, size), arrays, tf.uint8)
             return tf.ensure_shape(images, (None, size, size, 3))
 
         return read
@@ -232,10 +210,185 @@ class RawSource(IndexedSource):
                 if file not in opened:
                     opened[file] = stack.enter_context(open(self.paths[file], "rb", buffering=0)).fileno()
                 if os.preadv(opened[file], [band], self.offsets[index] + row * STORED_SIZE * 3) != band.nbytes:
-                    raise OSError(f"{self.paths[file]}: ends before the image at byte {self.offsets[index]} does")
+                    problem = f"it ends before the image at byte {self.offsets[index]} does"
+                    raise OSError(errno.EIO, problem, self.paths[file])
                 crop = band[:, column : column + size]
                 image[...] = crop[:, ::-1] if turned else crop
         return images.view(np.uint8).reshape(len(indices), size, size, 3)
+
+
+def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
+    """Two splits, RecordSource, of any image classification set of TensorFlow Datasets; prepared where needed.
+
+    Splits are in the library's notation, such as "train[:80%]", or None (see `--val_split`). Raises UsageError where
+    the set or a split is unknown, cannot be had, or is not one of labeled images.
+    """
+    builder, keys = _open_builder(name, data_dir)
+    second = next((split for split in ("validation", "test") if split in builder.info.splits), None)
+    if not second and (train_split is None) != (val_split is None):
+        problem = "has one split only; give both --train_split and --val_split, or neither"
+        raise UsageError(f"--dataset={name}: {problem}")
+    train_split, val_split = train_split or ("train" if second else "train[:80%]"), val_split or second or "train[80%:]"
+    train = _split_of(builder, name, keys, "train_split", train_split, shuffle_buffer)
+    val = _split_of(builder, name, keys, "val_split", val_split, shuffle_buffer)
+    ranges = [list(zip(source.paths, source.first, source.ends, strict=True)) for source in (train, val)]
+    if any(a == b and low < end and start < high for a, low, high in ranges[0] for b, start, end in ranges[1]):
+        raise UsageError(f"--val_split={val_split}: has images of --train_split={train_split} in it; keep them apart")
+    return train, val
+
+
+def open_tfds_split(name, data_dir, split, shuffle_buffer):
+    """One split of a set of TensorFlow Datasets: RecordSource. Args and errors as of `open_tfds`."""
+    builder, keys = _open_builder(name, data_dir)
+    return _split_of(builder, name, keys, "split", split, shuffle_buffer)
+
+
+def open_prepared(data_dir, shuffle_buffer):
+    """The splits of a prepared folder: (training, validation), RecordSource or RawSource.
+
+    Raises UsageError where the folder is not a prepared one, or something in it is missing or has changed.
+    """
+    try:
+        manifest = read_manifest(data_dir)
+        check_files(data_dir, manifest)
+    except (UsageError, RunError) as error:
+        raise UsageError(f"--data_dir={error}") from None
+    opened, settings = [], manifest["settings"]
+    for split, facts in manifest["splits"].items():
+        known = {"identity": facts["fingerprint"], "label_counts": tuple(facts["label_counts"])}
+        known["resize"] = settings["resize"]
+        if settings["encoding"] == "raw":
+            with np.load(os.path.join(data_dir, PLACES), allow_pickle=False) as places:
+                known |= {name: places[f"{split}_{name}"] for name in RawSource.per_image}
+            known["paths"] = tuple(os.path.join(data_dir, shard["file"]) for shard in facts["shards"])
+            opened.append(RawSource(f"records {split}", class_names=tuple(manifest["class_names"]), **known))
+        else:
+            builder = tfds.builder_from_directory(data_dir)
+            source = of_builder(builder, "records", split, IMAGE, LABEL, shuffle_buffer)
+            stored = "jpeg" if settings["size"] == STORED_SIZE else ""
+            opened.append(dataclasses.replace(source, stored=stored, **known))
+    return tuple(opened)
+
+
+def read_manifest(folder):
+    """The manifest of a prepared folder, dict. Raises UsageError where it is missing or something else."""
+    path = os.path.join(folder, MANIFEST)
+    try:
+        with open(path, encoding="utf-8") as file:
+            manifest = json.load(file)
+        if manifest["format"] != FORMAT or set(manifest["splits"]) != set(SPLITS):
+            raise ValueError
+        manifest["settings"].setdefault("resize", SHORTER_SIDE)  # which a folder of version 0.1.0 does not say
+        return manifest
+    except FileNotFoundError:
+        if os.path.isdir(os.path.join(folder, WORK)):
+            raise UsageError(f"{folder}: is not completely prepared; the same preparation again resumes") from None
+        raise UsageError(f"{folder}: holds no prepared images ({MANIFEST}); see tools/prepare_dataset.py") from None
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path}: is not a manifest of this version; prepare into another folder") from None
+
+
+def check_files(folder, manifest, shards_too=False):
+    """Raises RunError unless a prepared folder is as its manifest says; of shards only in size without `shards_too`."""
+    shards = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+    files = [{"file": name, "sha256": sha256} for name, sha256 in manifest["checksums"].items()]
+    done, total, progress = 0, sum(shard["bytes"] for shard in shards), progress_bar(f"checking {folder}", "bytes")
+    for each in files + shards:
+        path, size, problem = os.path.join(folder, each["file"]), each.get("bytes"), None
+        if not os.path.isfile(path):
+            problem = "is missing"
+        elif size is not None and os.path.getsize(path) != size:
+            problem = f"has {os.path.getsize(path)} bytes instead of {size}"
+        elif (shards_too or size is None) and sha256_of(path) != each["sha256"]:
+            problem = "has changed since it was prepared"
+        if problem:
+            raise RunError(f"{path}: {problem}; prepare it again, into another folder")
+        done += size or 0
+        progress(done, total)
+
+
+def sha256_of(path):
+    """The SHA-256 of a file, str."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_prepared(name, data_dir):
+    """Whether a set of TensorFlow Datasets is on the disk already, bool. Raises UsageError where it is unknown."""
+    return bool(_builder(name, data_dir).info.splits)
+
+
+def of_builder(builder, name, split, image_key, label_key, shuffle_buffer):
+    """One split of a tfds.core.DatasetBuilder whose files are there: RecordSource. `name`: str, for messages.
+
+    Raises UsageError where the files are not TFRecords, KeyError or ValueError where the split is unknown.
+    """
+    info = builder.info
+    parts = info.splits[split].file_instructions
+    if info.file_format.value != "tfrecord":
+        problem = f"is stored as {info.file_format.value}, and only tfrecord is read"
+        raise UsageError(f"--dataset={name}: {problem}; prepare it with file_format=tfrecord")
+    class_names = tuple(info.features[label_key].names)
+    check_class_names(class_names, f"--dataset={name}")
+    paths, first = tuple(part.filename for part in parts), tuple(part.skip for part in parts)
+    ends = tuple(part.skip + part.take for part in parts)
+    facts = f"{name} {split}", f"{info.full_name} {split}", paths, first, ends
+    return RecordSource(*facts, image_key, label_key, class_names, shuffle_buffer)
+
+
+def _split_of(builder, name, keys, flag, split, shuffle_buffer):
+    try:
+        source = of_builder(builder, name, split, *keys, shuffle_buffer)
+    except UsageError:
+        raise
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits)
+        raise UsageError(f"--{flag}={split}: {name} has the splits {known} ({error})") from None
+    if not source.count:
+        raise UsageError(f"--{flag}={split}: {name} has no images there")
+    return source
+
+
+def _builder(name, data_dir):
+    try:
+        return tfds.builder(name, data_dir=os.path.expanduser(data_dir) if data_dir else None)
+    except (tfds.core.DatasetNotFoundError, ValueError, ImportError, AssertionError) as error:
+        reason = [*str(error).strip().splitlines(), "unknown"][0]
+        known = "Give the name of a TensorFlow Datasets set, folder, records or shapes."
+        raise UsageError(f"--dataset={name}: {reason} {known}") from None
+
+
+def _open_builder(name, data_dir):
+    """A set whose files are there: (builder, (key of the image, key of the label))."""
+    builder = _builder(name, data_dir)
+    keys, features = builder.info.supervised_keys, builder.info.features
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    if not keys or len(keys) != 2 or not all(map(isinstance, (features[key] for key in keys), kinds)):
+        raise UsageError(f"--dataset={name}: is not a set of images with one label each")
+    _limit_tries()
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        # From a missing network to a changed checksum; an AssertionError is of files that users must fetch themselves.
+        by_hand = isinstance(error, AssertionError)
+        problem = "some of its files must be fetched by hand" if by_hand else "could not be downloaded and prepared"
+        words = " ".join(str(error).split())[:400]
+        if isinstance(error, requests.RequestException) and error.request is not None and error.response is None:
+            words = f"no answer from {urllib.parse.urlsplit(error.request.url).netloc}; check the network"
+        raise UsageError(f"--dataset={name}: {problem}: {words}") from None
+    return builder, keys
+
+
+@functools.cache
+def _limit_tries():
+    """Lets a download without a network fail within seconds, and without urllib3's lines on every try."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    downloader.MAX_RETRIES = _TRIES - 1
+    timeout = _CONNECT_SECONDS, _READ_SECONDS
+    downloader._open_with_requests = functools.partial(downloader._open_with_requests, timeout=timeout)
 
 
 def _windows(chunks, size):

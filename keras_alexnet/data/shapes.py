@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
 from keras_alexnet.errors import ArgumentError
+from keras_alexnet.files import progress_bar
 
 CLASS_NAMES = (
     *("blue_disk", "blue_square", "dotted_blue_square", "dotted_blue_star", "red_disk", "red_square", "red_star"),
@@ -27,7 +28,6 @@ DEFAULTS = (200, 50, 2012)  # training and validation images of a class, and the
 
 _FORMAT = 1  # to be raised when the same seed gives other images, so that an older set is not taken for a new one
 _QUALITY = 90
-_PROGRESS_STEP = 50
 _SIDE = (200, 480)  # pixels, both inclusive
 _ASPECT = (0.6, 1.6)  # width / height
 _EXTENT = (0.5, 0.75)  # longer side of the object's bounding box, as a share of the image's shorter side
@@ -53,20 +53,12 @@ def draw(class_name, seed):
     return _expose(image, rng)
 
 
-def default_folder(train_per_class, val_per_class, seed):
-    """Where a set is kept, str: data/shapes for the default settings, data/shapes-4x1-seed7 and so on for others."""
-    settings = (train_per_class, val_per_class, seed)
-    name = "shapes" if settings == DEFAULTS else "shapes-{}x{}-seed{}".format(*settings)
-    return os.path.join("data", name)
-
-
-def make(directory, train_per_class, val_per_class, seed, progress=None):
+def make(directory, train_per_class, val_per_class, seed):
     """Draws a whole set as `directory/train/CLASS/00000.jpg` and `directory/val/CLASS/00000.jpg`, and so on.
 
-    A folder of that name is always a complete set. The same arguments give the same images; no image's seed is shared
-    by training and validation, nor by two sets. `progress`: optional function of (images drawn, images in all). Returns
-    whether the set was drawn, False where `directory` holds exactly this set already. Raises FileExistsError where it
-    holds anything else, such as a set of another seed or size, and ArgumentError for a number out of range.
+    A folder of that name is always complete. The same arguments give the same images; no image's seed is shared by
+    training and validation, nor by two sets. Returns False where `directory` holds exactly this set already, else True.
+    Raises FileExistsError where it holds anything else, and ArgumentError for a number out of range.
     """
     for name, value, least in (("train", train_per_class, 1), ("val", val_per_class, 1), ("seed", seed, 0)):
         if value < least:
@@ -75,33 +67,25 @@ def make(directory, train_per_class, val_per_class, seed, progress=None):
     info["classes"] = list(CLASS_NAMES)
     target = Path(directory).resolve()  # since a link cannot be replaced by a folder
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        _check_same(target, info)
+        try:
+            found = json.loads((target / INFO).read_text(encoding="utf-8"))
+            what = f"another shapes set ({', '.join(f'{key} {found[key]}' for key in info if key != 'classes')})"
+        except (OSError, ValueError, KeyError, TypeError):
+            found, what = None, "something that is not a shapes set"
+        if found != info:
+            raise FileExistsError(f"{target} holds {what}; delete it or choose another folder")
         return False
     draft = target.parent / f".{target.name}-{os.getpid()}"
     try:
         draft.mkdir(parents=True)
-        _write(draft, info, progress)
-        if target.is_dir():
-            target.rmdir()
-        os.rename(draft, target)
+        _write(draft, info, progress_bar(f"drawing shapes into {directory}"))
+        os.rename(draft, target)  # also over an empty folder
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return True
 
 
-def _check_same(target, info):
-    """Raises FileExistsError unless a path holds the set of this description."""
-    try:
-        found = json.loads((target / INFO).read_text(encoding="utf-8"))
-        what = "another shapes set (" + ", ".join(f"{key} {found[key]}" for key in info if key != "classes") + ")"
-    except (OSError, ValueError, KeyError, TypeError):
-        found, what = None, "something that is not a shapes set"
-    if found != info:
-        raise FileExistsError(f"{target} holds {what}; delete it or choose another folder")
-
-
 def _write(folder, info, progress):
-    """Writes all images of a set and its description into an empty folder."""
     total, done = len(CLASS_NAMES) * (info["train_per_class"] + info["val_per_class"]), 0
 
     def save(class_name, seed, path):
@@ -119,13 +103,11 @@ def _write(folder, info, progress):
                 paths = [class_folder / f"{index:05d}.jpg" for index in range(len(seeds))]
                 for _ in pool.map(save, repeat(class_name), seeds, paths):
                     done += 1
-                    if progress is not None and (done % _PROGRESS_STEP == 0 or done == total):
-                        progress(done, total)
+                    progress(done, total)
     (folder / INFO).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
 def _rgb(hue, saturation, value):
-    """Hue, saturation and value, each from 0 to 1, as three int from 0 to 255."""
     return tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
@@ -194,7 +176,6 @@ def _add_object(image, texture, color, form, rng):
 
 
 def _fill_polygon(mask, points):
-    """Fills a polygon, given in pixels of the image, in a supersampled mask."""
     ImageDraw.Draw(mask).polygon((_SUPERSAMPLING * points).ravel().tolist(), fill=255)
 
 
@@ -233,7 +214,6 @@ def _dots(mask, center, turn, extent, rng):
 
 
 def _expose(image, rng):
-    """The image with grain and another brightness."""
     # Random bytes take far less time than normal deviates, and after JPEG encoding nobody sees the difference.
     grain = np.frombuffer(rng.bytes(image.width * image.height), np.uint8) >> 4
     grain = Image.fromarray(grain.reshape(image.height, image.width)).convert("RGB")

@@ -7,30 +7,30 @@ Folders are listed without TensorFlow, so that a wrong path is answered at once.
 
 import dataclasses
 import hashlib
-import itertools
 import os
+import re
 import unicodedata
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from keras_alexnet.data import shapes
-from keras_alexnet.errors import UsageError, printable
+from keras_alexnet.errors import ArgumentError, UsageError, printable
+from keras_alexnet.flags import flag
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 VALIDATION_FOLDERS = ("val", "validation", "test")
 MAX_FILE_BYTES = 2**31  # a larger file is not read: an image of 134 million pixels takes less
 WHOLE = (0, 1)  # the part of a process that shares the images with no other
-# How image files begin that are neither JPEG nor PNG: (place, bytes, name).
-_FORMATS = (
-    *((0, b"GIF8", "GIF"), (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (8, b"WEBP", "WebP"), (6, bytes(4), "BMP")),
-    *((4, b"ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
-    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
+# How image files begin that are neither JPEG nor PNG.
+_FORMATS = re.compile(
+    rb"(?P<GIF>GIF8)|(?P<TIFF>II\*\0|MM\0\*)|(?P<WebP>.{8}WEBP)|(?P<BMP>BM.{4}\0{4})|"
+    rb"(?P<AVIF>.{4}ftypavi[fs])|(?P<HEIC>.{4}ftyp(?:hei[cxms]|hevc|mif1|msf1))",
+    re.DOTALL,
 )
 
 
-class Source(Protocol):
+class Source:
     """Undecoded images with labels, which can be read in any order and from any place on.
 
     Attributes:
@@ -43,52 +43,51 @@ class Source(Protocol):
         stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
         resize: "shorter_side" or "stretch", how an image becomes (or became) 256x256, see `data.decoding`.
 
-    Methods:
-        names, fingerprint: the names of all images, tuple of str, in order; what tells this source from others, str.
-        without: the same source without images of these names.
-        items, part_count: what `loader()` makes images of, tf.data.Dataset of tuples; and how many, int. `order`: None
-            for that of the names, or a sequence of int that seeds one; `start`: how many images to leave out at the
-            beginning; `part`: (which, of how many) that share the images.
-        loader: a function of an item -> (name: string, image as `stored` says, label: int32), scalars, for a graph.
-        name_of: the name of an item, str.
-        check_readable: raises OSError where an image's bytes cannot be read; of records TensorFlow says so itself.
-        reason: why an image or another file cannot be used, str, as far as its first bytes tell.
+    Every source also has these methods:
+        keys, name_of(key): property, a number for each image, iterable of int; and its name, str.
+        without(names): the same source without some of them.
+        items(order=None, start=0, part=WHOLE): what `loader()` makes images of, tf.data.Dataset of tuples, a key first.
+            `order`: None for that of the keys, or a sequence of int that seeds one; `start`: images to leave out at the
+            beginning; `part`: (which, of how many) that share the images, `part_count(order, part)` of them.
+        loader(): a function of an item -> (image as `stored` says, label: int32 scalar), for a graph.
     """
 
     label_counts = other_files = ()
     stored, resize = "", "shorter_side"
 
-    def names(self): ...
-    def name_of(self, *item): ...
-    def without(self, names): ...
-    def items(self, order=None, start=0, part=WHOLE): ...
-    def part_count(self, order, part): ...
-    def loader(self): ...
-    def check_readable(self, name): ...
-
     def fingerprint(self):
+        """What tells this source from others, str."""
         return self.with_resize_in(f"{self.identity} {self.count}")
 
     def with_resize_in(self, fingerprint):
         """A fingerprint that tells statistics of images that were resized in another way apart."""
         return fingerprint if self.resize == "shorter_side" else f"{fingerprint} {self.resize}"
 
+    def names(self):
+        """The names of all images, tuple of str."""
+        return tuple(self.name_of(key) for key in self.keys)
+
+    def check_readable(self, key):
+        """Raises OSError where an image's bytes cannot be read; of records TensorFlow says so itself."""
+
     def reason(self, name):
+        """Why an image or another file cannot be used, str, as far as its first bytes tell."""
         return ""
 
 
 class IndexedSource(Source):
-    """A source whose images can be read one by one: an item is an index, int64, and parts are dealt out one by one.
-
-    `per_image`: the names of the attributes that have one value for each image, tuple or np.ndarray.
-    """
+    """Images read one by one: an item is an index, int64; `per_image` names the attributes with a value for each."""
 
     @property
     def count(self):
         return len(self.labels)
 
+    @property
+    def keys(self):
+        return range(self.count)
+
     def name_of(self, index):
-        return self.names()[int(index)]
+        return self.files[index]
 
     def items(self, order=None, start=0, part=WHOLE):
         import tensorflow as tf  # a folder is listed without it
@@ -102,10 +101,10 @@ class IndexedSource(Source):
         names = frozenset(names)
         if not names:
             return self
-        kept = np.array([name not in names for name in self.names()])
+        kept = [index for index in self.keys if self.name_of(index) not in names]
         columns = {column: getattr(self, column) for column in self.per_image}
         for column, values in columns.items():
-            columns[column] = tuple(itertools.compress(values, kept)) if isinstance(values, tuple) else values[kept]
+            columns[column] = tuple(values[index] for index in kept) if isinstance(values, tuple) else values[kept]
         return dataclasses.replace(self, **columns, **{"label_counts": ()} if self.label_counts else {})
 
 
@@ -128,9 +127,6 @@ class FolderSource(IndexedSource):
     resize: str = "shorter_side"
     per_image = ("files", "labels", "sizes")
 
-    def names(self):
-        return self.files
-
     def fingerprint(self):
         """A hash of the names of all classes and of the names and sizes of all files."""
         files = [f"{file} {size}" for file, size in zip(self.files, self.sizes, strict=True)]
@@ -139,16 +135,12 @@ class FolderSource(IndexedSource):
     def loader(self):
         import tensorflow as tf  # as in `items`
 
-        files, labels = tf.constant(self.files), tf.constant(self.labels, tf.int32)
+        labels = tf.constant(self.labels, tf.int32)
         paths = tf.constant([os.path.join(self.root, file) for file in self.files])
+        return lambda index: (tf.io.read_file(tf.gather(paths, index)), tf.gather(labels, index))
 
-        def load(index):
-            return tf.gather(files, index), tf.io.read_file(tf.gather(paths, index)), tf.gather(labels, index)
-
-        return load
-
-    def check_readable(self, name):
-        Path(self.root, name).read_bytes()
+    def check_readable(self, index):
+        Path(self.root, self.files[index]).read_bytes()
 
     def reason(self, name):
         path = os.path.join(self.root, name)
@@ -163,9 +155,36 @@ class FolderSource(IndexedSource):
             return conversion(file.read(16), path)
 
 
-def open_training(data, progress_bar=None):
-    """(training, validation), Source, of a config.DataConfig; `progress_bar`: function of a label. Or a UsageError."""
-    return tuple(with_resize(source, data) for source in _open_training(data, progress_bar))
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How `prepare` stores images: shards of TFRecords."""
+
+    size: int = flag(256, "Rows and columns of the images; training resizes others than 256.", low=8, high=4096)
+    encoding: str = flag("jpeg", "raw: pixels alone, 196 kB an image.", choices=("jpeg", "raw"))
+    quality: int = flag(90, "Of the JPEGs.", low=1, high=100)
+    shard_images: int = flag(2048, "Images of a shard.", low=1, high=10**6)
+    seed: int = flag(2012, "Of the order of the images.", low=0)
+    bad_images: str = flag("skip", "List what cannot be decoded, or stop.", choices=("skip", "fail"))
+    resize: str = flag("shorter_side", "As in training.", choices=("shorter_side", "stretch"))
+    name = "prepared"  # of the set in TensorFlow Datasets, and so of its files
+
+    def __post_init__(self):
+        if self.encoding == "raw" and self.size != 256:
+            raise ArgumentError("size", self.size, "must be 256 for raw images, as training takes them")
+
+    def files(self, split, count):
+        """The names of the shards of so many images, list of str, as TensorFlow Datasets expects them."""
+        shards = -(-count // self.shard_images)
+        return [f"{self.name}-{split}.tfrecord-{number:05d}-of-{shards:05d}" for number in range(shards)]
+
+    def places(self, number, count):
+        """Which of so many images the shard of a number holds, range."""
+        return range(count)[number * self.shard_images : (number + 1) * self.shard_images]
+
+
+def open_training(data):
+    """(training, validation), Source, of a config.DataConfig. Raises UsageError."""
+    return tuple(with_resize(source, data) for source in _open_training(data))
 
 
 def with_resize(source, data):
@@ -176,45 +195,36 @@ def with_resize(source, data):
     return source if source.resize == data.resize else dataclasses.replace(source, resize=data.resize)
 
 
-def _open_training(data, progress_bar):
+def _open_training(data):
     if data.dataset == "folder":
         return open_folder(data.data_dir)
     if data.dataset == "records":
-        return _record_sets().open_prepared(data.data_dir, data.shuffle_buffer)
+        return _records().open_prepared(data.data_dir, data.shuffle_buffer)
     if data.dataset != "shapes":
         splits = data.train_split, data.val_split
-        return _record_sets().open_tfds(data.dataset, data.data_dir, *splits, data.shuffle_buffer)
+        return _records().open_tfds(data.dataset, data.data_dir, *splits, data.shuffle_buffer)
     folder = shapes_folder(data)
-    progress = progress_bar and progress_bar(f"drawing shapes into {folder}")
     try:
-        shapes.make(folder, data.shapes_train, data.shapes_val, data.shapes_seed, progress)
+        shapes.make(folder, data.shapes_train, data.shapes_val, data.shapes_seed)
     except FileExistsError as error:
         raise UsageError(f"--data_dir={folder}: {error}") from None
     return open_folder(folder)
 
 
-def is_there(data):
-    """Whether the set can be read without anything being drawn, fetched or prepared first, bool. Raises UsageError."""
-    if data.dataset == "shapes":
-        return os.path.isdir(shapes_folder(data))
-    return data.dataset in ("folder", "records") or _record_sets().is_prepared(data.dataset, data.data_dir)
-
-
 def shapes_folder(data):
-    """Where the built-in shapes are kept, str: `data_dir`, or a folder below data/ that is named by the settings."""
-    return data.data_dir or shapes.default_folder(data.shapes_train, data.shapes_val, data.shapes_seed)
+    """Where the built-in shapes are kept, str: `data_dir`, data/shapes, or data/shapes-4x1-seed7 for other settings."""
+    settings = data.shapes_train, data.shapes_val, data.shapes_seed
+    name = "shapes" if settings == shapes.DEFAULTS else "shapes-{}x{}-seed{}".format(*settings)
+    return data.data_dir or os.path.join("data", name)
 
 
 def open_tfds_split(name, data_dir, split, shuffle_buffer):
-    """One split of a set of TensorFlow Datasets, see `record_sets.open_tfds_split`."""
-    return _record_sets().open_tfds_split(name, data_dir, split, shuffle_buffer)
+    """One split of a set of TensorFlow Datasets, see `records.open_tfds_split`."""
+    return _records().open_tfds_split(name, data_dir, split, shuffle_buffer)
 
 
 def open_folder(data_dir):
-    """The splits of `DATA_DIR/train/CLASS/*.jpg` and `DATA_DIR/val/CLASS/*.jpg` (or validation, or test).
-
-    Returns (training, validation): FolderSource. Raises UsageError as `list_split`, or where their classes differ.
-    """
+    """(training, validation), FolderSource, see `list_split`. Raises UsageError also where their classes differ."""
     train, val = list_split(data_dir, "train"), list_split(data_dir, "val")
     if train.class_names == val.class_names:
         return train, val
@@ -229,23 +239,17 @@ def open_folder(data_dir):
     raise UsageError(f"--data_dir={data_dir}: {differ}")
 
 
-def find_split_folder(data_dir, split):
-    """The folder of a split, Path; for "val" the first of val, validation and test. Raises UsageError without one."""
-    names = VALIDATION_FOLDERS if split == "val" else (split,)
-    for path in (Path(data_dir, name) for name in names):
-        if path.is_dir():
-            return path
-    tried = f"{Path(data_dir, split)}{' (or validation, or test)' if split == 'val' else ''}"
-    raise UsageError(f"--data_dir={data_dir}: the folder {tried} is missing; it holds one folder per class")
-
-
 def list_split(data_dir, split):
-    """The images of one split of a folder, FolderSource; labels are in the alphabetical order of the class names.
+    """The images of DATA_DIR/SPLIT/CLASS/*.jpg, FolderSource; labels are in the order of the class names.
 
-    `split` is as of `find_split_folder`. Raises UsageError where the folder is missing or has no classes, a class has
-    no images, a name is not UTF-8, or a class's name has a line break.
+    The split "val" is the first of the folders val, validation and test. Raises UsageError where the folder is missing
+    or has no classes, a class has no images, a name is not UTF-8, or a class's name has a line break.
     """
-    root, said = find_split_folder(data_dir, split), f"--data_dir={data_dir}: "
+    said, names = f"--data_dir={data_dir}: ", VALIDATION_FOLDERS if split == "val" else (split,)
+    root = next((path for path in (Path(data_dir, name) for name in names) if path.is_dir()), None)
+    if root is None:
+        tried = f"{Path(data_dir, split)}{' (or validation, or test)' if split == 'val' else ''}"
+        raise UsageError(f"{said}the folder {tried} is missing; it holds one folder per class")
     entries = _visible(root)
     classes = [entry.name for entry in entries if entry.is_dir()]
     if not classes:
@@ -280,10 +284,9 @@ def check_class_names(names, where):
 
 def conversion(head, path):
     """What an image is that is not JPEG or PNG, by its first 16 bytes, and how to convert it, str; "" otherwise."""
-    kinds = [kind for place, content, kind in _FORMATS if head[place : place + len(content)] == content]
-    if not kinds or (kinds[0] == "BMP" and head[:2] != b"BM"):
-        return ""
-    return f"a {kinds[0]} image; only JPEG and PNG are read: convert it with `mogrify -format jpg {printable(path)}`"
+    found = _FORMATS.match(head)
+    convert = f"only JPEG and PNG are read: convert it with `mogrify -format jpg {printable(path)}`"
+    return f"a {found.lastgroup} image; {convert}" if found else ""
 
 
 def _list_class(root, name):
@@ -307,7 +310,7 @@ def _visible(folder):
     return sorted((each for each in os.scandir(folder) if not each.name.startswith(".")), key=lambda each: each.name)
 
 
-def _record_sets():
-    from keras_alexnet.data import record_sets  # which needs TensorFlow, and folders are listed without
+def _records():
+    from keras_alexnet.data import records  # which needs TensorFlow, and folders are listed without
 
-    return record_sets
+    return records

@@ -5,8 +5,7 @@
     probabilities = model(images)              # float32 (B, 224, 224, 3), RGB, 0..255 minus the mean
     model = AlexNet(weights="runs/quickstart") # the network of a run, whatever its settings
 
-Variants differ where the paper, the code that its authors released, Caffe's copy and later networks of this name
-differ: normalization, start of the weights, size of the input, units, dropout. See `variants.VARIANTS`.
+Variants differ where the paper, the code that its authors released and later networks do, see `variants.VARIANTS`.
 """
 
 import numbers
@@ -44,12 +43,10 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     input_shape=None,
     input_tensor=None,
 ):
-    """The AlexNet of 2012 as a functional model.
+    """The AlexNet of 2012 as a functional model: 60,965,224 parameters with 1000 classes and two towers or groups.
 
-    With 1000 classes it has exactly 60,965,224 parameters in two towers or two groups, and 62,378,344 in one group.
-    Layers are named conv1 ... conv5, fc6, fc7, fc8 with their norms and pools between them; in two towers each name
-    but fc8 ends in `_tower0` or `_tower1`. conv2, conv4 and conv5 see their own tower only; conv3, fc6, fc7 and fc8
-    see both.
+    Layers are conv1 ... conv5, fc6, fc7, fc8 with their norms and pools between them; in two towers each name but fc8
+    ends in `_tower0` or `_tower1`. conv2, conv4 and conv5 see their own tower only; conv3, fc6, fc7 and fc8 see both.
 
     Args:
         num_classes: int >= 1, units of fc8 (default: 1000).
@@ -58,17 +55,14 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         towers: 2, one stack of layers per tower (default), or 1, one stack for all.
         groups: with one tower, 2 for grouped convolutions (the same function as two towers; default) or 1 for none.
         devices: names of the towers' devices such as ("GPU:0", "GPU:1"), None for two GPUs where there are two, () to
-            pin nothing. Where it runs never changes what it computes.
+            pin nothing.
         classifier_activation: "softmax" for probabilities, None for logits.
-        topology: "alexnet" (default); "half", one tower of half the kernels in conv1 to conv4 (the release's 145-half,
-            59.8 M parameters; towers and groups 1); "separate", towers that meet at fc8 only (150; two towers); or
-            "conv6", with a sixth convolution after pool5 that sees both towers (146, section 6's "1 CNN*").
-        removed_layers: sequence of names of conv2 ... conv5 and fc7, which are left out with their nonlinearity,
-            normalization and dropout, while pools stay (section 7); the first of conv3 to conv5 sees both towers.
+        topology: "alexnet" (default), "half" (towers and groups 1), "separate" or "conv6", see `variants.TOPOLOGIES`.
+        removed_layers: names of conv2 ... conv5 and fc7, which are left out with their nonlinearity, normalization and
+            dropout, while pools stay (section 7); the first of conv3 to conv5 sees both towers.
         include_top: False ends with pool5, the maps of both towers next to each other.
-        weights: None for a random start, or a path: a run's folder, an exported model's, or a file, see
-            `keras_alexnet.model.weights.read`. They may be in towers or in groups, whichever form this network has.
-            A run and an export also give every setting of the network that is not an argument here.
+        weights: None for a random start, or a path, see `keras_alexnet.model.weights.read`, in towers or in groups. A
+            run and an export also give every setting of the network that is not an argument here.
         pooling: without the top, "avg" or "max" for one number a map, None for the maps.
         activation: "relu" (section 3.1; default) or another Keras activation, such as "tanh".
         local_response_normalization: False leaves out the normalizations (section 3.3, and the release's in-map one).
@@ -89,26 +83,14 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         top: float32 (B, 6, 6, 256), or (B, 256) pooled. Input: RGB, 0..255 minus the training set's mean.
 
     Raises:
-        ValueError: an argument is outside what is listed or contradicts the weights, or the weights cannot be read; the
-            message says what was received.
+        ValueError: an argument is outside what is listed or contradicts the weights, or the weights cannot be read.
     """
     if None not in (num_classes, classes) and num_classes != classes:
         raise ArgumentError("classes", classes, f"must be left out, or {num_classes} as num_classes is")
-    given = {
-        "num_classes": (classes if num_classes is None else num_classes) if include_top else None,
-        "variant": variant,
-        "towers": towers,
-        "groups": groups,
-        "topology": topology,
-        "removed_layers": None if removed_layers is None else tuple(removed_layers),
-        "activation": activation,
-        "local_response_normalization": local_response_normalization,
-        "overlapping_pooling": overlapping_pooling,
-        "dropout": dropout,
-        "width": width,
-    }
+    count = classes if num_classes is None else num_classes
+    arguments = {**locals(), "num_classes": count if include_top else None}
     settings, values = ({}, {}) if weights is None else stored_weights.read_with_settings(weights)
-    network = combined({name: value for name, value in given.items() if value is not None}, settings, weights)
+    network = combined(arguments, settings, weights)
     if pooling not in (None, "avg", "max") or (pooling and include_top):
         problem = f"must be None, or without the top avg or max (include_top={include_top})"
         raise ArgumentError("pooling", pooling, problem)
@@ -150,7 +132,7 @@ def _convolutional_layers(layers, x):
         # The release's output size is 1 + ceil((224 - 11) / 4) = 55: its last window hangs 3 pixels over the edge.
         x = layers.padding("pad1", x, v.padding)
     x = layers.convolution("conv1", x, 11, 0.01, 0.0, strides=4)  # 55x55x96
-    if network.variant == "release2012":
+    if v.late_relu1:
         x = layers.nonlinearity("relu1", layers.max_pooling("pool1", layers.normalization("norm1", x)))  # 27x27x96
     else:
         x = layers.max_pooling("pool1", layers.normalization("norm1", layers.nonlinearity("relu1", x)))  # 27x27x96
@@ -158,18 +140,16 @@ def _convolutional_layers(layers, x):
     if layers.has_layer("conv2"):
         x = layers.nonlinearity("relu2", layers.convolution("conv2", x, 5, 0.01, v.bias))  # 27x27x256
         x = layers.normalization("norm2", x)
-        if network.variant == "release2012":
+        if v.in_map:
             x = layers.in_map_normalization("in_map_norm2", x)
     x = layers.max_pooling("pool2", x)  # 13x13x256
 
     if layers.linking:
         x = layers.exchange("join3", x)
-    if layers.has_layer("conv3"):
-        x = layers.nonlinearity("relu3", layers.convolution("conv3", x, 3, v.middle_stddev, 0.0))  # 13x13x384
-    if layers.has_layer("conv4"):
-        x = layers.nonlinearity("relu4", layers.convolution("conv4", x, 3, v.middle_stddev, v.bias))  # 13x13x384
-    if layers.has_layer("conv5"):
-        x = layers.nonlinearity("relu5", layers.convolution("conv5", x, 3, v.middle_stddev, v.bias))  # 13x13x256
+    for index, bias in ((3, 0.0), (4, v.bias), (5, v.bias)):  # 13x13x384, 13x13x384, 13x13x256
+        if layers.has_layer(f"conv{index}"):
+            x = layers.convolution(f"conv{index}", x, 3, v.middle_stddev, bias)
+            x = layers.nonlinearity(f"relu{index}", x)
     # The release pools conv5 before its ReLU; a maximum and a ReLU give the same in either order.
     x = layers.max_pooling("pool5", x)  # 6x6x256
     if network.topology == "conv6":

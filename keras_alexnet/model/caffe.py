@@ -1,4 +1,4 @@
-"""Caffe's files, read without Caffe: the weights of BVLC AlexNet and the mean image they were trained with.
+"""Caffe's files, read without Caffe: BVLC AlexNet and the mean image it was trained with. Nothing in them is run.
 
 Formats: `.caffemodel`, a NetParameter of `caffe.proto` (github.com/BVLC/caffe), with its layers in the field of 2014 or
 in today's; and the `.npy` that caffe-tensorflow makes of one (github.com/ethereon/caffe-tensorflow).
@@ -73,11 +73,11 @@ def read_mean(path=None):
             mean = np.load(io.BytesIO(content), allow_pickle=False)
         else:
             mean = _array(f"{path}: the mean image", _message("Blob").FromString(content))
+        if mean.shape[-3:] != _MEAN_SHAPE:
+            raise ValueError(f"its shape is {mean.shape}")
+        mean = mean.reshape(_MEAN_SHAPE).astype(np.float32)
     except (ValueError, TypeError, EOFError, OSError, DecodeError) as error:
-        raise RunError(f"{path}: holds no mean image, .binaryproto or .npy, or is truncated ({error})") from None
-    if mean.shape[-3:] != _MEAN_SHAPE or mean.size != math.prod(_MEAN_SHAPE):
-        raise RunError(f"{path}: the mean image is {mean.dtype} {mean.shape}; {_MEAN_SHAPE} is expected")
-    mean = mean.reshape(_MEAN_SHAPE).astype(np.float32)
+        raise RunError(f"{path}: holds no mean image of 3x256x256, or a truncated one ({error})") from None
     if not ((mean >= 0) & (mean <= 255)).all():
         raise RunError(f"{path}: the mean image has numbers outside 0..255")
     return np.ascontiguousarray(mean[::-1].transpose(1, 2, 0))
@@ -148,7 +148,6 @@ class _Pickled:
         self.state = state
 
     def array(self):
-        """The numbers, float32 or float64. Raises ValueError and others."""
         _, shape, kind, by_columns, content = self.state
         if kind.arguments[0] not in ("f4", "f8"):
             raise ValueError(f"an array of type {kind.arguments[0]}; f4 or f8 is expected")
@@ -178,8 +177,6 @@ def _of_npy(path, content):
         if shape != () or not dtype.hasobject:
             raise ValueError(f"an array {dtype} {shape}; a dictionary of layers is expected")
         layers = _Unpickler(file, encoding="latin1").load().state[4][0]  # latin1 keeps Python 2's bytes one to one
-        if not isinstance(layers, dict):
-            raise ValueError(f"a {type(layers).__name__}; a dictionary of layers is expected")
         pairs = dict.fromkeys(layers, ())
         for name in set(layers) & set(LAYERS):
             arrays = layers[name]

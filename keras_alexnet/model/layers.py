@@ -1,5 +1,7 @@
 """Layers that Keras does not have as the paper needs them: sections 3.3 and 4.2, and the release's in-map norm."""
 
+import inspect
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,29 +15,24 @@ if keras.config.backend() != "tensorflow":
     )
 
 
+class _Layer(keras.layers.Layer):
+    """A layer whose configuration is its attributes that are named as its arguments."""
+
+    def get_config(self):
+        names = [name for name in inspect.signature(type(self).__init__).parameters if name not in ("self", "kwargs")]
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
 @keras.saving.register_keras_serializable("keras_alexnet")
-class LocalResponseNormalization(keras.layers.Layer):
+class LocalResponseNormalization(_Layer):
     """b_i = a_i / (k + alpha * sum_j a_j^2)^beta, j from max(0, i - n/2) to min(N - 1, i + n/2), along the channels.
 
     Section 3.3 of the paper: k = 2, n = 5, alpha = 1e-4 (on the sum, not on the mean), beta = 0.75. The released code
-    divides its scale of 1e-4 by the window's size, which makes alpha 2e-5 (`layer.py`, NormLayerParser).
+    divides its scale of 1e-4 by the window's size, which makes alpha 2e-5 (`layer.py`, NormLayerParser). The channels
+    are `groups` equal parts, and no window reaches from one into another, as between the towers.
 
-    Args:
-        k: float, constant of the denominator, > 0.
-        n: odd int >= 1, channels in a window.
-        alpha: float >= 0, factor of the sum of squares.
-        beta: float, exponent.
-        groups: int >= 1; the channels are that many equal parts, and no window reaches from one into another, as
-            between the towers.
-
-    Call arguments:
-        inputs: float (batch, height, width, channels), any values. Computed in float32 whatever the precision.
-
-    Returns:
-        Same shape and dtype as the inputs.
-
-    Raises:
-        ValueError: n is even or below 1, k is not positive, or the channels do not divide into the groups.
+    Float (batch, height, width, channels) -> the same shape and dtype, computed in float32 whatever the precision.
+    Raises ValueError where n is even or below 1, k is not positive, or the channels do not divide into the groups.
     """
 
     def __init__(self, k=2.0, n=5, alpha=1e-4, beta=0.75, groups=1, **kwargs):
@@ -55,8 +52,7 @@ class LocalResponseNormalization(keras.layers.Layer):
 
     def call(self, inputs):
         _, height, width, channels = inputs.shape
-        # Channels are stored last, so a group is a run of neighbors in memory: as a column of its own it is the same
-        # bytes, and its windows end with it.
+        # Channels are last, so each group can be a column of its own without moving a byte; windows end with it.
         x = tf.reshape(tf.cast(inputs, tf.float32), (-1, height, width * self.groups, channels // self.groups))
         if tf.config.list_logical_devices("GPU"):
             x = tf.nn.local_response_normalization(x, self.n // 2, self.k, self.alpha, self.beta)
@@ -64,19 +60,11 @@ class LocalResponseNormalization(keras.layers.Layer):
             x = _normalized_by_band(x, self.k, self.n, self.alpha, self.beta)
         return tf.cast(tf.reshape(x, (-1, height, width, channels)), inputs.dtype)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        names = ("k", "n", "alpha", "beta", "groups")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
 
 def _normalized_by_band(x, k, n, alpha, beta):
     """What `tf.nn.local_response_normalization` computes, as x * (k + x^2 B)^-beta with B a band of alphas.
 
-    On a CPU, TensorFlow's kernels take a power of every number, forward and backward. Here the sums are a matrix
-    product, and the gradient is written out, which reads the activations half as often.
+    Faster on a CPU: the sums are a matrix product, and the gradient reads the activations half as often.
     """
     channels, shape = x.shape[-1], tf.shape(x)
     place = np.arange(channels)
@@ -107,11 +95,10 @@ def _to_minus(base, power):
 
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class InMapNormalization(keras.layers.Layer):
+class InMapNormalization(_Layer):
     """y = x / (1 + scale / size^2 * S)^power, S the sum of x^2 over a zero-padded window of the same channel.
 
-    The released code's second normalization of layer 2 (`layers-145.cfg`, cnorm2, of type rnorm: size 5, scale 0.001,
-    pow 0.75); the paper does not mention it. It is computed in float32 whatever the precision.
+    The released code's second normalization of layer 2 (`layers-145.cfg`, cnorm2). Computed in float32.
     """
 
     def __init__(self, size=5, scale=0.001, power=0.75, **kwargs):
@@ -129,19 +116,16 @@ class InMapNormalization(keras.layers.Layer):
         base = 1.0 + self.scale * mean
         return tf.cast(x * _to_minus(base, self.power), inputs.dtype)
 
-    def get_config(self):
-        return {**super().get_config(), "size": self.size, "scale": self.scale, "power": self.power}
-
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class Dropout(keras.layers.Layer):
+class Dropout(_Layer):
     """Dropout as published (section 4.2), which Keras' own is not: nothing is scaled up in training.
 
     Training: each number is kept with probability 1 - rate, else 0. Otherwise: every number times 1 - rate, the
-    expected value of the former.
+    expected value of the former. Float tensor of any shape -> the same shape and dtype.
 
     Args:
-        rate: float, 0 <= rate < 1, the probability of being zeroed.
+        rate: float, 0 <= rate < 1, the probability of being zeroed; ValueError otherwise.
         seed: optional int.
         inverted: bool, as later networks have it: what is kept in training is divided by 1 - rate, and nothing is done
             otherwise.
@@ -149,16 +133,6 @@ class Dropout(keras.layers.Layer):
     Attributes:
         replica_shard: None, or (worker, workers, images of a replica) where a batch is divided among the replicas of a
             strategy, see `training.distribution`: each then draws what one process would have drawn for its images.
-
-    Call arguments:
-        inputs: float tensor of any shape.
-        training: bool.
-
-    Returns:
-        Same shape and dtype as the inputs.
-
-    Raises:
-        ValueError: rate is outside [0, 1).
     """
 
     def __init__(self, rate, seed=None, inverted=False, **kwargs):
@@ -187,37 +161,25 @@ class Dropout(keras.layers.Layer):
         kept = inputs * tf.cast(uniform >= self.rate, inputs.dtype)
         return kept / (1.0 - self.rate) if self.inverted else kept
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        return {**super().get_config(), "rate": self.rate, "seed": self.seed, "inverted": self.inverted}
-
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class ChannelShare(keras.layers.Layer):
+class ChannelShare(_Layer):
     """The channels from one share of all to another, such as 0.5 to 1: what a tower keeps of a layer that both see."""
 
     def __init__(self, start, stop, **kwargs):
         super().__init__(**kwargs)
-        if not 0 <= start < stop <= 1:
-            raise ArgumentError("start", start, f"must be below stop={stop}, both from 0 to 1")
         self.start, self.stop = start, stop
 
     def call(self, inputs):
         channels = inputs.shape[-1]
         return inputs[..., round(self.start * channels) : round(self.stop * channels)]
 
-    def get_config(self):
-        return {**super().get_config(), "start": self.start, "stop": self.stop}
-
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class Copies(keras.layers.Layer):
+class Copies(_Layer):
     """One copy of an activation for each tower that uses it: a list of `count` tensors.
 
-    In the backward pass this layer adds their gradients on its own device; without it TensorFlow adds them on another
-    one, and a tower's own gradient is sent there and back.
+    In the backward pass this layer adds their gradients on its own device; TensorFlow would add them on another one.
     """
 
     def __init__(self, count, **kwargs):
@@ -226,6 +188,3 @@ class Copies(keras.layers.Layer):
 
     def call(self, inputs):
         return [tf.identity(inputs) for _ in range(self.count)]
-
-    def get_config(self):
-        return {**super().get_config(), "count": self.count}

@@ -15,8 +15,7 @@ from keras_alexnet.model.layers import ChannelShare, Copies, Dropout, InMapNorma
 from keras_alexnet.model.variants import TOPOLOGIES, UNITS, VARIANTS
 
 _ORDER = "channels_last"  # whatever Keras' global image_data_format is
-# From which compute capability on a GPU has arithmetic and convolutions in a type (NVIDIA's CUDA C++ Programming Guide,
-# "Arithmetic Instructions").
+# From which compute capability on a GPU has a type (NVIDIA's CUDA C++ Programming Guide, "Arithmetic Instructions").
 CAPABILITY = {"mixed_float16": (5, 3), "mixed_bfloat16": (8, 0)}
 
 
@@ -52,29 +51,25 @@ class TowerLayers:
         return self._layer(lambda name, dtype: make(name=name, dtype="float32"), name, parts)
 
     def convolution(self, name, parts, size, stddev, bias, strides=1):
-        make = partial(
-            keras.layers.Conv2D,
-            self._units_of(name),
-            size,
-            strides=strides,
-            padding="valid" if strides > 1 else "same",
-            data_format=_ORDER,
-            groups=1 if name in ("conv1", "conv6", self.linking) else self.own_groups,
-            bias_initializer=keras.initializers.Constant(bias),
-        )
-        return self._layer(lambda **common: make(kernel_initializer=self._start(stddev), **common), name, parts)
+        options = {
+            "strides": strides,
+            "padding": "valid" if strides > 1 else "same",
+            "data_format": _ORDER,
+            "groups": 1 if name in ("conv1", "conv6", self.linking) else self.own_groups,
+        }
+        make = partial(keras.layers.Conv2D, self._units_of(name), size, **options)
+        return self._layer(partial(self._with_weights, make, stddev, bias), name, parts)
 
     def dense(self, name, parts, stddev, bias):
-        make = partial(keras.layers.Dense, self._units_of(name), bias_initializer=keras.initializers.Constant(bias))
-        return self._layer(lambda **common: make(kernel_initializer=self._start(stddev), **common), name, parts)
+        make = partial(keras.layers.Dense, self._units_of(name))
+        return self._layer(partial(self._with_weights, make, stddev, bias), name, parts)
 
     def classifier(self, parts, activation):
         """fc8 and its softmax, which belong to no tower."""
-        make = partial(keras.layers.Dense, self.network.num_classes, kernel_initializer=self._start(0.01))
+        make = partial(self._with_weights, partial(keras.layers.Dense, self.network.num_classes), 0.01, 0.0)
         logits = self._on_first(make, "fc8", self._join("join8", parts))
-        return self._on_first(
-            lambda name, dtype: keras.layers.Activation(activation, dtype="float32", name=name), "predictions", logits
-        )
+        make = partial(keras.layers.Activation, activation)
+        return pinned(make, "predictions", "float32", self.devices[0])(logits)
 
     def nonlinearity(self, name, parts):
         return self._layer(partial(keras.layers.Activation, self.network.activation), name, parts)
@@ -110,12 +105,11 @@ class TowerLayers:
         v = self.variant
         if not self.network.local_response_normalization or v.k is None:
             return parts
+        make = partial(LocalResponseNormalization, v.k, 5, v.alpha, 0.75)
         if not v.whole_layer:
-            make = partial(LocalResponseNormalization, v.k, 5, v.alpha, 0.75, groups=self.own_groups)
-            return self._layer(make, name, parts)
+            return self._layer(partial(make, groups=self.own_groups), name, parts)
         # Each tower normalizes the whole layer and keeps its part.
-        whole = self.exchange(f"{name}_whole", parts)
-        whole = self._layer(partial(LocalResponseNormalization, v.k, 5, v.alpha, 0.75), name, whole)
+        whole = self._layer(make, name, self.exchange(f"{name}_whole", parts))
         if self.count == 1:
             return whole
         halves = iter(((0, 0.5), (0.5, 1)))
@@ -144,28 +138,26 @@ class TowerLayers:
         """The number of units of a layer in one tower."""
         return round(self.units[name] * self.network.width) // self.count
 
-    def _start(self, stddev):
-        """The initializer of a kernel."""
-        seed = next(self.seeds)
+    def _with_weights(self, make, stddev, bias, **common):
         if self.variant.fan_in:
-            return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
-        return keras.initializers.RandomNormal(stddev=stddev, seed=seed)
+            kernel = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=next(self.seeds))
+        else:
+            kernel = keras.initializers.RandomNormal(stddev=stddev, seed=next(self.seeds))
+        return make(kernel_initializer=kernel, bias_initializer=keras.initializers.Constant(bias), **common)
 
     def _join(self, name, parts):
         """All parts as one value, on the first device."""
         return parts[0] if self.count == 1 else self._on_first(keras.layers.Concatenate, name, parts)
 
     def _layer(self, make, name, parts):
-        """What one layer per tower returns for the tower's part; `make` takes name and dtype."""
+        """What one layer per tower returns for the tower's part."""
         names = [f"{name}_tower{tower}" for tower in range(self.count)] if self.count == 2 else [name]
-        return [self._on(*each, make) for each in zip(self.devices, names, parts, strict=True)]
+        layers = [pinned(make, name, self.dtype, device) for name, device in zip(names, self.devices, strict=True)]
+        return [layer(part) for layer, part in zip(layers, parts, strict=True)]
 
     def _on_first(self, make, name, value):
         """What a layer of no tower returns; it is on the first device (`layers-145.cfg`: fc1000 on gpu 0)."""
-        return self._on(self.devices[0], name, value, make)
-
-    def _on(self, device, name, value, make):
-        return pinned(lambda name: make(name=name, dtype=self.dtype), name, device)(value)
+        return pinned(make, name, self.dtype, self.devices[0])(value)
 
 
 def choose_devices(names, towers):
@@ -177,29 +169,27 @@ def choose_devices(names, towers):
     if names is None:
         if towers == 1 or not tf.config.list_physical_devices("GPU"):
             return ()  # without asking for logical devices, which settles how many there are
-        gpus = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
+        gpus = _present("GPU")
         return tuple(gpus[:2]) if len(gpus) >= 2 else ()
     names = tuple(name.strip().upper() for name in (names.split(",") if isinstance(names, str) else names))
     text = ",".join(names)
-    for name in names:
-        if not re.fullmatch(r"(CPU|GPU):\d{1,3}", name):
-            raise ArgumentError("devices", text, f"must be names such as GPU:0,GPU:1, and {name!r} is none")
     if not 1 <= len(set(names)) == len(names) <= towers:
         raise ArgumentError("devices", text, f"must be one device, or a different one for each tower (towers={towers})")
-    cpus = 1 + max((int(name.split(":")[1]) for name in names if name.startswith("CPU:")), default=0)
+    cpus = 1 + max(map(int, re.findall(r"\bCPU:(\d{1,3})\b", text)), default=0)
     if 1 < cpus <= 8:
         with contextlib.suppress(RuntimeError):  # TensorFlow has started, and its devices are fixed: see below
             cpu = tf.config.list_physical_devices("CPU")[0]
             tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * cpus)
-    present = [
-        device.name.removeprefix("/device:")
-        for kind in ("CPU", "GPU")
-        for device in tf.config.list_logical_devices(kind)
-    ]
+    present = _present("CPU") + _present("GPU")
     for name in names:
         if name not in present:
-            raise ArgumentError("devices", text, f"must be present: {name} is missing, there are {', '.join(present)}")
+            problem = f"must be names of devices that are present: {name} is missing, there are {', '.join(present)}"
+            raise ArgumentError("devices", text, problem)
     return names
+
+
+def _present(kind):
+    return [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices(kind)]
 
 
 def check_precision(precision, devices):
@@ -220,18 +210,17 @@ def check_precision(precision, devices):
             raise ArgumentError("precision", precision, problem)
 
 
-def pinned(make, name, device):
-    """A layer that does all its work on one device: its variables, its forward operations and its gradients.
+def pinned(make, name, dtype, device):
+    """A layer, `make(name=name, dtype=dtype)`, that does all its work on one device: variables, operations, gradients.
 
     A device scope around a call does not hold for the backward pass, which TensorFlow builds later. Here the layer's
-    gradient is a function of its own that enters the same scope, whatever tape asks for it. The device is not part of
-    the layer's configuration, nor of a saved model. `make` is a function of a name; without a device the layer is an
-    ordinary one.
+    gradient is a function of its own that enters the same scope. The device is not part of the layer's configuration,
+    nor of a saved model. With None for a device the layer is an ordinary one.
     """
     if device is None:
-        return make(name)
+        return make(name=name, dtype=dtype)
     with tf.device(device):
-        layer = make(name)  # a layer may have variables before it is built, such as states of random numbers
+        layer = make(name=name, dtype=dtype)  # may have variables before it is built, such as states of random numbers
     build, call = layer.build, layer.call
 
     @functools.wraps(build)

@@ -18,6 +18,8 @@ class Variant:
     k: float | None  # of the normalization, section 3.3; None: the network has none
     alpha: float
     whole_layer: bool  # normalization across the towers
+    late_relu1: bool  # conv1 is normalized and pooled before its ReLU
+    in_map: bool  # a second normalization behind norm2, within each map
     middle_stddev: float  # start of the kernels of conv3, conv4 and conv5
     hidden_stddev: float  # start of the kernels of fc6 and fc7
     bias: float  # start of the biases of conv2, conv4, conv5, fc6 and fc7
@@ -38,7 +40,6 @@ _PYTORCH = {
     "fan_in": True,  # from inputs of deviation 1 the paper's N(0, 0.01) does not leave the plateau
     "pixel_scale": tuple(1 / (255 * deviation) for deviation in _IMAGENET_STD),
 }
-_OWT_UNITS = {"conv1": 64, "conv2": 192, "conv4": 256}
 # - paper: section 3.3's constants; section 5's start: N(0, 0.01), biases 1. Its factor of 2048 (section 4.1) is 32
 #   positions in both directions, twice. Normalization stays within a tower: the paper's sum runs over all kernels of a
 #   layer, but its two halves never meet on one GPU before layer 3.
@@ -49,13 +50,18 @@ _OWT_UNITS = {"conv1": 64, "conv2": 192, "conv4": 256}
 # - owt2014: "One weird trick for parallelizing convolutional neural networks" (Krizhevsky 2014, arXiv 1404.5997), as
 #   torchvision has it. `alexnetb` of pytorchcv is the same function outside training.
 VARIANTS = {
-    "paper": Variant(224, (0, 3), 2.0, 1e-4, False, 0.01, 0.01, 1.0, 32),
-    "release2012": Variant(224, (0, 3), 2.0, 2e-5, False, 0.03, 0.01, 1.0, 33, "stddev"),
-    "caffe": Variant(227, (0, 0), 1.0, 2e-5, True, 0.01, 0.005, 0.1, 30),
-    "caffe224": Variant(224, (0, 0), 1.0, 2e-5, True, 0.01, 0.005, 0.1, 33, floor_pools=("pool1", "pool2")),
-    "imgclsmob": Variant(224, (0, 0), 2.0, 2e-5, False, 0.01, 0.01, 0.0, 33, dropout="inverted", **_PYTORCH),
+    "paper": Variant(224, (0, 3), 2.0, 1e-4, False, False, False, 0.01, 0.01, 1.0, 32),
+    "release2012": Variant(224, (0, 3), 2.0, 2e-5, False, True, True, 0.03, 0.01, 1.0, 33, "stddev"),
+    "caffe": Variant(227, (0, 0), 1.0, 2e-5, True, False, False, 0.01, 0.005, 0.1, 30),
+    "caffe224": Variant(
+        224, (0, 0), 1.0, 2e-5, True, False, False, 0.01, 0.005, 0.1, 33, floor_pools=("pool1", "pool2")
+    ),
+    "imgclsmob": Variant(
+        224, (0, 0), 2.0, 2e-5, False, False, False, 0.01, 0.01, 0.0, 33, dropout="inverted", **_PYTORCH
+    ),
     "owt2014": Variant(
-        224, (2, 2), None, 0.0, False, 0.01, 0.01, 0.0, 33, dropout="inverted_inputs", units=_OWT_UNITS, **_PYTORCH
+        *(224, (2, 2), None, 0.0, False, False, False, 0.01, 0.01, 0.0, 33),
+        **{"dropout": "inverted_inputs", "units": {"conv1": 64, "conv2": 192, "conv4": 256}, **_PYTORCH},
     ),
 }
 
@@ -73,7 +79,6 @@ TOPOLOGIES = {
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc7")
 # Those with weights; conv6 is of the network of Table 2 only.
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc6", "fc7", "fc8")
-_BOOLS = {"true": True, "false": False}
 UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256, "conv6": 256, "fc6": 4096, "fc7": 4096}
 
 
@@ -97,31 +102,55 @@ class Network:
     width: float = 1.0
 
     def __post_init__(self):
-        if not isinstance(self.num_classes, numbers.Integral) or self.num_classes < 1:
-            raise ArgumentError("num_classes", self.num_classes, "must be a whole number, at least 1")
-        form = (self.towers, self.groups, self.topology)
-        check(self.variant, *form, self.removed_layers, self.width, self.dropout)
+        """Raises ArgumentError unless there is such a network."""
+
+        def require(name, is_met, problem):
+            if not is_met:
+                value = getattr(self, name)
+                raise ArgumentError(name, ",".join(value) if name == "removed_layers" else value, problem)
+
+        form = f"towers={self.towers}, groups={self.groups}, variant={self.variant}"
+        is_count = isinstance(self.num_classes, numbers.Integral) and self.num_classes >= 1
+        require("num_classes", is_count, "must be a whole number, at least 1")
+        require("variant", self.variant in VARIANTS, f"must be one of {', '.join(VARIANTS)}")
+        require("topology", self.topology in TOPOLOGIES, f"must be one of {', '.join(TOPOLOGIES)}")
+        require("towers", self.towers in (1, 2), "must be 1 or 2")
+        require("groups", self.groups in (1, 2), "must be 1 or 2")
+        v = VARIANTS[self.variant]
+        is_possible = not v.one_tower or (self.towers, self.groups) == (1, 1)
+        require("towers", is_possible, f"must be 1, and groups 1, with variant={self.variant}, which is one tower")
+        is_possible = not v.one_tower or self.topology == "alexnet"
+        require("topology", is_possible, f"must be alexnet with variant={self.variant}")
+        problem = "must be 2 with two towers; towers=1 is a network without groups"
+        require("groups", self.groups >= self.towers, problem)
+        is_possible = self.topology != "half" or (self.towers, self.groups) == (1, 1)
+        require("topology", is_possible, f"is one tower without groups, not {form}")
+        is_possible = self.topology != "separate" or (self.towers == 2 and not v.whole_layer)
+        require("topology", is_possible, f"is two towers, each normalized by itself, not {form}")
+        require("removed_layers", set(self.removed_layers) <= set(REMOVABLE), f"must be of {', '.join(REMOVABLE)}")
+        is_number = isinstance(self.width, numbers.Real) and 0 < self.width < math.inf
+        units = [round(each * self.width) for each in {**UNITS, **v.units}.values()] if is_number else [0]
+        is_even = all(each >= 2 and each % 2 == 0 for each in units)
+        require("width", is_even, "must give two towers the same units in every layer, as multiples of 0.0625 do")
+        is_number = isinstance(self.dropout, numbers.Real)
+        require("dropout", is_number and 0 <= self.dropout < 1, "must be at least 0 and below 1")
 
 
-def settings_of_flags(texts):
-    """The settings of Network, without num_classes, among the flags of a run: dict of field name -> value.
+def settings_of(config):
+    """The settings of Network, without num_classes, that an object has as attributes: dict of field name -> value."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Network)[1:]}
 
-    Flags are texts, as in a run's flags.cfg, and may be missing. Raises ValueError or KeyError of a wrong value.
+
+def combined(arguments, stored, source):
+    """The Network of arguments and, where they are None, of the settings of stored weights.
+
+    Both are dict of field name -> value; other names do not count. Raises ArgumentError where an argument contradicts
+    the weights of `source`, a path, or where there is no such network.
     """
-    convert = {tuple: lambda text: tuple(filter(None, text.split(","))), bool: lambda text: _BOOLS[text.lower()]}
-    found = {}
-    for field in dataclasses.fields(Network)[1:]:
-        kind, text = type(field.default), texts.get(field.name)
-        found[field.name] = field.default if text is None else convert.get(kind, kind)(text)
-    return found
-
-
-def combined(given, stored, source):
-    """The Network of given arguments and, where none is given, of the settings of stored weights.
-
-    Both are dict of field name -> value. Raises ArgumentError where there is no such network, or where an argument
-    contradicts the weights of `source`.
-    """
+    names = [field.name for field in dataclasses.fields(Network) if arguments.get(field.name) is not None]
+    given = {name: arguments[name] for name in names}
+    if "removed_layers" in given:
+        given["removed_layers"] = tuple(given["removed_layers"])
     for name in differing(given, stored):
         if name != "towers":
             problem = f"must be left out, or {stored[name]!r} as the weights of {source} were trained"
@@ -140,33 +169,3 @@ def differing(given, stored):
         return set(value) if isinstance(value, (tuple, list)) else getattr(value, "__name__", value)
 
     return [name for name, value in stored.items() if name in given and plain(given[name]) != plain(value)]
-
-
-def check(variant, towers, groups, topology, removed_layers, width, dropout):
-    """Raises ArgumentError unless there is such a network."""
-    for name, value, allowed in (("variant", variant, VARIANTS), ("topology", topology, TOPOLOGIES)):
-        if value not in allowed:
-            raise ArgumentError(name, value, f"must be one of {', '.join(allowed)}")
-    if towers not in (1, 2):
-        raise ArgumentError("towers", towers, "must be 1 or 2")
-    if groups not in (1, 2):
-        raise ArgumentError("groups", groups, "must be 1 or 2")
-    if VARIANTS[variant].one_tower and (towers, groups, topology) != (1, 1, "alexnet"):
-        name, value = ("topology", topology) if (towers, groups) == (1, 1) else ("towers", towers)
-        wanted = "alexnet" if name == "topology" else "1, and groups 1,"
-        raise ArgumentError(name, value, f"must be {wanted} with variant={variant}, which is one tower")
-    if towers == 2 and groups == 1:
-        raise ArgumentError("groups", groups, "must be 2 with two towers; towers=1 is a network without groups")
-    if topology == "half" and (towers, groups) != (1, 1):
-        raise ArgumentError("topology", topology, f"is one tower without groups, not towers={towers}, groups={groups}")
-    if topology == "separate" and (towers == 1 or VARIANTS[variant].whole_layer):
-        problem = f"is two towers, each normalized by itself, not towers={towers}, variant={variant}"
-        raise ArgumentError("topology", topology, problem)
-    if any(name not in REMOVABLE for name in removed_layers):
-        raise ArgumentError("removed_layers", ",".join(removed_layers), f"must be of {', '.join(REMOVABLE)}")
-    is_number = isinstance(width, numbers.Real) and 0 < width < math.inf
-    units = [round(each * width) for each in (96, 256, 384, 4096)] if is_number else [0]
-    if any(each < 2 or each % 2 for each in units):
-        raise ArgumentError("width", width, "must give each of two towers the same units in every layer")
-    if not (isinstance(dropout, numbers.Real) and 0 <= dropout < 1):
-        raise ArgumentError("dropout", dropout, "must be at least 0 and below 1")

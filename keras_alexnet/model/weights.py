@@ -1,13 +1,11 @@
-"""Weights of one network in its two forms: a stack of layers per tower, or one stack of grouped layers.
+"""Weights of one network in its two forms, which compute the same: a stack of layers per tower, or one grouped stack.
 
-    from keras_alexnet.model import weights
-    weights.copy(two_towers, grouped)          # keras_alexnet.AlexNet(towers=2) -> AlexNet(towers=1, groups=2)
-
-Both forms compute the same, so that a network that was trained on two devices can be served or trained further as one
-stack, and back.
+from keras_alexnet.model import weights
+weights.copy(two_towers, grouped)          # keras_alexnet.AlexNet(towers=2) -> AlexNet(towers=1, groups=2)
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -17,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
+from keras_alexnet import flags, rundir
+from keras_alexnet.config import NetworkConfig
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.model import variants
 from keras_alexnet.model.variants import LAYERS
@@ -40,10 +40,7 @@ _NONE = (
 
 
 def named(model):
-    """The weights of a model of `keras_alexnet.AlexNet` by name, in the paper's order.
-
-    dict of "LAYER/kernel" and "LAYER/bias" -> float32 np.ndarray; LAYER is "conv1" or "conv1_tower0".
-    """
+    """The weights of an AlexNet: dict of "conv1/kernel" or "conv1_tower0/kernel" ... -> float32 np.ndarray."""
     return {name: variable.numpy() for name, variable in variables(model).items()}
 
 
@@ -56,22 +53,18 @@ def variables(model):
 def to_grouped(weights):
     """Named weights of two towers -> those of one stack of grouped layers, exactly; others are unchanged.
 
-    The halves of a layer are concatenated along its outputs, tower 0 first. No inputs are re-ordered: conv3, fc6, fc7
-    and fc8 take both towers' channels in this order in both forms. Raises ValueError where a half does not fit.
+    The halves of a layer are concatenated along its outputs, tower 0 first; conv3, fc6, fc7 and fc8 take both towers'
+    channels in this order in both forms. Raises ValueError where halves do not fit.
     """
-    grouped = {}
-    for name, value in weights.items():
-        whole = re.sub(r"_tower[01]/", "/", name)
-        if whole == name:
-            grouped[name] = value
-            continue
-        other = re.sub(r"_tower([01])/", lambda found: f"_tower{1 - int(found[1])}/", name)
-        if other not in weights:
-            raise ValueError(f"{name} has no other half: {other} is missing")
-        if weights[other].shape != value.shape:
-            raise ValueError(f"{name} is {value.shape} and {other} is {weights[other].shape}; halves are alike")
-        if "_tower0/" in name:
-            grouped[whole] = np.concatenate([value, weights[other]], axis=-1)
+    parts, grouped = {}, {}
+    for name in weights:
+        parts.setdefault(re.sub("_tower[01]/", "/", name), []).append(name)
+    for whole, names in parts.items():
+        shapes = [weights[name].shape for name in names]
+        if names != [whole] and (len(names) != 2 or whole in names or shapes[0] != shapes[1]):
+            found = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
+            raise ValueError(f"{whole} should have two halves of the same shape. Received: {found}")
+        grouped[whole] = np.concatenate([weights[name] for name in sorted(names)], axis=-1)
     return grouped
 
 
@@ -101,8 +94,7 @@ def assign(weights, target, without=()):
     are missing or have another shape; nothing was changed.
     """
     wanted = {name: each for name, each in variables(target).items() if not name.startswith(tuple(without))}
-    towers = any("_tower" in name for name in wanted)
-    weights = (to_towers if towers else to_grouped)(weights)
+    weights = (to_towers if any("_tower" in name for name in wanted) else to_grouped)(weights)
     for name, variable in wanted.items():
         found = weights[name].shape if name in weights else "missing"
         if found != tuple(variable.shape):
@@ -128,8 +120,8 @@ def read(path):
     path = os.fspath(path)
     if path == "imagenet" and not os.path.exists(path):
         raise ArgumentError("weights", path, f"must be a path; {_NONE}")
-    if set(os.path.abspath(path)) & set("[]*?\\") and not os.path.isfile(path):
-        raise ArgumentError("weights", path, "must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
+    if not os.path.isfile(path):
+        rundir.check_path(path, "weights")
     with _reading(path):
         if os.path.isfile(path):
             return _of_file(path)
@@ -148,9 +140,8 @@ def read_with_settings(path):
     """(settings of `variants.Network` that the weights were trained with, as far as they are known, and `read`)."""
     weights = read(path)
     settings = {"num_classes": weights["fc8/bias"].size} if "fc8/bias" in weights else {}
-    with _reading(f"{path}: the flags of its run"):
-        texts = _flags_of(os.fspath(path))
-        return settings | (variants.settings_of_flags(texts) if texts else {}), weights
+    with _reading(path):
+        return settings | _settings_of(os.fspath(path)), weights
 
 
 @contextlib.contextmanager
@@ -163,28 +154,27 @@ def _reading(path):
         raise ValueError(str(error)) from None
 
 
-def _flags_of(path):
-    """The flags of the run of the weights: dict of str -> str, or None where they are not known."""
-    metadata = os.path.join(path, "assets.extra", "metadata.json")
-    if os.path.isfile(metadata):
-        with open(metadata, encoding="utf-8") as file:
-            return json.load(file)["flags"] or None
+def _settings_of(path):
+    """The settings of variants.Network in the flags of the weights' run, dict; empty where they are not known."""
     is_checkpoint = os.path.isfile(f"{path}.index")  # in a run's folder of checkpoints
     run = os.path.dirname(os.path.dirname(os.path.abspath(path))) if is_checkpoint else path
-    if not os.path.isfile(os.path.join(run, "flags.cfg")):
-        return None
-    with open(os.path.join(run, "flags.cfg"), encoding="utf-8") as file:
-        pairs = (line[2:].rstrip("\n").partition("=") for line in file if line.startswith("--"))
-        return {name: value for name, _, value in pairs}
+    if os.path.isfile(os.path.join(run, rundir.FLAGS)):
+        return variants.settings_of(rundir.read_config(run).network)
+    metadata = os.path.join(path, "assets.extra", "metadata.json")
+    if not os.path.isfile(metadata):
+        return {}
+    with open(metadata, encoding="utf-8") as file:
+        texts = json.load(file)["flags"]
+    names = {field.name for field in dataclasses.fields(NetworkConfig)} & set(texts)
+    return variants.settings_of(flags.read(NetworkConfig, {name: texts[name] for name in names})) if texts else {}
 
 
 def read_checkpoint(path):
     """The named weights of a checkpoint, which has them by name, or in the graph of objects of a SavedModel."""
     reader = tf.train.load_checkpoint(path)
     if reader.has_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"):
-        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(
-            reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
-        )
+        content = reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH")
+        graph = trackable_object_graph_pb2.TrackableObjectGraph.FromString(content)
         keys = {each.full_name: each.checkpoint_key for node in graph.nodes for each in node.attributes}
     else:
         keys = {name: name for name in reader.get_variable_to_shape_map()}

@@ -8,7 +8,7 @@ from keras_alexnet.paper import experiment
 
 
 def main(argv):
-    commands = {name: experiment.load(name).title for name in experiment.NAMES}
+    commands = {name: experiment.load(name).TITLE for name in experiment.NAMES}
     show("keras_alexnet.paper", {**commands, "report": "all of them on one page"}, argv)
 
 

@@ -11,7 +11,6 @@ import glob
 import json
 import os
 import sys
-import typing
 
 import numpy as np
 
@@ -19,8 +18,17 @@ from keras_alexnet import cli, flags, rundir
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import experiment, grid, stats
-from keras_alexnet.paper.experiment import NOT_RUN, Experiment, Result, Table, Verdict
+from keras_alexnet.paper import experiment, grid
+from keras_alexnet.paper.experiment import NOT_RUN, Result, Table, Verdict
+
+TITLE = "Ablations: what every part is worth"
+CLAIM = (
+    "Every part lowers the error on ImageNet: normalization by 1.4 and 1.2 points of top-1 and top-5, "
+    "overlapping pooling by 0.4 and 0.3, the second tower by 1.7 and 1.2, color noise by over 1; removing any of the "
+    "middle layers costs about 2 (sections 3.2 to 3.4, 4.1 and 7)."
+)
+COST = "two hours on two CPU cores: 42 runs of 2,934 images, 2 to 4 minutes each"
+COMMAND = "python -m keras_alexnet.paper.ablations --data_dir=photos --grid=runs/ablations"
 
 BASELINE = "baseline"
 CENTER = "center_view"  # of the baseline, compared with its ten views
@@ -69,18 +77,6 @@ ABLATIONS = {
 }
 
 
-class FinishedRun(typing.NamedTuple):
-    """A run that reached its end, as its folder has it; errors in percent after the last epoch, by center views."""
-
-    folder: str
-    epochs: int
-    error: float  # on the validation set
-    training_error: float
-    training_images: int
-    label_counts: list  # of the validation set
-    fingerprints: tuple[str, str]  # of the training and the validation set
-
-
 def run(settings):
     paths = sorted(glob.glob(os.path.join(glob.escape(settings.flags_dir), "*.cfg")))
     found = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
@@ -98,22 +94,16 @@ def run(settings):
     trains = settings.quick or (settings.data_dir and settings.train)
     if not trains and not os.path.isdir(folder):
         raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
-    with cli.quiet_start():
-        # What needs TensorFlow or the extra `figures` is missing before the training, and not after it. The GPUs are
-        # free until TensorFlow is started, which is done when the trainers have ended.
-        from keras_alexnet import evaluation
-        from keras_alexnet.paper import plots
+    experiment.pyplot()
     if trains:
-        failed, elsewhere = grid.run(cells, grid.train_here if settings.quick else grid.train_in_process)
+        failed, elsewhere = grid.run(cells)
         for cell, why in {**elsewhere, **failed}.items():
             print(f"{cell.name}: {why}", file=sys.stderr)
-    cli.start_tensorflow()
+    cli.start_tensorflow()  # until here the GPUs are free for the trainers
+    from keras_alexnet import evaluation  # TensorFlow, which `--help` does not wait for
+
     values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir)
-    rows = {row["name"]: row for row in values["rows"] if row["difference"]}
-    shown = [(title, rows[name]) for name, (title, _, _) in _every(rows).items() if name in rows]
-    figure, axes = plots.panel(4.4, 1.0 + 0.36 * max(1, len(shown)))  # narrow enough for a phone
-    draw(axes, shown)
-    plots.write(figure, os.path.join(settings.results_dir, "ablations.svg"))
+    experiment.write_figure(draw(values), os.path.join(settings.results_dir, "ablations.svg"))
     numbers = ", ".join(f"{name} {value}" for name, value in values["flags"].items())
     protocol = (
         f"{values['training_images']} training and {values['images']} validation images, {values['classes']} classes; "
@@ -134,14 +124,14 @@ def compare(cells, evaluate, data_dir=None):
     Returns:
         dict: `rows`, list of dict: name, seeds, errors and training_errors (percent, one a seed), of the center view's
         row ten_views too; unlearned (seeds whose error is not below the majority-class baseline's); difference, see
-        stats.paired, or None; corrected, p by Holm or None. `missing`, list of (run, why); and what the protocol says.
+        experiment.paired, or None; corrected, p by Holm or None. `missing`, list of (run, why); and more.
     """
     runs, missing, first = {cell.stem: {} for cell in cells}, [], None
     for cell in sorted(cells, key=lambda cell: cell.stem != BASELINE):
         try:
             run = read(cell)
             first = first or run
-            if run.fingerprints != first.fingerprints:
+            if run["fingerprints"] != first["fingerprints"]:
                 raise RunError("has other images than the baseline")
             runs[cell.stem][cell.seed] = run
         except RunError as error:
@@ -149,42 +139,50 @@ def compare(cells, evaluate, data_dir=None):
     if not runs[BASELINE]:
         why = "; ".join(f"{name} {reason}" for name, reason in missing if name.startswith(f"{BASELINE}/"))
         raise RunError(f"--grid: no run of the baseline is done ({why}); give --data_dir to train it")
-    rows, views, majority = [], {}, 100 * (1 - max(first.label_counts) / sum(first.label_counts))
+    counts, baseline, rows, views = first["label_counts"], runs[BASELINE], [], {}
+    majority = 100 * (1 - max(counts) / sum(counts))
     for name, own in runs.items():
-        pairs = [(run.error, runs[BASELINE][seed].error) for seed, run in own.items() if seed in runs[BASELINE]]
-        rows.append(
-            {
-                "name": name,
-                "seeds": list(own),
-                "errors": [run.error for run in own.values()],
-                "training_errors": [run.training_error for run in own.values()],
-                "unlearned": [seed for seed, run in own.items() if run.error >= majority],
-                "difference": stats.paired(pairs) if pairs and name != BASELINE else None,
-            }
-        )
-    for seed, run in runs[BASELINE].items():
+        pairs = [(run["error"], baseline[seed]["error"]) for seed, run in own.items() if seed in baseline]
+        errors, training_errors = ([run[key] for run in own.values()] for key in ("error", "training_error"))
+        row = {"name": name, "seeds": list(own), "errors": errors, "training_errors": training_errors}
+        row["unlearned"] = [seed for seed, run in own.items() if run["error"] >= majority]
+        rows.append({**row, "difference": experiment.paired(pairs) if pairs and name != BASELINE else None})
+    for seed, run in baseline.items():
         try:
             views[seed] = [error_by_views(run, count, evaluate, data_dir) for count in (1, 10)]
         except (RunError, UsageError) as error:
             missing.append((f"ten views of {BASELINE}/seed{seed}", str(error)))
     center, ten = ([errors[place] for errors in views.values()] for place in (0, 1))
     row = {"name": CENTER, "seeds": list(views), "errors": center, "ten_views": ten, "unlearned": []}
-    rows.append({**row, "difference": stats.paired(views.values()) if views else None})
-    corrected = stats.holm([row["difference"] and row["difference"]["p"] for row in rows])
+    rows.append({**row, "difference": experiment.paired(views.values()) if views else None})
+    corrected = holm([row["difference"] and row["difference"]["p"] for row in rows])
     shown = ("batch_size", "learning_rate", "lr_schedule", "precision", "variant", "width")
     return {
         "rows": [{**row, "corrected": p} for row, p in zip(rows, corrected, strict=True)],
         "missing": missing,
-        "epochs": first.epochs,
-        "images": sum(first.label_counts),
-        "training_images": first.training_images,
-        "classes": len(first.label_counts),
+        "epochs": first["epochs"],
+        "images": sum(counts),
+        "training_images": first["training_images"],
+        "classes": len(counts),
         "flags": {name: text for name, text in flags.as_text(cells[0].config).items() if name in shown},
     }
 
 
+def holm(ps):
+    """Holm's correction of several p (SciPy has none): list in the same order, each at most 1; None stays None."""
+    known = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    corrected, least = [None] * len(ps), 0.0
+    for rank, (p, place) in enumerate(known):
+        least = max(least, min(1.0, (len(known) - rank) * p))
+        corrected[place] = least
+    return corrected
+
+
 def read(cell):
-    """The finished run of a cell. Raises RunError, one line without the folder's name, where there is none."""
+    """What the folder of a finished run says, dict; errors in percent after the last epoch, by center views.
+
+    Raises RunError, one line without the folder's name, where there is none.
+    """
     if not rundir.is_run(cell.folder):
         raise RunError("is missing")
     if cell.changes:
@@ -197,24 +195,32 @@ def read(cell):
         open(os.path.join(cell.folder, rundir.VALIDATION), encoding="utf-8") as file,
         np.load(os.path.join(cell.folder, rundir.STATISTICS)) as trained_on,
     ):
-        validation = json.load(file)
-        fingerprints = str(trained_on["fingerprint"]), validation["fingerprint"]
-        errors = (cell.history[-1][name] for name in ("val_top1_error", "top1_error"))
-        counts = int(trained_on["count"]), validation["label_counts"]
-        return FinishedRun(cell.folder, cell.epochs, *errors, *counts, fingerprints)
+        validation, last = json.load(file), cell.history[-1]
+        return {
+            "folder": cell.folder,
+            "epochs": cell.epochs,
+            "error": last["val_top1_error"],
+            "training_error": last["top1_error"],
+            "training_images": int(trained_on["count"]),
+            "label_counts": validation["label_counts"],
+            "fingerprints": (str(trained_on["fingerprint"]), validation["fingerprint"]),
+        }
 
 
 def error_by_views(run, views, evaluate, data_dir=None):
-    """The validation error of a FinishedRun by the center view (1) or by ten views, in percent."""
-    report = evaluate(EvaluateConfig(model_dir=(run.folder,), views=views, data_dir=data_dir))
-    found, images = report["set"], sum(run.label_counts)
+    """The validation error of a run as of `read` by the center view (1) or by ten views, in percent."""
+    report = evaluate(EvaluateConfig(model_dir=(run["folder"],), views=views, data_dir=data_dir))
+    found, images = report["set"], sum(run["label_counts"])
     if found["images"] != images:
         raise UsageError(f"--data_dir={found['data_dir']}: holds {found['images']} images and not {images}")
     return report["result"]["top1_error"]
 
 
-def draw(axes, rows):
-    """Draws paired differences. Args: rows: list of (title, row of `compare` with a difference)."""
+def draw(values):
+    """The paired differences as a figure."""
+    rows = {row["name"]: row for row in values["rows"] if row["difference"]}
+    rows = [(title, rows[name]) for name, (title, _, _) in _every(rows).items() if name in rows]
+    figure, axes = experiment.panel(4.4, 1.0 + 0.36 * max(1, len(rows)))  # narrow enough for a phone
     ends = [0.0]  # of the axis: all seeds and intervals, except where the mean is far
     for each in (row["difference"] for _, row in rows if abs(row["difference"]["mean"]) <= FAR):
         # The interval of three seeds can be far longer than everything else; it is cut off then.
@@ -226,19 +232,18 @@ def draw(axes, rows):
         each, color = row["difference"], COLORS.get(judgement(row), "black")
         mean = each["mean"]
         if not low <= mean <= high:
-            edge, side, text = (high, "right", f"{mean:+.1f} →") if mean > high else (low, "left", f"{mean:+.1f} ←")
-            axes.annotate(text, (edge, place), ha=side, va="center", color=color)
+            edge, side, arrow = (high, "right", "→") if mean > high else (low, "left", "←")
+            axes.annotate(f"{mean:+.1f} {arrow}", (edge, place), ha=side, va="center", color=color)
             continue
         axes.plot(each["by_seed"], [place] * each["seeds"], "o", color="0.65", markersize=4, zorder=2)
         if each["low"] is not None:
             axes.plot([each["low"], each["high"]], [place, place], color=color, linewidth=1.4, zorder=1)
         axes.plot([mean], [place], "D", color=color, markersize=6, zorder=3)
     axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
-    axes.set_xlim(low, high)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set(xlim=(low, high), ylim=(len(rows) - 0.5, -0.5), xlabel="points of top-1 error above the baseline")
     axes.set_yticks(range(len(rows)), [title for title, _ in rows])
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("points of top-1 error above the baseline")
+    return figure
 
 
 def judgement(row):
@@ -248,73 +253,63 @@ def judgement(row):
     if row["difference"] is None:
         return "no baseline"
     if row["corrected"] is None:
-        return f"no test: {row['difference']['seeds']} of at least {stats.LEAST_SEEDS} seeds"
+        return f"no test: {row['difference']['seeds']} of at least {experiment.LEAST_SEEDS} seeds"
     if row["corrected"] >= LEVEL:
         return "cannot be told"
     return "worse" if row["difference"]["mean"] > 0 else "better"
 
 
 def tables(values):
-    rows = {row["name"]: row for row in values["rows"]}
-    every = _every(rows)
-    costs = [("baseline", "-", "-", stats.mean_and_spread(rows[BASELINE]["errors"]), "-", "-", "-", "-")]
-    for name, (title, paper, release) in every.items():
-        row, cells = rows.get(name), (NOT_RUN,) * 5
+    rows, costs, overfitting = {row["name"]: row for row in values["rows"]}, [], []
+    for name, (title, paper, release) in {BASELINE: ("baseline", "-", "-"), **_every(rows)}.items():
+        row, cells, fit = rows.get(name), (NOT_RUN,) * 5, (NOT_RUN,) * 3
         if row and row["errors"]:
-            error, difference, shown = stats.mean_and_spread(row["errors"]), row["difference"], ("-", "-", "-")
+            error, difference, shown = experiment.mean_and_spread(row["errors"]), row["difference"], ("-", "-", "-")
             if name == CENTER:
-                error += f" (ten views {stats.mean_and_spread(row['ten_views'])})"
+                error += f" (ten views {experiment.mean_and_spread(row['ten_views'])})"
+            else:
+                means = [sum(row[key]) / len(row[key]) for key in ("training_errors", "errors")]
+                fit = *(f"{mean:.2f}" for mean in means), f"{means[1] - means[0]:+.2f}"
             if difference:
-                shown = (stats.as_text(difference), _p(difference["p"]), _p(row["corrected"]))
-            cells = (error, *shown, judgement(row))
+                ps = difference["p"], row["corrected"]
+                shown = ("-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in ps)
+                shown = experiment.paired_text(difference), *shown
+            cells = (error, *shown, "-" if name == BASELINE else judgement(row))
         costs.append((title, paper, release, *cells))
-    overfitting = []
-    for name, title in {
-        BASELINE: "baseline",
-        **{name: each[0] for name, each in every.items() if name != CENTER},
-    }.items():
-        row, cells = rows.get(name), (NOT_RUN,) * 3
-        if row and row["errors"]:
-            training, error = (sum(row[key]) / len(row[key]) for key in ("training_errors", "errors"))
-            cells = f"{training:.2f}", f"{error:.2f}", f"{error - training:+.2f}"
-        overfitting.append((title, *cells))
+        if name != CENTER:
+            overfitting.append((title, *fit))
     found = [
         Table(
             "What leaving one thing out costs: top-1 error",
             ("", "paper", "release", "ours: error, %", "difference", "p", "p, Holm", "verdict"),
-            tuple(costs),
+            costs,
             _note(values),
         ),
         Table(
             "Overfitting: top-1 error of the last epoch, %, means over seeds",
             ("", "training", "validation", "validation - training"),
-            tuple(overfitting),
+            overfitting,
             "training: as the images were trained on, with crops, noise and dropout where there are any, during the "
             "epoch",
         ),
     ]
-    missing = tuple(map(tuple, values["missing"]))
+    missing = values["missing"]
     return [*found, Table("Runs that are not in the tables", ("", "why"), missing)] if missing else found
 
 
 def verdict(values):
     rows, titles = {row["name"]: row for row in values["rows"]}, {}
-    every = _every(rows)
-    for name, (title, _, _) in every.items():
+    for name, (title, _, _) in _every(rows).items():
         titles.setdefault(judgement(rows[name]) if name in rows else NOT_RUN, []).append(title)
     outcome = "holds" if set(titles) == {"worse"} else "does not hold" if "better" in titles else "cannot be told"
     named = {word: f" ({', '.join(each)})" * (word in COLORS) for word, each in titles.items()}
     numbers = [f"{len(titles[word])} {word}{named[word]}" for word in sorted(titles, key=lambda word: word in COLORS)]
-    return Verdict(outcome, f"of {len(every)} ablations {', '.join(numbers)}")
+    return Verdict(outcome, f"of {len(_every(rows))} ablations {', '.join(numbers)}")
 
 
 def _every(names):
     """ABLATIONS, and what further flagfiles name."""
     return {**ABLATIONS, **{name: (name, "-", "-") for name in names if name not in (*ABLATIONS, BASELINE)}}
-
-
-def _p(p):
-    return "-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def _note(values):
@@ -326,26 +321,12 @@ def _note(values):
     tested = [row["difference"] for row in values["rows"] if row["difference"] and row["difference"]["low"] is not None]
     if tested:
         reach, seeds = sorted((each["high"] - each["mean"], each["seeds"]) for each in tested)[len(tested) // 2]
-        t = stats.scipy_stats().t(seeds - 1)
+        t = experiment.optional("scipy.stats").t(seeds - 1)
         least = reach * float(t.ppf(1 - LEVEL / len(tested) / 2) / t.ppf(0.975))
         note += f"; with these seeds and so many rows a difference is certain from about {least:.1f} points on"
     unlearned = [f"{row['name']}/seed{seed}" for row in values["rows"] for seed in row["unlearned"]]
     return note + f"; no better than the majority-class baseline: {', '.join(unlearned)}" * bool(unlearned)
 
 
-EXPERIMENT = Experiment(
-    name="ablations",
-    title="Ablations: what every part is worth",
-    claim="Every part lowers the error on ImageNet: normalization by 1.4 and 1.2 points of top-1 and top-5, "
-    "overlapping pooling by 0.4 and 0.3, the second tower by 1.7 and 1.2, color noise by over 1; removing any of the "
-    "middle layers costs about 2 (sections 3.2 to 3.4, 4.1 and 7).",
-    cost="two hours on two CPU cores: 42 runs of 2,934 images, 2 to 4 minutes each",
-    command="python -m keras_alexnet.paper.ablations --data_dir=photos --grid=runs/ablations",
-    settings=Settings,
-    run=run,
-    tables=tables,
-    verdict=verdict,
-)
-
 if __name__ == "__main__":
-    sys.exit(experiment.main(EXPERIMENT))
+    sys.exit(experiment.main("ablations"))

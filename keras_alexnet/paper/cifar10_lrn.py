@@ -12,12 +12,23 @@ from keras_alexnet import cli
 from keras_alexnet.errors import ArgumentError
 from keras_alexnet.files import progress_bar
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import experiment, stats
+from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import NOT_RUN, Result, Table, Verdict
 from keras_alexnet.paper.figure1 import CifarSettings
 
+TITLE = "Section 3.3: response normalization on CIFAR-10"
+CLAIM = (
+    "A four-layer network has a test error of 13 % without and 11 % with response normalization on CIFAR-10 "
+    "(section 3.3)."
+)
+COST = (
+    "19pct and 18pct, 140 epochs: about 80 minutes a seed each on one CPU core in float32 (32 s an epoch). 13pct "
+    "and 11pct, 470 epochs as 11pct's file has it (300, 150, 10 and 10): not run"
+)
+COMMAND = "python -m keras_alexnet.paper.cifar10_lrn --dataset=cifar10"
+
 PAIRS = (("19pct", "18pct"), ("13pct", "11pct"))
-NETWORKS = tuple(name for pair in PAIRS for name in pair)
+NETWORKS = (*PAIRS[0], *PAIRS[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,22 +48,22 @@ class Settings(CifarSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        names = self.networks
-        if not names or set(names) - set(NETWORKS) or len(set(names)) < len(names):
-            raise ArgumentError("networks", ",".join(names), f"must be different names of {', '.join(NETWORKS)}")
+        right = self.networks and len(set(self.networks) & set(NETWORKS)) == len(self.networks)
+        self.check("networks", right, f"must be different names of {', '.join(NETWORKS)}")
 
 
 def run(settings):
     cli.start_tensorflow()
-    from keras_alexnet.paper import cifar_network, plots  # TensorFlow and Matplotlib, which `--help` does not wait for
+    from keras_alexnet.paper import cifar_network  # TensorFlow, which `--help` does not wait for
 
+    experiment.pyplot()
     if settings.quick:
         limits = {"epochs": 2, "seeds": 2, "batch_size": 16}
         limits = {name: min(getattr(settings, name), limit) for name, limit in limits.items()}
         settings = dataclasses.replace(settings, rate_drops=(1,), **limits)
     images, folder = cifar_network.load(settings), os.path.join(settings.results_dir, "cifar10_lrn")
-    names = ("crop_border", "rate_drops", "batch_size", "precision")
-    given, found = {name: getattr(settings, name) for name in names}, {name: [] for name in settings.networks}
+    given = {name: getattr(settings, name) for name in ("crop_border", "rate_drops", "batch_size", "precision")}
+    found = {name: [] for name in settings.networks}
     # Seed by seed, so that an interrupted command has all networks of the seeds that it has finished.
     for seed in range(settings.seed, settings.seed + settings.seeds):
         for name in settings.networks:
@@ -65,18 +76,16 @@ def run(settings):
             tested = training.test()
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
             found[name].append({"seed": seed, **tested, "diverged": progress.finished, "curve": progress.history})
-    figure, axes = plots.panel(6.4, 4.2)
-    for index, (name, trainings) in enumerate(found.items()):
-        for each in trainings:
-            labels = (f"{name}, training", f"{name}, test") if each is trainings[0] else (None, None)
+    figure, axes = experiment.panel(6.4, 4.2)
+    for color, (name, trainings) in enumerate(found.items()):
+        for place, each in enumerate(trainings):
             epochs, errors = ([row[column] for row in each["curve"]] for column in ("epoch", "top1_error"))
-            axes.plot(epochs, errors, color=f"C{index}", linewidth=0.8, label=labels[0])
-            axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{index}", label=labels[1])
-    axes.set_xlabel("epochs")
-    axes.set_ylabel("error, %")
-    axes.set_ylim(bottom=0)
+            first = "_" * (place > 0)  # a label that begins so is not in the legend
+            axes.plot(epochs, errors, color=f"C{color}", linewidth=0.8, label=f"{first}{name}, training")
+            axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{color}", label=f"{first}{name}, test")
+    axes.set(xlabel="epochs", ylabel="error, %", ylim=(0, None))
     axes.legend(frameon=False)
-    plots.write(figure, f"{folder}.svg")
+    experiment.write_figure(figure, f"{folder}.svg")
     drops = " and ".join(map(str, settings.rate_drops)) or "none"
     size = cifar_network.SIZE - 2 * settings.crop_border
     crops = f"crops of {size} and reflections, centers tested" if settings.crop_border else "none"
@@ -97,45 +106,40 @@ def tables(values):
         in_paper = pair == PAIRS[1]
         for name, normalization in zip(pair, ("without", "with"), strict=True):
             errors = _errors(values, name)
-            ours = stats.mean_and_spread(errors) if errors else NOT_RUN
+            ours = experiment.mean_and_spread(errors) if errors else NOT_RUN
             seeds = ", ".join(f"{error:.2f}" for error in errors) or "-"
             paper = name[:2] if in_paper else "-"
             rows.append((f"{name}, {normalization} normalization", paper, name[:2], ours, seeds))
         found, release = _difference(values, pair), int(pair[0][:2]) - int(pair[1][:2])
-        ours = stats.as_text(found) if found else NOT_RUN
+        ours = experiment.paired_text(found) if found else NOT_RUN
         differences.append((" minus ".join(pair), "2" if in_paper else "-", str(release), ours))
+    columns = "", "paper", "release", "ours: mean ± standard deviation", "seeds"
+    note = (
+        "The release's numbers are those in the names of its files, the errors that its authors had (11pct: of "
+        "cuda-convnet, by several views, ours by one). The paper does not say which networks its 13 and 11 % are of; "
+        "that it is these is inferred from their names. 19pct and 18pct have four learned layers, as the paper says of "
+        "its network; 13pct and 11pct have five."
+    )
+    of_pairs = (
+        "18pct normalizes within maps, and the decay of its last layer is a third of 19pct's (1 and 3): the difference "
+        "is that of both. 11pct normalizes across maps, as section 3.3 has it, and differs in nothing else."
+    )
+    title = "Without minus with normalization, points"
     return [
-        Table(
-            "Test error, %",
-            ("", "paper", "release", "ours: mean ± standard deviation", "seeds"),
-            tuple(rows),
-            "The release's numbers are those in the names of its files, the errors that its authors had (11pct: of "
-            "cuda-convnet, by several views, ours by one). The paper does not say which networks its 13 and 11 % are "
-            "of; that it is these is inferred from their names. 19pct and 18pct have four learned layers, as the paper "
-            "says of its network; 13pct and 11pct have five.",
-        ),
-        Table(
-            "Without minus with normalization, points",
-            ("", "paper", "release", "ours [95 % interval]"),
-            tuple(differences),
-            "18pct normalizes within maps, and the decay of its last layer is a third of 19pct's (1 and 3): the "
-            "difference is that of both. 11pct normalizes across maps, as section 3.3 has it, and differs in nothing "
-            "else.",
-        ),
+        Table("Test error, %", columns, rows, note),
+        Table(title, ("", "paper", "release", "ours [95 % interval]"), differences, of_pairs),
     ]
 
 
 def verdict(values):
-    """The outcome is that of the pair whose names are the paper's errors, where it was run."""
+    """The last pair that was run decides: the names of the second are the paper's errors."""
     outcome, said = "cannot be told", []
     for pair in PAIRS:
-        found = _difference(values, pair)
-        if found:
-            outcome = "cannot be told"
-            if found["low"] is not None and found["low"] * found["high"] > 0:  # the interval excludes 0
-                outcome = "holds" if found["mean"] > 0 else "does not hold"
+        if found := _difference(values, pair):
+            excludes_0 = found["low"] is not None and found["low"] * found["high"] > 0
+            outcome = ("holds" if found["mean"] > 0 else "does not hold") if excludes_0 else "cannot be told"
             both = " (normalization and a lower decay together)" if pair == PAIRS[0] else ""
-            said.append(f"error of {pair[0]} minus that of {pair[1]}{both} {stats.as_text(found)} points")
+            said.append(f"error of {pair[0]} minus that of {pair[1]}{both} {experiment.paired_text(found)} points")
     return Verdict(outcome, f"{'; '.join(said) or 'no pair was run'}, {values['epochs']} epochs")
 
 
@@ -146,22 +150,8 @@ def _errors(values, name):
 def _difference(values, pair):
     """The paired difference of a pair; None where it was not run."""
     errors = [_errors(values, name) for name in pair]
-    return stats.paired(zip(*errors, strict=True)) if all(errors) else None
+    return experiment.paired(zip(*errors, strict=True)) if all(errors) else None
 
-
-EXPERIMENT = experiment.Experiment(
-    name="cifar10_lrn",
-    title="Section 3.3: response normalization on CIFAR-10",
-    claim="A four-layer network has a test error of 13 % without and 11 % with response normalization on CIFAR-10 "
-    "(section 3.3).",
-    cost="19pct and 18pct, 140 epochs: about 80 minutes a seed each on one CPU core in float32 (32 s an epoch). 13pct "
-    "and 11pct, 470 epochs as 11pct's file has it (300, 150, 10 and 10): not run",
-    command="python -m keras_alexnet.paper.cifar10_lrn --dataset=cifar10",
-    settings=Settings,
-    run=run,
-    tables=tables,
-    verdict=verdict,
-)
 
 if __name__ == "__main__":
-    sys.exit(experiment.main(EXPERIMENT))
+    sys.exit(experiment.main("cifar10_lrn"))

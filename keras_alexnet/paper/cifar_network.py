@@ -17,7 +17,6 @@ import math
 import os
 import sys
 import typing
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -57,14 +56,29 @@ class Images(typing.NamedTuple):
 
 def load(settings):
     """Reads the images that CifarSettings name, with --quick a few of each class: Images."""
-    limit = _QUICK if settings.quick else sys.maxsize
+    data_dir, limit = settings.data_dir, _QUICK if settings.quick else sys.maxsize
     if settings.dataset == "shapes":
-        origin, class_names = "the built-in shapes, not CIFAR-10", shapes.CLASS_NAMES
-        most = limit * len(class_names)
+        most, class_names = limit * len(shapes.CLASS_NAMES), shapes.CLASS_NAMES
         train, test = _drawn(0, min(_SHAPES[0], most)), _drawn(10_000, min(_SHAPES[1], most))
+        origin = "the built-in shapes, not CIFAR-10"
     else:
-        origin, *opened = _opened(settings.dataset, settings.data_dir)
-        class_names = opened[0].class_names
+        if settings.dataset == "folder":
+            second = "test" if os.path.isdir(os.path.join(data_dir, "test")) else "val"
+            opened = [sources.list_split(data_dir, name) for name in ("train", second)]
+            is_jpeg = opened[0].files[0].lower().endswith((".jpg", ".jpeg"))
+            kind = "JPEG files, which lose a little against the original pixels" if is_jpeg else "files"
+            origin = f"class folders ({kind})"
+        else:
+            try:
+                opened = [sources.open_tfds_split(settings.dataset, data_dir, name, 1) for name in ("train", "test")]
+            except UsageError as error:
+                raise UsageError(f"{error}; or give images of your own: --dataset=folder --data_dir=DIR") from None
+            origin = f"{settings.dataset} (TensorFlow Datasets)"
+        class_names, names = (each.class_names for each in opened)
+        if class_names != names:
+            raise UsageError(f"--data_dir={data_dir}: train and {opened[1].name} hold different classes")
+        if len(class_names) < 2:
+            raise UsageError(f"--data_dir={data_dir}: holds one class; give two or more")
         train, test = (_read(source, limit) for source in opened)
     first = f", the first {limit} of each class" * settings.quick
     description = f"{len(train[1]):,} / {len(test[1]):,} images of {origin}{first}"
@@ -78,33 +92,15 @@ def _drawn(first_seed, count):
     return np.stack([np.asarray(image.resize((SIZE, SIZE))) for image in drawn]), labels
 
 
-def _opened(dataset, data_dir):
-    """(what the set is, source of its training images, source of its test images)."""
-    if dataset != "folder":
-        try:
-            train, test = (sources.open_tfds_split(dataset, data_dir, split, 1) for split in ("train", "test"))
-        except UsageError as error:
-            raise UsageError(f"{error}; or give images of your own: --dataset=folder --data_dir=DIR") from None
-        return f"{dataset} (TensorFlow Datasets)", train, test
-    root = Path(data_dir)
-    second = next((name for name in ("test", "val", "validation") if (root / name).is_dir()), "test")
-    train, test = (sources.list_split(root, name) for name in ("train", second))
-    if train.class_names != test.class_names:
-        raise UsageError(f"--data_dir={data_dir}: train and {second} hold different classes")
-    if len(train.class_names) < 2:
-        raise UsageError(f"--data_dir={data_dir}: holds one class; give two or more")
-    is_jpeg = train.files[0].lower().endswith((".jpg", ".jpeg"))
-    kind = "JPEG files, which lose a little against the original pixels" if is_jpeg else "files"
-    return f"class folders ({kind})", train, test
-
-
 def _read(source, limit):
     """The first images of each class of a source and their labels."""
     images, labels, kept, show = [], [], collections.Counter(), progress_bar(f"reading {source.name}")
-    for done, (name, content, label) in enumerate(source.items().map(source.loader()).as_numpy_iterator(), 1):
+    load = source.loader()
+    items = source.items().map(lambda *item: (item[0], *load(*item)))
+    for done, (key, content, label) in enumerate(items.as_numpy_iterator(), 1):
         if kept[label] < limit:
             kept[label] += 1
-            path = f"{source.name}/{name.decode()}"
+            path = f"{source.name}/{source.name_of(key)}"
             with reading(path), Image.open(io.BytesIO(content)) as image:
                 if image.size != (SIZE, SIZE):
                     raise RunError(f"{path}: is {image.width}x{image.height}; these networks take {SIZE}x{SIZE}")
@@ -133,8 +129,7 @@ class Training:
     """A trial in progress, which resumes after its last whole epoch from a folder of its own below `parent`.
 
     `progress.history` is the training curve, dicts with `epoch` (float), `loss` (nats) and `top1_error` (percent),
-    POINTS an epoch: means over the images since the point before, as they were trained on. `progress.finished` is True
-    once the loss is non-finite.
+    POINTS an epoch: means over the images since the point before. `progress.finished`: the loss is non-finite.
     """
 
     def __init__(self, parent, trial, images):
@@ -184,7 +179,7 @@ class Training:
         progress.batches = 0
 
     def _batches(self):
-        """The training images of the next epoch in its order: pairs of float32 images and labels."""
+        """The next epoch in its order: pairs of float32 images and labels."""
         images, labels = self.images.train
         rng = np.random.default_rng((self.trial.seed, self.progress.epochs))
         order = rng.permutation(len(labels))
@@ -217,11 +212,9 @@ class Training:
 
 
 def build(name, classes=10, size=SIZE, activation="relu", dtype="float32", seed=None):
-    """The network of that name: keras.Model on (B, size, size, 3), RGB, 0..255 minus the mean image -> logits.
+    """The network of that name: keras.Model on (B, size, size, 3), RGB, 0..255 minus the mean image -> float32 logits.
 
-    Args:
-        activation: of every layer but the last.
-        dtype: Keras dtype policy or its name; the output is float32 always.
+    The activation is of every layer but the last; dtype is a Keras dtype policy or its name.
     """
     seeds = iter([None] * 8 if seed is None else np.random.SeedSequence(seed).generate_state(8).tolist())
     common = {"activation": activation, "dtype": dtype}

@@ -1,7 +1,14 @@
-"""Images -> the 4096 numbers of the last hidden layer, kept as an index and searched exactly (section 6.1).
+"""Images -> the 4096 numbers of the last hidden layer, kept as an index, and short codes of them (section 6.1).
 
 The features are what fc8 multiplies, of the center view: after the nonlinearity and, in a network with dropout, times
 one minus its rate (0.5). Section 6.1 compares them by Euclidean distance, so nothing else is scaled.
+
+A code is the middle of an autoencoder, 4096 -> 512 ReLU -> code -> 512 ReLU -> 4096 (mean squared error, Adam). A real
+one is float32, compared by Euclidean distance. For a binary one noise (standard deviation 4) before a sigmoid pushes
+the code to 0 or 1 in training, as in semantic hashing (Salakhutdinov and Hinton, 2009; the same noise); bits are the
+sigmoid above 0.5, compared by Hamming distance. The paper trains none: depth, sizes and learning rate were chosen here
+by leave-one-out retrieval within the training images. The mean of each feature is subtracted and all are divided by one
+standard deviation, so that the ratios of distances stay; one each would make the rarest units the loudest.
 """
 
 import dataclasses
@@ -13,27 +20,30 @@ import typing
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 from tensorboard.plugins import projector
 
-from keras_alexnet import export, rundir
+from keras_alexnet import evaluation, export, rundir
 from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import sources, statistics
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import ArgumentError, RunError, brief, printable, reading
 from keras_alexnet.files import atomic_write, progress_bar
+from keras_alexnet.paper import experiment
 
 FOLDER = "retrieval"  # below RESULTS: indexes and autoencoders
 PIXELS = 32  # rows and columns of the images that raw pixels are compared of
 QUICK = 4  # images of a class with --quick
-AT = (1, 5, 10)  # places that precision is given at
 THUMBNAIL, LARGEST_SPRITE = 64, 8192  # pixels, in the projector; browsers do not take larger images
 MOST_SHOWN = 10_000  # images in the projector; the browser holds all their features in memory
 _FILES = 32  # that are read and decoded at a time
 _ARRAYS = "features", "labels"  # of an index; the rest is JSON in its file
-_QUERIES, _VECTORS = 256, 8192  # that are compared at a time, in double precision
+HIDDEN, BATCH, LEARNING_RATE = 512, 128, 0.001  # of autoencoders
+NOISE = 4.0  # standard deviation, before the sigmoid
+_ROWS = 1024  # that are coded at a time
 
 
 class Extractor(typing.NamedTuple):
@@ -42,6 +52,7 @@ class Extractor(typing.NamedTuple):
     name: str  # "features" or "pixels"
     identity: str  # another one gives other numbers
     extract: Callable  # list of bytes, B files -> float32 (B, D); raises InvalidArgumentError where one is not an image
+    model: evaluation.Model | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,27 +69,22 @@ class Index:
     left_out: tuple[str, ...] = ()  # "FILE: why" of what is not an image
 
     def paths(self):
-        """The files with their folder, list of str."""
         return [os.path.join(self.root, file) for file in self.files]
 
 
 def list_images(settings, flag):
-    """The images of a split without reading them: sources.FolderSource; of no class where the folder has none.
-
-    `flag` is the field of the settings that names the split.
-    """
+    """The images of the split that a flag names, unread: FolderSource, without classes where the folder has none."""
     data_dir, split = settings.data_dir, getattr(settings, flag)
     root = Path(data_dir, split)
     if not root.is_dir():
         missing = flag if os.path.isdir(data_dir) else "data_dir"
         raise ArgumentError(missing, getattr(settings, missing), f"there is no folder {root}")
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
-    files = [entry for entry in entries if entry.name.lower().endswith(sources.SUFFIXES)]
+    images = [(each.name, -1, each.stat().st_size) for each in entries if each.name.lower().endswith(sources.SUFFIXES)]
     if any(entry.is_dir() for entry in entries):
-        source = sources.list_split(Path(data_dir), split)
-    elif files:
-        names, sizes = tuple(file.name for file in files), tuple(file.stat().st_size for file in files)
-        source = sources.FolderSource(split, str(root), (), names, (-1,) * len(names), sizes)
+        source = sources.list_split(data_dir, split)
+    elif images:
+        source = sources.FolderSource(split, str(root), (), *zip(*images, strict=True))
     else:
         raise ArgumentError("data_dir", data_dir, f"{root} holds neither class folders nor images")
     if settings.quick:
@@ -103,8 +109,9 @@ def list_splits(settings, query_flag):
     return source, asked
 
 
-def feature_extractor(model):
-    """The Extractor of the last hidden layer of an evaluation.Model, a run or an exported model."""
+def feature_extractor(model_dir):
+    """The Extractor of the last hidden layer of a run or an exported model."""
+    model = evaluation.open_model(model_dir)
     if hasattr(model.served, "extract_features"):
         files = tf.TensorSpec((None,), tf.string, name="image_bytes")
         answer = tf.function(model.served.extract_features, input_signature=[files])
@@ -114,7 +121,7 @@ def feature_extractor(model):
     def extract(files):
         return answer(image_bytes=tf.constant(files, tf.string))["features"].numpy()
 
-    return Extractor("features", model_identity(model), extract)
+    return Extractor("features", model_identity(model), extract, model)
 
 
 def pixel_extractor(size=PIXELS):
@@ -147,10 +154,7 @@ def model_identity(model):
 
 
 def extract_features(extractor, paths, show=None):
-    """Image files -> (float32 (M, D), a row for each image; dict of place -> str, why a file is not an image).
-
-    Raises RunError where a number is non-finite, or nothing is an image.
-    """
+    """Image files -> (float32 (M, D), a row for each image; dict of place -> why a file has none). Raises RunError."""
     rows = []
     with hidden_library_messages():
         for start in range(0, len(paths), _FILES):
@@ -204,13 +208,30 @@ def open_index(settings, extractor, source, path=None):
     return index
 
 
-def open_indexes(settings, model, source, asked, index_path=None):
+def open_indexes(settings, extractor, source, asked, index_path=None):
     """dict of "features" and "pixels" -> (Index of what is searched, Index of what is asked about)."""
     found = {}
-    for extractor, path in ((feature_extractor(model), index_path), (pixel_extractor(), None)):
-        index = open_index(settings, extractor, source, path)
-        found[extractor.name] = index, index if asked is source else open_index(settings, extractor, asked)
+    for each, path in ((extractor, index_path), (pixel_extractor(), None)):
+        index = open_index(settings, each, source, path)
+        found[each.name] = index, index if asked is source else open_index(settings, each, asked)
     return found
+
+
+def open_query(settings):
+    """The Index that --query is searched in, and the query's features, (D,)."""
+    extractor = feature_extractor(settings.model_dir)
+    if settings.data_dir:
+        index = open_index(settings, extractor, list_images(settings, "index_split"), settings.index)
+    else:
+        index = load_index(settings.index)
+        if index.model != extractor.identity:
+            problem = f"is of another model than --model_dir={settings.model_dir}; add --data_dir to compute it again"
+            raise ArgumentError("index", settings.index, problem)
+    try:
+        found, _ = extract_features(extractor, [settings.query])
+    except RunError:
+        raise ArgumentError("query", settings.query, "is not a JPEG or PNG file that can be decoded") from None
+    return index, found[0]
 
 
 def load_index(path):
@@ -232,10 +253,7 @@ def thumbnails(paths, size, show=None):
 
 def write_projector(index, folder, show=None):
     """Shows an index in TensorBoard's embedding projector, in place of the one before; `folder` is its `--logdir`."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise ArgumentError("log_dir", folder, f"cannot be created ({error.strerror}); name another folder") from None
+    experiment.make_folder("log_dir", folder, folder)
     count = min(len(index.files), MOST_SHOWN)
     shown = np.linspace(0, len(index.files) - 1, count).round().astype(int)
     columns = math.isqrt(count - 1) + 1  # of the sprite, a square of thumbnails row by row
@@ -259,81 +277,78 @@ def write_projector(index, folder, show=None):
     projector.visualize_embeddings(folder, config)
 
 
-class Search:
-    """Compares queries with every vector: float32 (N, D) by Euclidean distance, or bits, uint8 (N, D), by Hamming's."""
+class Coder:
+    """An autoencoder for features like those given, float32 (N, D), with codes of `length` numbers or bits."""
 
-    def __init__(self, vectors):
-        self.vectors, self.binary = vectors, vectors.dtype == np.uint8
+    def __init__(self, length, binary, features):
+        self.binary, self.size = binary, length // 8 if binary else 4 * length  # bytes of a code
+        self.mean = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.scale = float(np.sqrt(np.square(features - self.mean).mean(dtype=np.float64))) or 1.0
+        # (B, D) -> (B, length) before any sigmoid, and (B, length) -> (B, D); both of standardized features.
+        self.encoder, self.decoder = (
+            keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(HIDDEN, "relu"), keras.layers.Dense(outputs)])
+            for inputs, outputs in ((len(self.mean), length), (length, len(self.mean)))
+        )
+        self._encode, self._decode = _compiled(self.encoder), _compiled(self.decoder)
+
+    def variables(self):
+        """dict of the name in a file -> variable."""
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        return {f"{name}_{place}": each for name, part in parts.items() for place, each in enumerate(part.weights)}
+
+    def train(self, features, epochs, seed, show):
+        """Trains it on features; `show` is called with (epochs done, epochs)."""
+        between = []
         if self.binary:
-            # The words at the same place of all vectors lie side by side.
-            self.words = f"u{math.gcd(vectors.shape[1], 8)}"  # the widest whole numbers that divide a row
-            self.columns = np.ascontiguousarray(vectors.view(self.words).T)
-        else:
-            self.squares = np.einsum("ij,ij->i", vectors, vectors)
+            # Keras' noise goes up to 1: a deviation of 1 before a factor of 4 is one of 4 on four times the code.
+            noise, sigmoid = keras.layers.GaussianNoise(1.0, seed=seed), keras.layers.Activation("sigmoid")
+            between = [noise, keras.layers.Rescaling(NOISE), sigmoid]
+        model = keras.Sequential([keras.Input(self.mean.shape), self.encoder, *between, self.decoder])
+        model.compile(keras.optimizers.Adam(LEARNING_RATE), "mean_squared_error")
+        progress = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: show(epoch + 1, epochs))
+        rows = (features - self.mean) / self.scale
+        model.fit(rows, rows, batch_size=BATCH, epochs=epochs, callbacks=[progress], verbose=0)
 
-    def distances(self, queries):
-        """Queries (Q, D) -> for each its distances from all vectors, (N,): an iterator of float64 or uint16."""
-        for start in range(0, len(queries), _QUERIES):
-            some = queries[start : start + _QUERIES]
-            yield from self._hamming(some) if self.binary else self._euclidean(some)
+    def encode(self, features):
+        """float32 (B, D) -> codes: float32 (B, length), or uint8 (B, length / 8), the first bit the highest."""
+        codes = self._encode((features - self.mean) / self.scale)
+        return np.packbits(codes > 0, axis=1) if self.binary else codes
 
-    def nearest(self, query, count):
-        """Query (D,) -> (distances, places) of the nearest vectors, at most `count`, nearest first."""
-        count = min(count, len(self.vectors))
-        # Of numbers the squared distances less that of the query from 0.
-        order = self._hamming(query[None])[0] if self.binary else self.squares - 2 * (self.vectors @ query)
-        places = np.argpartition(order, count - 1)[:count]
-        # float32 finds them; their distances are computed in float64.
-        (distances,) = Search(self.vectors[places]).distances(query[None])
-        ascending = np.argsort(distances, kind="stable")
-        return distances[ascending], places[ascending]
-
-    def _euclidean(self, queries):
-        queries = queries.astype(np.float64)
-        found = np.empty((len(queries), len(self.vectors)))
-        for start in range(0, len(self.vectors), _VECTORS):
-            part = self.vectors[start : start + _VECTORS].astype(np.float64)
-            squares = (queries**2).sum(axis=1)[:, None] + (part**2).sum(axis=1) - 2 * queries @ part.T
-            found[:, start : start + _VECTORS] = np.sqrt(np.maximum(squares, 0))
-        return found
-
-    def _hamming(self, queries):
-        found = np.zeros((len(queries), len(self.vectors)), np.uint16)
-        for column, words in zip(self.columns, queries.view(self.words).T, strict=True):
-            found += np.bitwise_count(column ^ words[:, None])
-        return found
+    def error(self, features):
+        """What the codes lose of the variance of features: 0 nothing, 1 as much as if the mean stood for each."""
+        codes = self.encode(features)
+        if self.binary:
+            codes = np.unpackbits(codes, axis=1).astype(np.float32)
+        lost = np.square(self._decode(codes) * self.scale + self.mean - features).sum(dtype=np.float64)
+        return float(lost / np.square(features - self.mean).sum(dtype=np.float64))
 
 
-def evaluate(vectors, labels, queries, query_labels, same=False):
-    """How often the nearest are of the query's class: the `scores` of every query, float64 (Q, 3) and (Q,).
+def load_or_train(path, features, length, binary, epochs, seed, show):
+    """A trained Coder, kept in a file (.npz), and trained again for other numbers or settings."""
+    settings = length, binary, epochs, seed, features.shape, HIDDEN, BATCH, LEARNING_RATE, NOISE
+    key = hashlib.sha256(repr(settings).encode() + np.ascontiguousarray(features).tobytes()).hexdigest()
+    keras.utils.set_random_seed(seed)
+    coder = Coder(length, binary, features)
+    if os.path.exists(path):
+        with reading(path), np.load(path, allow_pickle=False) as stored:
+            if str(stored["key"]) == key:
+                for name, variable in coder.variables().items():
+                    variable.assign(stored[name])
+                return coder
+    coder.train(features, epochs, seed, show)
+    arrays = {name: variable.numpy() for name, variable in coder.variables().items()}
+    with atomic_write(path, "wb") as file:
+        np.savez(file, key=key, mean=coder.mean, scale=coder.scale, **arrays)
+    return coder
 
-    `same`: the queries are the vectors, and each is searched among the others.
-    """
-    found = []
-    for place, distances in enumerate(Search(vectors).distances(queries)):
-        relevant = labels == query_labels[place]
-        if same:
-            distances, relevant = np.delete(distances, place), np.delete(relevant, place)
-        found.append(scores(distances, relevant))
-    return tuple(np.array(each) for each in zip(*found, strict=True))
 
+def _compiled(model):
+    """A function of NumPy rows; Keras' own call of one row at a time takes longer than its arithmetic."""
+    rows = tf.TensorSpec(model.input_shape, tf.float32)
+    call = tf.function(lambda rows: model(rows, training=False)).get_concrete_function(rows)
 
-def scores(distances, relevant):
-    """Precision at AT, list of float, and average precision of a ranking: the mean over all orders of equal distances.
+    def run(rows):
+        parts = (tf.constant(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
+        return np.concatenate([call(part).numpy() for part in parts])
 
-    Short binary codes have many equal distances, and the order of the files must not decide (McSherry and Najork,
-    2008). A place in a group of n equal distances, r of them relevant, holds a relevant one with probability r / n; it
-    then has before it the hits of the groups before and, of the i - 1 places before it in its own, (i - 1)(r - 1) /
-    (n - 1). Args: distances (N,), in any order; relevant, bool (N,), one or more of them.
-    """
-    _, sizes = np.unique(distances, return_counts=True)
-    starts = np.cumsum(sizes) - sizes
-    hits = np.add.reduceat(relevant[np.argsort(distances)].astype(np.int64), starts)
-    # From here on a number for each place.
-    before, start, n, r = (np.repeat(each, sizes) for each in (np.cumsum(hits) - hits, starts, sizes, hits))
-    place = np.arange(1, len(distances) + 1)
-    i = place - start
-    expected = before + i * r / n
-    at_hit = before + 1 + (i - 1) * (r - 1) / np.maximum(n - 1, 1)
-    average = (r / n * at_hit / place).sum() / relevant.sum()
-    return [expected[min(at, len(place)) - 1] / at for at in AT], average
+    return run

@@ -12,8 +12,17 @@ import numpy as np
 
 from keras_alexnet import cli, flags, rundir
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import experiment, stats
+from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import Result, Table, Verdict
+
+TITLE = "Figure 3: the filters of the first layer"
+CLAIM = (
+    "The kernels on GPU 1 are largely color-agnostic, those on GPU 2 largely color-specific; this specialization "
+    "occurs during every run and is independent of any particular random weight initialization (section 6.1, Figure "
+    "3)."
+)
+COST = "10 seconds on one CPU core, once there is a run"
+COMMAND = "python -m keras_alexnet.paper.figure3 --model_dir=RUN"
 
 RANDOM = 2 / 3  # the mean color share of random weights
 PERMUTATIONS, SEED = 10_000, 2012
@@ -38,8 +47,7 @@ class Settings(experiment.Settings):
 def run(settings):
     rundir.check_run(flags.required(settings, "model_dir"))
     cli.start_tensorflow()
-    from keras_alexnet.paper import plots  # Matplotlib, and TensorFlow, which `--help` does not wait for
-    from keras_alexnet.training import monitoring
+    from keras_alexnet.training import monitoring  # TensorFlow, which `--help` does not wait for
 
     opened = rundir.open_run(settings.model_dir)
     network, names, seed = opened.config.network, opened.class_names, opened.config.run.seed
@@ -53,8 +61,8 @@ def run(settings):
         "model": os.path.basename(os.path.normpath(opened.model_dir)),
     }
     pixels = monitoring.grid(trained, SCALE, settings.normalize)
-    plots.write_pixels(pixels, os.path.join(settings.results_dir, "figure3.png"))
-    figure, axes = plots.panel(6.4, 2.4)
+    experiment.write_pixels(pixels, os.path.join(settings.results_dir, "figure3.png"))
+    figure, axes = experiment.panel(6.4, 2.4)
     for tower, shares in enumerate(values["shares"]):
         # Spread in height, always the same way, so that dots of similar filters can be told apart.
         heights = tower + 0.5 * (np.arange(len(shares)) * 0.618 % 1 - 0.5)
@@ -62,10 +70,9 @@ def run(settings):
         axes.plot([np.mean(shares)] * 2, [tower - 0.35, tower + 0.35], color="black", linewidth=1.8)
     axes.axvline(RANDOM, color="0.5", linestyle="--", linewidth=0.8)
     axes.set_yticks([0, 1], ["tower 0", "tower 1"])
-    axes.set_ylim(1.5, -0.5)  # as in the image of the filters: tower 0 above
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("color share (0: gray, 1: color only)")
-    plots.write(figure, os.path.join(settings.results_dir, "figure3_color.svg"))
+    # As in the image of the filters tower 0 is above.
+    axes.set(xlim=(0, 1), ylim=(1.5, -0.5), xlabel="color share (0: gray, 1: color only)")
+    experiment.write_figure(figure, os.path.join(settings.results_dir, "figure3_color.svg"))
     protocol = (
         f"{sum(kernel.shape[-1] for kernel in trained)} filters of one run, {network.variant}, width "
         f"{network.width:g}, {opened.config.data.dataset} with {opened.statistics.count:,} training images of "
@@ -73,11 +80,9 @@ def run(settings):
         f"towers' means, two-sided, {values['permutations']:,} permutations"
     )
     scaled = "one by one" if settings.normalize == "each" else "by one common factor"
-    figures = (
-        ("figure3.png", f"The filters of conv1, scaled {scaled}: tower 0 above, tower 1 below."),
-        ("figure3_color.svg", "Color share of every filter by tower; bars: means, dashed: random weights (2/3)."),
-    )
-    return Result(values, protocol, figures)
+    filters = "figure3.png", f"The filters of conv1, scaled {scaled}: tower 0 above, tower 1 below."
+    colors = "figure3_color.svg", "Color share of every filter by tower; bars: means, dashed: random weights (2/3)."
+    return Result(values, protocol, (filters, colors))
 
 
 def compare(trained, start, permutations):
@@ -97,8 +102,8 @@ def compare(trained, start, permutations):
             moved.append(float(np.median(np.linalg.norm(now - was, axis=0) / start_length)))
             cosine.append(float(np.median((now * was).sum(0) / np.maximum(length * start_length, 1e-30))))
     numbers = {"difference": difference, "p": p, "start_difference": start_difference, "start_p": start_p}
-    shares = [each.tolist() for each in shares]
-    return {"shares": shares, "permutations": permutations, "moved": moved, "cosine": cosine, **numbers}
+    numbers |= {"permutations": permutations, "moved": moved, "cosine": cosine}
+    return {"shares": [each.tolist() for each in shares], **numbers}
 
 
 def color_shares(kernel):
@@ -113,7 +118,8 @@ def permutation_test(shares, permutations=PERMUTATIONS):
     """(mean of the second group minus mean of the first, two-sided p), floats; fewer than two values tell nothing."""
     if min(map(len, shares)) < 2:
         return 0.0, 1.0
-    test = stats.scipy_stats().permutation_test(  # tries all ways to form the groups where they are fewer
+    # All ways to form the groups are tried where they are fewer.
+    test = experiment.optional("scipy.stats").permutation_test(
         shares[::-1],
         lambda second, first, axis: second.mean(axis) - first.mean(axis),
         n_resamples=permutations,
@@ -130,28 +136,20 @@ def tables(values):
         moved = values["moved"] and (f"{values['moved'][tower]:.2f}", f"{values['cosine'][tower]:.3f}")
         moves.append((f"tower {tower}", *(moved or ("-", "-"))))
     shares.append(("random weights", "-", f"{RANDOM:.3f}", f"{RANDOM:.3f}", "-"))
-    at_start = ("-", "-")
+    tests = [("trained", f"{values['difference']:+.3f}", f"{values['p']:.4f}"), ("at the random start", "-", "-")]
     if values["start_p"] is not None:
-        at_start = (f"{values['start_difference']:+.3f}", f"{values['start_p']:.4f}")
+        tests[1] = ("at the random start", f"{values['start_difference']:+.3f}", f"{values['start_p']:.4f}")
+    of_shares = "Chance decides which of the two towers is the gray one; the paper's is its GPU 1."
+    of_tests = (
+        "p tells whether these two towers differ, not why: the filters of a tower learn together. The paper's claim is "
+        "of every run; one run cannot confirm it."
+    )
+    of_color = "", "paper", "ours: mean", "ours: median", "ours: range"
+    of_moves = "", "distance over the start's norm", "cosine with the start"
     return [
-        Table(
-            "Color share of the filters: 0 gray, 1 color only",
-            ("", "paper", "ours: mean", "ours: median", "ours: range"),
-            tuple(shares),
-            "Chance decides which of the two towers is the gray one; the paper's is its GPU 1.",
-        ),
-        Table(
-            "Are the towers different?",
-            ("", "tower 1 minus tower 0, means", "p"),
-            (("trained", f"{values['difference']:+.3f}", f"{values['p']:.4f}"), ("at the random start", *at_start)),
-            "p tells whether these two towers differ, not why: the filters of a tower learn together. The paper's "
-            "claim is of every run; one run cannot confirm it.",
-        ),
-        Table(
-            "How far the filters have moved from their random start, medians",
-            ("", "distance over the start's norm", "cosine with the start"),
-            tuple(moves),
-        ),
+        Table("Color share of the filters: 0 gray, 1 color only", of_color, shares, of_shares),
+        Table("Are the towers different?", ("", "tower 1 minus tower 0, means", "p"), tests, of_tests),
+        Table("How far the filters have moved from their random start, medians", of_moves, moves),
     ]
 
 
@@ -175,19 +173,5 @@ def verdict(values):
     return Verdict(outcome, f"in this run {words} (mean color shares {means}, p = {values['p']:.4f}); {alike}")
 
 
-EXPERIMENT = experiment.Experiment(
-    name="figure3",
-    title="Figure 3: the filters of the first layer",
-    claim="The kernels on GPU 1 are largely color-agnostic, those on GPU 2 largely color-specific; this specialization "
-    "occurs during every run and is independent of any particular random weight initialization (section 6.1, Figure "
-    "3).",
-    cost="10 seconds on one CPU core, once there is a run",
-    command="python -m keras_alexnet.paper.figure3 --model_dir=RUN",
-    settings=Settings,
-    run=run,
-    tables=tables,
-    verdict=verdict,
-)
-
 if __name__ == "__main__":
-    sys.exit(experiment.main(EXPERIMENT))
+    sys.exit(experiment.main("figure3"))

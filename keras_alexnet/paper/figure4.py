@@ -5,17 +5,33 @@ features of both splits are kept below RESULTS/retrieval, where keras_alexnet.pa
 """
 
 import dataclasses
+import os
 import statistics
 import sys
+from pathlib import Path
+
+import numpy as np
 
 from keras_alexnet import cli, flags
-from keras_alexnet.errors import ArgumentError
+from keras_alexnet.data import imagenet
+from keras_alexnet.errors import ArgumentError, printable
+from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
-from keras_alexnet.paper.experiment import Experiment, Table, Verdict
-from keras_alexnet.paper.retrieval import check_folder_name, outcome
+from keras_alexnet.paper.experiment import Result, Table, Verdict
+from keras_alexnet.paper.retrieval import Search, check_folder_names, mean_difference, outcome
+
+TITLE = "Figure 4: five best classes, and nearest images"
+CLAIM = (
+    "Most of the five best labels of test images are reasonable, and training images whose last hidden layers "
+    "are nearest show the same kind of object, though generally not close in L2 pixel by pixel (section 6.1, "
+    "Figure 4)."
+)
+COST = "80 seconds of one CPU core for 2,934 and 736 images; features that retrieval has kept are not computed again"
+COMMAND = "python -m keras_alexnet.paper.figure4 --model_dir=RUN --data_dir=IMAGES"
 
 BEST = 5
+TRUE, OTHER, WRONG = "#f0a07a", "#bdd3e8", "#b3261e"  # bars, and frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +51,191 @@ class Settings(experiment.Settings):
     def __post_init__(self):
         flags.required(self, "model_dir")
         flags.required(self, "data_dir")
-        for name in ("split", "index_split"):
-            check_folder_name(name, getattr(self, name))
-        if self.split == self.index_split:
-            problem = "is --split too, and every image would find itself; name another folder in --data_dir"
-            raise ArgumentError("index_split", self.index_split, problem)
+        check_folder_names(self, "split", "index_split")
+        problem = "is --split too, and every image would find itself; name another folder in --data_dir"
+        self.check("index_split", self.split != self.index_split, problem)
 
 
 def run(settings):
     cli.start_tensorflow()
-    # This module imports TensorFlow, which --help and a wrong flag do not wait for.
-    from keras_alexnet.paper import figure4_run
+    # TensorFlow, which `--help` does not wait for.
+    from keras_alexnet import evaluation
+    from keras_alexnet.paper import features
 
-    return figure4_run.measure(settings)
+    experiment.pyplot()
+    source, asked = features.list_splits(settings, "split")
+    extractor = features.feature_extractor(settings.model_dir)
+    model, network = extractor.model, extractor.model.config.network
+    unknown = sorted(set(asked.class_names) - set(model.class_names))
+    if unknown:
+        problem = f"the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}"
+        raise ArgumentError("split", settings.split, problem)
+    found = features.open_indexes(settings, extractor, source, asked)
+    index, queries = found["features"]
+    asked = asked.without(set(asked.files) - set(queries.files))
+    center_view = EvaluateConfig(model_dir=(settings.model_dir,), views=1)
+    answered = list(evaluation.answers([model], asked, center_view, f"answering {asked.name}"))
+    probabilities = np.concatenate([own for (own,), _ in answered])
+    labels = np.concatenate([each for _, each in answered])
+    chosen, errors = choose(settings, probabilities, labels), {}
+    for name, places in (("shown", chosen), ("split", slice(None))):
+        summary = evaluation.summary(evaluation.of_batch(probabilities[places], labels[places]))
+        errors[name] = {"pictures": len(labels[places]), **{key: summary[key] for key in ("top1_error", "top5_error")}}
+    described = {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs}
+    data = {"split": settings.split, "pictures": len(queries.files), "index_split": settings.index_split}
+    data |= {"index_pictures": len(index.files), "left_out": [*queries.left_out, *index.left_out]}
+    values = {
+        "model": {**described, "classes": len(model.class_names)},
+        "data": data,
+        "predictions": [prediction(asked, place, model.class_names, probabilities, labels) for place in chosen],
+        "only": settings.only,
+        **errors,
+        **neighbors(settings, found),
+    }
+    left, right = values["predictions"], values["rows"]
+    every = [each for row in right for each in (row, *row["neighbors"])]
+    figures = {
+        "figure4_predictions.png": f"{len(left)} {'wrong answers' if settings.only == 'errors' else 'images'} drawn at "
+        f"random (seed {settings.seed}; the paper chose by hand) and their most probable classes; the true one in bold "
+        "and checked.",
+        "figure4_neighbors.png": f"First column: {len(right)} images of {settings.split}, drawn at random; then the "
+        f"{values['neighbors']} nearest of {settings.index_split} by the last hidden layer. Checked: of the same "
+        "class; crossed: of another.",
+    }
+    panels = (left, left, 200, draw_predictions), (right, every, 100, draw_neighbors)
+    for file, (rows, images, size, draw) in zip(figures, panels, strict=True):
+        thumbnails = features.thumbnails([os.path.join(settings.data_dir, each["file"]) for each in images], size)
+        pixels = experiment.pixels_of(draw(rows, thumbnails))
+        experiment.write_pixels(pixels, os.path.join(settings.results_dir, file), colors=256)  # a third of the size
+    protocol = (
+        f"{len(queries.files):,} images of {settings.split}, {len(index.files):,} of {settings.index_split}; "
+        f"{network.variant}, width {network.width:g}, {model.epochs} epochs, {len(model.class_names)} classes, center "
+        "view; Euclidean distance of the numbers that fc8 multiplies, every row compared; pixels: RGB of the central "
+        f"square at {features.PIXELS}x{features.PIXELS}; drawn at random, seed {settings.seed}"
+    )
+    return Result(values, protocol, tuple(figures.items()))
+
+
+def choose(settings, probabilities, labels):
+    """The images of the left panel: an array of their places."""
+    candidates = np.arange(len(labels))
+    if settings.only == "errors":
+        candidates = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+        if not len(candidates):
+            raise ArgumentError("only", "errors", f"there are none in {len(labels)} images of {settings.split}")
+    rng = np.random.default_rng(settings.seed)
+    return rng.choice(candidates, min(settings.pictures, len(candidates)), replace=False)
+
+
+def prediction(asked, place, class_names, probabilities, labels):
+    """An image of the left panel: dict. Files are paths below `--data_dir`, with /."""
+    own, true = probabilities[place].tolist(), labels[place]
+    best = np.argsort(-probabilities[place], kind="stable")[:BEST]
+    return {
+        "file": Path(asked.name, asked.files[place]).as_posix(),
+        "class_name": class_names[true],
+        "true_probability": own[true],
+        "best": [{"class_name": class_names[label], "probability": own[label]} for label in best],
+    }
+
+
+def neighbors(settings, found):
+    """The right panel, and the same of the whole split: shares of neighbors of the same class, [nearest, all], 0..1.
+
+    `pixel_ranks` is of the nearest by features in the order of pixels. `found` is as of `features.open_indexes`.
+    """
+    index, queries = found["features"]
+    own, theirs = np.array(queries.class_names)[queries.labels], np.array(index.class_names)[index.labels]
+    count = min(settings.neighbors, len(index.files))
+    distances = [Search(vectors.features).distances(asked.features) for vectors, asked in found.values()]
+    kept = []
+    for far, pixels_far in zip(*distances, strict=True):
+        nearest, nearest_by_pixels = (np.argsort(each, kind="stable")[:count] for each in (far, pixels_far))
+        ranks = [1 + (pixels_far < pixels_far[place]).sum() for place in nearest]
+        kept.append((nearest, nearest_by_pixels, far[nearest], pixels_far[nearest], ranks))
+    nearest, nearest_by_pixels, far, pixels_far, ranks = map(np.array, zip(*kept, strict=True))
+    # Of every query, which neighbors are of its class.
+    hits, pixel_hits = theirs[nearest] == own[:, None], theirs[nearest_by_pixels] == own[:, None]
+    # Another draw than of the left panel, which is not to change this one.
+    chosen = np.random.default_rng([settings.seed, 1]).choice(len(own), min(settings.queries, len(own)), replace=False)
+    rows = []
+    for row in chosen:
+        near = [
+            {
+                "file": Path(settings.index_split, index.files[place]).as_posix(),
+                "class_name": str(theirs[place]),
+                "distance": float(far[row, column]),
+                "pixel_distance": float(pixels_far[row, column]),
+                "pixel_rank": int(ranks[row, column]),
+            }
+            for column, place in enumerate(nearest[row])
+        ]
+        file = Path(settings.split, queries.files[row]).as_posix()
+        rows.append({"file": file, "class_name": str(own[row]), "neighbors": near})
+    three = hits, pixel_hits, hits[chosen]
+    shares, pixel_shares, shown_shares = ([float(each[:, 0].mean()), float(each.mean())] for each in three)
+    chance, first = float(np.mean([(theirs == name).mean() for name in own])), ranks[:, 0]
+    return {
+        "rows": rows,
+        "neighbors": count,
+        "shares": {"features": shares, "pixels": pixel_shares, "chance": [chance, chance]},
+        "shown_shares": shown_shares,
+        "features_against_pixels": mean_difference(hits.mean(axis=1) - pixel_hits.mean(axis=1)),
+        "pixel_ranks": {"median": float(np.median(first)), "among_neighbors": float((first <= count).mean())},
+    }
+
+
+def draw_predictions(rows, thumbnails):
+    """The left panel, a figure: images with their best classes as bars, in two columns.
+
+    The true class is under its image, with its probability where it has no bar; its bar has another color and a check
+    mark. Args: rows: list of dict, see `prediction`; thumbnails: uint8 (N, size, size, 3).
+    """
+    columns, bars = min(2, len(rows)), max(len(row["best"]) for row in rows)
+    lines = -(-len(rows) // columns)
+    size, ratios = (3.1 * columns, (2.5 + 0.25 * bars) * lines), [2, 0.25 * bars] * lines
+    figure, axes = experiment.panel(*size, columns, len(ratios), squeeze=False, height_ratios=ratios)
+    for each in axes.flat:
+        each.axis("off")
+    for place, (row, thumbnail) in enumerate(zip(rows, thumbnails, strict=True)):
+        image, chart = axes[place // columns * 2 :, place % columns][:2]
+        image.imshow(thumbnail)
+        true, best = row["class_name"], {each["class_name"]: each["probability"] for each in row["best"]}
+        absent = "" if true in best else f" ({100 * row['true_probability']:.1f} %)"
+        image.set_title(_words(true, 22) + absent, y=-0.14, weight="bold", parse_math=False)
+        chart.set(xlim=(0, 1.3), ylim=(bars - 0.5, -0.5))
+        chart.barh(range(len(best)), best.values(), 0.85, color=[TRUE if name == true else OTHER for name in best])
+        for line, (name, probability) in enumerate(best.items()):
+            style = {"parse_math": False, "va": "center", "weight": "bold" if name == true else "normal"}
+            chart.text(0.02, line, "✓ " * (name == true) + _words(name, 24), **style)
+            chart.text(1.3, line, f"{100 * probability:.1f} %", ha="right", **style)
+    return figure
+
+
+def draw_neighbors(rows, thumbnails):
+    """The right panel, a figure: in each row a test image with its class, then the training images nearest to it.
+
+    Under a neighbor of the same class is a check mark; one of another class has a cross, its class and a frame.
+    """
+    columns = 1 + len(rows[0]["neighbors"])
+    figure, axes = experiment.panel(1.05 * columns, 1.25 * len(rows), columns, len(rows), squeeze=False)
+    for place, (each, thumbnail) in enumerate(zip(axes.flat, thumbnails, strict=True)):
+        row, column = rows[place // columns], place % columns
+        name = row["neighbors"][column - 1]["class_name"] if column else row["class_name"]
+        right = name == row["class_name"]
+        each.imshow(thumbnail)
+        each.set(xticks=[], yticks=[])
+        each.spines[:].set(visible=not right, color=WRONG, linewidth=2.5)
+        text = _words(name, 12) if column == 0 else "✓" if right else f"✗ {_words(name, 11)}"
+        style = {"color": "black" if right else WRONG, "weight": "normal" if column else "bold"}
+        each.set_xlabel(text, fontsize=9, parse_math=False, **style)
+    return figure
+
+
+def _words(class_name, most):
+    """What a figure says of a class, at most so many characters; ImageNet's ids in words."""
+    text = dict(imagenet.classes()).get(class_name, printable(class_name))
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def tables(values):
@@ -64,10 +252,9 @@ def tables(values):
     by_row = []
     for place, row in enumerate(values["rows"], 1):
         same = sum(each["class_name"] == row["class_name"] for each in row["neighbors"])
-        first, *_ = of_row = [each["pixel_rank"] for each in row["neighbors"]]
-        by_row.append(
-            (f"{place}: {row['class_name']}", f"{same} of {count}", f"{first:,}", f"{statistics.median(of_row):,.0f}")
-        )
+        of_row = [each["pixel_rank"] for each in row["neighbors"]]
+        in_order = f"{of_row[0]:,}", f"{statistics.median(of_row):,.0f}"
+        by_row.append((f"{place}: {row['class_name']}", f"{same} of {count}", *in_order))
     by_row.append((f"{whole}, median", "-", f"{ranks['median']:,.0f}", "-"))
     note = (
         "rank 1 is the nearest by pixels; images of 32x32, which blurs and so favors pixels; the nearest by features "
@@ -85,7 +272,7 @@ def tables(values):
 
 
 def verdict(values):
-    """Holds where neighbors by features are of the same class more often than by pixels, and are not theirs too."""
+    """Holds where neighbors by features are of the same class more often than by pixels, and are others."""
     shares, ranks = values["shares"], values["pixel_ranks"]
     numbers = (
         f"of the {values['neighbors']} nearest in the last hidden layer {100 * shares['features'][1]:.1f} % are of the "
@@ -97,19 +284,5 @@ def verdict(values):
     return Verdict(outcome(values["features_against_pixels"], ranks["among_neighbors"] < 0.5), numbers)
 
 
-EXPERIMENT = Experiment(
-    name="figure4",
-    title="Figure 4: five best classes, and nearest images",
-    claim="Most of the five best labels of test images are reasonable, and training images whose last hidden layers "
-    "are nearest show the same kind of object, though generally not close in L2 pixel by pixel (section 6.1, "
-    "Figure 4).",
-    command="python -m keras_alexnet.paper.figure4 --model_dir=RUN --data_dir=IMAGES",
-    cost="80 seconds of one CPU core for 2,934 and 736 images; features that retrieval has kept are not computed again",
-    settings=Settings,
-    run=run,
-    tables=tables,
-    verdict=verdict,
-)
-
 if __name__ == "__main__":
-    sys.exit(experiment.main(EXPERIMENT))
+    sys.exit(experiment.main("figure4"))

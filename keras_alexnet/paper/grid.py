@@ -8,7 +8,6 @@ second, so that an unfinished grid has whole seeds. TensorBoard shows the runs u
 import contextlib
 import csv
 import dataclasses
-import logging
 import os
 import signal
 import subprocess
@@ -21,14 +20,13 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from keras_alexnet import cli, files, flags, rundir, train
 from keras_alexnet import config as configs
+from keras_alexnet import files, flags, rundir
 from keras_alexnet.errors import ArgumentError, UsageError, printable, reading
 from keras_alexnet.training import progress
 
 TRAINER = (sys.executable, "-m", "keras_alexnet.train")
 PATIENCE = 30.0  # seconds that a trainer has to end after Ctrl-C
-METRICS = ("val_top1_error", "val_loss")  # that HParams show, of the last epoch
 HPARAMS_FILE = "events.out.tfevents.0.hparams"  # TensorBoard reads files with tfevents in their names
 
 
@@ -67,8 +65,7 @@ class Cell:
         epochs, training = self.epochs, self.config.training
         if not epochs or epochs >= training.epochs or training.lr_policy != "plateau":
             return epochs >= training.epochs
-        # TensorFlow, which a grid of other schedules does without.
-        from keras_alexnet.training import checkpoints
+        from keras_alexnet.training import checkpoints  # TensorFlow, which a grid of other schedules does without
 
         return checkpoints.read_progress(os.path.join(self.folder, rundir.CHECKPOINTS, f"epoch-{epochs}")).finished
 
@@ -88,10 +85,7 @@ def check_seeds(seeds):
 
 
 def cells_of(flagfiles, seeds, out, further=()):
-    """The cells of a grid below the folder `out` in the order in which they are trained, tuple of Cell.
-
-    `further` are flags of training that come after each flagfile.
-    """
+    """The cells below the folder `out` in the order of training; `further` are flags that come after each flagfile."""
     stems, cells = {}, []
     for path in flagfiles:
         stem = os.path.splitext(os.path.basename(path))[0]
@@ -108,7 +102,7 @@ def cells_of(flagfiles, seeds, out, further=()):
                 cells.append(Cell(stem, seed, folder, argv, configs.parse_train(argv, "")))
             except UsageError as error:
                 raise UsageError(f"{path}: {error}") from None
-    return tuple(cells)
+    return cells
 
 
 def settings_of(config):
@@ -116,13 +110,13 @@ def settings_of(config):
     texts, found = flags.as_text(config), {}
     for group in vars(config).values():
         for field in dataclasses.fields(group):
-            if field.metadata["saved"] and (field.name == "epochs" or not field.metadata["free"]):
-                value, text = getattr(group, field.name), texts[field.name] or "-"
-                found[field.name] = value if isinstance(value, int | float) and field.name != "seed" else text
+            name, value = field.name, getattr(group, field.name)
+            if field.metadata["saved"] and (name == "epochs" or not field.metadata["free"]):
+                found[name] = value if isinstance(value, int | float) and name != "seed" else texts[name] or "-"
     return found
 
 
-def train_in_process(argv, log, lock):
+def train(argv, log, lock):
     """Trains in a process of its own, which outlives this one only where this one is killed; returns its exit code.
 
     Its output is added to the file `log`. It keeps the open file `lock` open too, so that the run stays locked as long
@@ -134,14 +128,9 @@ def train_in_process(argv, log, lock):
             if signal.getsignal(each) == signal.SIG_DFL:
                 signal.signal(each, signal.default_int_handler)
     with open(log, "ab") as output:
-        process = subprocess.Popen(
-            [*TRAINER, *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process only, which passes it on once
-            pass_fds=(lock.fileno(),),
-        )
+        # In a session of its own: Ctrl-C reaches this process only, which passes it on once.
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen([*TRAINER, *argv], **streams, start_new_session=True, pass_fds=(lock.fileno(),))
         try:
             return process.wait()
         finally:
@@ -153,18 +142,7 @@ def train_in_process(argv, log, lock):
                 process.wait()
 
 
-def train_here(argv, log, lock):
-    """As `train_in_process`, in this process: for trainings that are shorter than the start of TensorFlow."""
-    cli.start_tensorflow()
-    logging.getLogger("tensorflow").setLevel("ERROR")  # it warns that the step of every run is compiled anew
-    with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        code = cli.run_command("train", train.main, list(argv))
-    if code == 130:
-        raise KeyboardInterrupt
-    return code
-
-
-def run(cells, trainer=train_in_process):
+def run(cells):
     """Trains each cell that is neither done nor being trained by another runner, and prints how far it is.
 
     Returns (dict of Cell -> why it failed, dict of Cell -> who trains it); all others are done. Ctrl-C, SIGTERM and
@@ -177,8 +155,7 @@ def run(cells, trainer=train_in_process):
             raise UsageError(f"{cell.folder}: holds a run with other flags: {changed}; name another folder")
         os.makedirs(os.path.dirname(cell.folder), exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        # Version 0.1 listed the columns of HParams there. Without a list TensorBoard takes the columns from the runs,
-        # and those of several grids below one folder are all shown.
+        # Version 0.1 listed the columns of HParams there; without a list TensorBoard takes them from all runs.
         os.remove(os.path.join(out, HPARAMS_FILE))
     done, failed, seconds = [cell for cell in cells if cell.done], {}, []
     left = [cell for cell in cells if cell not in done]
@@ -189,11 +166,11 @@ def run(cells, trainer=train_in_process):
         cell, lock = taken
         started = time.perf_counter()
         with lock:
-            code, failure = trainer(cell.argv, cell.log, lock), ""
+            code, failure = train(cell.argv, cell.log, lock), ""
         if code:
             with open(cell.log, encoding="utf-8", errors="replace") as file:
-                lines = [line.strip() for line in file if line.strip()]
-            failure = printable(lines[-1])[:300] if lines else f"exit code {code}"
+                lines = file.read().split("\n")
+            failure = next((printable(line.strip())[:300] for line in lines[::-1] if line.strip()), f"exit code {code}")
         elif not cell.done:
             failure = f"ended after {cell.epochs} of {cell.config.training.epochs} epochs"
         seconds.append(time.perf_counter() - started)
@@ -228,7 +205,8 @@ def write_hparams(cell):
     # Runs of one name are one row of the table: the grid's folder keeps apart what grids have in common.
     name = "/".join(os.path.abspath(cell.folder).split(os.sep)[-3:])
     summaries = [(0, hparams_pb(settings_of(cell.config), trial_id=name, start_time_secs=ended))]
-    summaries += [(int(last["epoch"]), scalar_pb(metric, last[metric])) for metric in METRICS]
+    # What HParams show, of the last epoch.
+    summaries += [(int(last["epoch"]), scalar_pb(name, last[name])) for name in ("val_top1_error", "val_loss")]
     os.makedirs(folder, exist_ok=True)
     with files.atomic_write(os.path.join(folder, HPARAMS_FILE), "wb") as file:
         writer = RecordWriter(file)

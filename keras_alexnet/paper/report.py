@@ -16,7 +16,10 @@ import os
 import re
 import string
 import sys
+import types
+import typing
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 
 import markdown
@@ -24,7 +27,7 @@ from PIL import Image
 
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
+from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
@@ -55,29 +58,20 @@ class Settings(experiment.Settings):
     )
 
     def __post_init__(self):
+        # A typing error must not overwrite a result.
         for name, suffix in (("out", ".html"), ("markdown", ".md")):
-            path = getattr(self, name)
-            if path and not path.endswith(suffix):  # a typing error must not overwrite a result
-                raise ArgumentError(name, path, f"must be a file that ends in {suffix}")
+            self.check(name, (getattr(self, name) or suffix).endswith(suffix), f"must be a file that ends in {suffix}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """What the report says of an experiment.
+class Section(typing.NamedTuple):
+    """What the report says of an experiment."""
 
-    Attributes:
-        about: experiment.Experiment.
-        verdict: str.
-        tables: sequence of Table.
-        result: dict, the JSON of the experiment; empty where it was not run.
-        problems: tuple of str, what is missing or cannot be read.
-    """
-
-    about: experiment.Experiment
+    name: str
+    about: types.ModuleType  # the command
     verdict: str
-    tables: tuple[Table, ...]
-    result: dict = dataclasses.field(default_factory=dict)
-    problems: tuple[str, ...] = ()
+    tables: Sequence[Table]
+    result: dict = {}  # the JSON; empty where the command was not run
+    problems: Sequence[str] = ()  # what is missing or cannot be read
 
 
 def main(argv):
@@ -85,57 +79,50 @@ def main(argv):
     folder = os.path.join(settings.results_dir, "quick") if settings.quick else settings.results_dir
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"--results_dir={folder}: is not a folder; name the one that the commands wrote to")
-    sections = [section_of(experiment.load(name), folder) for name in experiment.NAMES]
+    sections = [section_of(name, folder) for name in experiment.NAMES]
     out = settings.out or os.path.join(folder, "report.html")
-    _write("out", out, page(sections, folder))
-    if settings.markdown:
-        links = os.path.relpath(folder, os.path.dirname(settings.markdown) or ".")
-        _write("markdown", settings.markdown, document(sections, links))
-    print(Table(TITLE, ("", "verdict"), tuple((each.about.name, each.verdict) for each in sections)).as_text())
+    links = os.path.relpath(folder, os.path.dirname(settings.markdown or "") or ".")
+    written = [("out", out, page(sections, folder)), ("markdown", settings.markdown, document(sections, links))]
+    for name, path, text in written[: 1 + bool(settings.markdown)]:
+        experiment.make_folder(name, path, os.path.dirname(path) or ".")
+        with atomic_write(path) as file:
+            file.write(text)
+    print(Table(TITLE, ("", "verdict"), [(each.name, each.verdict) for each in sections]).as_text())
     for each in sections:
         for problem in each.problems:
-            print(f"{each.about.name}: {problem}", file=sys.stderr)
+            print(f"{each.name}: {problem}", file=sys.stderr)
     print(f"\nreport: {out}" + f"\nMarkdown: {settings.markdown}" * bool(settings.markdown))
 
 
-def section_of(about, folder):
+def section_of(name, folder):
     """Reads the results of an experiment, Section; what cannot be read is one of its problems."""
+    about = experiment.load(name)
+    reference = getattr(about, "REFERENCE", ())
     try:
-        result = experiment.read(about.name, folder)
+        result = experiment.read(name, folder)
         if result is None:
-            return Section(about, NOT_RUN, about.reference)
-        with reading(os.path.join(folder, f"{about.name}.json")):  # another version may have written other values
+            return Section(name, about, NOT_RUN, reference)
+        with reading(os.path.join(folder, f"{name}.json")):  # another version may have written other values
             verdict, tables = str(about.verdict(result["values"])), about.tables(result["values"])
             files = [figure["file"] for figure in result["pictures"]]
     except RunError as error:
-        return Section(about, UNREADABLE, about.reference, problems=(str(error),))
+        return Section(name, about, UNREADABLE, reference, problems=(str(error),))
     if result["quick"]:
         verdict = f"Nothing can be told of a quick trial. ({verdict})"
     missing = [file for file in files if not os.path.isfile(os.path.join(folder, file))]
-    return Section(
-        about, verdict, tables, result, tuple(f"{file}: is missing; run the command again" for file in missing)
-    )
+    problems = [f"{file}: is missing; run the command again" for file in missing]
+    return Section(name, about, verdict, tables, result, problems)
 
 
 def document(sections, links):
-    """The report as GitHub's Markdown, str; the same sections always give the same text.
-
-    Args:
-        sections: list of Section.
-        links: str, the folder of the figures as seen from the file.
-    """
-    summary = [
-        (
-            f"[{_escaped(each.about.title)}](#{each.about.name})",
-            _escaped(_short(each.about.claim)),
-            _escaped(each.verdict),
-        )
-        for each in sections
-    ]
-    parts = [LEAD, _rows(("figure or table", "the paper says", "verdict"), summary)]
+    """The report as GitHub's Markdown, str; `links` is the folder of the figures as seen from the file."""
+    summary, parts = [], []
     for section in sections:
+        first = re.split(r"; |\. | \(sections? ", section.about.CLAIM)[0].rstrip(".")
+        title = f"[{_escaped(section.about.TITLE)}](#{section.name})"
+        summary.append((title, _escaped(first), _escaped(section.verdict)))
         parts += _section(section, links)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([LEAD, _rows(("figure or table", "the paper says", "verdict"), summary), *parts]) + "\n"
 
 
 def page(sections, folder):
@@ -154,36 +141,28 @@ def _section(section, links):
     """The parts of a section, list of str."""
     about, result = section.about, section.result
     # GitHub makes a heading's anchor of its words; this one stays when they change.
-    yield f'<a id="{about.name}"></a>'
-    yield f"## {_escaped(about.title)}"
-    yield f"**The paper:** {_escaped(about.claim)}"
+    yield f'<a id="{section.name}"></a>'
+    yield f"## {_escaped(about.TITLE)}"
+    yield f"**The paper:** {_escaped(about.CLAIM)}"
     if result.get("quick"):
         yield f"> **{TRIAL}**"
     yield from (f"> **{_escaped(problem)}**" for problem in section.problems)
     yield f"**Verdict:** {_escaped(section.verdict)}"
     for table in section.tables:
         yield f"**{_escaped(table.title)}**"
-        yield _rows(map(_escaped, table.columns), [map(_cell, row) for row in table.rows])
+        rows = [["–" if cell == "-" else _escaped(cell) for cell in row] for row in table.rows]
+        rows = [[f"*{cell}*" if cell.startswith(NOT_RUN) else cell for cell in row] for row in rows]
+        yield _rows(map(_escaped, table.columns), rows)
         if table.note:
             yield _escaped(table.note)
     for figure in result.get("pictures", ()):
         link = urllib.parse.quote(os.path.normpath(os.path.join(links, figure["file"])).replace(os.sep, "/"))
         yield f"![{_escaped(figure['shows'])}]({link})"
         yield f"*{_escaped(figure['shows'])}*"
-    yield f"```sh\n{result.get('command', about.command)}\n```"
+    yield f"```sh\n{result.get('command', about.COMMAND)}\n```"
     facts = [(name, result[name]) for name in ("protocol", "commit", "date", "device") if result]
     facts += [("version", f"keras_alexnet {result['keras_alexnet']}")] if result else []
-    yield "\n".join(f"- {name}: {_escaped(text)}" for name, text in (*facts, ("cost", about.cost)))
-
-
-def _short(claim):
-    return re.split(r"; |\. | \(sections? ", claim)[0].rstrip(".")
-
-
-def _cell(text):
-    if text == "-":
-        return "–"
-    return f"*{_escaped(text)}*" if text.startswith(NOT_RUN) else _escaped(text)
+    yield "\n".join(f"- {name}: {_escaped(text)}" for name, text in (*facts, ("cost", about.COST)))
 
 
 def _rows(columns, rows):
@@ -204,15 +183,6 @@ def _source(path):
     points = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', data)
     width = float(points[1]) * 4 / 3 if points else Image.open(io.BytesIO(data)).width
     return f'src="data:{kind};base64,{base64.b64encode(data).decode()}" style="--least: {0.55 * width:.0f}px"'
-
-
-def _write(name, path, text):
-    try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"--{name}={path}: cannot be written ({error.strerror}); name another file") from None
 
 
 if __name__ == "__main__":

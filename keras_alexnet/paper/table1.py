@@ -16,7 +16,18 @@ from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.evaluate import parse_evaluate
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
-from keras_alexnet.paper.experiment import NOT_RUN, Experiment, Result, Table, Verdict
+from keras_alexnet.paper.experiment import NOT_RUN, Result, Table, Verdict
+
+TITLE = "Table 1: ILSVRC-2010"
+CLAIM = (
+    "One network has 37.5 % top-1 and 17.0 % top-5 error on the ILSVRC-2010 test set, the best published before "
+    "45.7 % and 25.7 % (section 6, Table 1)."
+)
+COST = (
+    "training on ILSVRC-2010: 28 days on two CPU cores (estimated: 90 epochs of 1.2 million images at 45 images a "
+    f"second); five to six days on the authors' two GTX 580; a GPU of today: {NOT_RUN}"
+)
+COMMAND = "python -m keras_alexnet.paper.table1 --cnn=RUN --dataset=folder --data_dir=ILSVRC2010 --split=test"
 
 NEAR = 0.5  # points that an error may lie above the paper's for a row to hold; the release's own runs spread as far
 NO_LABELS = "the labels of ILSVRC-2012's test set are not public"
@@ -100,12 +111,10 @@ class Ilsvrc:
         for each in values["results"]:
             found.setdefault((each["cnns"], each["pretrained"]), each)  # of single networks the first
         pairs = [(row, found.pop(row.networks, None)) for row in self.rows]
-        for (cnns, pretrained), each in found.items():
-            if cnns + pretrained > 1:
-                parts = [
-                    f"{count} CNN{'s' * (count > 1)}{star}" for count, star in ((cnns, ""), (pretrained, "*")) if count
-                ]
-                pairs.append((Row(f"{' + '.join(parts)}, ours", networks=(cnns, pretrained)), each))
+        for networks, each in found.items():
+            parts = [f"{count} CNN{'s' * (count > 1)}{'*' * place}" for place, count in enumerate(networks) if count]
+            if sum(networks) > 1:
+                pairs.append((Row(f"{' + '.join(parts)}, ours", networks=networks), each))
         return pairs
 
     def tables(self, values):
@@ -128,21 +137,17 @@ class Ilsvrc:
             columns += ("paper, test top-5", "ours, test top-5")
             missing = f"{NOT_RUN}, {'no --test_split was given' if other_set else NO_LABELS}"
             notes.append(f"ours, test: {_set_name(values['test_set']) if values['test_set'] else missing}")
-        found = [Table(title, columns, tuple(map(tuple, cells)), "; ".join(notes))]
-        alone = [each for each in values["results"] if each["network"]]
-        if alone:
-            rows = []
-            for place, each in enumerate(alone, 1):
-                errors = (f"{each['top1_error']:.1f}", _top5(values["set"], each))
-                rows.append((f"{place}: CNN{'*' * each['pretrained']}", each["network"], *errors))
-            columns = ("", "network", "top-1", "top-5")
-            found.append(Table("Each network alone, errors in percent", columns, tuple(rows)))
-        return found
+        found, alone = [Table(title, columns, cells, "; ".join(notes))], []
+        for place, each in enumerate((each for each in values["results"] if each["network"]), 1):
+            errors = f"{each['top1_error']:.1f}", _top5(values["set"], each)
+            alone.append((f"{place}: CNN{'*' * each['pretrained']}", each["network"], *errors))
+        title, columns = "Each network alone, errors in percent", ("", "network", "top-1", "top-5")
+        return [*found, Table(title, columns, alone)] if alone else found
 
     def verdict(self, values):
         if not values["is_papers"]:
-            papers = f"the paper's set, the {self.split} set of ILSVRC-{self.year}"
-            return Verdict("cannot be told", f"{_set_name(values['set'])} is not {papers}")
+            problem = f"is not the paper's set, the {self.split} set of ILSVRC-{self.year}"
+            return Verdict("cannot be told", f"{_set_name(values['set'])} {problem}")
         if values["views"] != 10:
             return Verdict("cannot be told", _views(values))
         said, missing, near = [], [], True
@@ -180,8 +185,7 @@ def _evaluation_of(settings):
     dataset, data_dir = config.dataset or own.dataset, config.data_dir or own.data_dir
     if settings.test_split and dataset.startswith("imagenet2012") and settings.test_split.startswith("test"):
         raise ArgumentError("test_split", settings.test_split, f"must be left out: {NO_LABELS}")
-    for name in ("split", "test_split"):
-        split = getattr(settings, name)
+    for name, split in (("split", settings.split), ("test_split", settings.test_split)):
         if dataset == "folder" and split and not os.path.isdir(os.path.join(data_dir, split)):
             raise ArgumentError(name, split, f"is not a folder in {data_dir}")
     return config, models
@@ -205,11 +209,10 @@ def _measure(settings, config, models, evaluate):
     cnns, pretrained = len(settings.cnn), len(settings.pretrained_cnn)
     for place, (own, _) in enumerate(models):
         measured, network = [each["models"][place] for each in whole], own.network
-        size = f", {network.topology}" * (network.topology != "alexnet") + f", width {network.width:g}" * (
-            network.width != 1
-        )
-        initial = ", initial weights of another model" * bool(own.training.initial_weights)
-        described = f"{network.variant}{size}, seed {own.run.seed}, {measured[0]['epochs']} epochs{initial}"
+        described = network.variant + f", {network.topology}" * (network.topology != "alexnet")
+        described += f", width {network.width:g}" * (network.width != 1)
+        described += f", seed {own.run.seed}, {measured[0]['epochs']} epochs"
+        described += ", initial weights of another model" * bool(own.training.initial_weights)
         results.append(_result(int(place < cnns), int(place >= cnns), described, measured))
     if cnns > 1 and pretrained:
         results.append(_result(cnns, 0, None, [each["result"] for each in evaluated(settings.cnn)]))
@@ -258,22 +261,9 @@ TABLE = Ilsvrc(
     ),
     "release: network 145 on the 2010 set; a CNN is trained with flags/paper.cfg or flags/release2012.cfg and "
     "--dataset=folder",
-    "python -m keras_alexnet.paper.table1 --cnn=RUN --dataset=folder --data_dir=ILSVRC2010 --split=test",
+    COMMAND,
 )
-EXPERIMENT = Experiment(
-    name="table1",
-    title="Table 1: ILSVRC-2010",
-    claim="One network has 37.5 % top-1 and 17.0 % top-5 error on the ILSVRC-2010 test set, the best published before "
-    "45.7 % and 25.7 % (section 6, Table 1).",
-    cost="training on ILSVRC-2010: 28 days on two CPU cores (estimated: 90 epochs of 1.2 million images at 45 images a "
-    f"second); five to six days on the authors' two GTX 580; a GPU of today: {NOT_RUN}",
-    command=TABLE.command,
-    settings=Settings,
-    run=TABLE.run,
-    tables=TABLE.tables,
-    verdict=TABLE.verdict,
-    reference=tuple(TABLE.tables(NOTHING)),
-)
+run, tables, verdict, REFERENCE = TABLE.run, TABLE.tables, TABLE.verdict, TABLE.tables(NOTHING)
 
 if __name__ == "__main__":
-    sys.exit(experiment.main(EXPERIMENT))
+    sys.exit(experiment.main("table1"))

@@ -8,8 +8,24 @@ import sys
 
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment, table1
-from keras_alexnet.paper.experiment import NOT_RUN, Experiment
+from keras_alexnet.paper.experiment import NOT_RUN
 from keras_alexnet.paper.table1 import Row
+
+TITLE = "Table 2: ILSVRC-2012"
+CLAIM = (
+    "One network has 18.2 % top-5 error on ILSVRC-2012, an average of five 16.4 %, of seven, two of them "
+    "pre-trained on the Fall 2011 release, 15.3 %; the second-best entry of the contest has 26.2 % (section 6, Table "
+    "2)."
+)
+COST = (
+    "training on ImageNet: 30 days a network on two CPU cores (estimated: 90 epochs of 1.28 million images at 45 "
+    "images a second), a CNN* at least 49, all seven at least 246; five to six days a network on the authors' two GTX "
+    f"580; a GPU of today: {NOT_RUN}"
+)
+COMMAND = (
+    "python -m keras_alexnet.paper.table2 --cnn=runs/cnn1 --cnn=runs/cnn2 --cnn=runs/cnn3 --cnn=runs/cnn4 "
+    "--cnn=runs/cnn5 --pretrained_cnn=runs/conv6a --pretrained_cnn=runs/conv6b"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,26 +58,9 @@ TABLE = table1.Ilsvrc(
     "release: networks 145 and 146-2012-2011, no averages of five or seven; a CNN is trained with flags/paper.cfg or "
     "flags/release2012.cfg, a CNN* with flags/conv6_pretrain.cfg and then flags/conv6_finetune.cfg, each with its own "
     "--seed",
-    "python -m keras_alexnet.paper.table2 --cnn=runs/cnn1 --cnn=runs/cnn2 --cnn=runs/cnn3 --cnn=runs/cnn4 "
-    "--cnn=runs/cnn5 --pretrained_cnn=runs/conv6a --pretrained_cnn=runs/conv6b",
+    COMMAND,
 )
+run, tables, verdict, REFERENCE = TABLE.run, TABLE.tables, TABLE.verdict, TABLE.tables(table1.NOTHING)
 # A CNN* is trained for 8 epochs of 15 million images and 54 of 1.28 million, at a higher cost an image.
-EXPERIMENT = Experiment(
-    name="table2",
-    title="Table 2: ILSVRC-2012",
-    claim="One network has 18.2 % top-5 error on ILSVRC-2012, an average of five 16.4 %, of seven, two of them "
-    "pre-trained on the Fall 2011 release, 15.3 %; the second-best entry of the contest has 26.2 % (section 6, Table "
-    "2).",
-    cost="training on ImageNet: 30 days a network on two CPU cores (estimated: 90 epochs of 1.28 million images at 45 "
-    "images a second), a CNN* at least 49, all seven at least 246; five to six days a network on the authors' two GTX "
-    f"580; a GPU of today: {NOT_RUN}",
-    command=TABLE.command,
-    settings=Settings,
-    run=TABLE.run,
-    tables=TABLE.tables,
-    verdict=TABLE.verdict,
-    reference=tuple(TABLE.tables(table1.NOTHING)),
-)
-
 if __name__ == "__main__":
-    sys.exit(experiment.main(EXPERIMENT))
+    sys.exit(experiment.main("table2"))

@@ -7,7 +7,6 @@ All three are used alike, from any number of threads. The REST client needs no T
 """
 
 import base64
-import ipaddress
 import json
 import os
 import random
@@ -20,6 +19,7 @@ import numpy as np
 import requests
 import urllib3
 
+from keras_alexnet import rundir
 from keras_alexnet.errors import RunError, UsageError, brief, brief_message, printable, reading
 
 MODEL = "alexnet"  # the name of a served model, where an address gives none
@@ -36,7 +36,7 @@ _CONNECTION_FAILED = re.compile(
 
 
 class RefusedError(RunError):
-    """The request is wrong or too large: a part of its files may be answered, all of them never."""
+    """The request is wrong or too large; a part of its files may be answered."""
 
 
 class _TemporaryError(Exception):
@@ -53,14 +53,13 @@ def open_client(target, deadline=30.0, retries=3):
         retries: int, how often a request is repeated when the server cannot be reached or is overloaded.
 
     Returns:
-        an object with `predict(files, signature="serving_default")`: list of bytes -> dict of np.ndarray, each with one
-        row a file: classes (B, 5) of str, scores and probabilities float32; or features float32.
-
-        `predict` raises RefusedError when a file is at fault or the request too large, UsageError when the signature
-        is, and RunError when the server or its answer is. `close()` closes its connections.
+        an object with `close()` and with `predict(files, signature="serving_default")`: list of bytes -> dict of
+        np.ndarray, each with one row a file: classes (B, 5) of str, scores and probabilities float32; or features
+        float32. It raises RefusedError when a file is at fault or the request too large, UsageError when the signature
+        is, and RunError when the server or its answer is.
 
     Raises:
-        UsageError: the target is nothing of the kind, or `tensorflow-serving-api` is missing.
+        UsageError, ArgumentError: the target is nothing of the kind, or `tensorflow-serving-api` is missing.
     """
     if "://" not in target:
         return FolderClient(target)
@@ -73,8 +72,7 @@ class FolderClient:
     def __init__(self, folder):
         if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
             raise UsageError(f"--model={printable(folder)}: {_instead_of(folder)}")
-        if set(os.path.abspath(folder)) & set("[]*?\\"):
-            raise UsageError(f"--model={folder}: must not contain [ ] * ? or \\ (TensorFlow takes them for patterns)")
+        rundir.check_path(folder, "model")
         with reading(folder):
             import tensorflow as tf  # takes seconds, and a client by REST does without
 
@@ -97,10 +95,7 @@ class FolderClient:
 
 
 class _ServerClient:
-    """What the clients of a server share: the address, which is their text in messages, and repeated requests.
-
-    A subclass has `_request(files, signature)`, the request, and `_send(request, signature, seconds)`, its outputs.
-    """
+    """What the clients of a server share: the address, which is their text in messages, and repeated requests."""
 
     def __init__(self, target, deadline, retries):
         self._target, self._deadline, self._retries, self._proxy = target, deadline, retries, None
@@ -109,19 +104,14 @@ class _ServerClient:
             host, self.port = parts.hostname, parts.port
         except ValueError as error:
             raise UsageError(f"--model={target}: {error}") from None
-        path = _PATH.fullmatch(parts.path)
-        if parts.scheme not in ("http", "https", "grpc"):
-            raise UsageError(f"--model={target}: give http://, https://, grpc:// or the folder of an exported model")
-        if not host or not path or parts.query or parts.fragment or parts.username is not None:
-            example = "grpc://HOST:8500/alexnet" if parts.scheme == "grpc" else "http://HOST:8501/v1/models/alexnet"
-            problem = f"is not the address of a model; write {example}, with or without /versions/N behind it"
+        path, is_known = _PATH.fullmatch(parts.path), parts.scheme in ("http", "https", "grpc")
+        if not is_known or not host or not path or parts.query or parts.fragment or parts.username is not None:
+            examples = "http://HOST:8501/v1/models/alexnet or grpc://HOST:8500/alexnet"
+            problem = f"is not the address of a model; write {examples}, with or without /versions/N behind it"
             raise UsageError(f"--model={target}: {problem}")
         self.scheme, self.host = parts.scheme, f"[{host}]" if ":" in host else host
         self.model, self.version = path["model"] or MODEL, path["version"]
-        try:
-            self.is_loopback = ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            self.is_loopback = host == "localhost" or host.endswith(".localhost")
+        self.is_loopback = re.fullmatch(r"127\.[0-9.]+|::1|(.+\.)?localhost", host) is not None
 
     def __str__(self):
         # The proxy without its password; requests to loopback have none.
@@ -129,10 +119,10 @@ class _ServerClient:
         return self._target + (f" (through the proxy {proxy})" if proxy else "")
 
     def predict(self, files, signature="serving_default"):
-        """See `open_client`. A request is repeated after a _TemporaryError.
+        """See `open_client`. After a _TemporaryError, the client pauses and asks again.
 
         The pauses double and take half of the deadline together, so that a server can restart meanwhile; or they are
-        what the server asks for. (urllib3's Retry has no deadline for all attempts, and gRPC needs one as well.)
+        what the server asks for. (urllib3's Retry has no deadline for all attempts.)
         """
         request, end = self._request(files, signature), time.monotonic() + self._deadline
         for number in range(self._retries + 1):
@@ -188,11 +178,9 @@ class RestClient(_ServerClient):
         try:
             with self._session.post(self._url, request, **options, stream=True, allow_redirects=False) as response:
                 content = response.raw.read(_MAX_ANSWER + 1, decode_content=True)
-        except (requests.Timeout, urllib3.exceptions.TimeoutError):
-            raise _TemporaryError("no answer in time", None) from None
-        except (requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
+        except (requests.Timeout, requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
             known = _CONNECTION_FAILED.search(str(error))  # without the objects that are named in the message
-            raise _TemporaryError(known[1] if known else "the answer is not HTTP, or ends early", None) from None
+            raise _TemporaryError(known[1] if known else "no whole answer by HTTP", None) from None
         except (requests.RequestException, OSError) as error:
             raise RunError(f"{self}: {_short(error)}") from None
         if len(content) > _MAX_ANSWER:
@@ -201,18 +189,15 @@ class RestClient(_ServerClient):
             location = _short(printable(urljoin(self._url, response.headers["Location"])))
             raise RunError(f"{self}: redirects to {location}; give the address of the server itself")
         try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):  # undecodable bytes are a ValueError too
-            answer = None
-        fields = answer if isinstance(answer, dict) else {}
+            answer = dict(json.loads(content))
+        except (ValueError, TypeError, RecursionError):  # undecodable bytes are a ValueError too
+            answer = {}
         if response.status_code != 200:
-            said = fields.get("error") or f"HTTP status {response.status_code} {response.reason}"
+            said = answer.get("error") or f"HTTP status {response.status_code} {response.reason}"
             raise self._error(response.status_code, said, signature, response.headers.get("Retry-After", ""))
-        outputs = fields.get("outputs")
+        outputs = answer.get("outputs")
         if outputs is None:
-            raise RunError(
-                f"{self}: the answer is not TensorFlow Serving's (no {'JSON' if answer is None else 'outputs'})"
-            )
+            raise RunError(f"{self}: the answer is not TensorFlow Serving's (no outputs in JSON)")
         # The server leaves the name of a single output out.
         return outputs if isinstance(outputs, dict) else {signature: outputs}
 
@@ -229,21 +214,17 @@ class GrpcClient(_ServerClient):
             import tensorflow as tf
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
         except ImportError:
-            raise UsageError(
-                f"--model={self}: gRPC needs tensorflow-serving-api; pip install 'keras-alexnet[serving]', or give "
-                "an http:// address"
-            ) from None
+            remedy = "pip install 'keras-alexnet[serving]', or give an http:// address"
+            raise UsageError(f"--model={self}: gRPC needs tensorflow-serving-api; {remedy}") from None
         self._grpc, self._tf, self._new_request = grpc, tf, predict_pb2.PredictRequest
         self._proxy = next(filter(None, map(os.environ.get, ("grpc_proxy", "https_proxy", "http_proxy"))), None)
-        self._channel = grpc.insecure_channel(
-            f"{self.host}:{self.port or GRPC_PORT}",
-            options=[
-                ("grpc.max_receive_message_length", _MAX_ANSWER),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.enable_retries", 0),  # `predict` counts them
-                ("grpc.enable_http_proxy", 0 if self.is_loopback else 1),
-            ],
-        )
+        options = {
+            "grpc.max_receive_message_length": _MAX_ANSWER,
+            "grpc.max_send_message_length": -1,
+            "grpc.enable_retries": 0,  # `predict` counts them
+            "grpc.enable_http_proxy": 0 if self.is_loopback else 1,
+        }
+        self._channel = grpc.insecure_channel(f"{self.host}:{self.port or GRPC_PORT}", options=list(options.items()))
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 
     def close(self):
@@ -295,10 +276,9 @@ def _checked(outputs, count, source):
                 array = np.array([text.decode(errors="replace") for text in array.ravel()]).reshape(array.shape)
         except (ValueError, AttributeError):
             raise RunError(f"{source}: {name} in the answer are not a table of texts or numbers") from None
-        if array.ndim != 2 or len(array) != count or not array.shape[1]:
-            raise RunError(f"{source}: {name} in the answer to {count} files are of the shape {array.shape}")
-        if array.dtype.kind not in ("U" if name == "classes" else "fiu"):
-            raise RunError(f"{source}: {name} in the answer are {array.dtype}")
+        is_table = array.ndim == 2 and len(array) == count and array.shape[1]
+        if not is_table or array.dtype.kind not in ("U" if name == "classes" else "fiu"):
+            raise RunError(f"{source}: {name} in the answer to {count} files are {array.dtype}, shape {array.shape}")
         if name != "classes" and not np.isfinite(array).all():
             raise RunError(f"{source}: {name} in the answer have non-finite numbers")
         arrays[name] = array if name == "classes" else array.astype(np.float32)

@@ -1,8 +1,7 @@
 """What an exported model answers, to image files, to prepared floats, and with features.
 
-The decoding and the views are those of validation and evaluation, in the graph: a served image gives the numbers that
-evaluation saw. With the model go requests that TensorFlow Serving sends itself before it serves a version, so that no
-user's is the slow first one.
+The decoding and the views are those of validation and evaluation, in the graph. With the model go warm-up requests, so
+that no user's request is the slow first one.
 """
 
 import io
@@ -30,14 +29,14 @@ class ServedModel(tf.Module):
         class_names: sequence of str, one per class.
         mean_image: float32 (256, 256, 3), the training set's.
         aligned_mean: bool, the part of the mean image under a view is subtracted from it, and not the center.
-        views: 1, an image is answered by its center view, or 10, by the mean probabilities of its ten views.
+        views: 1, the center view answers for an image, or 10, the mean probabilities of its ten views.
         resize: "shorter_side" or "stretch", how an image file becomes 256x256, see `data.decoding`.
 
     Attributes:
         weights: dict of "LAYER/kernel" and "LAYER/bias" -> tf.Variable, as of `keras_alexnet.model.weights.named`.
         names: function of nothing -> string (classes,), the class names.
         center_view: function of uint8 (B, size, size, 3) -> float32 (B, classes), the probabilities.
-        ten_views: function of uint8 (B, 256, 256, 3) -> the same, averaged over ten views, which are one batch.
+        ten_views: function of uint8 (B, 256, 256, 3) -> the same, averaged over ten views.
     """
 
     def __init__(self, model, class_names, mean_image, aligned_mean=False, views=1, resize=SHORTER_SIDE):
@@ -53,7 +52,7 @@ class ServedModel(tf.Module):
         self.class_names = tf.constant(class_names)
         self.size = int(model.input_shape[1])
         self.views, self.resize = views, resize
-        # The release subtracts the center of the mean from every view, whichever it is of, and does not reflect it.
+        # The release subtracts the center of the mean from every view and does not reflect it.
         mean_image = tf.constant(mean_image, tf.float32)
         self.mean = augmentation.center_crop(mean_image, self.size)
         self.means = augmentation.ten_crops(mean_image, self.size) if aligned_mean else self.mean
@@ -62,20 +61,19 @@ class ServedModel(tf.Module):
         self.ten_views = tf.function(self._of_ten, [_images(STORED_SIZE, tf.uint8)])
 
     def signatures(self):
-        """dict of name -> concrete function, with `serving_default`, `images` and `features`."""
-        files = tf.TensorSpec((None,), tf.string, name="image_bytes")
+        """dict of name -> tf.function with a signature, with `serving_default`, `images` and `features`."""
+        files, images = tf.TensorSpec((None,), tf.string, name="image_bytes"), _images(self.size, tf.float32)
         return {
-            "serving_default": tf.function(self.classify_files).get_concrete_function(files),
-            "images": tf.function(self.classify_images).get_concrete_function(_images(self.size, tf.float32)),
-            "features": tf.function(self.extract_features).get_concrete_function(files),
+            "serving_default": tf.function(self.classify_files, [files]),
+            "images": tf.function(self.classify_images, [images]),
+            "features": tf.function(self.extract_features, [files]),
         }
 
     def classify_files(self, image_bytes):
         """JPEG or PNG files, string (B,) -> answers.
 
-        Returns:
-            classes: string (B, 5), best first (all of them where there are fewer); scores: float32 (B, 5), their
-            probabilities; probabilities: float32 (B, classes).
+        classes: string (B, 5), best first (all of them where there are fewer); scores: float32 (B, 5), their
+        probabilities; probabilities: float32 (B, classes).
         """
         if self.views == 1:
             return self._answers(self._of_center(_decoded(image_bytes, self.size, self.resize)))
@@ -99,8 +97,7 @@ class ServedModel(tf.Module):
         with tf.io.TFRecordWriter(os.path.join(folder, WARMUP)) as file:
             for batch in WARMUP_BATCHES:
                 files = tf.make_tensor_proto([image.getvalue()] * batch)
-                # One number for all views: a TensorProto repeats its last value.
-                views = tf.make_tensor_proto(0.0, tf.float32, (batch, self.size, self.size, 3))
+                views = tf.make_tensor_proto(0.0, tf.float32, (batch, self.size, self.size, 3))  # one value for all
                 file.write(_predict_log("serving_default", "image_bytes", files))
                 file.write(_predict_log("features", "image_bytes", files))
                 file.write(_predict_log("images", "images", views))
@@ -120,10 +117,7 @@ class ServedModel(tf.Module):
 
 
 def _predict_log(signature, name, tensor):
-    """One request as a serialized PredictionLog of TensorFlow Serving, bytes.
-
-    An export does not depend on `tensorflow-serving-api`, by whose classes the tests read this.
-    """
+    """One request as a serialized PredictionLog of TensorFlow Serving, bytes, without `tensorflow-serving-api`."""
 
     def field(number, content):
         """A field of protocol buffers: its tag, its length and its bytes."""
@@ -146,7 +140,7 @@ def _images(size, dtype):
 def _decoded(image_bytes, size, resize, views=1):
     """JPEG or PNG files, string (B,) -> their centers, uint8 (B, size, size, 3).
 
-    The graph fails with InvalidArgumentError where a file is not an image, whose place it names, or there are too many.
+    The graph fails with InvalidArgumentError that names the places of files that are not images.
     """
     image_bytes = _within_bounds(image_bytes, views)
 

@@ -7,22 +7,24 @@ The files are TensorFlow's (`tf.train.load_checkpoint`), with checksums; `checkp
 import contextlib
 import glob
 import os
-import sys
 import threading
 
+import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.errors import RunError, brief, reading
 from keras_alexnet.files import atomic_write, sync
-from keras_alexnet.training import progress as progresses
-from keras_alexnet.training.progress import Progress, checkpoint_name, checkpoint_paths, checkpoint_place
+from keras_alexnet.training.progress import (
+    Progress,
+    checkpoint_name,
+    checkpoint_paths,
+    checkpoint_place,
+    first_readable,
+    of_json,
+)
 
 PROGRESS = "progress"  # the tensor that is a text
 _TEMPORARY = ".writing"
-
-
-class ChangedError(RunError):
-    """A checkpoint is of another network or optimizer."""
 
 
 def read_progress(path):
@@ -31,7 +33,16 @@ def read_progress(path):
         reader = tf.train.load_checkpoint(path)
         # Runs of version 0.1 kept it under the name of an object graph.
         names = (PROGRESS, f"{PROGRESS}/.ATTRIBUTES/VARIABLE_VALUE")
-        return progresses.of_json(reader.get_tensor(next(filter(reader.has_tensor, names))).decode())
+        return of_json(reader.get_tensor(next(filter(reader.has_tensor, names))).decode())
+
+
+def _tensors(path):
+    """All tensors of a checkpoint by their names, of which PROGRESS becomes a progress.Progress."""
+    reader = tf.train.load_checkpoint(path)
+    values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    if PROGRESS in values:
+        values[PROGRESS] = of_json(values[PROGRESS].decode())
+    return values
 
 
 class Checkpoints:
@@ -69,9 +80,13 @@ class Checkpoints:
             self.writer = None
         if self.failure:
             failure, self.failure = self.failure, None
-            kept = (checkpoint_paths(self.folder) or [None])[-1]
-            rest = f"the checkpoint {os.path.basename(kept)} is kept" if kept else "there is no checkpoint yet"
-            raise RunError(f"{self.folder}: a checkpoint could not be written ({failure}); {rest}")
+            raise RunError(f"{self.folder}: a checkpoint could not be written ({failure}); {self.kept()}")
+
+    def kept(self):
+        """Which checkpoint is the newest on the disk, in words."""
+        self.wait()
+        paths = checkpoint_paths(self.folder)
+        return f"the checkpoint {os.path.basename(paths[-1])} is kept" if paths else "there is no checkpoint yet"
 
     def resume(self):
         """Restores the newest checkpoint that can be read; one that cannot is named and passed over.
@@ -80,56 +95,29 @@ class Checkpoints:
             (path, progress.Progress); (None, a new one) where there is no checkpoint.
 
         Raises:
-            RunError: the newest that can be read is of another network, or none of several can be read.
+            RunError: no checkpoint can be read, or the newest that can is of another network (nothing is changed).
         """
         paths = checkpoint_paths(self.folder)
-        for path in reversed(paths):
-            try:
-                return path, progresses.of_json(self.read(path))
-            except ChangedError:
-                raise
-            except (RunError, ValueError, TypeError) as error:
-                words = str(error).removeprefix(f"{path}: ")
-                print(f"warning: {path}: {words}; trying the one before", file=sys.stderr, flush=True)
-        if paths:
-            raise RunError(f"{self.folder}: no checkpoint can be read; give another folder")
-        return None, Progress()
-
-    def read(self, path):
-        """Assigns a checkpoint to the variables; returns the progress stored with them, str.
-
-        Nothing is changed where this raises ChangedError (other variables, or of other shapes) or RunError (damaged).
-        """
-        try:
-            reader = tf.train.load_checkpoint(path)
-            shapes = reader.get_variable_to_shape_map()
-            if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
-                raise ChangedError(
-                    f"{path}: was not written by this version's training; --initial_weights takes its weights into a "
-                    "new run"
-                )
-            own = {name: variable.shape.as_list() for name, variable in self.variables.items()}
-            mismatched = sorted(
-                f"{name} is {shapes.get(name, 'missing')} instead of {own.get(name, 'missing')}"
-                for name in {*own, *shapes} - {PROGRESS}
-                if own.get(name) != shapes.get(name)
-            )
-            if mismatched or PROGRESS not in shapes:
-                more = f"; and {len(mismatched) - 5} more" if len(mismatched) > 5 else ""
-                shown = "; ".join(mismatched[:5]) + more or "its progress is missing"
-                raise ChangedError(f"{path}: is of another network ({shown})")
-            # Everything is read, and its checksums are checked, before anything is changed.
-            values = {name: reader.get_tensor(name) for name in own}
-            progress = reader.get_tensor(PROGRESS).decode()
-        except RunError:
-            raise
-        except Exception as error:
-            # Damaged tables fail in many ways: an error of TensorFlow's, an IndexError of a shortened file.
-            words = brief(error) if isinstance(error, tf.errors.OpError) else str(error)
-            raise RunError(f"{path}: cannot be read ({' '.join(words.split())[:200]})") from None
+        if not paths:
+            return None, Progress()
+        # Everything is read, and its checksums are checked, before anything is changed.
+        path, values = first_readable(paths[::-1], lambda path: (path, _tensors(path)))
+        own = {PROGRESS: (), **{name: tuple(variable.shape) for name, variable in self.variables.items()}}
+        shapes = {name: np.shape(value) for name, value in values.items()}
+        if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
+            problem = "was not written by this version's training; --initial_weights takes its weights into a new run"
+            raise RunError(f"{path}: {problem}")
+        mismatched = sorted(
+            f"{name} is {shapes.get(name, 'missing')} instead of {own.get(name, 'missing')}"
+            for name in {*own, *shapes}
+            if own.get(name) != shapes.get(name)
+        )
+        if mismatched:
+            more = f"; and {len(mismatched) - 5} more" if len(mismatched) > 5 else ""
+            raise RunError(f"{path}: is of another network ({'; '.join(mismatched[:5])}{more})")
         for name, variable in self.variables.items():
             variable.assign(values[name])
-        return progress
+        return path, values[PROGRESS]
 
     def _write(self, name, tensors, progress, best):
         """Writes temporary files, syncs and renames them: the data before the index, which makes it a checkpoint."""
@@ -151,11 +139,7 @@ class Checkpoints:
             self._sweep(name, best)
         except Exception as error:
             # The thread would only print it; `wait` raises it.
-            self.failure = f"{type(error).__name__}: {error}"
-            if isinstance(error, tf.errors.OpError):
-                self.failure = brief(error)
-            elif isinstance(error, OSError):
-                self.failure = error.strerror or str(error)
+            self.failure = brief(error) if isinstance(error, tf.errors.OpError) else str(error) or repr(error)
             with contextlib.suppress(OSError):
                 self._remove_temporary()  # it may be what fills the disk
 

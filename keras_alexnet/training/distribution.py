@@ -38,13 +38,9 @@ class Distribution:
 def choose(run, network, batch_size):
     """The distribution and the devices of a run's settings; before all else in TensorFlow: it connects the machines.
 
-    Returns:
-        (Distribution, names of the towers' devices, names of all devices that were asked for); () where TensorFlow
-        places everything itself.
-
-    Raises:
-        UsageError or ArgumentError: a device is missing or lacks the precision, the environment names no cluster, or
-            the batch cannot be divided.
+    Returns (Distribution, names of the towers' devices, names of all devices that were asked for); () where TensorFlow
+    places everything itself. Raises UsageError or ArgumentError where a device is missing or lacks the precision, the
+    environment names no cluster, or the batch cannot be divided.
     """
     names = network.device_names()
     if run.strategy == "one":
@@ -83,8 +79,8 @@ def resolver():
     """The tf.distribute ClusterResolver of TF_CONFIG or, where that is not set, of Slurm's environment."""
     text = os.environ.get("TF_CONFIG")
     if text is None and "SLURM_PROCID" in os.environ:
-        # Port 8888 on every node, 8889 for its second task and so on. The class counts tasks by GPUs: the number given
-        # here only has to be enough for all tasks. A task uses the GPUs that Slurm shows it.
+        # Port 8888 on every node, 8889 for its second task and so on. The class counts tasks by GPUs: the number only
+        # has to be enough for all tasks, each of which uses the GPUs that Slurm shows it.
         tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1")))
         found = tf.distribute.cluster_resolver.SlurmClusterResolver(
             gpus_per_node=tasks, gpus_per_task=1, auto_set_gpu=False

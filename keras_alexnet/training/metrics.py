@@ -1,5 +1,7 @@
 """What a run reports: cross-entropy, top-1 and top-5 error in percent, mean squared error of the probabilities."""
 
+import math
+
 import tensorflow as tf
 
 NAMES = ("loss", "top1_error", "top5_error", "mean_squared_error")
@@ -25,10 +27,8 @@ def per_image(logits, labels):
     Cross-entropy in nats, errors in percent (0..100), and the mean over the classes of the squared difference between
     probabilities and the one-hot label.
     """
-    return {
-        "loss": tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits),
-        **_errors(logits, tf.nn.softmax(logits), labels),
-    }
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    return {"loss": loss, **_errors(logits, tf.nn.softmax(logits), labels)}
 
 
 def of_probabilities(probabilities, labels):
@@ -71,13 +71,13 @@ class Averages:
         self.variable.assign_add(tf.cast(sums, tf.float64))
 
     def sums(self):
-        """dict of name -> float, and "count"."""
+        """dict of name -> float, and "count", the images."""
         return dict(zip((*NAMES, "count"), self.variable.numpy().tolist(), strict=True))
 
     def result(self):
         """dict of name -> float; nan before the first batch."""
         found = self.sums()
-        return {name: found[name] / found["count"] if found["count"] else float("nan") for name in NAMES}
+        return {name: found[name] / (found["count"] or math.nan) for name in NAMES}
 
     def count(self):
         """Images seen, int."""

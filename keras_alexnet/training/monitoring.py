@@ -27,39 +27,46 @@ _SPLITS = ("train", "val")
 WAITING = 0.5  # share of the time that is spent waiting for images
 WARM_UP = 50  # steps at the start of a process in which the data graph fills its buffers
 FLAT = 0.02  # relative distance of a loss from that of the majority-class baseline
-FLAT_STEPS = 2000
-FLAT_EPOCHS = 10  # whichever comes first
-_GIGABYTE = 1e9
+FLAT_STEPS, FLAT_EPOCHS = 2000, 10  # whichever comes first
+GIGABYTE = 1e9
 
-# Figure 3: filters a line, as in the paper's figure and in the release's shownet.py; white border after each filter and
-# between the towers, in weights.
-PER_LINE = 16
-BORDER = 1
-GAP = 4
+# Figure 3, as in the release's shownet.py: filters a line; white after each filter and between the towers, in weights.
+PER_LINE, BORDER, GAP = 16, 1, 4
 
 
-class Curves(keras.callbacks.Callback):
-    """TensorBoard: loss, errors, learning rate, images/s and conv1's filters; weights and a profile on request.
+class Monitor(keras.callbacks.Callback):
+    """TensorBoard's curves, filters, speed and memory; weights and a profile on request; each warning once a process.
 
     Training and validation are two TensorBoard runs with the same tags and steps, so that they share their charts.
 
     Args:
-        run: config.RunConfig.
+        config: config.Config.
         trainer: trainer.Trainer.
         progress: progress.Progress that the run resumes from. What TensorBoard's files got after it is removed, since
             those steps are made again.
+        val_counts: sequence of int, validation images of each class.
+        epoch_steps: int, steps of an epoch.
     """
 
-    def __init__(self, run, trainer, progress):
+    def __init__(self, config, trainer, progress, val_counts, epoch_steps):
         super().__init__()
-        self.log_dir = os.path.join(run.model_dir, "logs")
+        self.run, self.variant, self.trainer, self.classes = (
+            config.run,
+            config.network.variant,
+            trainer,
+            len(val_counts),
+        )
+        self.log_dir = os.path.join(self.run.model_dir, "logs")
         _truncate(self.log_dir, progress.files)
-        self.trainer, self.step, self.every = trainer, progress.steps, run.summary_steps
-        self.histograms, self.profile, self.profiling = run.histograms, run.profile, False
+        self.step, self.before = progress.steps, progress.sums  # sums of the epoch at the last point
         self.train_writer, self.val_writer = (
             tf.summary.create_file_writer(os.path.join(self.log_dir, split)) for split in _SPLITS
         )
-        self.before = progress.sums  # sums of the epoch at the last point
+        shares = [count / sum(val_counts) for count in val_counts if count]
+        self.constant_loss = -sum(share * math.log(share) for share in shares)  # nats, of answering with the shares
+        self.patience = min(FLAT_STEPS, FLAT_EPOCHS * epoch_steps)
+        self.begun = None  # (time, images, seconds waited) at the last point
+        self.seen, self.flat, self.warned, self.profiling = 0, 0, set(), False
 
     def flush(self, progress):
         """Writes everything to the files, and notes in `progress` how far they are."""
@@ -68,30 +75,49 @@ class Curves(keras.callbacks.Callback):
         progress.sums = self.before
         progress.files = {name: os.path.getsize(os.path.join(self.log_dir, name)) for name in _files(self.log_dir)}
 
+    def note(self, message):
+        """Writes a warning to TensorBoard alone."""
+        with self.train_writer.as_default(self.step):
+            tf.summary.text("warnings", message)
+
+    def on_train_begin(self, logs=None):
+        for name in idle_gpus(self.trainer.model):
+            self._warn(name, f"{name} has nothing to do: two towers take two GPUs, --strategy=mirrored takes all")
+        self._check_disk()
+
     def on_epoch_begin(self, epoch, logs=None):
+        self.begun = None  # the time of the validation does not count
         if not self.trainer.averages.count():  # a resumed epoch keeps its last point
             self.before = {}
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self.profile and self.step + 1 == self.profile[0]:
+        if self.run.profile and self.step + 1 == self.run.profile[0]:
             tf.profiler.experimental.start(self.log_dir)
             self.profiling = True
 
     def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        if self.profile and self.step >= self.profile[1]:
+        self.step, self.seen = self.step + 1, self.seen + 1
+        if self.run.profile and self.step >= self.run.profile[1]:
             self._stop_profiling()
-        if self.step % self.every == 0:
+        is_due = self.step % self.run.summary_steps == 0
+        if is_due:
             self._write_point()
+        now = (time.perf_counter(), self.trainer.averages.count(), self.trainer.waited)
+        if self.begun is None:
+            self.begun = now
+        elif is_due:
+            self._write_speed(now)
+            self._check_loss(logs["loss"])
+            self._check_disk()
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.step % self.every:
+        if self.step % self.run.summary_steps:
             self._write_point()
         with self.train_writer.as_default(self.step):
             tf.summary.scalar("learning_rate", logs["learning_rate"])
             tf.summary.scalar("images_per_second", logs["images_per_second"])
             tf.summary.image("conv1", conv1_grid(self.trainer.model)[None])
-            if self.histograms:
+            if self.run.histograms:
                 for variable in [*self.trainer.model.trainable_variables, *self.trainer.optimizer.variables]:
                     if len(variable.shape):
                         tf.summary.histogram(variable.path, variable.value)
@@ -115,6 +141,51 @@ class Curves(keras.callbacks.Callback):
                 tf.summary.scalar(name, (now[name] - self.before.get(name, 0.0)) / max(images, 1.0))
         self.before = now
 
+    def _write_speed(self, now):
+        seconds, images, waited = (end - start for end, start in zip(now, self.begun, strict=True))
+        self.begun, waiting = now, waited / seconds
+        with self.train_writer.as_default(self.step):
+            tf.summary.scalar("speed/images_per_second", images / seconds)
+            tf.summary.scalar("speed/share_of_time_waiting_for_images", waiting)
+            for name, size in memory().items():
+                tf.summary.scalar(f"memory/{name}_gigabytes", size / GIGABYTE)
+        if self.seen > WARM_UP and waiting > WAITING:
+            self._warn(
+                "waiting",
+                f"{100 * waiting:.0f} % of the time is spent waiting for images: prepare them once with "
+                "tools/prepare_dataset.py and train with --dataset=records, or give --input_threads",
+            )
+
+    def _check_loss(self, loss):
+        """The loss is the mean over the epoch so far."""
+        near = abs(loss - self.constant_loss) < FLAT * self.constant_loss
+        self.flat = self.flat + self.run.summary_steps if near else 0
+        if self.flat >= self.patience:
+            start = "" if self.variant == "release2012" else "; --variant=release2012 starts with larger weights"
+            self._warn(
+                "flat",
+                f"the loss has been {loss:.3f} for {self.flat} steps, that of the majority-class baseline (ln "
+                f"{self.classes} is {math.log(self.classes):.3f}): with the published initialization this can last "
+                f"hundreds of steps, with a wrong --learning_rate or wrong labels it does not end{start}",
+            )
+
+    def _check_disk(self):
+        """Warns where there is no space for two more checkpoints."""
+        free = shutil.disk_usage(self.run.model_dir).free
+        needed = 2 * 4 * self.trainer.model.count_params()  # bytes of a checkpoint: weights and velocities
+        if free < 2 * needed:
+            self._warn(
+                "disk",
+                f"{free / GIGABYTE:.2f} GB are left on the disk of {self.run.model_dir}, and a checkpoint takes "
+                f"{needed / GIGABYTE:.2f} GB: free some space, or the run fails at the next one",
+            )
+
+    def _warn(self, kind, message):
+        if kind not in self.warned:
+            self.warned.add(kind)
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+            self.note(message)
+
     def _stop_profiling(self):
         if self.profiling:
             tf.profiler.experimental.stop()
@@ -127,92 +198,7 @@ def write_history(path, rows):
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
         writer.writeheader()
         for row in rows:
-            values = {name: row[name] for name in HISTORY_COLUMNS}
-            writer.writerow({name: f"{each:.6g}" if isinstance(each, float) else each for name, each in values.items()})
-
-
-class Warnings(keras.callbacks.Callback):
-    """TensorBoard: speed, waiting and memory; and each warning once in a process.
-
-    Args:
-        curves: Curves, in whose training part the points appear.
-        folder: str, whose disk is watched.
-        needed: int, bytes of a checkpoint.
-        constant_loss: float, nats, of always answering with the shares of the classes.
-        classes: int.
-        epoch_steps: int, steps of an epoch.
-        variant: str, of the network.
-    """
-
-    def __init__(self, curves, folder, needed, constant_loss, classes, epoch_steps, variant):
-        super().__init__()
-        self.curves, self.folder, self.needed = curves, folder, needed
-        self.constant_loss, self.classes, self.variant = constant_loss, classes, variant
-        self.patience = min(FLAT_STEPS, FLAT_EPOCHS * epoch_steps)
-        self.begun = None  # (time, images, seconds waited) at the last point
-        self.seen, self.flat, self.warned = 0, 0, set()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.begun = None  # the time of the validation does not count
-
-    def on_train_batch_end(self, batch, logs=None):
-        trainer = self.curves.trainer
-        self.seen += 1
-        now = (time.perf_counter(), trainer.averages.count(), trainer.waited)
-        if self.begun is None:
-            self.begun = now
-            return
-        if self.curves.step % self.curves.every:
-            return
-        seconds, images, waited = (end - start for end, start in zip(now, self.begun, strict=True))
-        self.begun, waiting = now, waited / seconds
-        with self.curves.train_writer.as_default(self.curves.step):
-            tf.summary.scalar("speed/images_per_second", images / seconds)
-            tf.summary.scalar("speed/share_of_time_waiting_for_images", waiting)
-            for name, size in memory().items():
-                tf.summary.scalar(f"memory/{name}_gigabytes", size / _GIGABYTE)
-        if self.seen > WARM_UP and waiting > WAITING:
-            self._warn(
-                "waiting",
-                f"{100 * waiting:.0f} % of the time is spent waiting for images: prepare them once with "
-                "tools/prepare_dataset.py and train with --dataset=records, or give --input_threads",
-            )
-        self._check_loss(logs["loss"])
-        self.check_disk()
-
-    def _check_loss(self, loss):
-        """The loss is the mean over the epoch so far."""
-        near = abs(loss - self.constant_loss) < FLAT * self.constant_loss
-        self.flat = self.flat + self.curves.every if near else 0
-        if self.flat >= self.patience:
-            start = "" if self.variant == "release2012" else "; --variant=release2012 starts with larger weights"
-            self._warn(
-                "flat",
-                f"the loss has been {loss:.3f} for {self.flat} steps, that of the majority-class baseline (ln "
-                f"{self.classes} is {math.log(self.classes):.3f}): with the published initialization this can last "
-                f"hundreds of steps, with a wrong --learning_rate or wrong labels it does not end{start}",
-            )
-
-    def check_disk(self):
-        """Warns where there is no space for two more checkpoints."""
-        free = shutil.disk_usage(self.folder).free
-        if free < 2 * self.needed:
-            self._warn(
-                "disk",
-                f"{free / _GIGABYTE:.2f} GB are left on the disk of {self.folder}, and a checkpoint takes "
-                f"{self.needed / _GIGABYTE:.2f} GB: free some space, or the run fails at the next one",
-            )
-
-    def _warn(self, kind, message):
-        if kind not in self.warned:
-            self.warned.add(kind)
-            print(f"warning: {message}", file=sys.stderr, flush=True)
-            self.note(message)
-
-    def note(self, message):
-        """Writes a warning to TensorBoard alone."""
-        with self.curves.train_writer.as_default(self.curves.step):
-            tf.summary.text("warnings", message)
+            writer.writerow({name: f"{row[name]:.6g}" if name != "epoch" else row[name] for name in HISTORY_COLUMNS})
 
 
 def memory():
@@ -253,15 +239,11 @@ def grid(towers, scale=3, normalize="jointly"):
         towers: as of `conv1_towers`.
         scale: int >= 1, pixels per weight.
         normalize: "jointly", one common factor for all, zero is mid-grey; or "each": every filter is first standardized
-            by its own mean and standard deviation, as by `shownet.py --norm-filters` of the release.
+            by its own mean and standard deviation, as by the release's `shownet.py --norm-filters`.
     """
     if normalize == "each":
-        # A filter of equal weights becomes 0.
-        deviations = [kernel.std((0, 1, 2)) for kernel in towers]
-        towers = [
-            (kernel - kernel.mean((0, 1, 2))) / np.where(deviation > 0, deviation, 1.0)
-            for kernel, deviation in zip(towers, deviations, strict=True)
-        ]
+        deviations = [np.where(kernel.std((0, 1, 2)) > 0, kernel.std((0, 1, 2)), 1.0) for kernel in towers]
+        towers = [(own - own.mean((0, 1, 2))) / each for own, each in zip(towers, deviations, strict=True)]
     peak = max(np.abs(kernel).max() for kernel in towers) or 1.0
     blocks = [_block(kernel / peak * 0.5 + 0.5) for kernel in towers]
     gap = np.ones((GAP, blocks[0].shape[1], 3))

@@ -10,11 +10,9 @@ from keras_alexnet.errors import ArgumentError
 class MomentumSGD(keras.optimizers.Optimizer):
     """v <- momentum v - weight_decay rate w - rate g;  w <- w + v.  Biases are not decayed.
 
-    Section 5 of the paper and `src/weights.cu` of the release. The decay enters the velocity, times the rate, unlike
-    Keras' own `weight_decay`, which shrinks the weights separately. A multiplier of 0 freezes a variable, as in the
-    release: its velocity no longer moves it.
-
-    A variable is a bias when its name contains "bias", as Keras' layers name theirs.
+    Section 5 of the paper and `src/weights.cu` of the release. The decay enters the velocity, unlike Keras' own
+    `weight_decay`, which shrinks the weights separately. A multiplier of 0 freezes a variable, as in the release: its
+    velocity no longer moves it. A variable is a bias when its name contains "bias", as Keras' layers name theirs.
 
     Args:
         learning_rate: float >= 0, learning rate of the kernels.
@@ -22,14 +20,10 @@ class MomentumSGD(keras.optimizers.Optimizer):
         weight_decay: float >= 0, for kernels.
         bias_learning_rate_multiplier: float >= 0, learning rate of the biases over that of the kernels.
         layer_learning_rate_multipliers: optional dict, start of a layer's name -> float >= 0, a further factor for the
-            kernels and biases of the layers whose name starts so; the longest start counts. `set_multiplier` changes
-            a factor while training.
-        layer_weight_decays: optional dict, start of a layer's name -> float >= 0, the decay of its kernels in place of
-            `weight_decay`; the longest start counts.
-        name: str.
+            layers whose name starts so; the longest start counts. `set_multiplier` changes it while training.
+        layer_weight_decays: optional dict, likewise, the decay of kernels in place of `weight_decay`.
 
-    Raises:
-        ValueError: a number is out of its range.
+    Raises ValueError where a number is out of its range.
     """
 
     def __init__(
@@ -73,8 +67,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
         for variable in variables:
             is_bias = "bias" in variable.name
             self._labels.append(["bias"] * is_bias + _longest_start(layers, variable))
-            decay = [self.layer_decays[label] for label in _longest_start(self.layer_decays, variable)]
-            self._decays.append(0.0 if is_bias else [*decay, self.kernel_decay][0])
+            decays = [self.layer_decays[label] for label in _longest_start(self.layer_decays, variable)]
+            self._decays.append(0.0 if is_bias else [*decays, self.kernel_decay][0])
 
     def set_multiplier(self, label, value):
         """Sets the factor of a layer named at construction, or of "bias". Raises KeyError for another."""
@@ -125,7 +119,7 @@ class MomentumSGD(keras.optimizers.Optimizer):
 class LossScale(keras.optimizers.LossScaleOptimizer):
     """Keras' dynamic loss scaling for float16, with each gradient checked and divided on its own device.
 
-    Keras leaves the device to TensorFlow, and a tower's weight gradients would cross to the other device and back.
+    Keras leaves the device to TensorFlow: a tower's gradients would cross to the other device and back.
     """
 
     def __init__(self, inner_optimizer, name="loss_scale", **kwargs):

@@ -81,5 +81,5 @@ def first_readable(paths, read):
                 return read(path)
         except RunError as error:
             if path == paths[-1]:
-                raise
+                raise RunError(f"{error}; there is no other checkpoint") from None
             print(f"warning: {error}; trying the one before", file=sys.stderr, flush=True)

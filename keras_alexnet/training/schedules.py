@@ -16,23 +16,15 @@ class Plateau:
     """Section 5: "divide the learning rate by 10 when the validation error rate stopped improving", three times.
 
     The paper does not say how long its authors waited. No epoch is counted before the error first falls below that of
-    the majority-class baseline, or the flat start of the published initialization would use up all cuts.
-
-    Attributes:
-        rate: float, the rate now.
-        constant_error: float, percent, the error of always answering the most frequent class.
-        patience: int >= 1, epochs without a new lowest error before a cut.
-        cuts_left: int >= 0; training ends where the next cut would be.
-        best: float, lowest error so far; `constant_error` until it is beaten.
-        waited: int, epochs since then.
+    the majority-class baseline, or the flat start of the published initialization would use up all drops.
     """
 
-    rate: float
-    constant_error: float
-    patience: int = 5
-    cuts_left: int = 3
-    best: float = math.inf
-    waited: int = 0
+    rate: float  # the learning rate now
+    constant_error: float  # percent, of always answering the most frequent class
+    patience: int = 5  # epochs without a new lowest error before the learning rate drops
+    cuts_left: int = 3  # training ends where the next drop would be
+    best: float = math.inf  # lowest error so far; `constant_error` until it is beaten
+    waited: int = 0  # epochs since then
 
     def __post_init__(self):
         self.best = min(self.best, self.constant_error)
@@ -41,10 +33,8 @@ class Plateau:
         """Takes in an epoch's validation error in percent; returns False when training is to end."""
         if error < self.best:
             self.best, self.waited = error, 0
-            return True
-        if self.best == self.constant_error:
-            return True
-        self.waited += 1
+        elif self.best < self.constant_error:
+            self.waited += 1
         if self.waited < self.patience:
             return True
         if self.cuts_left == 0:
@@ -77,11 +67,9 @@ def parse(text):
 def rates_after(epochs, schedule, learning_rate, bias_multiplier):
     """The learning rates of a schedule (entries as of `parse`) after so many epochs.
 
-    Without an entry the kernels have `learning_rate`, and the biases `bias_multiplier` times theirs.
-
-    Returns:
-        (learning rate of the kernels, dict of label -> factor on it, "bias" always). A learning rate set for biases or
-        layers stays when that of the kernels changes: the release had one for each.
+    Without an entry the kernels have `learning_rate`, and the biases `bias_multiplier` times theirs. Returns (learning
+    rate of the kernels, dict of label -> factor on it, "bias" always). A learning rate set for biases or layers stays
+    when that of the kernels changes: the release had one for each.
     """
     rate, own = learning_rate, {}
     for after_epoch, label, value in schedule:

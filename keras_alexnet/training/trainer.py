@@ -32,17 +32,16 @@ class Trainer:
         optimizer: keras optimizer; built on the model's trainable variables here.
         device: name of the device of the loss and of everything else that belongs to no tower, or None.
         replica_batch: int, images of a batch that a replica gets; None where there is one replica.
-
-    Attributes:
-        averages, tested: metrics.Averages, of the training steps and of the test steps.
-        waited: float, seconds that `steps` has waited for images.
     """
 
     def __init__(self, model, optimizer, device=None, replica_batch=None):
         self.model, self.optimizer, self.device, self.replica_batch = model, optimizer, device, replica_batch
-        self.strategy, self.waited = tf.distribute.get_strategy(), 0.0
+        self.strategy, self.waited = tf.distribute.get_strategy(), 0.0  # seconds, for images
+        resolver = self.strategy.cluster_resolver
+        cluster = resolver.cluster_spec() if resolver else None
+        self.processes = len(cluster.job_tasks("worker")) if cluster else 1
         with tf.device(device):
-            self.averages, self.tested = metrics.Averages(), metrics.Averages()
+            self.averages, self.tested = metrics.Averages(), metrics.Averages()  # of training and of test steps
         optimizer.build(model.trainable_variables)
         images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
         labels = tf.TensorSpec((None,), tf.int32)
@@ -91,7 +90,7 @@ class Trainer:
         if context.num_replicas_in_sync == 1:
             return images, labels, tf.ones_like(labels, tf.float32)
         # Numbered over all processes, of which each has as many replicas.
-        here = context.num_replicas_in_sync // _processes(self.strategy)
+        here = context.num_replicas_in_sync // self.processes
         start = (context.replica_id_in_sync_group % here) * self.replica_batch
         images, labels = images[start : start + self.replica_batch], labels[start : start + self.replica_batch]
         # A replica without images gets a black one that does not count: a convolution of no images fails on a CPU.
@@ -121,10 +120,7 @@ class Trainer:
             callbacks: keras.callbacks.CallbackList.
             progress: progress.Progress, whose steps and batches are updated.
 
-        Raises:
-            ReadError: an image cannot be read.
-            NonFiniteError: the loss is not finite.
-            RunError: the dataset holds another number of batches.
+        Raises ReadError, NonFiniteError, or RunError where the dataset holds another number of batches.
         """
         batches = self._filled(dataset, last - progress.batches)
         asked = time.perf_counter()
@@ -144,12 +140,9 @@ class Trainer:
 
         Args:
             dataset: of (images, labels).
-            count: int, images that all processes together must see.
+            count: int, images that all processes together must see, or RunError is raised.
             last: int, batches, as of `steps`.
             stop: function of nothing -> bool, called after every batch, whether to stop.
-
-        Raises:
-            RunError: another number of images was seen, or one cannot be read.
         """
         self.tested.reset()
         for images, labels in self._filled(dataset, last):
@@ -167,7 +160,7 @@ class Trainer:
             if found > count:
                 break
             yield batch
-        while found < count and _processes(self.strategy) > 1:
+        while found < count and self.processes > 1:
             found += 1
             yield tf.zeros((0, *self.model.input_shape[1:])), tf.zeros((0,), tf.int32)
         if found != count:
@@ -176,15 +169,11 @@ class Trainer:
 
     def is_same_for_all(self, number):
         """Whether all processes pass the same number, bool; all of them have to call this."""
-        return self._sum_of_processes(number) == _processes(self.strategy) * float(number)
+        return self.processes == 1 or float(self._sum(float(number))) == self.processes * float(number)
 
     def any_of_all(self, flag):
         """Whether a flag is set in any of the processes, bool; all of them have to call this."""
-        return self._sum_of_processes(bool(flag)) > 0
-
-    def _sum_of_processes(self, number):
-        number = float(number)
-        return number if _processes(self.strategy) == 1 else float(self._sum(tf.constant(number)))
+        return bool(flag) if self.processes == 1 else float(self._sum(float(bool(flag)))) > 0
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.float32)])
     def _sum(self, number):
@@ -212,8 +201,3 @@ def _sum_over_replicas(value):
         return value
     # TensorFlow wants to know on which device the sum is; a value from outside is on none yet.
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(value))
-
-
-def _processes(strategy):
-    resolver = strategy.cluster_resolver
-    return len(resolver.cluster_spec().job_tasks("worker")) if resolver and resolver.cluster_spec() else 1

@@ -18,7 +18,7 @@ def photo(width, height, seed=0):
     rng = np.random.default_rng([seed, width, height])
     coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
     smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    # One tile of grain, repeated: drawing it for every pixel takes seconds where the image is large.
+    # One tile of grain, repeated: faster where the image is large.
     tile = rng.integers(-12, 13, (211, 223, 3), np.int16)
     grain = np.tile(tile, (height // 211 + 1, width // 223 + 1, 1))[:height, :width]
     return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
@@ -34,10 +34,8 @@ def encoded(image, kind="JPEG", **options):
 def write_folder(root, files):
     """Writes {path below root: bytes or None for an empty folder}; returns root."""
     for name, content in files.items():
-        path = root / name
-        (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)
-        if content is not None:
-            path.write_bytes(content)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).mkdir() if content is None else (root / name).write_bytes(content)
     return root
 
 
@@ -58,9 +56,9 @@ def refusal(capsys, action):
 
 
 def items_of(source, **options):
-    """[(name, image, label)]"""
-    items = source.items(**options).map(source.loader()).as_numpy_iterator()
-    return [(name.decode(), image, int(label)) for name, image, label in items]
+    load = source.loader()
+    items = source.items(**options).map(lambda *item: (item[0], *load(*item))).as_numpy_iterator()
+    return [(source.name_of(key), image, int(label)) for key, image, label in items]
 
 
 def names_of(source, **options):

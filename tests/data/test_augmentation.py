@@ -12,11 +12,8 @@ from tests.reference import color as reference
 from tests.reference.statistics import mean_and_covariance
 
 DRAWS = 20_000
-# Standard errors that a sample may be off. The seeds are fixed, so no test fails now and then; what is wrong shows: an
-# offset drawn a third too often or too rarely, a noise 3 % too strong.
-FAR = 5.0
-# Of pixels in 0..255 units, about as of natural images: strongly correlated channels. Two eigenvalues of the other are
-# 0, which rounding may make negative.
+FAR = 5.0  # standard errors that a sample may be off: a noise 3 % too strong shows
+# In 0..255 units, strongly correlated channels; two eigenvalues of the other are 0, which rounding may make negative.
 NATURAL = np.array([[5000.0, 4700.0, 4300.0], [4700.0, 4900.0, 4600.0], [4300.0, 4600.0, 5300.0]])
 GREY = np.full((3, 3), 4000.0)
 NOISE = {"eigenvalue": reference.paper_noise_covariance, "stddev": reference.release_noise_covariance}
@@ -24,9 +21,7 @@ NOISE = {"eigenvalue": reference.paper_noise_covariance, "stddev": reference.rel
 
 @pytest.mark.parametrize(("size", "margin"), [(224, 32), (227, 29)])
 def test_ten_crops_are_the_releases_in_its_order(size, margin):
-    """Every pixel says where it is: row, column, 0."""
-    rows, columns = np.meshgrid(np.arange(256), np.arange(256), indexing="ij")
-    image = np.stack([rows, columns, np.zeros_like(rows)], axis=-1).astype(np.uint8)
+    image = np.asarray(photo(256, 256))
     found, middle = augment.ten_crops(np.stack([image, 255 - image]), size).numpy(), margin // 2
     assert found.shape == (2, 10, size, size, 3) and found.dtype == np.uint8
     for place, (row, column) in enumerate([(0, 0), (0, margin), (middle, middle), (margin, 0), (margin, margin)]):
@@ -39,17 +34,13 @@ def test_ten_crops_are_the_releases_in_its_order(size, margin):
 
 @cache
 def drawn(count=DRAWS, run=7, epoch=1, start=0, margin=32, positions=33):
-    """float32 (count, 6): what the pipeline draws for so many places of an epoch."""
     (values,) = augment.draws(run, epoch, start, margin, positions).take(count).batch(count).as_numpy_iterator()
     assert values.shape == (count, 6) and values.dtype == np.float32
     return values
 
 
 def views(**options):
-    """rows, columns, reflections: int (DRAWS,)."""
-    values = drawn(**options)[:, :3]
-    np.testing.assert_array_equal(values.astype(np.int32), values)
-    return values.astype(np.int32).T
+    return drawn(**options)[:, :3].astype(np.int32).T
 
 
 def factors(**options):
@@ -69,7 +60,6 @@ def assert_uncorrelated(a, b):
 
 
 def assert_noise(noise, covariance):
-    """The sample has mean zero and this covariance."""
     assert noise.shape == (DRAWS, 3) and noise.dtype == np.float32
     noise, deviation = noise.astype(np.float64), np.sqrt(np.diag(covariance))
     # 1e-4 grey levels: float32 leaves some noise along components that have none.
@@ -96,11 +86,9 @@ def test_draws_are_of_their_place_alone():
     np.testing.assert_array_equal(without, drawn()[3:203] * [1, 1, 0, 1, 1, 1])
 
 
-OTHERS = {"another_run": {"run": 8}, "another_epoch": {"epoch": 2}, "swapped": {"run": 1, "epoch": 7}}
-
-
 def test_draws_are_independent():
-    for other in OTHERS.values():
+    others = {"run": 8}, {"epoch": 2}, {"run": 1, "epoch": 7}
+    for other in others:
         # Two independent views have the same row in 1 of 33 cases, and so on.
         for first, second, chance in zip(views(), views(**other), (1 / 33, 1 / 33, 1 / 2), strict=True):
             assert abs(np.mean(first == second) - chance) < FAR * np.sqrt(chance * (1 - chance) / DRAWS)
@@ -111,26 +99,19 @@ def test_draws_are_independent():
     for values in views():
         for channel in factors().T:
             assert_uncorrelated(values, channel)
-            assert_uncorrelated(values, np.abs(channel))
     # No draw comes again: neither at another place of the epoch, nor at one of another epoch or run.
-    everything = np.concatenate([factors(), *(factors(**other) for other in OTHERS.values())])
+    everything = np.concatenate([factors(), *(factors(**other) for other in others)])
     assert len(np.unique(everything, axis=0)) == len(everything)
     assert_noise(factors(), np.eye(3))
-    # A normal distribution's fourth moment is 3; its standard error here is sqrt(96 / n).
-    assert np.all(np.abs((factors().astype(np.float64) ** 4).mean(0) - 3) < FAR * np.sqrt(96 / DRAWS))
 
 
 @pytest.mark.parametrize("scale, stddev", [("eigenvalue", 0.1), ("stddev", 0.25)])
 def test_noise(scale, stddev):
     for covariance in (NATURAL, GREY):
         matrix = augment.noise_matrix(covariance, scale, stddev)
-        assert matrix.shape == (3, 3) and matrix.dtype == np.float32
         expected = NOISE[scale](covariance, stddev)
         # float32 numbers: relative errors of 6e-8 each, here relative to the largest entry.
         np.testing.assert_allclose(matrix.astype(float) @ matrix.T, expected, rtol=0, atol=1e-6 * expected.max())
-    assert not augment.noise_matrix(NATURAL, scale, 0.0).any()
-    matrix = augment.noise_matrix(NATURAL, scale, stddev)
-    assert_noise((factors() @ matrix.T), NOISE[scale](NATURAL, stddev))
     # Along the components of each of two images in one batch.
     images = np.stack([photo(14, 9, seed=4), photo(14, 9, seed=5)])
     batch = np.concatenate([np.broadcast_to(image, (DRAWS, *image.shape)) for image in images])
@@ -147,8 +128,7 @@ def test_image_noise_of_difficult_images(scale):
     _, _, covariance = mean_and_covariance(image[None])
     draw, direction = tf.constant(factors(count=1)), np.linalg.eigh(covariance)[1][:, 2]
     noise = augment.image_noise(draw, image[None], scale, 0.1).numpy()[0]
-    # All of the noise lies along one direction; float32 leaves less than 1 % elsewhere. The sign of an eigenvector is
-    # free, so lengths are compared; 0.1 %: the float32 covariance of 50,176 pixels.
+    # Along one direction; float32 leaves less than 1 % elsewhere. The sign of an eigenvector is free.
     along = noise @ direction
     assert abs(along) > 0 and np.linalg.norm(noise - along * direction) < 0.01 * abs(along)
     same_draws = augment.noise_matrix(covariance, scale, 0.1) @ factors(count=1)[0]
@@ -156,8 +136,3 @@ def test_image_noise_of_difficult_images(scale):
     # Of one color there is none, but for roundings of the mean.
     noise = augment.image_noise(draw, np.full((1, 224, 224, 3), (250, 17, 130), np.uint8), scale, 0.1).numpy()
     assert np.all(np.isfinite(noise)) and np.abs(noise).max() < 1e-3
-
-
-def test_defaults_are_the_paper():
-    paper = {"crop_positions": 33, "reflections": True, "pca_color": "dataset", "pca_scale": "eigenvalue"}
-    assert vars(augment.Augmentation()) == {**paper, "pca_stddev": 0.1, "aligned_mean": False}

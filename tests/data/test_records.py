@@ -12,6 +12,7 @@ from keras_alexnet.data import pipeline, records
 from keras_alexnet.data.augmentation import Augmentation, draws
 from keras_alexnet.data.records import RawSource, RecordSource
 from keras_alexnet.data.statistics import Statistics, compute
+from keras_alexnet.errors import RunError
 from tests.data.conftest import items_of, names_of, operations
 
 LENGTHS = (7, 1, 40, 12)  # records of the files
@@ -47,7 +48,7 @@ def short_chunks(monkeypatch):
 
 
 def numbers_of(source, **options):
-    """The numbers of the images, in the order in which they come, by their places: tracing a loader takes time."""
+    """The numbers of the images in order, by their places: tracing a loader takes time."""
     return [int(STARTS[place // 2**32] + place % 2**32) for place, _ in source.items(**options).as_numpy_iterator()]
 
 
@@ -59,10 +60,8 @@ def test_names_and_labels(source):
             number = int(image.split()[1])
             file = int(np.searchsorted(STARTS[1:], number, side="right"))
             assert name == f"set-train.tfrecord-{file:05d}-of-00004__{number - STARTS[file]}" and label == number % 3
-    assert [source.name_of(*item) for item in source.items()] == list(source.names())
-    assert not {
-        name for name in operations(source.items(order=(1, 2)).map(source.loader())) if "pyfunc" in name.lower()
-    }
+    found = operations(source.items(order=(1, 2)).map(source.loader()))
+    assert not [name for name in found if "pyfunc" in name.lower()]
     for start in (0, 8, COUNT):
         assert numbers_of(source, start=start) == list(range(start, COUNT))
 
@@ -75,7 +74,7 @@ def test_mixed_orders(source, buffer):
     later, other = (numbers_of(source, order=order) for order in ((1, 3), (2, 2)))
     assert one == again != later != other != one
     assert sorted(one) == sorted(later) == sorted(other) == list(range(COUNT))
-    # An epoch is mixed by file too: the records of the long one are spread.
+    # The records of the long file are spread.
     assert np.ptp([place for place, number in enumerate(one) if 8 <= number < 48]) > 45
     # Around where windows and chunks begin, inside them, and beyond the end.
     for start in (1, 16, 17, 61) if buffer == 16 else (33,):
@@ -83,9 +82,6 @@ def test_mixed_orders(source, buffer):
 
 
 def test_a_window_is_shuffled_as_a_whole_and_in_its_own_way(source, monkeypatch):
-    # There are 12 chunks to begin with; shuffled as a whole, a window can begin with any of its records.
-    firsts = [int(next(iter(source.items(order=(1, epoch))))[0]) for epoch in range(16)]
-    assert len(set(firsts)) > 12
     # One chunk, whose windows of 8 are one after the other.
     monkeypatch.setattr(records, "_CHUNK", 1000)
     source = dataclasses.replace(source, first=(0, 0, 0, 0), ends=(0, 0, 40, 0), shuffle_buffer=8)
@@ -94,9 +90,9 @@ def test_a_window_is_shuffled_as_a_whole_and_in_its_own_way(source, monkeypatch)
     assert len({tuple(window % 8) for window in windows}) == 5
 
 
-@pytest.mark.parametrize("order, buffer", [(None, 16), ((4, 5), 5)], ids=["in_order", "mixed"])
-def test_without_some(source, order, buffer):
-    source = dataclasses.replace(source, shuffle_buffer=buffer, label_counts=(20, 20, 20))
+@pytest.mark.parametrize("order", [None, (4, 5)], ids=["in_order", "mixed"])
+def test_without_some(source, order):
+    source = dataclasses.replace(source, label_counts=(20, 20, 20))
     numbers = (0, 7, 8, 20, 21, 22, 59)
     out = [source.names()[index] for index in numbers]
     rest = source.without(out[:3]).without(out[3:])
@@ -126,26 +122,7 @@ def test_without_a_whole_window_and_parts_of_files(source):
     assert sorted(int(place) % 2**32 for place, _ in rest.items(order=(1, 2))) == kept and rest.count == len(kept)
 
 
-def test_nothing_before_the_window_is_read(source, tmp_path):
-    order, start, paths = (1, 2), 40, []
-    whole = numbers_of(source, order=order)
-    # Damage every record of the windows before the one that the place is in (16 records each).
-    before = set(whole[: start // 16 * 16])
-    for file, path in enumerate(source.paths):
-        with open(path, "rb") as opened:
-            content = bytearray(opened.read())
-        place = 0
-        for number in range(STARTS[file], STARTS[file + 1]):
-            length = int.from_bytes(content[place : place + 8], "little")
-            content[place + 12] ^= 255 * (number in before)
-            place += 12 + length + 4
-        paths.append(str(tmp_path / os.path.basename(path)))
-        (tmp_path / paths[-1]).write_bytes(content)
-    damaged = dataclasses.replace(source, paths=tuple(paths))
-    assert numbers_of(damaged, order=order, start=start) == whole[start:]
-    with pytest.raises(tf.errors.DataLossError):
-        numbers_of(damaged, order=order)
-    # Nor need a file be there that ends before it.
+def test_no_file_that_ends_before_the_start_is_read(source):
     gone = dataclasses.replace(source, paths=("gone", "gone", *source.paths[2:]))
     assert numbers_of(gone, start=16) == list(range(16, COUNT))
     with pytest.raises(tf.errors.NotFoundError):
@@ -164,15 +141,12 @@ def test_parts_are_the_whole_and_share_nothing(source, order, parts):
         assert set(found[0]) != set(numbers_of(whole, order=(3, 2), part=(0, parts)))  # others in another epoch
 
 
-# Raw images.
-
 IMAGES = 13
 JUNK = b"something else than pixels"
 
 
 @pytest.fixture(scope="module")
 def stored():
-    """The images in the order of the source below."""
     return np.random.default_rng(0).integers(0, 256, (IMAGES, 256, 256, 3)).astype(np.uint8)
 
 
@@ -197,37 +171,28 @@ def test_raw_images_names_and_orders(raw, stored):
     assert tuple(name for name, _, _ in items) == raw.names()
     assert raw.names()[:2] == (f"a@{len(JUNK)}", f"a@{2 * len(JUNK) + 196608}")
     np.testing.assert_array_equal(np.stack([image for _, image, _ in items]), stored)
-    one, again, other = (names_of(raw, order=order) for order in ((1, 2), (1, 2), (1, 3)))
-    assert one == again != other and sorted(one) == sorted(other) == sorted(raw.names())
-    assert names_of(raw, order=(1, 2), start=10) == one[10:]
-    found = compute(raw)
-    np.testing.assert_allclose(found.mean_image, stored.mean(0), atol=1e-4)
-    assert (found.label_counts, found.skipped) == ((5, 4, 4), ())
+    one = names_of(raw, order=(1, 2))
+    assert one != sorted(one) == sorted(raw.names()) and names_of(raw, order=(1, 2), start=10) == one[10:]
+    np.testing.assert_allclose(compute(raw).mean_image, stored.mean(0), atol=1e-4)
     rest = raw.without(raw.names()[3:5])
     assert (rest.count, rest.label_counts) == (IMAGES - 2, ()) and raw.without(()) is raw
     assert rest.names() == raw.names()[:3] + raw.names()[5:] and rest.fingerprint() != raw.fingerprint()
 
 
-@pytest.mark.parametrize("aligned", [False, True], ids=["center", "aligned"])
-def test_raw_training_batches(raw, stored, aligned):
+def test_raw_training_batches(raw, stored):
     mean = np.random.default_rng(2).uniform(90, 160, (256, 256, 3)).astype(np.float32)
     statistics = Statistics(mean, np.zeros(3), np.eye(3), IMAGES)
-    augmentation = Augmentation(pca_color="none", aligned_mean=aligned)
-    settings = {"size": 224, "batch_size": 5, "seed": 5, "epoch": 2}
-    batches = list(pipeline.training(raw, statistics, augmentation, **settings).as_numpy_iterator())
+    settings = {"augmentation": Augmentation(pca_color="none"), "size": 224, "batch_size": 5, "seed": 5, "epoch": 2}
+    batches = list(pipeline.training(raw, statistics, **settings).as_numpy_iterator())
     assert [len(labels) for _, labels in batches] == [5, 5, 3]
     order = [int(index) for (index,) in raw.items(order=(5, 2)).as_numpy_iterator()]
     views = draws(5, 2, 0, 32, 33).take(IMAGES).as_numpy_iterator()
     found = [(image, label) for images, labels in batches for image, label in zip(images, labels, strict=True)]
     for (image, label), index, (row, column, turned, *_) in zip(found, order, views, strict=True):
-        row, column = int(row), int(column)
-        expected = stored[index, row : row + 224, column : column + 224].astype(np.float32)
-        part = mean[row : row + 224, column : column + 224] if aligned else mean[16:240, 16:240]
-        if turned:
-            expected, part = expected[:, ::-1], part[:, ::-1] if aligned else part
-        np.testing.assert_array_equal(image, expected - part)
+        expected = stored[index, int(row) : int(row) + 224, int(column) : int(column) + 224].astype(np.float32)
+        np.testing.assert_array_equal(image, (expected[:, ::-1] if turned else expected) - mean[16:240, 16:240])
         assert label == raw.labels[index]
-    tail = list(pipeline.training(raw, statistics, augmentation, **settings, start=3).as_numpy_iterator())
+    tail = list(pipeline.training(raw, statistics, **settings, start=3).as_numpy_iterator())
     expected = np.stack([image for image, _ in found[3:]])
     np.testing.assert_array_equal(np.concatenate([images for images, _ in tail]), expected)
 
@@ -237,14 +202,8 @@ def test_a_raw_file_that_is_too_short_or_gone(raw, tmp_path):
         shutil.copy(path, tmp_path)
     copy = dataclasses.replace(raw, paths=tuple(str(tmp_path / name) for name in ("a", "b")))
     os.truncate(tmp_path / "b", 100_000)
-    with pytest.raises(tf.errors.OpError, match=r"b: ends before the image at byte \d+ does"):
+    with pytest.raises(tf.errors.OpError, match=r"it ends before the image at byte \d+ does: .*/b"):
         items_of(copy)
-    # Whole rows of a crop may still be there; what is missing is never made up.
-    zero, index = tf.zeros([1], tf.int32), tf.constant([7], tf.int64)
-    np.testing.assert_array_equal(*(source.window_reader(64)(index, zero, zero, zero) for source in (copy, raw)))
     os.unlink(tmp_path / "b")
-    with pytest.raises(tf.errors.OpError, match="No such file"):
-        items_of(copy)
-    with pytest.raises(OSError):
-        copy.check_readable(copy.names()[-1])
-    copy.check_readable(copy.names()[0])
+    with pytest.raises(RunError, match=r"records train/b@\d+: cannot be read .No such file"):
+        compute(copy)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet.config import DataConfig
-from keras_alexnet.data import pipeline, prepare, record_sets, sources, statistics
+from keras_alexnet.data import pipeline, prepare, records, sources, statistics
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.data.decoding import decode_center
 from tests.data.conftest import encoded, flat_source, photo, refusal
@@ -46,14 +46,14 @@ def test_prepared_folders_say_how_they_were_resized(folder, tmp_path, capsys, en
     out, settings = str(tmp_path / "out"), prepare.Settings(encoding=encoding, resize="stretch")
     manifest = prepare.prepare(*sources.open_folder(folder), out, settings).manifest
     assert manifest["settings"]["resize"] == "stretch"
-    records = DataConfig(dataset="records", data_dir=out, resize="stretch")
-    train, val = sources.open_training(records)
+    data = DataConfig(dataset="records", data_dir=out, resize="stretch")
+    train, val = sources.open_training(data)
     ((images,), _) = next(iter(pipeline.evaluation_batches(val, (256,), batch_size=2)))
     found = sorted(image.astype(float).mean() for image in images.numpy())
     # Quality 90 of a JPEG moves the mean of an image by less than one level.
     np.testing.assert_allclose(found, sorted(STRETCHED.mean((1, 2, 3))), atol=1e-9 if encoding == "raw" else 1)
-    assert statistics.load(f"{out}/{record_sets.STATISTICS}").fingerprint == train.fingerprint()
-    said = refusal(capsys, lambda: sources.open_training(dataclasses.replace(records, resize="shorter_side")))
+    assert statistics.load(f"{out}/{records.STATISTICS}").fingerprint == train.fingerprint()
+    said = refusal(capsys, lambda: sources.open_training(dataclasses.replace(data, resize="shorter_side")))
     assert said.startswith(f"train: --resize=shorter_side: {out} was prepared with --resize=stretch; prepare the image")
     other = prepare.Settings(encoding=encoding)
     with pytest.raises(prepare.UsageError, match="holds images that were prepared with --resize=stretch; prepare"):

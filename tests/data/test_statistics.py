@@ -25,12 +25,12 @@ BAD = {
 
 
 def images(count):
-    """{name: bytes}: JPEG and PNG, enlarged, reduced and exact, color and grey."""
+    """JPEG and PNG, enlarged, reduced and exact, color and grey."""
     files = {}
     for index in range(count):
-        width, height = ((40, 30), (30, 44), (256, 256), (300, 280))[index % 4 if index < 8 else index % 2]
-        image, kind = photo(width, height, seed=index), "PNG" if index % 3 == 2 else "JPEG"
-        files[f"good/{index:02d}.{kind}"] = encoded(image.convert("L") if index % 5 == 4 else image, kind)
+        size = ((40, 30), (30, 44), (256, 256), (300, 280))[index % 4 if index < 8 else index % 2]
+        image = photo(*size, seed=index).convert("L" if index % 5 == 4 else "RGB")
+        files[f"good/{index:02d}"] = encoded(image, "PNG" if index % 3 == 2 else "JPEG")
     return files
 
 
@@ -45,7 +45,6 @@ def computed(source):
 
 
 def assert_same(first, second):
-    """Equal to the last bit in all that they hold."""
     for field in dataclasses.fields(statistics.Statistics):
         a, b = getattr(first, field.name), getattr(second, field.name)
         assert type(a) is type(b) and getattr(a, "dtype", None) == getattr(b, "dtype", None)
@@ -59,8 +58,6 @@ def test_compute_equals_the_reference(source, computed):
     mean_image, rgb_mean, rgb_covariance = mean_and_covariance(decoded)
     assert (computed.count, computed.skipped, computed.fingerprint) == (COUNT, (), source.fingerprint())
     assert (computed.rgb_mean.dtype, computed.rgb_covariance.dtype) == (np.float64, np.float64)
-    # A sum of whole numbers, divided once and rounded to float32 once.
-    assert computed.mean_image.dtype == np.float32
     np.testing.assert_array_equal(computed.mean_image, mean_image.astype(np.float32))
     # float64 sums of 4.6 million numbers in another order, the reference's of deviations that are not whole.
     np.testing.assert_allclose(computed.rgb_mean, rgb_mean, rtol=1e-12)
@@ -78,37 +75,36 @@ def test_compute_of_extreme_images(tmp_path, black=70):
 
 
 def test_compute_depends_neither_on_threads_nor_on_the_order_of_files(source, computed):
-    assert_same(statistics.compute(source, threads=5), computed)
     columns = {name: getattr(source, name)[::-1] for name in ("files", "labels", "sizes")}
-    found = statistics.compute(dataclasses.replace(source, **columns))
+    found = statistics.compute(dataclasses.replace(source, **columns), threads=5)
     assert found.fingerprint != computed.fingerprint
     assert_same(dataclasses.replace(found, fingerprint=computed.fingerprint), computed)
 
 
-def test_bad_files_are_skipped_and_counted_nowhere(tmp_path):
+def test_bad_files_are_skipped_and_counted_nowhere(tmp_path, monkeypatch):
     good, calls = images(9), []
+    monkeypatch.setattr(statistics, "progress_bar", lambda label: lambda *numbers: calls.append((label, *numbers)))
     without = statistics.compute(flat_source(tmp_path / "without", good))
     # The bad ones first, last and in between.
     (first, *middle, last), items = BAD.items(), list(good.items())
     source = flat_source(tmp_path / "with", dict([first, *items[:4], *middle, *items[4:], last]))
-    found = statistics.compute(source, progress=lambda *numbers: calls.append(numbers))
+    found = statistics.compute(source)
     assert found.label_counts == tuple(int(name in good) for name in source.class_names)
     assert found.skipped == tuple(sorted(BAD)) and source.without(found.skipped).files == tuple(good)
     told = {name: getattr(without, name) for name in ("label_counts", "skipped", "fingerprint")}
     assert_same(dataclasses.replace(found, **told), without)
-    summary = statistics.summarize(source, threads=1, progress=lambda *numbers: calls.append(numbers))
+    summary = statistics.summarize(source, threads=1)
     assert summary == statistics.DatasetSummary(found.label_counts, found.skipped, source.fingerprint())
-    assert calls == [(9, 13)] * 2
+    assert calls[1:] == [("reading train", 9, 13)] * 2
 
 
-@pytest.mark.parametrize("function", [statistics.compute, statistics.summarize], ids=["compute", "summarize"])
-def test_files_that_cannot_be_read_and_no_image_at_all(tmp_path, function):
+def test_files_that_cannot_be_read_and_no_image_at_all(tmp_path):
     source = flat_source(tmp_path / "some", images(3) | BAD)
     os.unlink(os.path.join(source.root, "bad/end\x1b.jpg"))
     with pytest.raises(RunError, match=r"^train/bad/end\\x1b.jpg: cannot be read .No such file or directory.; repair"):
-        function(source)
+        statistics.compute(source)
     with pytest.raises(RunError, match="train: none of the 4 files is an image that can be decoded"):
-        function(flat_source(tmp_path / "none", BAD))
+        statistics.summarize(flat_source(tmp_path / "none", BAD))
 
 
 def npz(save=np.savez, **changes):
@@ -119,26 +115,14 @@ def npz(save=np.savez, **changes):
     return buffer.getvalue()
 
 
-def test_save_and_load(tmp_path, computed, monkeypatch):
+def test_save_and_load(tmp_path, computed):
     path = tmp_path / "statistics.npz"
-    path.write_bytes(npz(np.savez_compressed))
+    path.write_bytes(SMALL)
     least = statistics.load(str(path))
     assert (least.count, least.label_counts, least.skipped, least.fingerprint) == (5, (), (), "")
-    for skipped in ((), ("a/ä.jpg", "b/with space.png")):
-        saved = dataclasses.replace(computed, skipped=skipped)
+    for saved in (computed, dataclasses.replace(computed, skipped=("a/ä.jpg", "b/with space.png"))):
         statistics.save(saved, str(path))
         assert_same(statistics.load(str(path)), saved)
-    content = path.read_bytes()
-    # A save that fails leaves the old file.
-    monkeypatch.setattr(np, "savez", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        statistics.save(computed, str(path))
-    assert path.read_bytes() == content and os.listdir(tmp_path) == ["statistics.npz"]
-
-
-def damaged(data, start):
-    """The same file with other bytes at a place."""
-    return data[:start] + b"\x55" * 40 + data[start + 40 :]
 
 
 class Trap:
@@ -148,16 +132,14 @@ class Trap:
         return pytest.exit, ("unpickled",)
 
 
+SMALL = npz(np.savez_compressed)
 ELSE, SHAPES = "does not hold the statistics of a training set", "holds statistics of other shapes"
 WRONG = {
     "empty": (b"", ELSE),
     "zip_cut_short": (npz()[:-40], ELSE),
-    "damaged": (damaged(npz(), 5000), ELSE),
-    "damaged_compressed": (damaged(npz(np.savez_compressed), 80), ELSE),
+    "damaged_compressed": (SMALL[:80] + b"\x55" * 40 + SMALL[120:], ELSE),
     "no_mean": (npz(mean_image=None), ELSE),
     "words_for_numbers": (npz(rgb_mean=np.array(["red", "green", "blue"])), ELSE),
-    "several_counts": (npz(count=np.arange(3)), ELSE),
-    "pickled": (npz(mean_image=np.array([Trap()], object)), ELSE),
     "pickled_name": (npz(skipped=np.array([Trap()], object)), ELSE),
     "mean_of_crops": (npz(mean_image=np.zeros((224, 224, 3))), SHAPES),
     "variances": (npz(rgb_covariance=np.ones(3)), SHAPES),

@@ -22,15 +22,11 @@ MAPS1, MAPS2, MAPS5, DENSE = 3, 8, 8, 128
 BOTH = ("CPU:0", "CPU:1")
 
 
-def report(folder, *flags):
+def report(path, *flags):
     """What tools/device_report.py finds out about one step, a dict."""
-    path = folder / "report.json"
     arguments = ["--devices=CPU:0,CPU:1", f"--width={TINY}", f"--batch_size={BATCH}", f"--json={path}", *flags]
-    try:
-        load_tool("device_report").main(arguments)
-    finally:
-        found = json.loads(path.read_text())
-    return found
+    load_tool("device_report").main(arguments)
+    return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize(
@@ -40,13 +36,11 @@ def report(folder, *flags):
 )
 def test_a_step_runs_where_its_towers_are(flags, tmp_path, capsys):
     """What TensorFlow really placed: layers by their names, updates by their variables; and what crosses."""
-    found = report(tmp_path, *flags)
+    found = report(tmp_path / "report.json", *flags)
     for operation in found["operations"]:
-        for tower in "01":
-            if f"_tower{tower}" in operation["name"]:
+        for tower in (0, 1):
+            if f"_tower{tower}" in operation["name"] or operation["tower"] == tower:
                 assert operation["device"] == f"CPU:{tower}", operation
-        if operation["tower"] is not None:
-            assert operation["device"] == f"CPU:{operation['tower']}", operation
 
     def count(phase, tower, *kinds):
         chosen = [o for o in found["operations"] if o["phase"] == phase and o["tower"] == tower]
@@ -81,21 +75,22 @@ def test_a_step_runs_where_its_towers_are(flags, tmp_path, capsys):
 def test_the_report_fails_where_an_ordinary_scope_leaves_work_behind(tmp_path, monkeypatch, capsys):
     """A report that finds nothing proves nothing: with scopes around the forward pass only, it must find a lot."""
 
-    def scoped(make, name, device):
-        def under_scope(function):
-            def call(*args, **kwargs):
+    def scoped(make, name, dtype, device):
+        layer = make(name=name, dtype=dtype)
+        for method in ("build", "call"):
+            function = getattr(layer, method)
+
+            @functools.wraps(function)
+            def under_scope(*args, function=function, **kwargs):
                 with tf.device(device):
                     return function(*args, **kwargs)
 
-            return functools.wraps(function)(call)
-
-        layer = make(name)
-        layer.build, layer.call = under_scope(layer.build), under_scope(layer.call)
+            setattr(layer, method, under_scope)
         return layer
 
     monkeypatch.setattr(towers, "pinned", scoped)
     with pytest.raises(RunError, match="operations ran on the other tower's device"):
-        report(tmp_path)
+        report(tmp_path / "report.json")
     found = json.loads((tmp_path / "report.json").read_text())
     assert sum(o["phase"] == "backward" for o in found["strays"]) > 20
     assert found["weights_crossing"] > 0 and found["ratio"] > 1.5
@@ -119,22 +114,18 @@ def test_two_devices_one_device_and_grouped_layers_take_the_same_steps(variant, 
     reached = {}
     for name, model in models.items():
         trainer = Trainer(model, MomentumSGD(0.0002), "CPU:0")
-        losses, velocities = [], []
-        for _ in range(STEPS):
-            losses.append(float(trainer.train_step(images, labels)))
-            velocities.append(velocities_of(trainer))
-        reached[name] = losses, velocities[0], velocities[-1]
+        steps = [(float(trainer.train_step(images, labels)), velocities_of(trainer)) for _ in range(STEPS)]
+        reached[name] = [loss for loss, _ in steps], steps[0][1], steps[-1][1]
     losses, first, last = reached.pop("two devices")
     assert losses[-1] < losses[0] - 0.01, losses  # it learns, so that equal is not equally idle
     for name, (other_losses, other_first, other_last) in reached.items():
-        # Pinned or not, the same operations run in the same order. Grouped, oneDNN adds up in another one: the loss and
-        # the gradients of the first step differ by float32's rounding; later a rounding may decide which of two inputs
-        # is a window's maximum, and the difference grows.
+        # Pinned or not, the same operations run in the same order. Grouped, oneDNN adds up in another one, and a
+        # rounding may decide which of two inputs is a window's maximum.
         grouped = name == "grouped"
         np.testing.assert_allclose(other_losses[0], losses[0], rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(other_losses, losses, rtol=1e-3 if grouped else 1e-5, err_msg=name)
-        compare(f"{name}, first velocity of", other_first, first, 1e-5)
-        compare(f"{name}, last velocity of", other_last, last, 0.03 if grouped else 1e-4)
+        compare(other_first, first, 1e-5)
+        compare(other_last, last, 0.03 if grouped else 1e-4)
 
 
 def velocities_of(trainer):
@@ -144,13 +135,12 @@ def velocities_of(trainer):
     return weights.to_grouped(dict(zip(names, values, strict=True)))
 
 
-def compare(label, actual, desired, tolerance):
+def compare(actual, desired, tolerance):
     """Each array within a tolerance that is relative to its largest number."""
-    assert actual.keys() == desired.keys()
     for key, value in desired.items():
-        assert np.any(value), key
         largest = np.abs(value).max()
-        np.testing.assert_allclose(actual[key], value, rtol=0, atol=tolerance * largest, err_msg=f"{label} {key}")
+        assert largest, key
+        np.testing.assert_allclose(actual[key], value, rtol=0, atol=tolerance * largest, err_msg=key)
 
 
 def enlarge(model):
@@ -171,13 +161,10 @@ def test_a_pinned_network_is_the_same_network(tmp_path):
     image = np.random.default_rng(0).normal(scale=60, size=(2, 224, 224, 3)).astype(np.float32)
     plain = AlexNet(3, width=TINY, devices=(), seed=1)
     np.testing.assert_allclose(model(image), plain(image), rtol=1e-5)
-    assert "CPU" not in str(model.get_config())
     model.save(tmp_path / "a.keras")
     again = keras.saving.load_model(tmp_path / "a.keras")
     np.testing.assert_allclose(again(image), plain(image), rtol=1e-5)
     assert all(weight.value.device.endswith("CPU:0") for weight in again.weights)
-    second = AlexNet(3, width=TINY, devices=("CPU:1",), seed=1)
-    assert all(weight.value.device.endswith("CPU:1") for weight in second.weights)
 
     def twice(network):
         # a tape that is asked twice, and a gradient of a gradient, of the first kernel
@@ -193,24 +180,19 @@ def test_a_pinned_network_is_the_same_network(tmp_path):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
 
 
-def test_two_gpus_are_taken_by_themselves(monkeypatch):
-    assert choose_devices(None, 2) == choose_devices(None, 1) == ()
-    assert choose_devices(("CPU:0",), 2) == ("CPU:0",)
-    gpus = [tf.config.LogicalDevice(f"/device:GPU:{index}", "GPU") for index in range(3)]
+@pytest.mark.parametrize("count, chosen", [(0, ()), (1, ()), (3, ("GPU:0", "GPU:1"))])
+def test_two_gpus_are_taken_by_themselves(count, chosen, monkeypatch):
+    gpus = [tf.config.LogicalDevice(f"/device:GPU:{index}", "GPU") for index in range(count)]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: gpus)
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: gpus)
-    assert choose_devices(None, 2) == ("GPU:0", "GPU:1")
-    assert choose_devices(None, 1) == ()
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: gpus[:1])
-    assert choose_devices(None, 2) == ()
+    assert choose_devices(None, 2) == chosen and choose_devices(None, 1) == ()
 
 
 def test_devices_that_cannot_be_had_are_named():
     for names, count, words in (
-        (("CPU:0", "GPU:5"), 2, "devices must be present: GPU:5 is missing, there are CPU:0, CPU:1.*='CPU:0,GPU:5'"),
+        (("CPU:0", "GPU:5"), 2, "devices must be names .* present: GPU:5 is missing, there are CPU:0, CPU:1"),
         (("CPU:0", "CPU:0"), 2, "devices must be one device, or a different one for each tower .towers=2"),
-        (("CPU:0", "CPU:1", "CPU:2"), 2, "devices must be one device, or a different one for each tower"),
-        ("CPU:x", 2, "devices must be names such as GPU:0,GPU:1, and 'CPU:X' is none"),
+        ("CPU:x", 2, "CPU:X is missing"),
     ):
         with pytest.raises(ArgumentError, match=words):
             choose_devices(names, count)

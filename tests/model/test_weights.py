@@ -15,12 +15,6 @@ def two_towers():
     return AlexNet(5, "release2012", 2, classifier_activation=None, width=TINY, seed=1)
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value)
-
-
 def test_a_tower_is_half_of_the_outputs_and_the_way_back_is_exact(two_towers):
     """That both forms compute the same is in test_alexnet.py and test_towers.py."""
     grouped = AlexNet(5, "release2012", 1, width=TINY, seed=2)
@@ -30,7 +24,7 @@ def test_a_tower_is_half_of_the_outputs_and_the_way_back_is_exact(two_towers):
     assert list(found) == [f"{layer}/{kind}" for layer in layers for kind in ("kernel", "bias")]
     np.testing.assert_array_equal(towers["conv2_tower1/kernel"], found["conv2/kernel"][..., 8:])
     np.testing.assert_array_equal(towers["fc7_tower0/bias"], found["fc7/bias"][:128])
-    assert_same(weights.to_towers(found), towers)
+    np.testing.assert_equal(weights.to_towers(found), towers)
     assert weights.to_towers(towers).keys() == towers.keys()  # what is in towers is unchanged
 
 
@@ -40,33 +34,33 @@ def test_a_network_without_groups_does_not_fit(two_towers):
         before = weights.named(target)
         with pytest.raises(ValueError, match=r"conv2.*/kernel should be \(5, 5, .*Received: \(5, 5, "):
             weights.copy(source, target)
-        assert_same(weights.named(target), before)
+        np.testing.assert_equal(weights.named(target), before)
 
 
 def test_halves_that_do_not_match_are_named():
-    four, three, five = (np.zeros(size) for size in (4, 3, 5))
-    for function, wrong, words in (
-        (weights.to_grouped, {"fc6_tower0/bias": four}, "fc6_tower0/bias has no other half: fc6_tower1/bias"),
-        (weights.to_grouped, {"fc6_tower0/bias": four, "fc6_tower1/bias": three}, r"\(4,\) and fc6_tower1/bias is"),
-        (weights.to_towers, {"fc6/bias": five}, r"fc6/bias is \(5,\): its last dimension does not divide"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            function(wrong)
+    four, three = np.zeros(4), np.zeros(3)
+    for other in ({}, {"fc6_tower1/bias": three}, {"fc6/bias": four}):
+        with pytest.raises(
+            ValueError, match=r"fc6/bias should have two halves of the same shape.*fc6_tower0/bias \(4,"
+        ):
+            weights.to_grouped({"fc6_tower0/bias": four} | other)
+    with pytest.raises(ValueError, match=r"fc6/bias is \(3,\): its last dimension does not divide"):
+        weights.to_towers({"fc6/bias": three})
 
 
 def test_layers_can_keep_what_they_have(two_towers):
     target = AlexNet(3, "release2012", 2, width=TINY, seed=2)
     before, values = weights.named(target), weights.named(two_towers)
-    with pytest.raises(ValueError, match=r"fc8/kernel should be \(256, 3\). Received: \(256, 5\)"):
-        weights.assign(values, target)
     weights.assign(values, target, without=("fc8", "conv"))  # "conv" is all convolutions
-    assert_same(weights.named(target), {n: before[n] if n.startswith(("fc8", "conv")) else values[n] for n in values})
+    np.testing.assert_equal(
+        weights.named(target), {n: before[n] if n.startswith(("fc8", "conv")) else values[n] for n in values}
+    )
 
 
 def test_an_npz_of_the_names_is_read_and_other_arrays_are_left(two_towers, tmp_path):
     np.savez(tmp_path / "weights.npz", **weights.named(two_towers), epoch=5)
     again = AlexNet(variant="release2012", towers=1, weights=tmp_path / "weights.npz", width=TINY)  # five classes
-    assert_same(weights.named(again), weights.to_grouped(weights.named(two_towers)))
+    np.testing.assert_equal(weights.named(again), weights.to_grouped(weights.named(two_towers)))
 
 
 def test_a_run_its_export_and_its_checkpoint_hold_the_same(tiny_run):
@@ -74,7 +68,7 @@ def test_a_run_its_export_and_its_checkpoint_hold_the_same(tiny_run):
     expected = weights.named(rundir.build(run))
     for path in (tiny_run, tiny_run / "export" / "1", run.checkpoint):
         settings, found = weights.read_with_settings(path)
-        assert_same(found, expected)
+        np.testing.assert_equal(found, expected)
         assert (settings["variant"], settings["width"], settings["num_classes"]) == ("release2012", TINY, 3)
 
 
@@ -87,10 +81,9 @@ def test_of_a_run_the_last_whole_epoch_that_can_be_read_is_taken(tmp_path, capsy
     assert weights.read(tmp_path)["fc8/bias"][0] == 2
     (tmp_path / "checkpoints" / "epoch-2.index").write_bytes(b"damaged")
     assert weights.read(tmp_path)["fc8/bias"][0] == 1
-    message = capsys.readouterr().err
-    assert "epoch-2: " in message and message.endswith("; trying the one before\n") and message.count("\n") == 1
+    assert "epoch-2: " in capsys.readouterr().err
     (tmp_path / "flags.cfg").write_text("--width=wide\n")
-    with pytest.raises(ValueError, match="the flags of its run: cannot be read .*'wide'"):
+    with pytest.raises(ValueError, match="flags.cfg: is not the flags of a run .*wide"):
         weights.read_with_settings(tmp_path)
     (tmp_path / "checkpoints" / "epoch-1.index").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="epoch-1: cannot be read"):
@@ -101,36 +94,22 @@ def savez(**arrays):
     return lambda path: np.savez(path.open("wb"), **arrays)
 
 
-def zipped(*names):
-    def write(path):
-        with zipfile.ZipFile(path, "w") as archive:
-            for name in names:
-                archive.writestr(name, b"content")
-
-    return write
-
-
-def truncated(path):
-    np.savez(path.open("wb"), **{"conv1/kernel": np.zeros(99)})
-    path.write_bytes(path.read_bytes()[:500])
+def zipped(name):
+    return lambda path: zipfile.ZipFile(path, "w").writestr(name, b"content")
 
 
 OTHERS = {
     "nothing": (lambda path: None, "there is no such file or folder; give a run's folder"),
     "folder": (lambda path: path.mkdir(), "holds no weights; give a run's folder"),
-    "text": (lambda path: path.write_text("no arrays"), "is another kind of file; give"),
-    ".pth": (zipped("archive/data.pkl", "archive/data/0"), "is a file of PyTorch; give"),
-    ".keras": (zipped("metadata.json", "config.json", "model.weights.h5"), "is a model of Keras, which keras.saving"),
-    ".weights.h5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "is an HDF5 file of Keras; give"),
-    "statistics": (savez(mean_image=np.zeros(3), count=5), "is the statistics of a training set; give"),
-    "scalar": (savez(a=5), "is an archive without weights of a layer; give"),
+    "text": (lambda path: path.write_text("no arrays"), "is a file of another kind, without weights of a layer; give"),
+    ".keras": (zipped("config.json"), "is a model of Keras, which keras.saving.load_model reads; give"),
+    "other arrays": (savez(mean_image=np.zeros(3), count=5), "is a file of another kind"),
     "scalar kernel": (savez(**{"conv1/kernel": 5}), r"conv1/kernel must be an array of numbers. Received: int64, sh"),
     "kernel of objects": (savez(**{"conv1/kernel": np.array([{}], object)}), "cannot be read .*allow_pickle"),
     "other checkpoint": (
         lambda path: tf.train.Checkpoint(other=tf.Variable(1.0)).write(str(path)),
         "is a checkpoint of something else, without a layer named conv1",
     ),
-    "truncated": (truncated, "is another kind of file"),
     "changed": (zipped("conv1/kernel.npy"), "cannot be read"),
 }
 

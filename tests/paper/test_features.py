@@ -6,13 +6,12 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from google.protobuf import text_format
 from PIL import Image
-from tensorboard import default, program
-from tensorboard.backend import application
-from tensorboard.backend.event_processing import data_ingester
-from werkzeug.test import Client
+from tensorboard.plugins.projector import ProjectorConfig
 
-from keras_alexnet import evaluation, rundir
+from keras_alexnet import rundir
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.paper import features
@@ -28,13 +27,8 @@ def indexed(extractor, source, folder):
 
 
 @pytest.fixture(scope="module")
-def model(tiny_run):
-    return evaluation.open_model(str(tiny_run))
-
-
-@pytest.fixture(scope="module")
-def extractor(model):
-    return features.feature_extractor(model)
+def extractor(tiny_run):
+    return features.feature_extractor(str(tiny_run))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +37,7 @@ def pixels(small_images, tmp_path_factory):
     return indexed(features.pixel_extractor(4), listed(small_images, "train"), tmp_path_factory.mktemp("results"))
 
 
-def test_features_are_what_the_last_layer_multiplies(model, extractor, tiny_run, small_images, tmp_path):
+def test_features_are_what_the_last_layer_multiplies(extractor, tiny_run, small_images, tmp_path):
     """Held against the probabilities: softmax(features * kernel + bias) of fc8, in NumPy."""
     source = listed(small_images, "val")
     index = indexed(extractor, source, tmp_path)
@@ -53,19 +47,19 @@ def test_features_are_what_the_last_layer_multiplies(model, extractor, tiny_run,
     kernel, bias = (np.asarray(each, np.float64) for each in last.get_weights())
     logits = index.features.astype(np.float64) @ kernel + bias
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    files = [decode_center((small_images / "val" / file).read_bytes(), model.size) for file in index.files]
-    np.testing.assert_allclose(model.served.center_view(np.stack(files)).numpy(), expected, rtol=1e-4)
+    files = [decode_center((small_images / "val" / file).read_bytes(), extractor.model.size) for file in index.files]
+    np.testing.assert_allclose(extractor.model.served.center_view(np.stack(files)).numpy(), expected, rtol=1e-4)
 
 
-def test_a_run_and_its_export_are_the_same_model(model, extractor, tiny_run, small_images):
-    exported = features.feature_extractor(evaluation.open_model(str(tiny_run / "export" / "1")))
+def test_a_run_and_its_export_are_the_same_model(extractor, tiny_run, small_images):
+    exported = features.feature_extractor(str(tiny_run / "export" / "1"))
     assert exported.identity == extractor.identity
     paths = sorted((small_images / "val").glob("*/*.jpg"))
     answers = [features.extract_features(each, paths)[0] for each in (extractor, exported)]
     np.testing.assert_allclose(*answers, rtol=1e-5, atol=1e-6)
-    bias = model.served.weights["fc8/bias"]
+    bias = extractor.model.served.weights["fc8/bias"]
     bias.assign_add(np.ones(3))
-    assert features.model_identity(model) != extractor.identity
+    assert features.model_identity(extractor.model) != extractor.identity
     bias.assign_sub(np.ones(3))
 
 
@@ -136,54 +130,19 @@ def test_an_index_is_kept_until_something_changes(small_images, tmp_path, monkey
         features.load_index(str(path))
 
 
-@pytest.fixture(scope="module")
-def folder(pixels, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("logs") / "projector"
+def test_the_projector_shows_the_index(pixels, tmp_path):
+    folder = tmp_path / "projector"
     features.write_projector(pixels, str(folder))
-    return folder
-
-
-def test_tensorboard_answers_with_the_index(pixels, folder):
-    """TensorBoard's own server, asked as its page asks."""
-    board = program.TensorBoard(plugins=default.get_plugins())
-    board.configure(logdir=str(folder), load_fast="false")
-    ingester = data_ingester.LocalDataIngester(board.flags)
-    ingester.start()
-    provider, assets = ingester.data_provider, board.assets_zip_provider
-    loaders, multiplexer = board.plugin_loaders, ingester.deprecated_multiplexer
-    client = Client(application.TensorBoardWSGIApp(board.flags, loaders, provider, assets, multiplexer))
-    route = "/data/plugin/projector"
-    assert client.get(f"{route}/runs").get_json() == ["."]
-    (embedding,) = client.get(f"{route}/info?run=.").get_json()["embeddings"]
-    assert embedding["tensorShape"] == [18, 48] and embedding["sprite"]["singleImageDim"] == [64, 64]
-    of = f"run=.&name={embedding['tensorName']}"
-    tensor = np.frombuffer(client.get(f"{route}/tensor?{of}").data, np.float32)
-    np.testing.assert_array_equal(tensor.reshape(18, 48), pixels.features)
-    lines = client.get(f"{route}/metadata?{of}").get_data(as_text=True).splitlines()
+    (embedding,) = text_format.Parse((folder / "projector_config.pbtxt").read_text(), ProjectorConfig()).embeddings
+    checkpoint = tf.train.load_checkpoint(str(folder))
+    np.testing.assert_array_equal(checkpoint.get_tensor(embedding.tensor_name), pixels.features)
+    lines = (folder / embedding.metadata_path).read_text().splitlines()
     assert lines[0] == "class\tfile" and len(lines) == 19 and lines[7] == "red_square\tred_square/0.jpg"
-    assert client.get(f"{route}/sprite_image?{of}").data == (folder / "sprite.png").read_bytes()
-
-
-def test_thumbnails_stand_row_by_row(pixels, folder):
-    sprite = np.asarray(Image.open(folder / "sprite.png"))
+    assert list(embedding.sprite.single_image_dim) == [64, 64]
+    sprite = np.asarray(Image.open(folder / embedding.sprite.image_path))
     cells = sprite.reshape(5, 64, 5, 64, 3).swapaxes(1, 2).reshape(25, 64, 64, 3)
     for place in (0, 4, 5, 17):
         with open(pixels.paths()[place], "rb") as file:
             whole = decode_center(file.read()).numpy().astype(np.float64)
         np.testing.assert_allclose(cells[place], whole.reshape(64, 4, 64, 4, 3).mean(axis=(1, 3)), atol=0.51)
     assert not cells[18:].any()
-
-
-def test_another_index_takes_its_place(pixels, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "MOST_SHOWN", 4)
-    monkeypatch.setattr(features, "LARGEST_SPRITE", 100)
-    features.write_projector(pixels, str(tmp_path))
-    files = [line.split("\t")[1] for line in (tmp_path / "metadata.tsv").read_text().splitlines()[1:]]
-    assert files == [pixels.files[place] for place in (0, 6, 11, 17)]
-    names = ("a\tb\n.jpg", pixels.files[1])  # the first is not there
-    few = features.Index(pixels.features[:2], names, pixels.labels[:2] * 0 - 1, (), pixels.root, "m", "f")
-    features.write_projector(few, str(tmp_path))
-    assert (tmp_path / "metadata.tsv").read_text() == f"class\tfile\n-\ta\\tb\\n.jpg\n-\t{pixels.files[1]}\n"
-    sprite = np.asarray(Image.open(tmp_path / "sprite.png"))
-    assert sprite.shape == (100, 100, 3) and not sprite[:, :50].any() and sprite[:50, 50:].any()
-    assert len(list(tmp_path.glob("features-*.index"))) == 1

@@ -1,14 +1,11 @@
 """Figure 1: the error of an epoch, the search over learning rates, verdicts, and a trial."""
 
 import contextlib
-import importlib
 import json
-import sys
 import types
 
 import pytest
 
-from keras_alexnet.errors import UsageError
 from keras_alexnet.paper import experiment, figure1
 
 
@@ -89,19 +86,12 @@ def test_the_best_learning_rates_are_compared():
     values["factor"], values["tanh"]["epochs"] = None, [13.0, None]
     assert figure1.verdict(values).outcome == "cannot be told"
     factor, rates = figure1.tables(values)
-    assert factor.rows == (("tanh / ReLU", "6", "-", "not reached"),)
+    assert factor.rows == [("tanh / ReLU", "6", "-", "not reached")]
     assert rates.rows[1] == ("tanh", "0.4", "13.0, not reached")
 
 
-def test_the_committed_result_says_the_same_numbers():
-    values = experiment.read("figure1", "docs/results")["values"]
-    assert figure1.tables(values)[1].rows == (("ReLU", "0.002", "7.4"), ("tanh", "0.008", "45.0"))
-    said = "Holds: ReLU is faster, 6.1 times here and six times in the paper, one seed."
-    assert str(figure1.verdict(values)) == said
-
-
 def test_a_trial_from_start_to_end(tmp_path, capsys):
-    assert experiment.main(figure1.EXPERIMENT, ["--dataset=shapes", "--quick", f"--results_dir={tmp_path}"]) == 0
+    assert experiment.main("figure1", ["--dataset=shapes", "--quick", f"--results_dir={tmp_path}"]) == 0
     content = json.loads((tmp_path / "quick" / "figure1.json").read_text())
     assert content["quick"] and "ReLU 0.001, 0.002; tanh 0.004, 0.008" in content["protocol"]
     for activation, rates in (("relu", [0.001, 0.002]), ("tanh", [0.004, 0.008])):
@@ -114,22 +104,7 @@ def test_a_trial_from_start_to_end(tmp_path, capsys):
     assert len(list((tmp_path / "quick" / "figure1").iterdir())) == 4
 
 
-def test_what_figures_need_is_checked_before_training(monkeypatch):
-    monkeypatch.delitem(sys.modules, "keras_alexnet.paper.plots", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match=r"matplotlib is not installed; pip install 'keras-alexnet\[figures\]'"):
-        importlib.import_module("keras_alexnet.paper.plots")
-
-
-@pytest.mark.parametrize(
-    ("flag", "words"),
-    [
-        ("--tanh_rates=0.1,0.1", "--tanh_rates=0.1,0.1: must be different numbers above 0"),
-        ("--relu_rates=-1", "--relu_rates=-1.0: must be different numbers above 0"),
-        ("--dataset=mnist", "dataset"),
-        ("--target_error=101", "target_error"),
-    ],
-)
-def test_wrong_flags_are_named(flag, words, capsys):
-    assert experiment.main(figure1.EXPERIMENT, [flag]) == 2
-    assert words in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--tanh_rates=0.1,0.1", "--relu_rates=-1.0"])
+def test_wrong_flags_are_named(flag, capsys):
+    assert experiment.main("figure1", [flag]) == 2
+    assert f"{flag}: must be different numbers above 0" in capsys.readouterr().err

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-import requests
 import tensorflow as tf
-from tensorboard import default, program
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from keras_alexnet import config as configs
 from keras_alexnet import files
@@ -158,37 +157,22 @@ def test_done_is_what_checkpoint_and_history_agree_on(cells):
         assert cell.done == finished
 
 
-def test_hparams_of_two_grids_in_tensorboard(fake, cells, tmp_path):
-    """All columns, each run once however often the grid is run, seeds as whole numbers."""
-    first = cells(a=[], b=["--dropout=0"], out="first")
-    second = cells(a=[], c=["--noreflections"], seeds=[1], out="second")
-    for cell in (*first, *second):
-        fake_trainer.write(cell.config, 3)
-    for found in (first, first, second):
-        (tmp_path / "first" / grid.HPARAMS_FILE).write_bytes(b"the columns of version 0.1")
-        assert grid.run(found) == ({}, {})
-    board = program.TensorBoard(plugins=default.get_plugins())
-    board.configure(argv=[None, f"--logdir={tmp_path}", "--load_fast=false", "--host=127.0.0.1", "--port=0"])
-    url = f"{board.launch()}data/plugin/hparams"
-    experiment, runs = {}, []
-    for _ in range(100):
-        experiment = requests.post(f"{url}/experiment", json={"experimentName": ""}, timeout=10).json()
-        columns = [{"metric": each["name"]} for each in experiment.get("metricInfos", ())]
-        asked = {"allowedStatuses": ["STATUS_UNKNOWN"], "colParams": columns, "startIndex": 0, "sliceSize": 99}
-        runs = requests.post(f"{url}/session_groups", json=asked, timeout=10).json().get("sessionGroups", [])
-        if len(runs) >= 6:
-            break
-        time.sleep(0.1)
-    columns = {each["name"]: each for each in experiment["hparamInfos"]}
-    assert {name for name, each in columns.items() if each["differs"]} == {"dropout", "reflections", "seed"}
-    assert sorted(columns["seed"]["domainDiscrete"]) == ["1", "2"]
-    names = ["first/a/seed1", "first/a/seed2", "first/b/seed1", "first/b/seed2", "second/a/seed1", "second/c/seed1"]
-    assert sorted(run["name"] for run in runs) == names
-    for run in runs:
-        _, name, seed = run["name"].split("/")
-        assert (run["hparams"]["dropout"], run["hparams"]["reflections"]) == (0.5 * (name != "b"), name != "c")
-        shown = {metric["name"]["tag"]: metric["value"] for metric in run["metricValues"]}
-        assert shown == {"val_top1_error": 30 + int(seed[-1]) + 2 * (name == "b"), "val_loss": 0.75}
+def test_hparams_are_written_once(fake, cells, tmp_path):
+    found = cells(a=[], b=["--dropout=0"], seeds=[1])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / grid.HPARAMS_FILE).write_bytes(b"the columns of version 0.1")
+    assert grid.run(found) == grid.run(found) == ({}, {})
+    assert not (tmp_path / "out" / grid.HPARAMS_FILE).exists()
+    for cell, error in zip(found, (31, 33), strict=True):
+        (path,) = Path(cell.folder, "logs", "hparams").iterdir()
+        events = [event for event in tf.compat.v1.train.summary_iterator(str(path)) if event.summary.value]
+        values = {value.tag: value for event in events for value in event.summary.value}
+        shown = HParamsPluginData.FromString(values["_hparams_/session_start_info"].metadata.plugin_data.content)
+        assert shown.session_start_info.group_name == f"out/{cell.name}"
+        hparams = shown.session_start_info.hparams
+        assert hparams["dropout"].number_value == 0.5 * (cell.stem == "a") and hparams["seed"].string_value == "1"
+        numbers = {name: tf.make_ndarray(values[name].tensor) for name in ("val_top1_error", "val_loss")}
+        assert numbers == {"val_top1_error": error, "val_loss": 0.75} and events[-1].step == 3
 
 
 def test_settings_are_typed_and_leave_out_where_a_run_is_kept():

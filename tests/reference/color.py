@@ -3,33 +3,13 @@
 import numpy as np
 
 
-def principal_components(covariance):
-    """Eigenvalues and eigenvectors of a covariance of RGB values.
-
-    Args:
-        covariance: symmetric numbers (3, 3).
-
-    Returns:
-        Eigenvalues (3,), smallest first, and unit eigenvectors (3, 3): column i belongs to eigenvalue i. The
-        sign of a column is arbitrary.
-    """
-    return np.linalg.eigh(np.asarray(covariance, np.float64))
-
-
 def paper_noise_covariance(covariance_255, stddev=0.1):
     """Section 4.1: [p1 p2 p3] [a1 l1, a2 l2, a3 l3]^T is added to each pixel, a_i ~ N(0, stddev^2).
 
-    The eigenvalues l are those of pixels scaled to 0..1; the noise is brought back to 0..255 units. Its
-    covariance is the sum of variance(255 a_i l_i) p_i p_i^T.
-
-    Args:
-        covariance_255: covariance of RGB values in 0..255 units (3, 3).
-        stddev: standard deviation of a_i, no unit.
-
-    Returns:
-        float64 (3, 3), in squared 0..255 units.
+    The eigenvalues l are those of pixels scaled to 0..1; the noise is brought back to 0..255 units. Its covariance,
+    float64 (3, 3), is the sum of variance(255 a_i l_i) p_i p_i^T. `covariance_255` is that of RGB values in 0..255.
     """
-    eigenvalues, vectors = principal_components(np.asarray(covariance_255, np.float64) / 255**2)
+    eigenvalues, vectors = np.linalg.eigh(np.asarray(covariance_255, np.float64) / 255**2)
     total = np.zeros((3, 3))
     for i in range(3):
         total += (255 * stddev * eigenvalues[i]) ** 2 * np.outer(vectors[:, i], vectors[:, i])
@@ -40,15 +20,8 @@ def release_noise_covariance(covariance_255, stddev=0.1):
     """Release, convdata_jpeg.py: stddev * V (sigma * g) is added, g ~ N(0, I), before the division by 1.1.
 
     sigma are standard deviations: the square roots of the eigenvalues of the covariance in 0..255 units.
-
-    Args:
-        covariance_255: covariance of RGB values in 0..255 units (3, 3).
-        stddev: the release's noise coefficient, no unit.
-
-    Returns:
-        float64 (3, 3), in squared 0..255 units.
     """
-    eigenvalues, vectors = principal_components(covariance_255)
+    eigenvalues, vectors = np.linalg.eigh(np.asarray(covariance_255, np.float64))
     total = np.zeros((3, 3))
     for i in range(3):
         sigma = np.sqrt(max(0.0, eigenvalues[i]))  # rounding may push an eigenvalue of 0 below 0

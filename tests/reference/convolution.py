@@ -6,19 +6,9 @@ import numpy as np
 def convolve(x, kernel, bias, stride, padding, groups=1):
     """Section 3.5: an output is the dot product of a kernel (not flipped) and a window, plus a bias.
 
-    With groups, the input and the output channels are cut into that many equal runs, and output run g sees
-    only input run g (section 3.5: "connected only to those kernel maps ... which reside on the same GPU").
-
-    Args:
-        x: numbers (B, H, W, C).
-        kernel: numbers (kh, kw, C / groups, outputs).
-        bias: numbers (outputs,).
-        stride: step between windows in pixels, both ways.
-        padding: rows and columns of zeros, ((top, bottom), (left, right)). Windows lie inside the padded map.
-        groups: number of groups.
-
-    Returns:
-        float64 (B, (H + top + bottom - kh) // stride + 1, likewise for the width, outputs).
+    With groups, output run g sees only input run g ("connected only to those kernel maps ... which reside on the same
+    GPU"). x is (B, H, W, C), kernel (kh, kw, C / groups, outputs); padding is rows and columns of zeros, ((top,
+    bottom), (left, right)), and windows lie inside the padded map. Returns float64.
     """
     x, kernel, bias = (np.asarray(value, np.float64) for value in (x, kernel, bias))
     (top, bottom), (left, right) = padding
@@ -45,16 +35,7 @@ def convolve(x, kernel, bias, stride, padding, groups=1):
 
 
 def max_pool(x, size, stride):
-    """Section 3.4: the largest value of each size x size window, windows `stride` apart and inside the map.
-
-    Args:
-        x: numbers (B, H, W, C).
-        size: side of the window in positions (z, 3 in the paper).
-        stride: step between windows in positions (s, 2 in the paper).
-
-    Returns:
-        float64 (B, (H - size) // stride + 1, (W - size) // stride + 1, C).
-    """
+    """Section 3.4: the largest value of each size x size window of (B, H, W, C), `stride` apart, inside the map."""
     x = np.asarray(x, np.float64)
     rows = (x.shape[1] - size) // stride + 1
     columns = (x.shape[2] - size) // stride + 1

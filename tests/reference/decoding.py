@@ -15,15 +15,7 @@ def reduction(short, side):
 
 
 def reduced(data, side=256):
-    """A file after the first step.
-
-    Args:
-        data: bytes.
-        side: int.
-
-    Returns:
-        float64 (height, width, 3), 0..255, RGB.
-    """
+    """A file after the first step: float64 (height, width, 3), 0..255, RGB."""
     with Image.open(io.BytesIO(data)) as opened:
         width, height = opened.size
         factor = reduction(min(width, height), side)
@@ -41,15 +33,7 @@ def reduced(data, side=256):
 
 
 def bilinear(image, rows, columns):
-    """What tf.image.resize does without antialiasing: half-pixel centers, beyond the edge the edge.
-
-    Args:
-        image: float64 (height, width, 3).
-        rows, columns: int.
-
-    Returns:
-        float64 (rows, columns, 3).
-    """
+    """What tf.image.resize does without antialiasing: half-pixel centers, beyond the edge the edge."""
     for axis, length in enumerate((rows, columns)):
         there = image.shape[axis]
         place = (np.arange(length) + 0.5) * there / length - 0.5

@@ -4,20 +4,10 @@ import numpy as np
 
 
 def training(x, mask):
-    """Units whose mask is 0 are set to zero; the others are left as they are, not rescaled.
-
-    Args:
-        x: activations, any shape.
-        mask: 0 or 1 for each unit of each case, same shape as x.
-    """
+    """Units whose mask is 0 are set to zero; the others are left as they are, not rescaled."""
     return np.asarray(x, np.float64) * np.asarray(mask, np.float64)
 
 
 def inference(x, rate):
-    """All units are used and multiplied by the probability of being kept, 1 - rate.
-
-    Args:
-        x: activations, any shape.
-        rate: probability of being dropped, from 0 to 1 (0.5 in the paper).
-    """
+    """All units are used and multiplied by the probability of being kept, 1 - rate."""
     return np.asarray(x, np.float64) * (1 - rate)

@@ -6,17 +6,8 @@ import numpy as np
 def local_response_normalization(x, k, n, alpha, beta):
     """Section 3.3: b_i = a_i / (k + alpha * sum_j a_j^2)^beta, j from max(0, i - n/2) to min(N - 1, i + n/2).
 
-    The sum, not the mean, is multiplied by alpha, so the release's scale 1e-4 with size 5 is alpha = 2e-5.
-
-    Args:
-        x: numbers (B, H, W, C); all C channels are neighbors, so a tower's channels have to be passed alone.
-        k: added constant (2 in the paper).
-        n: number of adjacent channels in the window (5 in the paper).
-        alpha: factor of the sum of squares (1e-4 in the paper).
-        beta: exponent (0.75 in the paper).
-
-    Returns:
-        float64 (B, H, W, C).
+    The sum, not the mean, is multiplied by alpha, so the release's scale 1e-4 with size 5 is alpha = 2e-5. All channels
+    of x (B, H, W, C) are neighbors, so a tower's have to be passed alone.
     """
     x = np.asarray(x, np.float64)
     channels = x.shape[-1]
@@ -32,16 +23,8 @@ def local_response_normalization(x, k, n, alpha, beta):
 def in_map_normalization(x, size=5, scale=0.001, power=0.75):
     """The release's cnorm2 (layers/layers-145.cfg): y = x / (1 + scale / size^2 * sum of x^2)^power.
 
-    The sum runs over a size x size window around the position, in the same channel; outside the map x is 0.
-
-    Args:
-        x: numbers (B, H, W, C).
-        size: side of the window in positions, odd.
-        scale: divided by size^2 before use (layers/layer.py, NormLayerParser).
-        power: exponent.
-
-    Returns:
-        float64 (B, H, W, C).
+    The sum runs over a size x size window around the position, in the same channel; outside the map x is 0. The scale
+    is divided by size^2 before use (layers/layer.py, NormLayerParser). x is (B, H, W, C).
     """
     x = np.asarray(x, np.float64)
     height, width = x.shape[1:3]

@@ -6,14 +6,8 @@ import numpy as np
 def mean_and_covariance(images):
     """Two passes: means first, then products of deviations from the mean.
 
-    Args:
-        images: uint8 (N, H, W, 3), RGB.
-
-    Returns:
-        mean image: float64 (H, W, 3), the mean over the N images.
-        RGB mean: float64 (3,), the mean over all N * H * W pixels.
-        RGB covariance: float64 (3, 3), mean product of deviations from the RGB mean over all N * H * W pixels
-            (divided by the count, not by the count less one), in squared 0..255 units.
+    Of images, uint8 (N, H, W, 3): the mean image, float64 (H, W, 3); the mean of all pixels (3,); and their covariance
+    (3, 3), divided by the count of pixels, not by the count less one.
     """
     count, height, width, _ = images.shape
 

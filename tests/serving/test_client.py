@@ -1,7 +1,6 @@
 """The clients against a server of TensorFlow Serving's protocol, against none, and against servers of other kinds."""
 
 import contextlib
-import gzip
 import http.server
 import json
 import os
@@ -14,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 import tensorflow as tf
 
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from keras_alexnet.serving import client as clients
 
 KINDS = ("rest", "grpc")
@@ -38,22 +36,22 @@ def test_a_server_answers_as_the_model_and_the_folder(client, local, tiny_model,
         answer = client.predict(files[:count])
         expected = tf.nn.softmax(tiny_model(center_views[:count] - mean)).numpy()
         np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-3, atol=1e-6)
-        assert answer["classes"].shape == answer["scores"].shape == (count, 5)
-        assert answer["probabilities"].dtype == answer["scores"].dtype == np.float32
     expected = local.predict(files)
     assert answer["classes"].tolist() == expected["classes"].tolist()
     np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-3)
-    # The features come without a name in JSON and get one.
+    assert answer["probabilities"].dtype == answer["scores"].dtype == np.float32
+    # JSON has the features without a name.
     features, expected = (each.predict(files[:2], "features")["features"] for each in (client, local))
     np.testing.assert_allclose(features, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_a_version_can_be_asked_for(server, files):
-    for target in (server.rest, server.grpc):
-        assert clients.open_client(f"{target}/versions/1").predict(files[:1])
-        for other in (f"{target}/versions/9", target.replace("alexnet", "resnet")):
-            with pytest.raises(RunError, match="Servable not found"):
-                clients.open_client(other).predict(files[:1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_version_can_be_asked_for(kind, server, files):
+    target = getattr(server, kind)
+    assert clients.open_client(f"{target}/versions/1").predict(files[:1])
+    for other in (f"{target}/versions/9", target.replace("alexnet", "resnet")):
+        with pytest.raises(RunError, match="Servable not found"):
+            clients.open_client(other).predict(files[:1])
 
 
 def test_a_bad_image_is_refused_by_name_and_the_server_continues(client, files):
@@ -65,20 +63,6 @@ def test_a_bad_image_is_refused_by_name_and_the_server_continues(client, files):
         client.predict(files[:1], "nope")
     with pytest.raises(UsageError, match="^--signature=images: input size does not match signature"):
         client.predict(files[:1], "images")
-    assert client.predict(files[:1])["classes"].shape == (1, 5)
-
-
-def test_the_published_rest_paths(server, files):
-    status = requests.get(server.rest, timeout=60).json()
-    assert status["model_version_status"][0]["state"] == "AVAILABLE"
-    missing = requests.get(f"{server.rest}/versions/9", timeout=60)
-    assert missing.status_code == 404 and missing.json() == {"error": "Could not find version 9 of model alexnet"}
-    for body in (b"", b"{", b"[1]", b"{}", b'{"instances": []}', b'{"instances": 3}', b'{"inputs": {"x": 1}}'):
-        assert requests.post(f"{server.rest}:predict", body, timeout=60).status_code == 400, body
-    client = clients.open_client(server.rest)
-    client._session.headers["Content-Encoding"] = "gzip"
-    post = client._session.post
-    client._session.post = lambda url, body, **options: post(url, gzip.compress(body), **options)
     assert client.predict(files[:1])["classes"].shape == (1, 5)
 
 
@@ -100,7 +84,7 @@ def test_a_server_that_is_down_or_silent(scheme):
         started = time.monotonic()
         with pytest.raises(RunError, match="no answer within 0.5 s|failed 4 times"):
             clients.open_client(address, deadline=0.5).predict([b"x"])
-        if scheme == "grpc":  # a client that is closed does not wait until the deadline
+        if scheme == "grpc":  # close() ends it
             client = clients.open_client(address, deadline=60)
             threading.Timer(0.3, client.close).start()
             with pytest.raises(RunError):
@@ -133,10 +117,10 @@ def answering():
     """A function of answers -> (address, handler), whose server ends with the test."""
     servers = []
 
-    def start(*answers, port=0):
+    def start(*answers):
         answers = [(*answer, {})[:3] for answer in answers]
         kind = type("Handler", (Answering,), {"answers": answers, "seen": 0})
-        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", port), kind))
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind))
         threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
         return f"http://127.0.0.1:{servers[-1].server_address[1]}", kind
 
@@ -154,10 +138,6 @@ def test_what_may_be_over_soon_is_repeated_and_nothing_else(answering):
     address, handler = answering((503, b'{"error": "loading"}'), retry_soon, (200, GOOD))
     assert clients.open_client(address, deadline=1).predict([b"x"])["classes"].tolist() == [["a", "b"]]
     assert handler.seen == 3
-    address, handler = answering((503, b'{"error": "still loading"}'))
-    with pytest.raises(RunError, match=r"failed 3 times \(still loading\)"):
-        clients.open_client(address, deadline=1, retries=2).predict([b"x"])
-    assert handler.seen == 3
     for status, content, words in (
         (400, b'{"error": "image_bytes[0]: not a JPEG"}', r"^image_bytes\[0\]: not a JPEG$"),
         (413, b"", "the request is too large .HTTP status 413"),
@@ -169,10 +149,7 @@ def test_what_may_be_over_soon_is_repeated_and_nothing_else(answering):
         assert handler.seen == 1
 
 
-def test_a_server_may_restart_and_say_when_to_ask_again(answering):
-    port = free_port()
-    threading.Timer(1, answering, args=[(200, GOOD)], kwargs={"port": port}).start()
-    assert clients.open_client(f"http://127.0.0.1:{port}", deadline=10).predict([b"x"])
+def test_a_server_may_say_when_to_ask_again(answering):
     address, handler = answering((503, b"{}", {"Retry-After": "1"}), (200, GOOD))
     started = time.monotonic()
     assert clients.open_client(address, deadline=100).predict([b"x"])
@@ -185,16 +162,14 @@ def test_a_server_may_restart_and_say_when_to_ask_again(answering):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"<html>hello</html>", r"is not TensorFlow Serving's \(no JSON\)"),
-        (b"[" * 200_000, r"\(no JSON\)"),
-        (b"[1, 2]", r"\(no outputs\)"),
-        (b'{"outputs": {"classes": [["a"], ["b"]], "scores": [[1], [0]]}}', r"to 1 files are of the shape \(2, 1\)"),
+        (b"<html>hello</html>", r"is not TensorFlow Serving's \(no outputs in JSON\)"),
+        (b"[" * 200_000, "no outputs in JSON"),
+        (b'{"outputs": {"classes": [["a"], ["b"]], "scores": [[1], [0]]}}', r"to 1 files are <U1, shape \(2, 1\)"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[1, 2]]}}', "different shapes"),
         (b'{"outputs": {"scores": [[1, 2], [3]]}}', "scores in the answer are not a table"),
-        (b'{"outputs": {"classes": [["a"]], "scores": [["x"]]}}', "scores in the answer are <U1"),
+        (b'{"outputs": {"classes": [["a"]], "scores": [["x"]]}}', "scores in the answer to 1 files are <U1"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[NaN]]}}', "scores in the answer have non-finite numbers"),
         (b'{"outputs": {"classes": [["a"]], "scores": [[1' + b"0" * 400 + b"]]}}", "scores in the answer are not a"),
-        (b'{"outputs": {"classes": [[null]], "scores": [[1]]}}', "classes in the answer are not a table"),
         (b"x" * 2**19, "the answer is larger than 0 MB"),
     ],
 )
@@ -221,8 +196,7 @@ def test_a_proxy_is_named_and_none_is_used_for_loopback(kind, server, files, mon
 def test_addresses():
     for target, parts in {
         "http://host": ("http", "host", None, "alexnet", None, False),
-        "http://localhost:80/v1/models/flowers/versions/3": ("http", "localhost", 80, "flowers", "3", True),
-        "https://host/v1/models/flowers/": ("https", "host", None, "flowers", None, False),
+        "https://localhost:80/v1/models/flowers/versions/3": ("https", "localhost", 80, "flowers", "3", True),
         "grpc://[::1]:8500/flowers/versions/2": ("grpc", "[::1]", 8500, "flowers", "2", True),
     }.items():
         found = clients._ServerClient(target, 1, 1)
@@ -236,16 +210,16 @@ def test_addresses():
 def test_folders_without_a_whole_model(tmp_path, folder, local, files):
     with pytest.raises(UsageError, match="--signature=images: the model has features, images, serving_default"):
         local.predict(files[:1], "images")
-    with pytest.raises(UsageError, match=r"is not an exported model \(there is no saved_model.pb in it\)$"):
-        clients.open_client(str(tmp_path))
     for version in ("9", "10", "temp"):
         (tmp_path / "export" / version).mkdir(parents=True)
         (tmp_path / "export" / version / "saved_model.pb").write_bytes(b"no model")
-    for above in (tmp_path, tmp_path / "export"):
-        with pytest.raises(UsageError, match=r"did you mean .*export/10\?$"):
-            clients.open_client(str(above))
-    with pytest.raises(UsageError, match="for a server, write http://localhost:8501 or grpc://localhost:8501$"):
-        clients.open_client("localhost:8501")
+    for target, words in (
+        (tmp_path, r"is not an exported model .*did you mean .*export/10\?$"),
+        (tmp_path / "export", r"did you mean .*export/10\?$"),
+        ("localhost:8501", "for a server, write http://localhost:8501 or grpc://localhost:8501$"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            clients.open_client(str(target))
     shutil.copytree(folder, tmp_path / "a[1]")
     weights = shutil.copytree(folder, tmp_path / "half") / "variables" / "variables.data-00000-of-00001"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
@@ -253,7 +227,7 @@ def test_folders_without_a_whole_model(tmp_path, folder, local, files):
         with pytest.raises(RunError, match="cannot be read") as failed:
             clients.open_client(str(tmp_path / damaged))
         assert "\n" not in str(failed.value)
-    with pytest.raises(UsageError, match=r"must not contain \[ \]"):
+    with pytest.raises(ArgumentError, match=r"must not contain \[ \]"):
         clients.open_client(str(tmp_path / "a[1]"))
 
 
@@ -263,15 +237,12 @@ def test_the_real_server(folder, local, files, tmp_path):
     script = Path(__file__).parents[2] / "tools" / "serving" / "serve.sh"
     environment = {**os.environ, "REST_PORT": str(rest), "GRPC_PORT": str(grpc)}
     command = ["bash", str(script), str(Path(folder).parent), str(tmp_path / "config")]
+    expected = local.predict(files[:3])
     with subprocess.Popen(command, env=environment) as process:
         try:
-            expected = local.predict(files[:3])
             for target in (f"http://127.0.0.1:{rest}", f"grpc://127.0.0.1:{grpc}"):
-                client = clients.open_client(target, deadline=120, retries=20)
-                answer = client.predict(files[:3])
+                answer = clients.open_client(target, deadline=120, retries=20).predict(files[:3])
                 assert answer["classes"].tolist() == expected["classes"].tolist()
                 np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-3)
-                with pytest.raises(clients.RefusedError, match=r"image_bytes\[1\]"):
-                    client.predict([files[0], b"no image"])
         finally:
             process.terminate()

@@ -10,7 +10,7 @@ import pytest
 
 from keras_alexnet import AlexNet
 from keras_alexnet.cli import run_command
-from keras_alexnet.data import record_sets
+from keras_alexnet.data import records
 from tests.data.conftest import encoded, photo, write_folder
 from tests.tools.conftest import load_tool
 
@@ -27,17 +27,13 @@ def test_step(in_process, tmp_path, capsys, monkeypatch):
     asked = ["keras", "pinned"]
     run("benchmark_step", *TINY, "--steps=1", f"--rows={','.join(asked)}", f"--json={tmp_path / 'step.json'}")
     report = json.loads((tmp_path / "step.json").read_text())
-    assert list(report["rows"]) == asked and report["parameters"] == AlexNet(1000, width=0.0625).count_params()
+    assert list(report["rows"]) == asked
     pinned = report["rows"]["pinned"]
     shares = [turn["images_per_second"] / turn["product_gflops"] for turn in pinned["turns"]]
     assert pinned["of_limit"] == pytest.approx(np.median(shares) * report["gflop_per_image"])
     assert pinned["sum"] == pytest.approx(3 * pinned["weights"] + pinned["activations"])
     said = capsys.readouterr().out
     assert "AlexNet(devices=one), float32" in said and "of pinned" in said and "memory, MB" in said
-    step = load_tool("benchmark_step")
-    with pytest.raises(RuntimeError, match="keras has 8 parameters instead of 7"):
-        turn = {"images_per_second": 1.0, "peak_mb": 1.0}
-        step.summary({"product": {"parameters": 7}, "keras": {"parameters": 8}}, {"keras": [turn]})
 
 
 def test_work_and_memory_of_the_network_of_the_paper():
@@ -47,23 +43,16 @@ def test_work_and_memory_of_the_network_of_the_paper():
     products = [side**2 * units * kernel**2 * inputs for side, units, kernel, inputs in convolutions]
     products += [9216 * 4096, 4096 * 4096, 4096 * 1000]
     assert rows.flop_per_image(model) == 6 * sum(products) - 2 * products[0] == 4_135_610_496
-    kept = [
-        224 * 224 * 3,
-        2 * 55 * 55 * 96 + 27 * 27 * 96,  # convolution, normalization, pooling
-        2 * 27 * 27 * 256 + 13 * 13 * 256,
-        2 * 13 * 13 * 256,  # joined, once for each tower
-        2 * 13 * 13 * 384 + 13 * 13 * 256 + 6 * 6 * 256,
-        2 * 6 * 6 * 256 + 2 * 4096,
-        2 * 4096 + 2 * 4096 + 4096,
-        1000,
-    ]
+    # Convolutions, normalizations and poolings; joined parts once for each tower.
+    kept = [224 * 224 * 3, 2 * 55 * 55 * 96 + 27 * 27 * 96, 2 * 27 * 27 * 256 + 13 * 13 * 256, 2 * 13 * 13 * 256]
+    kept += [2 * 13 * 13 * 384 + 13 * 13 * 256 + 6 * 6 * 256, 2 * 6 * 6 * 256 + 2 * 4096, 5 * 4096, 1000]
     paper = rows.on_paper(model, 128, 4)
     assert paper["activations"] == pytest.approx(128 * 4 * sum(kept) / 1e6)
     assert paper["weights"] == paper["momentum"] == paper["gradients"] == 4 * 60_965_224 / 1e6
 
 
-def test_checkpoint(in_process, small_pictures, tmp_path, capsys):
-    run("benchmark_checkpoint", *TINY, f"--data_dir={small_pictures}", f"--json={tmp_path / 'figures.json'}")
+def test_checkpoint(in_process, small_images, tmp_path, capsys):
+    run("benchmark_checkpoint", *TINY, f"--data_dir={small_images}", f"--json={tmp_path / 'figures.json'}")
     said = capsys.readouterr().out
     assert len(re.findall(r" -?\d+\.\d{3}$", said, re.MULTILINE)) == 7 and re.search(r"15 minutes costs -?\d", said)
     megabytes = json.loads((tmp_path / "figures.json").read_text())["megabytes"]
@@ -97,8 +86,7 @@ def test_input(in_process, images, tmp_path, capsys, monkeypatch):
     for row, kilobytes in tool.READ.items():
         need, speed = report["needed"][row], report["rows"][row]["images_per_second"]
         assert need == {"cores": math.ceil(5000 / speed), "megabytes_per_second": 5 * report[kilobytes]}
-    said = capsys.readouterr().out
-    assert "8 images of 300x280 (median)" in said and "cores of this kind" in said
+    assert "8 images of 300x280 (median)" in capsys.readouterr().out
 
 
 def test_input_that_all_rows_read(images, tmp_path):
@@ -109,9 +97,9 @@ def test_input_that_all_rows_read(images, tmp_path):
     options = settings(data_dir=str(images / "train"), batch_size=4, threads=1, work_dir=str(tmp_path))
     assert len(rows.choose(options)) == 10
     rows.lay_out("images", options)
-    train, _ = record_sets.open_prepared(str(tmp_path / "jpeg"), 1)
-    records = train.items().map(train.loader()).as_numpy_iterator()
-    stored = sorted((train.class_names[label], content) for _, content, label in records)
+    train, _ = records.open_prepared(str(tmp_path / "jpeg"), 1)
+    items = train.items().map(train.loader()).as_numpy_iterator()
+    stored = sorted((train.class_names[label], content) for content, label in items)
     files = sorted(tmp_path.glob("prepared/*/*.jpg"))
     assert sorted((path.parent.name, path.read_bytes()) for path in files) == stored and len(files) == 10
 
@@ -127,11 +115,10 @@ def test_torch(images, tmp_path):
     assert parameters == AlexNet(1000, width=1 / 16).count_params()
 
 
-@pytest.mark.parametrize(("name", "content"), [("none", b"no image"), ("cut", encoded(photo(300, 280))[:3000])])
-def test_input_that_is_no_image_is_named(in_process, tmp_path, capsys, name, content):
-    write_folder(tmp_path / "in", {f"a/{name}.jpg": content})
+def test_input_that_is_no_image_is_named(in_process, tmp_path, capsys):
+    write_folder(tmp_path / "in", {"a/cut.jpg": encoded(photo(300, 280))[:3000]})
     run("benchmark_input", f"--data_dir={tmp_path / 'in'}", "--batch_size=1", "--threads=1", code=2)
-    assert f"a/{name}.jpg: cannot be decoded; leave it out of --data_dir" in capsys.readouterr().err
+    assert "a/cut.jpg: cannot be decoded; leave it out of --data_dir" in capsys.readouterr().err
     run("benchmark_input", f"--data_dir={tmp_path / 'in'}", code=2)
     assert "1 JPEG files in class folders are fewer than --batch_size=128" in capsys.readouterr().err
     run("benchmark_input", "--data_dir=/nowhere", code=2)
@@ -145,16 +132,13 @@ def test_serving(in_process, folder, server, tmp_path, capsys, monkeypatch):
     argv = [f"--model={folder}", f"--server={server.rest}", "--repeats=8", "--rounds=2", f"--json={path}"]
     run("benchmark_serving", *argv)
     report = json.loads(path.read_text())
-    calls = report["calls"]
-    for name in ("serving", "network", "decode", "plain_decode"):
-        assert 0 < calls[name]["batch 1 p50"] <= calls[name]["batch 1 p99"]
-        assert 0 < calls[name]["batch 32 p50"] <= calls[name]["batch 32 p99"]
-    assert calls["ratio"]["batch 1 p50"] == calls["beyond"]["batch 1 p50"] / calls["decode"]["batch 1 p50"]
-    assert report["ten_views"]["ratio"] > 1 and set(report["loading"]) == {"import", "load", "first_answer"}
-    assert report["server"]["together"]["images_per_second"] > 0
-    said = capsys.readouterr().out
-    for words in ("serving_default, files", "beyond the network", "ten views:", "fresh process:", "4 at a time: p50"):
-        assert words in said
+    for row in ("batch 1", "batch 32"):
+        calls = report["rows"][row]
+        assert all(0 < calls[name]["p50"] <= calls[name]["p99"] for name in ("serving", "network", "decode"))
+        assert calls["ratio"]["p50"] == calls["beyond"]["p50"] / calls["decode"]["p50"]
+    assert report["rows"]["ten_views"]["times"]["p50"] > 1
+    assert set(report["rows"]["loading"]) == {"import", "load", "first_answer"}
+    assert "batch 32: beyond the network" in capsys.readouterr().out
 
 
 def test_serving_wrong_usage(in_process, folder, tmp_path, capsys):

@@ -41,7 +41,8 @@ def test_an_imported_run_is_a_run(folder):
     # What is served for an image of 256x256 is what Caffe makes of its center minus the center of the mean.
     image = np.random.default_rng(4).integers(0, 256, (256, 256, 3), np.uint8)
     caffes = (image[..., ::-1].transpose(2, 0, 1) - mean)[:, 14:241, 14:241]
-    expected = caffe_network.forward(blobs_of(), caffes[None])["prob"]
+    expected = caffe_network.forward(blobs_of(), caffes[None])
+    assert expected.max() < 0.6 and expected.std() > 0.05
     served = export.served_model(opened)
     np.testing.assert_allclose(served.center_view(image[None, 14:241, 14:241]), expected, rtol=1e-3)
 
@@ -59,7 +60,6 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
     assert (opened.config.network.towers, opened.config.network.groups) == (1, 2)
     np.testing.assert_allclose(opened.statistics.mean_image[3, 5], [122.67891434, 116.66876762, 104.00698793])
     names = opened.class_names
-    assert len(set(names)) == 1000
     assert names[134] == "crane (n02012849)" and names[517] == "crane (n03126707)" and names[65] == "sea_snake"
 
 
@@ -71,16 +71,18 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
         ("IN/nowhere --out=OUT", 2, "IN/nowhere: there is no such file"),
         ("IN/good.caffemodel --out=IN", 2, "--out=IN: is not empty; name a new folder"),
         ("IN/good.caffemodel --out=OUT", 2, "--class_names is missing: .* has 7 classes, and ImageNet 1000"),
-        ("IN/good.caffemodel --out=OUT --class_names=IN/nowhere", 2, "nowhere: there is no such file"),
-        ("IN/good.caffemodel --out=OUT --class_names=IN/few.txt", 2, "few.txt: 2 names; .* has 7"),
-        ("IN/good.caffemodel --out=OUT --class_names=IN/same.txt", 2, "two classes have the same"),
-        ("IN/good.caffemodel --out=OUT --class_names=IN/good.caffemodel", 2, "good.caffemodel: is no t"),
+        ("IN/good.caffemodel --out=OUT --class_names=IN/nowhere", 2, "nowhere: cannot be read .*No such file"),
+        ("IN/good.caffemodel --out=OUT --class_names=IN/same.txt", 2, "has 7 names, 1 of them different; .* has 7"),
         ("IN/names.txt --out=OUT", 1, "names.txt: holds no weights, .caffemodel or .npy"),
+        ("IN/odd --out=OUT --class_names=IN/names.txt", 1, "IN/odd: conv1 has 7 outputs, AlexNet 96; width must"),
+        ("IN/no_groups --out=OUT --class_names=IN/names.txt", 1, r"conv4: the kernel, .* is float32 \(24, 24, 3"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(folder, arguments, code, words):
-    (folder / "few.txt").write_text("cat\nnewt\n")
     (folder / "same.txt").write_text("cat\n" * CLASSES)
+    (folder / "odd").write_bytes(caffemodel(blobs_of(c1=7)))
+    conv4 = {"conv4": [np.ones((24, 24, 3, 3)), np.ones(24)]}
+    (folder / "no_groups").write_bytes(caffemodel(blobs_of() | conv4))
     before = sorted(os.listdir(folder))
     filled = arguments.replace("IN", str(folder)).replace("OUT", str(folder / "run")).split()
     assert re.search(words.replace("IN", str(folder)), refusal(load_tool("import_weights"), *filled, code=code))

@@ -29,15 +29,3 @@ def test_loss_and_squared_error_are_their_formulas_of_logits_and_of_probabilitie
         np.testing.assert_allclose(value, values[name], rtol=1e-4, atol=1e-6)
     # A probability of 0 costs much and not infinitely much.
     assert 80 < metrics.of_probabilities(np.array([[0, 1]], np.float32), np.array([0]))["loss"][0] < 100
-
-
-def test_averages_count_images_not_batches():
-    averages = metrics.Averages()
-    assert np.isnan(averages.result()["loss"])
-    averages.add(metrics.sums({name: np.zeros(3, np.float32) for name in metrics.NAMES}, np.ones(3, np.float32)))
-    values = {name: np.array([1.0, 7.0], np.float32) for name in metrics.NAMES}
-    averages.add(metrics.sums(values, np.array([1.0, 0.0], np.float32)))  # the second only fills the batch
-    assert averages.result() == dict.fromkeys(metrics.NAMES, 0.25)
-    assert averages.count() == 4
-    averages.reset()
-    assert averages.count() == 0

@@ -1,7 +1,4 @@
-"""Warnings and filters; TensorBoard's curves are tested with runs in tests/test_train.py and tests/test_resume.py."""
-
 import math
-import shutil
 import types
 
 import numpy as np
@@ -9,7 +6,9 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import AlexNet
-from keras_alexnet.training import monitoring
+from keras_alexnet.config import RunConfig
+from keras_alexnet.training import metrics, monitoring
+from keras_alexnet.training.progress import Progress
 from tests.runs import REMOVED, points
 
 LN5 = math.log(5)
@@ -17,33 +16,33 @@ LN5 = math.log(5)
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    """Warnings with a clock: a function of steps, and what TensorBoard got."""
+    """A Monitor with a clock: a function of steps, and what TensorBoard got."""
     clock = types.SimpleNamespace(now=0.0)
     monkeypatch.setattr(monitoring.time, "perf_counter", lambda: clock.now)
-    writer = tf.summary.create_file_writer(str(tmp_path / "logs" / "train"))
-    averages = types.SimpleNamespace(images=0, count=lambda: averages.images)
-    trainer = types.SimpleNamespace(averages=averages, waited=0.0)
-    curves = types.SimpleNamespace(trainer=trainer, train_writer=writer, step=0, every=10)
-    warnings = monitoring.Warnings(curves, str(tmp_path), 10**6, LN5, 5, 30, "paper")
-    warnings.on_epoch_begin(0)
+    run = RunConfig(model_dir=str(tmp_path), summary_steps=10)
+    config = types.SimpleNamespace(run=run, network=types.SimpleNamespace(variant="paper"))
+    model = types.SimpleNamespace(variables=[], count_params=lambda: 10**6 // 8)
+    trainer = types.SimpleNamespace(averages=metrics.Averages(), waited=0.0, model=model)
+    monitor = monitoring.Monitor(config, trainer, Progress(), [4] * 5, 30)
+    monitor.on_epoch_begin(0)
 
     def step(count=1, seconds=1.0, waited=0.0, loss=1.0):
         for _ in range(count):
             clock.now, trainer.waited = clock.now + seconds, trainer.waited + waited
-            averages.images, curves.step = averages.images + 128, curves.step + 1
-            warnings.on_train_batch_end(0, {"loss": loss})
+            trainer.averages.add([0, 0, 0, 0, 128])
+            monitor.on_train_batch_end(0, {"loss": loss})
 
     def shown():
-        writer.flush()
+        monitor.flush(Progress())
         return points(tmp_path, "train")
 
-    return types.SimpleNamespace(step=step, shown=shown, warnings=warnings)
+    return types.SimpleNamespace(step=step, shown=shown, monitor=monitor)
 
 
 def test_speed_waiting_and_memory_every_few_steps(watched, capsys):
     watched.step(10, seconds=0.5, waited=0.1)
     watched.step(10, seconds=2.0, waited=0.1)
-    watched.warnings.on_epoch_begin(1)  # validation does not count
+    watched.monitor.on_epoch_begin(1)  # validation does not count
     watched.step(1, seconds=500.0)
     watched.step(9, seconds=1.0)
     shown = watched.shown()
@@ -70,16 +69,14 @@ def test_what_goes_wrong_is_named_once(watched, capsys, monkeypatch):
     watched.step(10, loss=LN5 * 0.99)
     error = capsys.readouterr().err
     assert "the loss has been 1.593 for 300 steps" in error and "--variant=release2012" in error
-    usage = shutil.disk_usage("/")
     for free in (2 * 10**6, 2 * 10**6 - 1):  # two checkpoints
         assert not capsys.readouterr().err
-        monkeypatch.setattr(monitoring.shutil, "disk_usage", lambda path, free=free: usage._replace(free=free))
+        monkeypatch.setattr(monitoring.shutil, "disk_usage", lambda path, free=free: types.SimpleNamespace(free=free))
         watched.step(20)
     assert capsys.readouterr().err.startswith("warning: 0.00 GB are left on the disk")
 
 
 def test_gpus_and_their_memory(monkeypatch):
-    """Those without a part of the network have nothing to do."""
     gpus = [types.SimpleNamespace(name=f"/device:GPU:{number}") for number in range(3)]
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
     monkeypatch.setattr(tf.config.experimental, "get_memory_info", lambda name: {"current": int(name[-1])})
@@ -92,8 +89,7 @@ def test_gpus_and_their_memory(monkeypatch):
     assert monitoring.idle_gpus(types.SimpleNamespace(variables=[replicated])) == []
 
 
-@pytest.mark.parametrize(("width", "per_line", "lines"), [(1 / 16, 3, 1), (1, 16, 3), (0.5, 16, 2)])
-@pytest.mark.parametrize("towers", [1, 2])
+@pytest.mark.parametrize(("towers", "width", "per_line", "lines"), [(1, 1 / 16, 3, 1), (2, 1, 16, 3), (2, 0.5, 16, 2)])
 def test_one_block_of_filters_per_tower(towers, width, per_line, lines):
     model = AlexNet(3, towers=towers, width=width, removed_layers=REMOVED, seed=1)
     kernels = [layer.kernel for layer in model.layers if layer.name.startswith("conv1")]
