@@ -144,7 +144,7 @@ BAD = {
     "no bias": (lambda b: caffemodel(b | {"fc7": b["fc7"][:1]}), "fc7 has 1 arrays; a kernel and a bias are expected"),
     "other shape": (
         lambda b: caffemodel(b | {"conv4": [np.ones((24, 108)), b["conv4"][1]]}),
-        r"conv4: the kernel, .* is float64 \(24, 108\); \(24, 12, 3, 3\) is expected",
+        r"conv4: the kernel, .* is float32 \(24, 108\); \(24, 12, 3, 3\) is expected",
     ),
     "few numbers": (
         lambda b: caffemodel(b, lambda a: blob_2015(a).replace(bytes((6, 3, 11, 11)), bytes((7, 3, 11, 11)))),
