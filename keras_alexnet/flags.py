@@ -78,7 +78,7 @@ def parse(kind, argv, usage, positional=None):
     for arguments, place in _expanded(argv):
         try:
             rest += flags(["keras_alexnet", *arguments])[1:]
-        except absl_flags.Error as error:
+        except (absl_flags.Error, ValueError) as error:
             # absl's message names the flag and the value.
             message = printable(str(error).removeprefix("ERROR:: ").removeprefix("flag "))
             raise UsageError(message + place) from None

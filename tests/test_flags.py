@@ -75,6 +75,7 @@ def test_a_field_is_a_flag(monkeypatch, capsys):
     [
         ("--numbers=3", "'numbers'"),
         ("--number", "number"),
+        ("--noquick=3", "--noquick=3 does not take an argument"),
         *((f"--number={number}", f"--number={number}") for number in ("many", 0, 2**31, 10**30)),
         *((f"--share={number}", f"--share={number}: must be a finite number") for number in ("nan", "inf", "-inf")),
         ("--share=0", "--share=0: must be above 0"),
