@@ -44,8 +44,7 @@ def test_all_ways_see_the_stretched_image(folder):
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 def test_prepared_folders_say_how_they_were_resized(folder, tmp_path, capsys, encoding):
     out, settings = str(tmp_path / "out"), prepare.Settings(encoding=encoding, resize="stretch")
-    manifest = prepare.prepare(*sources.open_folder(folder), out, settings).manifest
-    assert manifest["settings"]["resize"] == "stretch"
+    prepare.prepare(*sources.open_folder(folder), out, settings)
     data = DataConfig(dataset="records", data_dir=out, resize="stretch")
     train, val = sources.open_training(data)
     ((images,), _) = next(iter(pipeline.evaluation_batches(val, (256,), batch_size=2)))
@@ -55,6 +54,5 @@ def test_prepared_folders_say_how_they_were_resized(folder, tmp_path, capsys, en
     assert statistics.load(f"{out}/{records.STATISTICS}").fingerprint == train.fingerprint()
     said = refusal(capsys, lambda: sources.open_training(dataclasses.replace(data, resize="shorter_side")))
     assert said.startswith(f"train: --resize=shorter_side: {out} was prepared with --resize=stretch; prepare the image")
-    other = prepare.Settings(encoding=encoding)
     with pytest.raises(prepare.UsageError, match="holds images that were prepared with --resize=stretch; prepare"):
-        prepare.prepare(*sources.open_folder(folder), out, other)
+        prepare.prepare(*sources.open_folder(folder), out, prepare.Settings(encoding=encoding))

@@ -210,10 +210,8 @@ def test_images_of_other_sizes_and_layers_in_front():
     padded = np.pad(maps, ((0, 0), (0, 1), (0, 0), (0, 0)), constant_values=-np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]
     np.testing.assert_array_equal(found, windows.max((-1, -2)))
-    images = keras.Input((40, 60, 3), dtype="uint8")
-    model = AlexNet(
-        classes=5, width=TINY, seed=1, input_tensor=keras.layers.Resizing(224, 224)(keras.ops.cast(images, "float32"))
-    )
+    images = keras.Input((40, 60, 3))
+    model = AlexNet(classes=5, width=TINY, input_tensor=keras.layers.Resizing(224, 224)(images))
     assert model.input_shape == (None, 40, 60, 3) and model.output_shape == (None, 5)
 
 
@@ -236,7 +234,6 @@ def test_images_of_other_sizes_and_layers_in_front():
         ({"input_shape": (300, 300, 3)}, r"input_shape must be \(224, 224, 3\) with the top"),
         ({"input_shape": (224, 224, 1)}, "input_shape must be .rows, columns, 3., .* repeat the channel of grey"),
         ({"input_shape": (35, 224, 3), "include_top": False}, "input_shape must have known numbers .* 36 or more"),
-        ({"input_shape": (None, 9, 3), "include_top": False}, "input_shape must have known numbers .* 36 or more"),
         ({"input_tensor": keras.Input((99, 99, 3))}, r"input_tensor must be \(224, 224, 3\) with the top"),
     ],
 )

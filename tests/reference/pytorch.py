@@ -2,9 +2,9 @@
 
     python tests/reference/pytorch.py FOLDER
 
-A process of its own: what these packages import (Triton) and TensorFlow crash in one. Of the images FOLDER/*.jpg the
-answers of torchvision are with its own transforms. For each network NAME it writes NAME.pth, and NAME.npz with pixels,
-0..255, and logits; of torchvision also NAME.onnx, and images.npz with the prepared images and their probabilities.
+A process of its own: what these packages import (Triton) and TensorFlow crash in one. It writes NAME.pth and NAME.npz
+(pixels, 0..255, and logits) of each network, torchvision.onnx, and images.npz: FOLDER/*.jpg as torchvision's own
+transforms prepare them, and their probabilities.
 """
 
 import sys
@@ -22,14 +22,10 @@ MEAN, STD = 255 * np.array([0.485, 0.456, 0.406]), 255 * np.array([0.229, 0.224,
 
 def with_random_weights(net):
     """Weights that keep the size of activations from layer to layer, and logits of deviation 3."""
-    for each in net.parameters():
-        if each.ndim > 1:
-            torch.nn.init.kaiming_normal_(each, nonlinearity="relu")
-        else:
-            torch.nn.init.normal_(each, std=0.1)
     kernels = [each for each in net.parameters() if each.ndim > 1]
+    for each in net.parameters():
+        torch.nn.init.normal_(each, std=(2 / each[0].numel()) ** 0.5 if each.ndim > 1 else 0.1)
     kernels[-1] *= 3 / net.eval()(torch.randn(2, 3, 224, 224)).std()
-    return net
 
 
 def main(folder):
@@ -40,10 +36,9 @@ def main(folder):
     nets = {"torchvision": alexnet(num_classes=CLASSES)}
     nets |= {name: get_model(name, num_classes=CLASSES) for name in ("alexnet", "alexnetb")}
     pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype(np.float32)
-    prepared = np.ascontiguousarray(((pixels - MEAN) / STD).transpose(0, 3, 1, 2), np.float32)
-    prepared = torch.from_numpy(prepared)
+    prepared = torch.tensor((pixels - MEAN) / STD, dtype=torch.float32).permute(0, 3, 1, 2).contiguous()
     for name, net in nets.items():
-        net = with_random_weights(net)
+        with_random_weights(net)
         if name == "torchvision":
             hidden, last = net.classifier[:-1](net.features(images).flatten(1)), net.classifier[-1]
             # No image's fifth and sixth class may be close together: then any other resizing exchanges them.
