@@ -73,16 +73,18 @@ def assert_computes(imported, pixels, expected):
     "name, variant, origin",
     [
         ("torchvision", "owt2014", "torchvision's alexnet"),
+        ("thin", "owt2014", "torchvision's alexnet"),
         ("alexnet", "imgclsmob", "pytorchcv's alexnet"),
         ("alexnetb", "owt2014", "pytorchcv's alexnetb"),
     ],
 )
 def test_computes_what_pytorch_computes(nets, name, variant, origin):
     imported, expected = public_weights.read(str(nets / f"{name}.pth")), np.load(nets / f"{name}.npz")
-    form = {"variant": variant, "towers": 1, "groups": 1, "width": 1.0, "num_classes": CLASSES}
+    form = {"variant": variant, "towers": 1, "groups": 1, "num_classes": CLASSES}
+    form["width"] = 0.25 if name == "thin" else 1.0
     assert (imported.origin, imported.resize, imported.settings) == (origin, "shorter_side", form)
     assert_computes(imported, expected["pixels"], expected["logits"])
-    if name == "torchvision":
+    if name == "thin":
         graph = public_weights.read(str(nets / f"{name}.onnx"))
         assert (graph.origin, graph.settings) == ("torchvision's alexnet as an ONNX graph", form)
         np.testing.assert_equal(graph.weights, imported.weights)
@@ -93,7 +95,7 @@ def test_from_a_file_of_torchvision_to_served_answers(nets, tmp_path):
     run, names = tmp_path / "run", [f"class {index}" for index in range(CLASSES)]
     (tmp_path / "names.txt").write_text("\n".join(names))
     flags = (f"--out={run}", f"--class_names={tmp_path}/names.txt")
-    code, said, _ = call(load_tool("import_weights"), nets / "torchvision.pth", *flags)
+    code, said, _ = call(load_tool("import_weights"), nets / "thin.pth", *flags)
     assert code == 0 and "torchvision's alexnet, with --variant=owt2014 --resize=shorter_side" in said
     assert "published: 43.48 % top-1, 20.93 % top-5 error, by others" in said
     served = tf.saved_model.load(export.export_run(str(run))).signatures["serving_default"]
@@ -191,9 +193,7 @@ def test_hdf5_of_tf2cv_holds_what_pytorch_holds(torch, tmp_path, variant, name):
     assert first.settings == {"variant": variant, "towers": 1, "groups": 1, "width": 1 / 16, "num_classes": 7}
     np.testing.assert_equal(first.weights, second.weights)
     assert set(first.weights) == set(weights.named(AlexNet(**first.settings)))
-    with pytest.raises(
-        ValueError, match="is an HDF5 file; make a run of public weights with `python tools/import_"
-    ):
+    with pytest.raises(ValueError, match="is an HDF5 file; make a run of public weights with `python tools/import_"):
         AlexNet(weights=tmp_path / "net.h5")
     # A unit of fc6 that sees one number of pool5 only: map 5, row 2, column 1.
     arrays["fc6"][0][:] = 0
