@@ -43,6 +43,13 @@ setup(
         "cuda": ["tensorflow[and-cuda]>=2.21,<2.22"],
         "figures": ["matplotlib>=3.9.2,<4", "scipy>=1.14.1,<2"],
         "benchmark": ["torch>=2.6,<3"],
+        "parity": [
+            "torch>=2.6,<3",
+            "torchvision>=0.21,<1",
+            "pytorchcv>=0.0.70,<0.1",
+            "onnx>=1.17,<2",
+            "onnxruntime>=1.20,<2",
+        ],
         "beam": ["apache-beam>=2.73,<3"],
         "imagenet": ["scipy>=1.14.1,<2"],
         "serving": ["tensorflow-serving-api>=2.21,<2.22"],

@@ -1,9 +1,9 @@
 """What users of `keras.applications` look for beside a model, here for ImageNet or for a run of one's own.
 
 model = keras_alexnet.AlexNet(weights="runs/quickstart")
-image = keras_alexnet.load_image("image.jpg")
-scores = model(keras_alexnet.preprocess_input(image[None], mean="runs/quickstart"))
-print(keras_alexnet.decode_predictions(scores, class_names="runs/quickstart"))
+image = keras_alexnet.load_image("image.jpg", run="runs/quickstart")
+scores = model(keras_alexnet.preprocess_input(image[None], run="runs/quickstart"))
+print(keras_alexnet.decode_predictions(scores, run="runs/quickstart"))
 """
 
 import numbers
@@ -13,34 +13,42 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_alexnet import rundir
 from keras_alexnet.data import imagenet, statistics
-from keras_alexnet.data.decoding import STORED_SIZE, decode_center
+from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, decode_center
 from keras_alexnet.errors import ArgumentError, brief
 from keras_alexnet.model.caffe import IMAGENET_MEAN
+from keras_alexnet.model.variants import VARIANTS
 
 
-def load_image(path, size=224):
+def load_image(path, size=None, run=None):
     """An image file -> the pixels that an exported model takes of it: the shorter side to 256 pixels, the center view.
 
     Args:
         path: str, a JPEG or PNG file.
-        size: int, 1 to 256: rows and columns of the network's input, for "caffe" 227.
+        size: int, 1 to 256: rows and columns of the network's input (default: that of the run, or 224).
+        run: optional path of a run's folder: how its images are resized, which for Caffe's weights is another way.
 
     Returns:
         uint8 (size, size, 3), RGB. Raises ValueError where the file is not an image, and OSError.
     """
+    resize = SHORTER_SIDE
+    if run is not None:
+        config = rundir.read_config(run)
+        resize, size = config.data.resize, size or VARIANTS[config.network.variant].input_size
+    size = 224 if size is None else size
     if not isinstance(size, numbers.Integral) or not 1 <= size <= STORED_SIZE:
         raise ArgumentError("size", size, f"must be a whole number from 1 to {STORED_SIZE}")
     with open(path, "rb") as file:
         content = file.read()
     try:
-        return decode_center(tf.constant(content), size).numpy()
+        return decode_center(tf.constant(content), size, resize).numpy()
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"{path}: {brief(error)}") from None
 
 
-def preprocess_input(images, mean=IMAGENET_MEAN):
-    """Pixels -> what the network takes: the mean is subtracted, nothing is divided.
+def preprocess_input(images, mean=IMAGENET_MEAN, run=None):
+    """Pixels -> what the network takes: the mean is subtracted, nothing is divided (networks of PyTorch do it inside).
 
     Args:
         images: array, tensor or KerasTensor (..., height, width, 3), RGB, 0..255, of any dtype; already of the
@@ -48,6 +56,7 @@ def preprocess_input(images, mean=IMAGENET_MEAN):
         mean: what is subtracted: three numbers, red, green and blue (default: ImageNet's); an image (rows, columns, 3)
             at least as large as the images, of which the center is taken; or the path of a run's folder or of a
             statistics.npz, whose mean image it is.
+        run: the path of a run's folder, the same as to give it as the mean.
 
     Returns:
         float32, same shape; a NumPy array for an array, else a tensor. Raises ValueError where the images do not have
@@ -58,6 +67,7 @@ def preprocess_input(images, mean=IMAGENET_MEAN):
     shape = tuple(images.shape) if getattr(images.shape, "rank", 0) is not None else ()
     if len(shape) < 3 or shape[-1] != 3:
         raise ArgumentError("images", shape, "must be RGB, of the shape (..., height, width, 3)")
+    mean = mean if run is None else run
     if isinstance(mean, (str, os.PathLike)):
         mean = statistics.load(_file_of(mean, "statistics.npz")).mean_image
     mean = np.asarray(mean, np.float32)
@@ -74,7 +84,7 @@ def preprocess_input(images, mean=IMAGENET_MEAN):
     return (images.astype(np.float32) if is_array else keras.ops.cast(images, "float32")) - mean
 
 
-def decode_predictions(predictions, top=5, class_names=None):
+def decode_predictions(predictions, top=5, class_names=None, run=None):
     """Probabilities -> the best classes, in words.
 
     Args:
@@ -82,6 +92,7 @@ def decode_predictions(predictions, top=5, class_names=None):
         top: int >= 1, how many.
         class_names: sequence of str, one a class; the path of a run's folder or of its class_names.txt; or None for
             the 1000 classes of ImageNet in the order of their WordNet ids.
+        run: the path of a run's folder, the same as to give it as the class_names.
 
     Returns:
         list, one an image, of lists of (id, name, score), best first: id and name as `keras.applications` has them
@@ -89,6 +100,7 @@ def decode_predictions(predictions, top=5, class_names=None):
     """
     if not isinstance(top, numbers.Integral) or top < 1:
         raise ArgumentError("top", top, "must be a whole number, at least 1")
+    class_names = class_names if run is None else run
     if isinstance(class_names, (str, os.PathLike)):
         with open(_file_of(class_names, "class_names.txt"), encoding="utf-8", newline="\n") as file:
             class_names = file.read().removesuffix("\n").split("\n")

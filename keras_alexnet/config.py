@@ -49,6 +49,12 @@ class DataConfig:
     shapes_train: int = flag(200, "shapes: training images per class.", low=1, high=100_000)
     shapes_val: int = flag(50, "shapes: validation images per class.", low=1, high=100_000)
     shapes_seed: int = flag(2012, "shapes: seed of the images.", low=0)
+    resize: str = flag(
+        "shorter_side",
+        "How an image becomes 256x256: its shorter side scaled to 256 and the center cut (section 2), or all of it "
+        "stretched (Caffe). Served images as well; records are prepared in one of the two ways.",
+        choices=("shorter_side", "stretch"),
+    )
     mean_subtraction: str = flag(
         "center",
         "Part of the 256x256 mean image to subtract: its center (the release) or the part under the crop (Caffe).",

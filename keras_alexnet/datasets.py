@@ -53,7 +53,7 @@ def find_imagenet(data, may_prepare=False):
     if data.dataset != IMAGENET:
         return data
     root = data.data_dir or "data"
-    prepared = os.path.join(root, IMAGENET_RECORDS)
+    prepared = os.path.join(root, IMAGENET_RECORDS + ("_stretch" if data.resize == "stretch" else ""))
     if not data.train_split and not data.val_split:
         for folder in (root, prepared):
             if os.path.isfile(os.path.join(folder, records.MANIFEST)):
@@ -71,7 +71,7 @@ def find_imagenet(data, may_prepare=False):
         raise UsageError(f"--dataset={IMAGENET}: {problem}")
     train, val = imagenet.open_ilsvrc2012(root, prepare.claim(prepared))
     imagenet.note_counts(train, val)
-    prepare.prepare(train, val, prepared, prepare.Settings(), threads=data.input_threads)
+    prepare.prepare(train, val, prepared, prepare.Settings(resize=data.resize), threads=data.input_threads)
     return dataclasses.replace(data, dataset="records", data_dir=prepared)
 
 

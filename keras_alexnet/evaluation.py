@@ -45,6 +45,9 @@ def evaluate(config):
         if model.class_names != class_names:
             problem = f"has other classes than {models[0].name}; give models of the same classes"
             raise UsageError(f"--model_dir={model.name}: {problem}")
+        if model.config.data.resize != models[0].config.data.resize:
+            problem = f"resizes images in another way than {models[0].name} (--resize)"
+            raise UsageError(f"--model_dir={model.name}: {problem}; give models of one way")
     source, described = _open(config, models, config.split)
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(config, models, source, described)
@@ -166,6 +169,7 @@ def _open(config, models, split):
     else:
         source = sources.open_training(data)[1]
         split = source.name.removeprefix(f"{data.dataset} ")
+    source = sources.with_resize(source, data)
     unknown = sorted(set(source.class_names) - set(own_classes))
     if unknown:
         known = ", ".join(own_classes[:NAMED]) + " ..." * (len(own_classes) > NAMED)

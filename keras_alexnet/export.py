@@ -52,8 +52,9 @@ def served_model(run, views=1):
     """The network of a rundir.Run with its preprocessing: serving.signatures.ServedModel."""
     from keras_alexnet.serving.signatures import ServedModel  # TensorFlow, which a wrong flag does not wait for
 
-    aligned = run.config.data.mean_subtraction == "aligned"
-    return ServedModel(rundir.build(run), run.class_names, run.statistics.mean_image, aligned, views)
+    data, mean_image = run.config.data, run.statistics.mean_image
+    aligned = data.mean_subtraction == "aligned"
+    return ServedModel(rundir.build(run), run.class_names, mean_image, aligned, views, data.resize)
 
 
 def save(served, export_dir, metadata):
@@ -111,6 +112,7 @@ def _metadata(run, views, size):
         "input_size": size,
         "views": views,
         "mean_subtraction": data.mean_subtraction,
+        "resize": data.resize,
         "epochs": len(run.history),
         "training_set": {
             "dataset": data.dataset,

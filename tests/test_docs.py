@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from keras_alexnet.data import shapes
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "BUILD.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -24,6 +26,20 @@ def test_links_lead_somewhere(page):
             target = page.parent / name if name else page
             assert target.exists(), link
             assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/model.md"])
+def test_snippets_run(page, run_of_three_epochs, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(run_of_three_epochs)
+    (tmp_path / "fresh").mkdir()
+    shapes.draw("red_star", 0).resize((300, 256)).save(tmp_path / "fresh" / "red_star_0.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = re.findall("```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert len(found) >= 1
+    names = {}
+    for snippet in found:
+        exec(compile(snippet, page, "exec"), names)
 
 
 def test_numbers_are_those_of_the_results():

@@ -1,5 +1,7 @@
 """Section 2: the shorter side to 256 pixels, the center 256x256; always this, in training, validation and serving.
 
+Or, for weights that were trained so, all of the image stretched to 256x256, as Caffe does ("stretch").
+
 One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (of a PNG the means of whole blocks), the
 largest that leaves at least 256 pixels, and then `tf.image.resize(..., "bilinear")` by what remains, a factor below 2,
 rounded to uint8: fast, and large images do not alias. The release does not show how its images were resized.
@@ -10,6 +12,7 @@ import functools
 import tensorflow as tf
 
 STORED_SIZE = 256  # rows and columns of an image as section 2 leaves it
+SHORTER_SIDE, STRETCH = "shorter_side", "stretch"  # how it becomes that
 MAX_PIXELS = 2**27  # 134 million; a header that claims more is refused before anything is decoded
 REDUCTIONS = (1, 2, 4, 8)  # what libjpeg can divide by while it decodes
 _MARGIN = 2  # columns beside a window that its colors depend on: they are stored for pairs of columns
@@ -17,18 +20,19 @@ _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x60\x82"  # how a PNG begins and ends
 _JPEG, _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"  # markers
 
 
-def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
+def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORTER_SIDE):
     """A window, uint8 (size, size, 3), RGB, of the 256x256 image of a JPEG or PNG; no more is decoded than it needs.
 
-    The 256x256 image is the central square of the file, resized. A window of it begins and ends at whole pixels of the
-    file (after the decoder's reduction): it is that of the resized square to within half of such a pixel where it
-    begins and one where it ends, and exactly that of a file whose shorter side has 256 pixels or fewer. Greyscale files
-    give three equal channels, CMYK ones are converted, an alpha channel is dropped, an EXIF orientation is ignored.
+    The 256x256 image is the central square of the file, resized, or all of it. A window of it begins and ends at whole
+    pixels of the file (after the decoder's reduction): it is that of the resized square to within half of such a pixel
+    where it begins and one where it ends, and exactly that of a file whose shorter side has 256 pixels or fewer (of a
+    direction that has so many, where the image is stretched). Greyscale files give three equal channels, CMYK ones are
+    converted, an alpha channel is dropped, an EXIF orientation is ignored.
 
     `image_bytes`: string scalar, the file; `row`, `column`: int32 scalar, 0 to side - size, where the window begins in
-    the resized image; `size`, `side`: int, rows and columns of the window and of the resized image. The graph raises a
-    tf.errors.InvalidArgumentError where the bytes are not a JPEG or PNG, are damaged or cut short within or before what
-    the window needs, or their header claims more than MAX_PIXELS.
+    the resized image; `size`, `side`: int, rows and columns of the window and of the resized image; `resize`:
+    SHORTER_SIDE or STRETCH. The graph raises a tf.errors.InvalidArgumentError where the bytes are not a JPEG or PNG,
+    are damaged or cut short within or before what the window needs, or their header claims more than MAX_PIXELS.
     """
     is_png = tf.equal(tf.strings.substr(image_bytes, 0, len(_PNG)), _PNG)
     shape = tf.cond(is_png, lambda: _png_shape(image_bytes), lambda: _jpeg_shape(image_bytes))
@@ -43,14 +47,15 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
     factor = tf.gather(REDUCTIONS, halvings)
     # libjpeg counts an incomplete last block; the means of a PNG leave it out.
     reduced = (shape + tf.where(is_png, 0, factor - 1)) // factor
-    short = tf.reduce_min(reduced)
-    # A file that is enlarged is decoded whole, and the window cut from the result.
-    enlarged = short < side
+    # What becomes the resized image, in rows and columns.
+    region = reduced if resize == STRETCH else tf.fill([2], tf.reduce_min(reduced))
+    # A direction that is enlarged is decoded whole, and the window cut from the result.
+    enlarged = region < side
     start = tf.stack([row, column])
-    first = tf.where(enlarged, 0, (2 * start * short + side) // (2 * side))  # rounded
-    count = tf.where(enlarged, short, (2 * size * short + side) // (2 * side))
-    first = tf.minimum(first, short - count)  # both may have been rounded up
-    corner = (reduced - short) // 2 + first
+    first = tf.where(enlarged, 0, (2 * start * region + side) // (2 * side))  # rounded
+    count = tf.where(enlarged, region, (2 * size * region + side) // (2 * side))
+    first = tf.minimum(first, region - count)  # both may have been rounded up
+    corner = (reduced - region) // 2 + first
     pixels = tf.cond(
         is_png,
         lambda: _png_pixels(image_bytes, corner, count, factor),
@@ -58,15 +63,15 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE):
     )
     resized = tf.where(enlarged, side, size)
     images = tf.cast(pixels, tf.float32)[None]
-    image = tf.raw_ops.ResizeBilinear(images=images, size=tf.fill([2], resized), half_pixel_centers=True)[0]
+    image = tf.raw_ops.ResizeBilinear(images=images, size=resized, half_pixel_centers=True)[0]
     window = tf.slice(image, tf.concat([tf.where(enlarged, start, 0), [0]], 0), (size, size, 3))
     return tf.cast(window + 0.5, tf.uint8)  # rounded, halves up
 
 
-def decode_center(image_bytes, size=STORED_SIZE):
+def decode_center(image_bytes, size=STORED_SIZE, resize=SHORTER_SIDE):
     """The center `size` x `size` pixels of the 256x256 image of a whole file. See `decode_window`, `require_whole`."""
     margin = (STORED_SIZE - size) // 2
-    return decode_window(require_whole(image_bytes), margin, margin, size)
+    return decode_window(require_whole(image_bytes), margin, margin, size, resize=resize)
 
 
 def require_whole(image_bytes):
@@ -88,34 +93,34 @@ def _ends_earlier(image_bytes):
     return ends | tf.not_equal(tf.strings.substr(image_bytes, 0, 2), _JPEG)
 
 
-def window_of(stored, image, row, column, size):
+def window_of(stored, image, row, column, size, resize=SHORTER_SIDE):
     """As `decode_window`, of an image as its source has it; of a stored image, bit for bit what all of it has there.
 
     `stored`: "" for the bytes of any file, "jpeg" for those of a JPEG of 256x256, "raw" for uint8 (256, 256, 3).
     """
-    return _window_function(stored, size)(image, row, column)
+    return _window_function(stored, size, resize)(image, row, column)
 
 
 @functools.cache
-def _window_function(stored, size):
+def _window_function(stored, size, resize):
     """Traced once, and not again for the graph of every epoch."""
 
     def window(image, row, column):
         if stored == "raw":
             return tf.slice(image, tf.stack([row, column, 0]), (size, size, 3))
         if stored == "jpeg":
-            return tf.ensure_shape(_decode_jpeg(image, row, column, size, STORED_SIZE, 1), (size, size, 3))
-        return decode_window(image, row, column, size)
+            return tf.ensure_shape(_decode_jpeg(image, row, column, size, size, STORED_SIZE, 1), (size, size, 3))
+        return decode_window(image, row, column, size, resize=resize)
 
     image = tf.TensorSpec((STORED_SIZE, STORED_SIZE, 3), tf.uint8) if stored == "raw" else tf.TensorSpec((), tf.string)
     place = tf.TensorSpec((), tf.int32)
     return tf.function(window, input_signature=[image, place, place], autograph=False)
 
 
-def center_of(stored, image, size=STORED_SIZE):
+def center_of(stored, image, size=STORED_SIZE, resize=SHORTER_SIDE):
     """The center `size` x `size` pixels of an image as its source has it. See `window_of`."""
     margin = (STORED_SIZE - size) // 2
-    return window_of(stored, image, margin, margin, size)
+    return window_of(stored, image, margin, margin, size, resize)
 
 
 def _jpeg_shape(image_bytes):
@@ -139,28 +144,28 @@ def _checked(condition, words):
 
 
 def _jpeg_pixels(image_bytes, corner, count, width, halvings):
-    """A square of a JPEG after a reduction to this width, float32."""
+    """A part of a JPEG after a reduction to this width, float32."""
     # In the branches nothing but what has to differ: they cost time by the operation, taken or not.
-    row, column = corner[0], corner[1]
-    branches = [functools.partial(_decode_jpeg, image_bytes, row, column, count, width, ratio) for ratio in REDUCTIONS]
+    part = corner[0], corner[1], count[0], count[1]
+    branches = [functools.partial(_decode_jpeg, image_bytes, *part, width, ratio) for ratio in REDUCTIONS]
     return tf.cast(tf.switch_case(halvings, branches), tf.float32)
 
 
-def _decode_jpeg(image_bytes, row, column, size, width, ratio):
-    """A square of a JPEG, to the bit what a decoding of the whole file has there, uint8."""
+def _decode_jpeg(image_bytes, row, column, rows, columns, width, ratio):
+    """So many rows and columns of a JPEG, to the bit what a decoding of the whole file has there, uint8."""
     # All columns of a reduced image: libjpeg cuts them wrongly where a color has a sampling factor of 4, and decoding
     # all takes hardly longer.
     first = tf.maximum(column - _MARGIN, 0) if ratio == 1 else 0
-    count = tf.minimum(column + size + _MARGIN, width) - first if ratio == 1 else width
+    count = tf.minimum(column + columns + _MARGIN, width) - first if ratio == 1 else width
     # The accurate transform is that of other decoders (libjpeg-turbo's default, Pillow).
     wide = tf.io.decode_and_crop_jpeg(
-        image_bytes, tf.stack([row, first, size, count]), channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
+        image_bytes, tf.stack([row, first, rows, count]), channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
     )
-    return tf.slice(wide, tf.stack([0, column - first, 0]), tf.stack([size, size, 3]))
+    return tf.slice(wide, tf.stack([0, column - first, 0]), tf.stack([rows, columns, 3]))
 
 
 def _png_pixels(image_bytes, corner, count, factor):
-    """A square of a PNG after a reduction, float32."""
+    """A part of a PNG after a reduction, float32."""
     pixels = tf.io.decode_png(image_bytes, channels=3)
-    square = tf.slice(pixels, tf.concat([corner * factor, [0]], 0), tf.concat([tf.fill([2], count * factor), [3]], 0))
-    return tf.raw_ops.ResizeArea(images=square[None], size=tf.fill([2], count))[0]
+    part = tf.slice(pixels, tf.concat([corner * factor, [0]], 0), tf.concat([count * factor, [3]], 0))
+    return tf.raw_ops.ResizeArea(images=part[None], size=count)[0]

@@ -32,7 +32,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     def view(item, draw):
         image, label = load(*item)
         row, column, reflected = tf.unstack(tf.cast(draw[:3], tf.int32))
-        return _reflected(window_of(source.stored, image, row, column, size), reflected), label, draw
+        return _reflected(window_of(source.stored, image, row, column, size, source.resize), reflected), label, draw
 
     def raw_views(items, draws):
         rows, columns, reflected = tf.unstack(tf.cast(draws[:, :3], tf.int32), axis=1)
@@ -102,7 +102,7 @@ def _centers(source, sizes, batch_size, threads, part):
 
     def view(*item):
         image, label = load(*item)
-        return tuple(center_of(source.stored, image, size) for size in sizes), label
+        return tuple(center_of(source.stored, image, size, source.resize) for size in sizes), label
 
     return source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
 

@@ -21,13 +21,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_alexnet.data import records, statistics
-from keras_alexnet.data.decoding import STORED_SIZE, decode_center, decode_window, require_whole
+from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH, decode_center, decode_window, require_whole
 from keras_alexnet.data.pipeline import parallel_calls, with_options
 from keras_alexnet.data.records import FILE_NAME, IMAGE, LABEL, MANIFEST, PLACES, SPLITS, WORK, sha256_of
 from keras_alexnet.data.sources import Settings, conversion
 from keras_alexnet.errors import RunError, UsageError, brief, printable
 from keras_alexnet.files import acquire, atomic_write, progress_bar, remove_temp_files
 
+_DESCRIBED = {SHORTER_SIDE: "central squares of", STRETCH: "whole images, stretched to"}
 _BATCH = 32  # images that are handed to Python at a time
 _BEFORE_RECORD, _AFTER_RECORD = 12, 4  # bytes of a TFRecord: its length and two check sums
 
@@ -87,7 +88,7 @@ def claim(out_dir):
 def write_shards(source, split, numbers, folder, settings, threads=0):
     """Writes the shards of these numbers, rising, of a split; yields int, the images done since the last time."""
     files, order = settings.files(split, source.count), (settings.seed,)
-    load, stored = source.loader(), _storing(settings.size, settings.encoding, settings.quality)
+    load, stored = source.loader(), _storing(settings.size, settings.encoding, settings.quality, settings.resize)
 
     def encode(place, item):
         image_bytes, label = load(*item)
@@ -185,6 +186,7 @@ def _plan(splits, settings):
 
 
 def _check_same(out_dir, found, plan):
+    found["settings"].setdefault("resize", SHORTER_SIDE)  # of an interrupted preparation, see records.read_manifest
     if found != plan:
         changed = [name for name in plan["settings"] if found["settings"].get(name) != plan["settings"][name]]
         what = ", ".join(f"--{name}={found['settings'].get(name)}" for name in changed) or "another source"
@@ -202,12 +204,12 @@ def _begin(out_dir, path, plan):
 
 
 @functools.cache
-def _storing(size, encoding, quality):
+def _storing(size, encoding, quality, resize):
     """A function of a file's bytes -> (what is stored of it, what counts in the statistics); traced once for all."""
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
     def stored(image_bytes):
-        image = decode_window(require_whole(image_bytes), 0, 0, size, size)
+        image = decode_window(require_whole(image_bytes), 0, 0, size, size, resize)
         if encoding == "raw":
             return "", image
         content = tf.io.encode_jpeg(image, quality=quality)
@@ -325,6 +327,7 @@ def _finish(splits, out_dir, settings, plan):
         }
         if split == SPLITS[0]:
             fingerprint = f"{facts[split]['fingerprint']} {sums.count}"  # as of the records
+            fingerprint += "" if settings.resize == SHORTER_SIDE else f" {settings.resize}"
             statistics.save(sums.statistics(fingerprint=fingerprint), os.path.join(out_dir, records.STATISTICS))
     train = splits[SPLITS[0]]
     _describe(train.class_names, out_dir, settings, facts)
@@ -366,5 +369,5 @@ def _describe(class_names, out_dir, settings, facts):
         version="1.0.0",
         check_data=False,
         supervised_keys=(IMAGE, LABEL),
-        description=f"Images prepared by keras_alexnet: central squares of {settings.size}x{settings.size} pixels.",
+        description=f"Images prepared by keras_alexnet: {_DESCRIBED[settings.resize]} {shape[0]}x{shape[1]} pixels.",
     )

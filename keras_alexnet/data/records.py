@@ -23,7 +23,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
-from keras_alexnet.data.decoding import STORED_SIZE
+from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE
 from keras_alexnet.data.sources import WHOLE, IndexedSource, Source, check_class_names, permutation
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import progress_bar
@@ -61,6 +61,7 @@ class RecordSource(Source):
     stored: str = ""
     label_counts: tuple[int, ...] = ()
     skipped: frozenset = frozenset()  # the places that are left out
+    resize: str = SHORTER_SIDE
     labels = ()
 
     @property
@@ -172,6 +173,7 @@ class RawSource(IndexedSource):
     labels: np.ndarray  # int32 (images,)
     class_names: tuple[str, ...]
     label_counts: tuple[int, ...] = ()
+    resize: str = SHORTER_SIDE
     stored, per_image = "raw", ("files", "offsets", "labels")
 
     def name_of(self, index):
@@ -254,6 +256,7 @@ def open_prepared(data_dir, shuffle_buffer):
     opened, settings = [], manifest["settings"]
     for split, facts in manifest["splits"].items():
         known = {"identity": facts["fingerprint"], "label_counts": tuple(facts["label_counts"])}
+        known["resize"] = settings["resize"]
         if settings["encoding"] == "raw":
             with np.load(os.path.join(data_dir, PLACES), allow_pickle=False) as places:
                 known |= {name: places[f"{split}_{name}"] for name in RawSource.per_image}
@@ -275,6 +278,7 @@ def read_manifest(folder):
             manifest = json.load(file)
         if manifest["format"] != FORMAT or set(manifest["splits"]) != set(SPLITS):
             raise ValueError
+        manifest["settings"].setdefault("resize", SHORTER_SIDE)  # which a folder of version 0.1.0 does not say
         return manifest
     except FileNotFoundError:
         if os.path.isdir(os.path.join(folder, WORK)):

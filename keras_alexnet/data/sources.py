@@ -41,6 +41,7 @@ class Source:
         label_counts: tuple of int, images of each class; empty where it is not known which images can be decoded.
         other_files: tuple of str, files among the images that are not read.
         stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
+        resize: "shorter_side" or "stretch", how an image becomes (or became) 256x256, see `data.decoding`.
 
     Every source also has these methods:
         keys, name_of(key): property, a number for each image, iterable of int; and its name, str.
@@ -52,11 +53,15 @@ class Source:
     """
 
     label_counts = other_files = ()
-    stored = ""
+    stored, resize = "", "shorter_side"
 
     def fingerprint(self):
         """What tells this source from others, str."""
-        return f"{self.identity} {self.count}"
+        return self.with_resize_in(f"{self.identity} {self.count}")
+
+    def with_resize_in(self, fingerprint):
+        """A fingerprint that tells statistics of images that were resized in another way apart."""
+        return fingerprint if self.resize == "shorter_side" else f"{fingerprint} {self.resize}"
 
     def names(self):
         """The names of all images, tuple of str."""
@@ -119,12 +124,13 @@ class FolderSource(IndexedSource):
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
     other_files: tuple[str, ...] = ()
+    resize: str = "shorter_side"
     per_image = ("files", "labels", "sizes")
 
     def fingerprint(self):
         """A hash of the names of all classes and of the names and sizes of all files."""
         files = [f"{file} {size}" for file, size in zip(self.files, self.sizes, strict=True)]
-        return hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest()
+        return self.with_resize_in(hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest())
 
     def loader(self):
         import tensorflow as tf  # as in `items`
@@ -159,6 +165,7 @@ class Settings:
     shard_images: int = flag(2048, "Images of a shard.", low=1, high=10**6)
     seed: int = flag(2012, "Of the order of the images.", low=0)
     bad_images: str = flag("skip", "List what cannot be decoded, or stop.", choices=("skip", "fail"))
+    resize: str = flag("shorter_side", "As in training.", choices=("shorter_side", "stretch"))
     name = "prepared"  # of the set in TensorFlow Datasets, and so of its files
 
     def __post_init__(self):
@@ -177,6 +184,18 @@ class Settings:
 
 def open_training(data):
     """(training, validation), Source, of a config.DataConfig. Raises UsageError."""
+    return tuple(with_resize(source, data) for source in _open_training(data))
+
+
+def with_resize(source, data):
+    """The source with images resized as the settings say. Raises UsageError where they were prepared in another way."""
+    if source.resize != data.resize and data.dataset == "records":
+        prepared = f"{data.data_dir} was prepared with --resize={source.resize}; prepare the images into another folder"
+        raise UsageError(f"--resize={data.resize}: {prepared}")
+    return source if source.resize == data.resize else dataclasses.replace(source, resize=data.resize)
+
+
+def _open_training(data):
     if data.dataset == "folder":
         return open_folder(data.data_dir)
     if data.dataset == "records":

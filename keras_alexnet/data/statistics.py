@@ -108,7 +108,8 @@ def _pass(source, part, add, threads):
 
     def decoded(*item):
         image, label = load(*item)
-        return item[0], label, part(center_of(source.stored, image if source.stored else require_whole(image)))
+        image = image if source.stored else require_whole(image)
+        return item[0], label, part(center_of(source.stored, image, resize=source.resize))
 
     # `ignore_errors` drops what cannot be decoded; the keys tell which.
     images = source.items().map(decoded, num_parallel_calls=parallel_calls(threads), deterministic=False)

@@ -5,8 +5,10 @@
     probabilities = model(images)              # float32 (B, 224, 224, 3), RGB, 0..255 minus the mean
     model = AlexNet(weights="runs/quickstart") # the network of a run, whatever its settings
 
-Variants differ where the paper, the code that its authors released and Caffe's copy do, see `variants.VARIANTS`.
+Variants differ where the paper, the code that its authors released and later networks do, see `variants.VARIANTS`.
 """
+
+import numbers
 
 import keras
 
@@ -37,6 +39,9 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     dtype=None,
     seed=None,
     name="alexnet",
+    classes=None,
+    input_shape=None,
+    input_tensor=None,
 ):
     """The AlexNet of 2012 as a functional model: 60,965,224 parameters with 1000 classes and two towers or groups.
 
@@ -45,7 +50,8 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
 
     Args:
         num_classes: int >= 1, units of fc8 (default: 1000).
-        variant: "paper" (as published; default), "release2012" (the authors' code) or "caffe" (BVLC AlexNet).
+        variant: "paper" (as published; default), "release2012" (the authors' code), "caffe" (BVLC AlexNet), "caffe224"
+            (its ONNX file), "owt2014" (torchvision's) or "imgclsmob" (pytorchcv's); the last two have one tower.
         towers: 2, one stack of layers per tower (default), or 1, one stack for all.
         groups: with one tower, 2 for grouped convolutions (the same function as two towers; default) or 1 for none.
         devices: names of the towers' devices such as ("GPU:0", "GPU:1"), None for two GPUs where there are two, () to
@@ -67,6 +73,10 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
             float32 always.
         seed: optional int; the same seed gives the same weights and the same dropout.
         name: str.
+        classes: the same as num_classes, as `keras.applications` call it.
+        input_shape: without the top, (rows, columns, 3) of the images, from about 40 on (default: the variant's).
+        input_tensor: optional KerasTensor that is the image, such as the output of layers in front of the network,
+            which become part of the model.
 
     Returns:
         keras.Model on float32 (B, 224, 224, 3) -> float32 (B, num_classes); (B, 227, 227, 3) for "caffe". Without the
@@ -75,7 +85,10 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     Raises:
         ValueError: an argument is outside what is listed or contradicts the weights, or the weights cannot be read.
     """
-    arguments = {**locals(), "num_classes": num_classes if include_top else None}
+    if None not in (num_classes, classes) and num_classes != classes:
+        raise ArgumentError("classes", classes, f"must be left out, or {num_classes} as num_classes is")
+    count = classes if num_classes is None else num_classes
+    arguments = {**locals(), "num_classes": count if include_top else None}
     settings, values = ({}, {}) if weights is None else stored_weights.read_with_settings(weights)
     network = combined(arguments, settings, weights)
     if pooling not in (None, "avg", "max") or (pooling and include_top):
@@ -83,20 +96,39 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         raise ArgumentError("pooling", pooling, problem)
     devices = choose_devices(devices, network.towers) if devices is None or len(devices) else ()
     layers = TowerLayers(network, devices, dtype, seed)
-    size = layers.variant.input_size
-    image = keras.Input((size, size, 3), dtype="float32", name="images")
+    image = _input(layers.variant, include_top, input_shape, input_tensor)
     x = _convolutional_layers(layers, [image] * network.towers)
     output = _dense_layers(layers, x, classifier_activation) if include_top else layers.features(x, pooling)
-    model = keras.Model(image, output, name=name)
+    model = keras.Model(image if input_tensor is None else keras.utils.get_source_inputs(image), output, name=name)
     if values:
         stored_weights.assign(values, model)
     return model
 
 
+def _input(variant, include_top, shape, tensor):
+    """The images: KerasTensor (B, rows, columns, 3). Raises ArgumentError of a shape that the layers do not allow."""
+    size = variant.input_size
+    name, given = ("input_shape", shape) if tensor is None else ("input_tensor", tensor.shape[1:])
+    found = (size, size, 3) if given is None else tuple(given)
+    if tensor is not None and shape is not None and tuple(shape) != found:
+        raise ArgumentError("input_shape", shape, f"must be left out, or {found} as the input_tensor is")
+    if len(found) != 3 or found[2] != 3:
+        problem = "must be (rows, columns, 3), red, green and blue; repeat the channel of grey images three times"
+        raise ArgumentError(name, found, problem)
+    if include_top and found != (size, size, 3):
+        raise ArgumentError(name, found, f"must be {(size, size, 3)} with the top (include_top=False takes others)")
+    smallest = 39 - sum(variant.padding)  # 8 rows of conv1, then 4, 2 and 1 of the pools
+    if not all(isinstance(length, numbers.Integral) and length >= smallest for length in found[:2]):
+        raise ArgumentError(name, found, f"must have known numbers of rows and columns, {smallest} or more")
+    return keras.Input(found, dtype="float32", name="images") if tensor is None else tensor
+
+
 def _convolutional_layers(layers, x):
-    """Layers 1 to 5, as Figure 2 has them; shapes are those of both towers together."""
+    """Layers 1 to 5, as Figure 2 has them; shapes are those of the paper, of both towers together."""
     network, v = layers.network, layers.variant
-    if v.padding:
+    if v.pixel_scale:
+        x = layers.scaling("scale", x, v.pixel_scale)
+    if any(v.padding):
         # The release's output size is 1 + ceil((224 - 11) / 4) = 55: its last window hangs 3 pixels over the edge.
         x = layers.padding("pad1", x, v.padding)
     x = layers.convolution("conv1", x, 11, 0.01, 0.0, strides=4)  # 55x55x96
@@ -127,12 +159,17 @@ def _convolutional_layers(layers, x):
 
 
 def _dense_layers(layers, x, classifier_activation):
-    """Layers 6 to 8, with dropout (section 4.2) behind the first two."""
-    v = layers.variant
-    x = layers.flatten("flatten", layers.exchange("join6", x))  # 9216
-    x = layers.dense("fc6", x, v.hidden_stddev, v.bias)
-    x = layers.dropout("dropout6", layers.nonlinearity("relu6", x))  # 4096
+    """Layers 6 to 8."""
+    x = _hidden_layer(layers, 6, layers.flatten("flatten", layers.exchange("join6", x)))  # 9216 -> 4096
     if layers.has_layer("fc7"):
-        x = layers.dense("fc7", layers.exchange("join7", x), v.hidden_stddev, v.bias)
-        x = layers.dropout("dropout7", layers.nonlinearity("relu7", x))  # 4096
+        x = _hidden_layer(layers, 7, layers.exchange("join7", x))  # 4096
     return layers.classifier(x, classifier_activation)
+
+
+def _hidden_layer(layers, number, x):
+    """Layer 6 or 7 with its dropout (section 4.2), which is behind it, or as torchvision has it on its inputs."""
+    v, in_front = layers.variant, layers.variant.dropout == "inverted_inputs"
+    if in_front:
+        x = layers.dropout(f"dropout{number}", x)
+    x = layers.nonlinearity(f"relu{number}", layers.dense(f"fc{number}", x, v.hidden_stddev, v.bias))
+    return x if in_front else layers.dropout(f"dropout{number}", x)

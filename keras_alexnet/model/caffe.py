@@ -1,8 +1,5 @@
 """Caffe's files, read without Caffe: BVLC AlexNet and the mean image it was trained with. Nothing in them is run.
 
-    from keras_alexnet.model import caffe, weights
-    weights.assign(caffe.read("bvlc_alexnet.caffemodel"), model)   # AlexNet(variant="caffe")
-
 Formats: `.caffemodel`, a NetParameter of `caffe.proto` (github.com/BVLC/caffe), with its layers in the field of 2014 or
 in today's; and the `.npy` that caffe-tensorflow makes of one (github.com/ethereon/caffe-tensorflow).
 """
@@ -38,56 +35,27 @@ _PROTOCOL = {
 
 
 def read(path):
-    """The weights of a file, as those of `keras_alexnet.AlexNet(variant="caffe", towers=1, groups=2)`.
+    """The kernels and biases of a file: dict of layer -> [kernel, bias], in Caffe's axes and order of channels.
 
-    Four things differ from Caffe: a kernel's axes; the order of conv1's channels, blue, green, red there; the order of
-    fc6's inputs, map by map there; and the scale of fc6 and fc7, twice as large here. Caffe's dropout doubles in
-    training what it keeps, and the paper's halves everything afterwards (section 4.2). (In further training, a learning
-    rate moves fc6 and fc7 by a quarter as much, relative to their size.)
+    Kernels are (outputs, inputs, rows, columns) or (outputs, inputs), fc6's inputs map by map. What differs from our
+    network beside the axes, `keras_alexnet.model.public_weights` brings into line.
 
     Args:
         path: str, a `.caffemodel` or a `.npy` of caffe-tensorflow; told apart by what is in them.
 
-    Returns:
-        dict of "LAYER/kernel" and "LAYER/bias" -> finite float32 np.ndarray, as of `model.weights.named`. Whether the
-        shapes are those of a network is seen by `model.weights.assign`.
-
     Raises:
         UsageError: there is no such file.
-        RunError: it is something else, damaged or CaffeNet.
+        RunError: it is something else, damaged, or of another network. Nothing in it is run, a pickle neither.
     """
     content = _content(path)
-    is_npy = content.startswith(_NPY)
-    layers = _of_npy(path, content) if is_npy else _of_caffemodel(path, content)
-    weights = {}
+    layers = _of_npy(path, content) if content.startswith(_NPY) else _of_caffemodel(path, content)
     for layer in LAYERS:
-        if len(layers.get(layer, ())) != 2:
-            count, present = len(layers.get(layer, ())), ", ".join(sorted(map(str, layers))[:12]) or "none"
-            raise RunError(f"{path}: {layer} has {count} arrays instead of a kernel and a bias; the file has {present}")
-        kernel, bias = layers[layer]
-        try:
-            if not is_npy:
-                kernel, bias = _channels_last(layer, kernel), bias.reshape(-1)
-            kernel = kernel[:, :, ::-1] if layer == "conv1" else kernel
-        except (ValueError, IndexError):
-            raise RunError(f"{path}: {layer}: a kernel of the shape {kernel.shape} is none of AlexNet's") from None
-        weights |= {f"{layer}/kernel": kernel, f"{layer}/bias": bias}
-    for name, array in weights.items():
-        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
-            weights[name] = np.ascontiguousarray(array, np.float32) * np.float32(2 if name[:3] in ("fc6", "fc7") else 1)
-        if not np.isfinite(weights[name]).all():
-            raise RunError(f"{path}: {name} has non-finite numbers")
-    return weights
-
-
-def _channels_last(layer, kernel):
-    """A kernel of Caffe, (outputs, inputs, rows, columns) or (outputs, inputs), in the axes of Keras."""
-    if layer in LAYERS[:5]:
-        return kernel.transpose(2, 3, 1, 0)
-    kernel = kernel.reshape(-1, kernel.shape[-1])  # in 2014 every blob had four dimensions
-    if layer == "fc6":
-        return kernel.reshape(len(kernel), -1, 36).transpose(2, 1, 0).reshape(-1, len(kernel))  # maps of 6x6
-    return kernel.T
+        if layer not in layers:
+            present = ", ".join(sorted(map(str, layers))[:12]) or "none"
+            raise RunError(f"{path}: {layer} is missing; AlexNet has {', '.join(LAYERS)}, the file {present}")
+        if len(layers[layer]) != 2:
+            raise RunError(f"{path}: {layer} has {len(layers[layer])} arrays; a kernel and a bias are expected")
+    return {layer: layers[layer] for layer in LAYERS}
 
 
 def read_mean(path=None):
@@ -115,13 +83,17 @@ def read_mean(path=None):
     return np.ascontiguousarray(mean[::-1].transpose(1, 2, 0))
 
 
-def _content(path):
-    """The bytes of a file that is not too large to be read."""
+def check_file(path):
+    """Raises UsageError where there is no such file, and RunError where it is too large to be read."""
     if not os.path.isfile(path):
         raise UsageError(f"{path}: {'is a folder' if os.path.isdir(path) else 'there is no such file'}")
     size = os.path.getsize(path)
     if not 0 < size <= MAX_BYTES:
         raise RunError(f"{path}: has {size:,} bytes; 1 to {MAX_BYTES:,} are read")
+
+
+def _content(path):
+    check_file(path)
     with open(path, "rb") as file:
         return file.read()
 
@@ -210,7 +182,15 @@ def _of_npy(path, content):
             arrays = layers[name]
             arrays = [arrays["weights"], arrays["biases"]] if isinstance(arrays, dict) else arrays
             pairs[name] = [each.array() for each in arrays]
+            pairs[name][:1] = [_by_outputs(name, kernel) for kernel in pairs[name][:1]]
         return pairs
     except Exception as error:
         # What is wrong in a pickle shows as any error of Python's.
         raise RunError(f"{path}: holds no weights as caffe-tensorflow writes them ({error})") from None
+
+
+def _by_outputs(layer, kernel):
+    """A kernel (rows, columns, inputs, outputs) or (inputs, outputs) in Caffe's axes; fc6's inputs are map by map."""
+    if layer == "fc6":
+        return kernel.reshape(6, 6, -1, kernel.shape[-1]).transpose(3, 2, 0, 1).reshape(kernel.shape[::-1])
+    return kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T

@@ -131,24 +131,26 @@ class Dropout(_Layer):
     Args:
         rate: float, 0 <= rate < 1, the probability of being zeroed; ValueError otherwise.
         seed: optional int.
+        inverted: bool, as later networks have it: what is kept in training is divided by 1 - rate, and nothing is done
+            otherwise.
 
     Attributes:
         replica_shard: None, or (worker, workers, images of a replica) where a batch is divided among the replicas of a
             strategy, see `training.distribution`: each then draws what one process would have drawn for its images.
     """
 
-    def __init__(self, rate, seed=None, **kwargs):
+    def __init__(self, rate, seed=None, inverted=False, **kwargs):
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ArgumentError("rate", rate, "must be a probability, 0 <= rate < 1")
-        self.rate, self.seed, self.replica_shard = rate, seed, None
+        self.rate, self.seed, self.inverted, self.replica_shard = rate, seed, inverted, None
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs, training=False):
         if not self.rate:
             return inputs
         if not training:
-            return inputs * (1.0 - self.rate)
+            return inputs if self.inverted else inputs * (1.0 - self.rate)
         shape = tf.shape(inputs)
         if self.replica_shard is None:
             uniform = keras.random.uniform(shape, dtype="float32", seed=self.seed_generator)
@@ -160,7 +162,8 @@ class Dropout(_Layer):
             whole = tf.concat([[images * context.num_replicas_in_sync], shape[1:]], axis=0)
             uniform = keras.random.uniform(whole, dtype="float32", seed=self.seed_generator)
             uniform = tf.gather(uniform, rows * workers + worker)
-        return inputs * tf.cast(uniform >= self.rate, inputs.dtype)
+        kept = inputs * tf.cast(uniform >= self.rate, inputs.dtype)
+        return kept / (1.0 - self.rate) if self.inverted else kept
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -28,7 +28,7 @@ class TowerLayers:
 
     def __init__(self, network, devices, dtype, seed):
         self.network, self.variant, self.dtype = network, VARIANTS[network.variant], dtype
-        self.units, self.count = {**UNITS, **TOPOLOGIES[network.topology]}, network.towers
+        self.units, self.count = {**UNITS, **self.variant.units, **TOPOLOGIES[network.topology]}, network.towers
         self.devices = devices if len(devices) == self.count else (devices or (None,)) * self.count
         # Far apart for neighboring seeds: seed + 1 must not be seed with its layers moved up by one.
         states = None if seed is None else np.random.SeedSequence(seed).generate_state(64).tolist()
@@ -40,10 +40,15 @@ class TowerLayers:
     def has_layer(self, name):
         return name not in self.network.removed_layers
 
-    def padding(self, name, parts, pixels):
-        """Zeros at the bottom and at the right."""
-        make = partial(keras.layers.ZeroPadding2D, ((0, pixels), (0, pixels)), data_format=_ORDER)
-        return self._layer(make, name, parts)
+    def padding(self, name, parts, margin):
+        """Zeros: so many rows and columns before the maps, and so many behind them."""
+        return self._layer(partial(keras.layers.ZeroPadding2D, (margin, margin), data_format=_ORDER), name, parts)
+
+    def scaling(self, name, parts, factors):
+        """Each channel times its factor, in float32."""
+        # As (1, 1, channels), which Keras does not reshape where its global image_data_format is channels_first.
+        make = partial(keras.layers.Rescaling, [[list(factors)]])
+        return self._layer(lambda name, dtype: make(name=name, dtype="float32"), name, parts)
 
     def convolution(self, name, parts, size, stddev, bias, strides=1):
         options = {
@@ -70,19 +75,35 @@ class TowerLayers:
         return self._layer(partial(keras.layers.Activation, self.network.activation), name, parts)
 
     def max_pooling(self, name, parts):
+        """Section 3.4. In a map of even size the last window of 3 reaches over the edge, as in cuda-convnet and Caffe.
+
+        Nothing counts there. The sizes of section 3.5 are odd.
+        """
         size = 3 if self.network.overlapping_pooling else 2
-        return self._layer(partial(keras.layers.MaxPooling2D, size, 2, data_format=_ORDER), name, parts)
+        over = [length % 2 == 0 and name not in self.variant.floor_pools for length in parts[0].shape[1:3]]
+        if over[0] == over[1]:
+            padding = "same" if over[0] else "valid"
+            make = partial(keras.layers.MaxPooling2D, size, 2, padding=padding, data_format=_ORDER)
+            return self._layer(make, name, parts)
+        # In an image that is not square perhaps in one direction only: a maximum over rows, then over columns.
+        for axis, each in (("_rows", 0), ("", 1)):
+            window, strides = ([of if place == each else 1 for place in (0, 1)] for of in (size, 2))
+            padding = "same" if over[each] else "valid"
+            make = partial(keras.layers.MaxPooling2D, window, strides, padding=padding, data_format=_ORDER)
+            parts = self._layer(make, f"{name}{axis}", parts)
+        return parts
 
     def flatten(self, name, parts):
         return self._layer(partial(keras.layers.Flatten, data_format=_ORDER), name, parts)
 
     def dropout(self, name, parts):
-        return self._layer(lambda **common: Dropout(self.network.dropout, next(self.seeds), **common), name, parts)
+        make = partial(Dropout, self.network.dropout, inverted=self.variant.dropout != "published")
+        return self._layer(lambda **common: make(seed=next(self.seeds), **common), name, parts)
 
     def normalization(self, name, parts):
         """Section 3.3, within each tower or, as Caffe has it, across both."""
         v = self.variant
-        if not self.network.local_response_normalization:
+        if not self.network.local_response_normalization or v.k is None:
             return parts
         make = partial(LocalResponseNormalization, v.k, 5, v.alpha, 0.75)
         if not v.whole_layer:
@@ -118,7 +139,10 @@ class TowerLayers:
         return round(self.units[name] * self.network.width) // self.count
 
     def _with_weights(self, make, stddev, bias, **common):
-        kernel = keras.initializers.RandomNormal(stddev=stddev, seed=next(self.seeds))
+        if self.variant.fan_in:
+            kernel = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=next(self.seeds))
+        else:
+            kernel = keras.initializers.RandomNormal(stddev=stddev, seed=next(self.seeds))
         return make(kernel_initializer=kernel, bias_initializer=keras.initializers.Constant(bias), **common)
 
     def _join(self, name, parts):

@@ -6,14 +6,16 @@ import numbers
 
 from keras_alexnet.errors import ArgumentError
 
+_IMAGENET_STD = (0.229, 0.224, 0.225)  # of RGB pixels in [0, 1], as torchvision's models are trained with
+
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Where the three descriptions of the network differ."""
+    """Where the descriptions of the network differ."""
 
     input_size: int  # rows and columns of a crop
-    padding: int  # rows and columns of zeros at the bottom and at the right of it
-    k: float  # of the normalization, section 3.3
+    padding: tuple[int, int]  # rows and columns of zeros before and behind it
+    k: float | None  # of the normalization, section 3.3; None: the network has none
     alpha: float
     whole_layer: bool  # normalization across the towers
     late_relu1: bool  # conv1 is normalized and pooled before its ReLU
@@ -22,18 +24,45 @@ class Variant:
     hidden_stddev: float  # start of the kernels of fc6 and fc7
     bias: float  # start of the biases of conv2, conv4, conv5, fc6 and fc7
     crop_positions: int  # where a random crop may begin, per direction
-    pca_scale: str  # of the color noise, section 4.1: by eigenvalues, or by standard deviations
+    pca_scale: str = "eigenvalue"  # of the color noise, section 4.1; or "stddev", by standard deviations
+    # published: behind fc6 and fc7, halved outside training (section 4.2). inverted: the same place, doubled in
+    # training. inverted_inputs: doubled in training, on the inputs of fc6 and fc7.
+    dropout: str = "published"
+    floor_pools: tuple[str, ...] = ()  # without a last window that reaches over the edge, which all other pools have
+    one_tower: bool = False  # has neither towers nor groups
+    fan_in: bool = False  # kernels start uniform within 1 / sqrt(fan-in), as PyTorch's own, and not normal
+    pixel_scale: tuple[float, ...] | None = None  # what red, green and blue are multiplied by, after the mean is gone
+    units: dict = dataclasses.field(default_factory=dict)  # of layers that have others than UNITS
 
 
+_PYTORCH = {
+    "one_tower": True,
+    "fan_in": True,  # from inputs of deviation 1 the paper's N(0, 0.01) does not leave the plateau
+    "pixel_scale": tuple(1 / (255 * deviation) for deviation in _IMAGENET_STD),
+}
 # - paper: section 3.3's constants; section 5's start: N(0, 0.01), biases 1. Its factor of 2048 (section 4.1) is 32
 #   positions in both directions, twice. Normalization stays within a tower: the paper's sum runs over all kernels of a
 #   layer, but its two halves never meet on one GPU before layer 3.
 # - release2012: `layers-145.cfg` and `layer-params-145.cfg` of the authors' code.
 # - caffe: `train_val.prototxt` of bvlc_alexnet.
+# - caffe224: the same weights as the ONNX model zoo's bvlcalexnet uses them: input 224, and maps of 54, 26, 12 and 6.
+# - imgclsmob: `alexnet` of pytorchcv (osmr/imgclsmob), whose response normalization divides alpha by its size of 5.
+# - owt2014: "One weird trick for parallelizing convolutional neural networks" (Krizhevsky 2014, arXiv 1404.5997), as
+#   torchvision has it. `alexnetb` of pytorchcv is the same function outside training.
 VARIANTS = {
-    "paper": Variant(224, 3, 2.0, 1e-4, False, False, False, 0.01, 0.01, 1.0, 32, "eigenvalue"),
-    "release2012": Variant(224, 3, 2.0, 2e-5, False, True, True, 0.03, 0.01, 1.0, 33, "stddev"),
-    "caffe": Variant(227, 0, 1.0, 2e-5, True, False, False, 0.01, 0.005, 0.1, 30, "eigenvalue"),
+    "paper": Variant(224, (0, 3), 2.0, 1e-4, False, False, False, 0.01, 0.01, 1.0, 32),
+    "release2012": Variant(224, (0, 3), 2.0, 2e-5, False, True, True, 0.03, 0.01, 1.0, 33, "stddev"),
+    "caffe": Variant(227, (0, 0), 1.0, 2e-5, True, False, False, 0.01, 0.005, 0.1, 30),
+    "caffe224": Variant(
+        224, (0, 0), 1.0, 2e-5, True, False, False, 0.01, 0.005, 0.1, 33, floor_pools=("pool1", "pool2")
+    ),
+    "imgclsmob": Variant(
+        224, (0, 0), 2.0, 2e-5, False, False, False, 0.01, 0.01, 0.0, 33, dropout="inverted", **_PYTORCH
+    ),
+    "owt2014": Variant(
+        *(224, (2, 2), None, 0.0, False, False, False, 0.01, 0.01, 0.0, 33),
+        **{"dropout": "inverted_inputs", "units": {"conv1": 64, "conv2": 192, "conv4": 256}, **_PYTORCH},
+    ),
 }
 
 # The networks that the authors trained beside network 145, by what differs from it (`layers-*.cfg` of the release).
@@ -87,15 +116,20 @@ class Network:
         require("topology", self.topology in TOPOLOGIES, f"must be one of {', '.join(TOPOLOGIES)}")
         require("towers", self.towers in (1, 2), "must be 1 or 2")
         require("groups", self.groups in (1, 2), "must be 1 or 2")
+        v = VARIANTS[self.variant]
+        is_possible = not v.one_tower or (self.towers, self.groups) == (1, 1)
+        require("towers", is_possible, f"must be 1, and groups 1, with variant={self.variant}, which is one tower")
+        is_possible = not v.one_tower or self.topology == "alexnet"
+        require("topology", is_possible, f"must be alexnet with variant={self.variant}")
         problem = "must be 2 with two towers; towers=1 is a network without groups"
         require("groups", self.groups >= self.towers, problem)
         is_possible = self.topology != "half" or (self.towers, self.groups) == (1, 1)
         require("topology", is_possible, f"is one tower without groups, not {form}")
-        is_possible = self.topology != "separate" or (self.towers == 2 and not VARIANTS[self.variant].whole_layer)
+        is_possible = self.topology != "separate" or (self.towers == 2 and not v.whole_layer)
         require("topology", is_possible, f"is two towers, each normalized by itself, not {form}")
         require("removed_layers", set(self.removed_layers) <= set(REMOVABLE), f"must be of {', '.join(REMOVABLE)}")
         is_number = isinstance(self.width, numbers.Real) and 0 < self.width < math.inf
-        units = [round(each * self.width) for each in UNITS.values()] if is_number else [0]
+        units = [round(each * self.width) for each in {**UNITS, **v.units}.values()] if is_number else [0]
         is_even = all(each >= 2 and each % 2 == 0 for each in units)
         require("width", is_even, "must give two towers the same units in every layer, as multiples of 0.0625 do")
         is_number = isinstance(self.dropout, numbers.Real)
@@ -123,7 +157,9 @@ def combined(arguments, stored, source):
             raise ArgumentError(name, given[name], problem)
     if given.get("towers") == 2 and stored.get("groups") == 1:
         raise ArgumentError("towers", 2, f"must be left out, or 1: the weights of {source} are without groups")
-    return Network(**{**stored, **given})
+    settings = {**stored, **given}
+    variant = VARIANTS.get(settings.get("variant"))
+    return Network(**({"towers": 1, "groups": 1} if variant and variant.one_tower else {}) | settings)
 
 
 def differing(given, stored):

@@ -24,6 +24,19 @@ from keras_alexnet.training.progress import epoch_checkpoints, first_readable
 
 _NAME = re.compile(rf"({'|'.join(LAYERS)})(_tower[01])?/(kernel|bias)")
 _EXPECTED = "a run's folder, an exported model's, or an .npz of named weights"
+_PUBLISHED = ("HDF5 file", ".npy", "PyTorch")
+_KINDS = {
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUM": "an .npy",
+    b"\x80": "a pickle, perhaps of PyTorch",
+    b"<": "a page of the web",
+    b"version ": "a pointer of Git LFS, and not the file",
+}
+_IMPORT = "python tools/import_weights.py FILE --out=RUN"
+_NONE = (
+    "no weights come with the package: fetch public ones, such as torchvision's alexnet-owt-7be5be79.pth from "
+    f"https://download.pytorch.org/models, make a run of them with `{_IMPORT}`, and give RUN"
+)
 
 
 def named(model):
@@ -105,6 +118,8 @@ def read(path):
     if not isinstance(path, (str, os.PathLike)):
         raise ArgumentError("weights", path, f"must be the path of {_EXPECTED}")
     path = os.fspath(path)
+    if path == "imagenet" and not os.path.exists(path):
+        raise ArgumentError("weights", path, f"must be a path; {_NONE}")
     if not os.path.isfile(path):
         rundir.check_path(path, "weights")
     with _reading(path):
@@ -171,16 +186,32 @@ def read_checkpoint(path):
 
 def _of_file(path):
     """The arrays of an `.npz` that have names of weights."""
-    names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-    if "config.json" in names:
-        raise UsageError(f"{path}: is a model of Keras, which keras.saving.load_model reads; give {_EXPECTED}")
-    names = [name for name in (each.removesuffix(".npy") for each in names) if _NAME.fullmatch(name)]
-    if not names:
-        raise UsageError(f"{path}: is a file of another kind, without weights of a layer; give {_EXPECTED}")
+    what = describe_file(path)
+    if what:
+        published = what.endswith(_PUBLISHED) or path.endswith((".onnx", ".caffemodel"))
+        hint = f"make a run of public weights with `{_IMPORT}`, and give RUN" if published else f"give {_EXPECTED}"
+        raise UsageError(f"{path}: is {what}; {hint}")
     with np.load(path, allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in names}
+        found = {name: arrays[name] for name in arrays.files if _NAME.fullmatch(name)}
     for name, array in found.items():
         if array.dtype.kind not in "fiu" or not array.ndim:
             problem = f"must be an array of numbers. Received: {array.dtype}, shape {array.shape}"
             raise UsageError(f"{path}: {name} {problem}")
     return found
+
+
+def describe_file(path):
+    """What a file is that holds no named weights, in words, str; "" for one that does."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+        names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else None
+    if names is None:
+        return next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), "another kind of file")
+    if "config.json" in names:
+        return "a model of Keras, which keras.saving.load_model reads"
+    if any(name.endswith("data.pkl") for name in names):
+        return "a file of PyTorch"
+    if "mean_image.npy" in names:
+        return "the statistics of a training set"
+    known = any(_NAME.fullmatch(name.removesuffix(".npy")) for name in names)
+    return "" if known else "an archive without weights of a layer"

@@ -95,6 +95,18 @@ def test_sizes_and_windows(size, kind):
             np.testing.assert_array_equal(found, whole[row : row + size, column : column + size])
 
 
+@pytest.mark.parametrize("kind", QUICKLY)
+@pytest.mark.parametrize("size", [(380, 300), (257, 333), (700, 512), (515, 513), (700, 180), (1, 9)], ids=str)
+def test_stretched(size, kind):
+    """All of the image becomes 256x256; one direction may be enlarged and the other not."""
+    data = encoded(photo(*size), kind, **QUICKLY[kind])
+    for row, column, size in (*VIEWS, (0, 0, 256)):
+        found = decode_window(tf.constant(data), row, column, size, resize="stretch").numpy()
+        assert_close(found, reference.window(data, row, column, size, resize="stretch"))
+    square = encoded(photo(300, 300), kind)
+    np.testing.assert_array_equal(decode_center(square, 224, "stretch"), decode_center(square, 224))
+
+
 STORED = {"as_prepared": {"quality": 90}, "half_subsampling": {"subsampling": 1}, "progressive": {"progressive": True}}
 
 

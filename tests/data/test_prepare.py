@@ -69,7 +69,8 @@ def test_what_is_in_the_folder(prepared, opened):
     out, report = prepared
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest == report.manifest and report.handled == 15 and report.seconds > 0
-    assert manifest["settings"] == {"size": 256, "encoding": "jpeg", "quality": 80, "shard_images": 4, "seed": 2012}
+    settings = {"size": 256, "encoding": "jpeg", "quality": 80, "shard_images": 4, "seed": 2012}
+    assert manifest["settings"] == settings | {"resize": "shorter_side"}
     facts = manifest["splits"]["train"]
     assert [shard["images"] for shard in facts["shards"]] == [4, 4, 2]
     assert (facts["images"], facts["label_counts"], facts["skipped"]) == (10, [4, 3, 3], [])

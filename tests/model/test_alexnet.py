@@ -39,6 +39,9 @@ def grouped_weights(model):
         ({"towers": 1}, 60_965_224),
         ({"variant": "release2012"}, 60_965_224),
         ({"variant": "caffe"}, 60_965_224),
+        ({"variant": "imgclsmob"}, 62_378_344),
+        # 23,296 + 307,392 + 663,936 + 884,992 + 590,080 and the dense layers
+        ({"variant": "owt2014"}, 61_100_840),
         # conv2, conv4 and conv5 see twice the channels: 307,200 + 663,552 + 442,368 more
         ({"towers": 1, "groups": 1}, 62_378_344),
         # conv6: 9 x 256 x 256 + 256 = 590,080 more
@@ -49,20 +52,23 @@ def grouped_weights(model):
         # 17,472 + 153,728 + 221,376 + 331,968 + 442,624 and the dense layers; the release's note says 59.8 million
         ({"topology": "half", "towers": 1, "groups": 1}, 59_798_312),
     ],
-    ids=["paper", "grouped", "release2012", "caffe", "one group", "conv6", "separate", "half"],
+    ids=["paper", "grouped", "release2012", "caffe", "imgclsmob", "owt2014", "one group", "conv6", "separate", "half"],
 )
 def test_parameters_and_shapes(settings, parameters, monkeypatch):
     # Sixty million random numbers take a second.
-    monkeypatch.setattr(keras.initializers, "RandomNormal", lambda stddev, seed: keras.initializers.Zeros())
-    model = AlexNet(**settings)
-    size = 227 if settings.get("variant") == "caffe" else 224
+    for name in ("RandomNormal", "VarianceScaling"):
+        monkeypatch.setattr(keras.initializers, name, lambda *_, **__: keras.initializers.Zeros())
+    model, variant = AlexNet(**settings), settings.get("variant", "paper")
+    size = 227 if variant == "caffe" else 224
     assert model.count_params() == parameters
     assert model.input_shape == (None, size, size, 3)
-    units = UNITS | TOPOLOGIES[settings.get("topology", "alexnet")]
+    of_variant = variants.VARIANTS[variant]
+    units = UNITS | of_variant.units | TOPOLOGIES[settings.get("topology", "alexnet")]
     for name in UNITS:
         layers = layers_named(model, name)
-        assert len(layers) == settings.get("towers", 2)
-        assert all(layer.output.shape[1:-1] == (MAPS[name],) * 2 for layer in layers if name in MAPS)
+        assert len(layers) == (1 if of_variant.one_tower else settings.get("towers", 2))
+        rows = MAPS.get(name) if (variant, name) != ("imgclsmob", "conv1") else 54  # 1 + (224 - 11) / 4 without padding
+        assert all(layer.output.shape[1:-1] == (rows,) * 2 for layer in layers if name in MAPS)
         before = name.replace("pool", "conv")
         assert sum(layer.output.shape[-1] for layer in layers) == units[before]
 
@@ -188,6 +194,27 @@ def test_without_the_top_it_ends_with_the_maps_of_pool5(towers):
     np.testing.assert_allclose(maximum(images), expected.max((1, 2)), rtol=1e-5)
 
 
+def test_images_of_other_sizes_and_layers_in_front():
+    """Maps of even sizes are pooled as the tables of torch.nn.MaxPool2d(ceil_mode=True) say: 1 + ceil((n - 3) / 2)."""
+    model = AlexNet(include_top=False, width=TINY, towers=1, input_shape=(300, 237, 3))  # conv1: 74 x 58
+    shapes = [model.get_layer(name).output.shape[1:3] for name in ("conv1", "pool1", "pool2", "pool5")]
+    assert shapes == [(74, 58), (37, 29), (18, 14), (9, 7)]
+    model = AlexNet(include_top=False, width=TINY, towers=1, input_shape=(101, 93, 3))  # conv1: 24 x 22, 12 x 11
+    names = [name for name in (layer.name for layer in model.layers) if name.startswith("pool")]
+    assert names == ["pool1", "pool2_rows", "pool2", "pool5_rows", "pool5"] and model.output_shape == (None, 3, 2, 16)
+    maps = np.random.default_rng(0).normal(size=(1, 12, 11, 4)).astype(np.float32)
+    found = maps
+    for name in ("pool2_rows", "pool2"):
+        layer = model.get_layer(name)
+        found = type(layer).from_config(layer.get_config())(found)
+    padded = np.pad(maps, ((0, 0), (0, 1), (0, 0), (0, 0)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))[:, ::2, ::2]
+    np.testing.assert_array_equal(found, windows.max((-1, -2)))
+    images = keras.Input((40, 60, 3))
+    model = AlexNet(classes=5, width=TINY, input_tensor=keras.layers.Resizing(224, 224)(images))
+    assert model.input_shape == (None, 40, 60, 3) and model.output_shape == (None, 5)
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
@@ -203,6 +230,12 @@ def test_without_the_top_it_ends_with_the_maps_of_pool5(towers):
         ({"removed_layers": ("conv1",)}, "removed_layers must be of conv2, .*'conv1'"),
         ({"pooling": "avg"}, "pooling must be None, or without the top avg or max .include_top=True"),
         ({"weights": 5}, "weights must be the path of a run's folder.*weights=5"),
+        ({"weights": "imagenet"}, "^weights must be a path; no weights come with the package: fetch public ones, such"),
+        ({"classes": 4, "num_classes": 3}, "classes must be left out, or 3 as num_classes is.*classes=4"),
+        ({"input_shape": (300, 300, 3)}, r"input_shape must be \(224, 224, 3\) with the top"),
+        ({"input_shape": (224, 224, 1)}, "input_shape must be .rows, columns, 3., .* repeat the channel of grey"),
+        ({"input_shape": (35, 224, 3), "include_top": False}, "input_shape must have known numbers .* 36 or more"),
+        ({"input_tensor": keras.Input((99, 99, 3))}, r"input_tensor must be \(224, 224, 3\) with the top"),
     ],
 )
 def test_wrong_arguments_are_named(settings, words):

@@ -44,17 +44,24 @@ def bilinear(image, rows, columns):
     return image
 
 
-def window(data, row, column, size, side=256):
+def window(data, row, column, size, side=256, resize="shorter_side"):
     """A window of the `side` x `side` image, not rounded yet: float64 (size, size, 3), 0..255, RGB."""
     image = reduced(data, side)
-    short = min(image.shape[:2])
-    top, left = ((length - short) // 2 for length in image.shape[:2])
-    image = image[top : top + short, left : left + short]
-    if short < side:
-        return bilinear(image, side, side)[row : row + size, column : column + size]
-    first_row, first_column, count = (int(np.floor(n * short / side + 0.5)) for n in (row, column, size))
-    first_row, first_column = min(first_row, short - count), min(first_column, short - count)
-    return bilinear(image[first_row : first_row + count, first_column : first_column + count], size, size)
+    if resize == "shorter_side":
+        image = center_window(image, min(image.shape[:2]))
+    cut, lengths = image, []
+    for axis, start in enumerate((row, column)):
+        length = image.shape[axis]
+        first, count = (int(np.floor(n * length / side + 0.5)) for n in (start, size))
+        if length < side:
+            first, count = 0, length
+        first = min(first, length - count)
+        cut = cut.take(range(first, first + count), axis)
+        lengths.append(side if length < side else size)
+    found = bilinear(cut, *lengths)
+    for axis, start in enumerate((row, column)):
+        found = found.take(range(start, start + size), axis) if lengths[axis] == side != size else found
+    return found
 
 
 def center_window(image, side=256):

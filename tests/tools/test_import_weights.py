@@ -1,4 +1,4 @@
-"""The program: from a file of Caffe's to a run like any other. What it reads is tested in tests/model/test_caffe.py."""
+"""The program: from a file to a run like any other. What it reads is tested in tests/model/."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def test_an_imported_run_is_a_run(folder):
     (folder / "mean.binaryproto").write_bytes(blob_2014(mean))
     out = folder / "run"
     flags = (f"--out={out}", f"--class_names={folder}/names.txt", f"--mean={folder}/mean.binaryproto")
-    code, said, _ = call(load_tool("import_caffe"), folder / "good.caffemodel", *flags)
+    code, said, _ = call(load_tool("import_weights"), folder / "good.caffemodel", *flags)
     red, green, blue = mean.mean((1, 2), np.float64)[::-1]
     assert code == 0 and f"mean.binaryproto, red {red:.2f}, green {green:.2f}, blue {blue:.2f}" in said
     opened = rundir.open_run(str(out))
@@ -55,7 +55,7 @@ def test_an_imported_run_is_a_run(folder):
 def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
     (folder / "good.npy").write_bytes(npy(converted(blobs_of(classes=1000)), python2=True))
     out = folder / "run"
-    assert call(load_tool("import_caffe"), folder / "good.npy", f"--out={out}", "--towers=1")[0] == 0
+    assert call(load_tool("import_weights"), folder / "good.npy", f"--out={out}", "--towers=1")[0] == 0
     opened = rundir.open_run(str(out))
     assert (opened.config.network.towers, opened.config.network.groups) == (1, 2)
     np.testing.assert_allclose(opened.statistics.mean_image[3, 5], [122.67891434, 116.66876762, 104.00698793])
@@ -66,15 +66,16 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
 @pytest.mark.parametrize(
     "arguments, code, words",
     [
-        ("", 2, "no weights given: name one .caffemodel"),
+        ("", 2, "no weights given: name one file"),
         ("IN/good.caffemodel", 2, "--out is missing: give the run's folder"),
         ("IN/nowhere --out=OUT", 2, "IN/nowhere: there is no such file"),
         ("IN/good.caffemodel --out=IN", 2, "--out=IN: is not empty; name a new folder"),
         ("IN/good.caffemodel --out=OUT", 2, "--class_names is missing: .* has 7 classes, and ImageNet 1000"),
         ("IN/good.caffemodel --out=OUT --class_names=IN/nowhere", 2, "nowhere: cannot be read .*No such file"),
         ("IN/good.caffemodel --out=OUT --class_names=IN/same.txt", 2, "has 7 names, 1 of them different; .* has 7"),
-        ("IN/odd --out=OUT --class_names=IN/names.txt", 1, "IN/odd: is not AlexNet .width must give two towers"),
-        ("IN/no_groups --out=OUT --class_names=IN/names.txt", 1, r"conv4_tower0/kernel should be \(3, 3, 12, 12\)"),
+        ("IN/names.txt --out=OUT", 1, "names.txt: holds no weights, .caffemodel or .npy"),
+        ("IN/odd --out=OUT --class_names=IN/names.txt", 1, "IN/odd: conv1 has 7 outputs, AlexNet 96; width must"),
+        ("IN/no_groups --out=OUT --class_names=IN/names.txt", 1, r"conv4: the kernel, .* is float32 \(24, 24, 3"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(folder, arguments, code, words):
@@ -84,5 +85,5 @@ def test_what_cannot_be_done_is_one_line(folder, arguments, code, words):
     (folder / "no_groups").write_bytes(caffemodel(blobs_of() | conv4))
     before = sorted(os.listdir(folder))
     filled = arguments.replace("IN", str(folder)).replace("OUT", str(folder / "run")).split()
-    assert re.search(words.replace("IN", str(folder)), refusal(load_tool("import_caffe"), *filled, code=code))
+    assert re.search(words.replace("IN", str(folder)), refusal(load_tool("import_weights"), *filled, code=code))
     assert sorted(os.listdir(folder)) == before
