@@ -222,7 +222,7 @@ def test_images_of_other_sizes_and_layers_in_front():
         ({"towers": 3}, "towers must be 1 or 2.*towers=3"),
         ({"groups": 1}, "groups must be 2 with two towers"),
         ({"num_classes": "10"}, "num_classes must be a whole number, at least 1.*num_classes='10'"),
-        ({"width": 0.01}, "width must give each of two towers.*width=0.01"),
+        ({"width": 0.01}, "width must give two towers the same units.*width=0.01"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1.*dropout=1.0"),
         ({"devices": ("CPU:0", "CPU:0")}, "devices must be one device, or a different one for each tower .towers=2"),
         ({"topology": "half"}, "topology is one tower without groups, not towers=2, groups=2"),
