@@ -69,5 +69,5 @@ def test_one_process_gets_a_lock_and_its_end_releases_it(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(RunError, match=r"lock: cannot be locked \(No locks available\); name a folder of another"):
+    with pytest.raises(RunError, match=r"lock: cannot be locked \(No locks available\); name a folder on another"):
         files.acquire(path)

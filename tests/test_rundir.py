@@ -22,7 +22,7 @@ def copy(tiny_run, tmp_path):
         ("class_names.txt", b"", "must hold one name a line, and no name twice"),
         ("class_names.txt", b"a\nb\na\n", "must hold one name a line, and no name twice"),
         ("class_names.txt", b"a\nb\nc\nd\n", "epoch-3: cannot be read"),
-        ("statistics.npz", None, "statistics.npz: cannot be read"),
+        ("statistics.npz", None, "statistics.npz .training again writes it.: cannot be read"),
     ],
 )
 def test_files_that_do_not_go_together(file, content, words, copy):

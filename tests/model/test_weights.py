@@ -101,9 +101,9 @@ def zipped(name):
 OTHERS = {
     "nothing": (lambda path: None, "there is no such file or folder; give a run's folder"),
     "folder": (lambda path: path.mkdir(), "holds no weights; give a run's folder"),
-    "text": (lambda path: path.write_text("no arrays"), "is a file of another kind, without weights of a layer; give"),
+    "text": (lambda path: path.write_text("no arrays"), "is another kind of file; give"),
     ".keras": (zipped("config.json"), "is a model of Keras, which keras.saving.load_model reads; give"),
-    "other arrays": (savez(mean_image=np.zeros(3), count=5), "is a file of another kind"),
+    "other arrays": (savez(mean_image=np.zeros(3), count=5), "is the statistics of a training set"),
     "scalar kernel": (savez(**{"conv1/kernel": 5}), r"conv1/kernel must be an array of numbers. Received: int64, sh"),
     "kernel of objects": (savez(**{"conv1/kernel": np.array([{}], object)}), "cannot be read .*allow_pickle"),
     "other checkpoint": (
@@ -121,5 +121,5 @@ def test_what_holds_no_weights_is_named_in_one_line(tmp_path, write, words):
     with pytest.raises(ValueError, match=words) as raised:
         weights.read(path)
     assert str(raised.value).startswith(f"{path}: ") and "\n" not in str(raised.value)
-    with pytest.raises(ValueError, match=r"weights must not contain \[ \]"):
+    with pytest.raises(ValueError, match=r"weights /.*/run \[1\] must not contain \[ \]"):
         weights.read(tmp_path / "run [1]")

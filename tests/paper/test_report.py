@@ -119,7 +119,7 @@ def test_damaged_result(folder, capsys, contents):
 def test_bad_flags(folder, capsys):
     for flag, words in (
         ("--out=results.json", "--out=results.json: must be a file that ends in .html"),
-        (f"--out={folder}/line.svg/x.html", "cannot be written"),
+        (f"--out={folder}/line.svg/x.html", "cannot be created"),
         (f"--results_dir={folder}/line.svg", "is not a folder"),
     ):
         assert run_command("report", report.main, [f"--results_dir={folder}", flag]) == 2

@@ -106,7 +106,7 @@ def test_any_flipped_byte_or_shortened_file_is_found_or_does_no_harm(tmp_path, c
     assert names(tmp_path) == ["epoch-1", "epoch-1-step-4"]
     for path in tmp_path.glob("*.index"):
         path.write_bytes(b"nothing")
-    with pytest.raises(RunError, match="cannot be read .*; there is no other checkpoint"):
+    with pytest.raises(RunError, match="cannot be read .*; no other checkpoint can be used"):
         own.resume()
 
 
