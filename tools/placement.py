@@ -60,7 +60,8 @@ def run(step, batch_size):
         with tf.summary.create_file_writer(folder).as_default() as writer:
             tf.summary.trace_export("step", step=0)
             writer.close()
-        events = [event for path in os.scandir(folder) for event in tf.compat.v1.train.summary_iterator(path.path)]
+        records = tf.data.TFRecordDataset([path.path for path in os.scandir(folder)])
+        events = [tf.compat.v1.Event.FromString(record.numpy()) for record in records]
     texts = [value.tensor.string_val[0] for event in events for value in event.summary.value if value.tensor.string_val]
     functions = [f for text in texts for f in tf.compat.v1.RunMetadata.FromString(text).function_graphs]
     # The export may run functions as well; the step is the largest by far.
