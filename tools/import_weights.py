@@ -51,13 +51,12 @@ def main(argv):
     from keras_alexnet.model import caffe, public_weights
     from keras_alexnet.model import weights as named_weights
 
-    mean_image = caffe.read_mean(options.mean)
     imported = public_weights.read(file)
     settings, is_caffe = dict(imported.settings), imported.settings["variant"].startswith("caffe")
     names = class_names(options.class_names, settings.pop("num_classes"), file)
     if options.mean and not is_caffe:
         raise ArgumentError("mean", options.mean, f"goes with Caffe's weights; {file} has those of {imported.origin}")
-    mean_image = mean_image if is_caffe else imported.mean_image
+    mean_image = caffe.read_mean(options.mean) if options.mean else imported.mean_image
     settings["towers"] = options.towers if settings["groups"] == 2 else 1
     # As Caffe trained it (flags/caffe.cfg): the part of the mean that is under a crop. No color noise: no file has the
     # covariance, which only that needs, nor the number of images.

@@ -18,7 +18,7 @@ import zipfile
 import numpy as np
 
 from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable, reading
 from keras_alexnet.model import caffe
 from keras_alexnet.model.caffe import LAYERS, MAX_BYTES
 from keras_alexnet.model.variants import UNITS, VARIANTS, Network
@@ -73,9 +73,9 @@ def read(path):
         RunError: it is something else, damaged or of another network.
     """
     caffe.check_file(path)
-    with open(path, "rb") as file:
+    with reading(path), open(path, "rb") as file:
         start = file.read(8)
-    names = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else ()
+        names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else ()
     if any(name.endswith("data.pkl") for name in names) or start.startswith(b"\x80"):
         kind, variant, layers = _of_torch(path)
     elif start.startswith(b"\x89HDF"):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -73,6 +74,7 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
         ("IN/good.caffemodel --out=OUT", 2, "--class_names is missing: .* has 7 classes, and ImageNet 1000"),
         ("IN/good.caffemodel --out=OUT --class_names=IN/nowhere", 2, "nowhere: cannot be read .*No such file"),
         ("IN/good.caffemodel --out=OUT --class_names=IN/same.txt", 2, "has 7 names, 1 of them different; .* has 7"),
+        ("IN/damaged.pth --out=OUT", 1, "damaged.pth: cannot be read .Bad magic number"),
         ("IN/names.txt --out=OUT", 1, "names.txt: holds no weights, .caffemodel or .npy"),
         ("IN/odd --out=OUT --class_names=IN/names.txt", 1, "IN/odd: conv1 has 7 outputs, AlexNet 96; width must"),
         ("IN/no_groups --out=OUT --class_names=IN/names.txt", 1, r"conv4: the kernel, .* is float32 \(24, 24, 3"),
@@ -80,6 +82,10 @@ def test_one_stack_from_the_converted_file_with_the_classes_of_imagenet(folder):
 )
 def test_what_cannot_be_done_is_one_line(folder, arguments, code, words):
     (folder / "same.txt").write_text("cat\n" * CLASSES)
+    with zipfile.ZipFile(folder / "damaged.pth", "w") as file:
+        file.writestr("archive/data.pkl", b"")
+    content = (folder / "damaged.pth").read_bytes()
+    (folder / "damaged.pth").write_bytes(content.replace(b"PK\1\2", b"PK\0\2"))  # its list of contents
     (folder / "odd").write_bytes(caffemodel(blobs_of(c1=7)))
     conv4 = {"conv4": [np.ones((24, 24, 3, 3)), np.ones(24)]}
     (folder / "no_groups").write_bytes(caffemodel(blobs_of() | conv4))
