@@ -57,7 +57,8 @@ def points(folder, split):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append((event.step, tf.make_ndarray(value.tensor)[()]))
-    return found
+    # The names of two files of one process and one second end in a counter without leading zeros.
+    return {tag: sorted(each, key=lambda point: point[0]) for tag, each in found.items()}
 
 
 def assert_same(folder, other):
