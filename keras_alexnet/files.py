@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 
 from tqdm import tqdm
 
@@ -129,17 +130,27 @@ def owner(path):
     return "somebody"
 
 
-def progress_bar(label, unit="images"):
-    """A function of (done, total) that draws a progress bar with speed and remaining time, on a terminal only."""
-    bar = tqdm(desc=label, unit=f" {unit}", unit_scale=unit == "bytes", disable=None, leave=False)
+def progress_bar(label, unit="images", start=0):
+    """A function of (done, total, note="") that draws a bar with speed and remaining time, on a terminal only.
 
-    def show(done, total):
+    `start` of the total was done before; the note is shown at the end of the line.
+    """
+    bar = tqdm(desc=label, unit=f" {unit}", unit_scale=unit == "bytes", initial=start, disable=None, leave=False)
+
+    def show(done, total, note=""):
         bar.total = total
+        bar.set_postfix_str(note, refresh=False)
         bar.update(done - bar.n)
         if done >= total:
             bar.close()
 
     return show
+
+
+def print_above_bar(message, file=None):
+    """Prints a line to a stream (default: standard output) without damaging a progress bar on the terminal."""
+    with tqdm.external_write_mode():
+        print(message, file=file or sys.stdout, flush=True)
 
 
 def _temporary_name(folder):

@@ -11,9 +11,10 @@ import time
 import keras
 import tensorflow as tf
 
-from keras_alexnet import datasets, rundir
+from keras_alexnet import datasets, flags, rundir
 from keras_alexnet.data import pipeline
 from keras_alexnet.errors import RequeueError, RunError, UsageError, brief
+from keras_alexnet.files import print_above_bar
 from keras_alexnet.model import variants, weights
 from keras_alexnet.model.layers import Dropout
 from keras_alexnet.training import monitoring, schedules
@@ -85,19 +86,14 @@ class Loop:
         if self._is_done():
             print(f"{config.run.model_dir} is done: {self.progress.epochs} epochs")
             return False
-        monitors = []
+        callbacks = keras.callbacks.CallbackList([], model=self.model, steps=self.steps)
         if is_chief:
             self.monitor = monitoring.Monitor(config, self.trainer, self.progress, self.val_counts, self.steps)
-            monitors = [self.monitor]
-        callbacks = keras.callbacks.CallbackList(
-            monitors,
-            add_progbar=is_chief,
-            model=self.model,
-            # A progress bar on a terminal, one line an epoch elsewhere.
-            verbose=1 if sys.stdout.isatty() else 2,
-            epochs=config.training.epochs,
-            steps=self.steps,
-        )
+            if not self.progress.steps:
+                rows = [f"| {name} | {text or '-'} |\n" for name, text in flags.as_text(config).items()]
+                self.monitor.note("| flag | value |\n|---|---|\n" + "".join(rows).replace("\\", "\\\\"), "settings")
+            callbacks.append(self.monitor)
+            callbacks.append(monitoring.Screen(self.progress, config.training.epochs, len(self.val_counts)))
         callbacks.on_train_begin()
         self.started = started if is_chief else None  # until the first step has been timed
         stop.raise_immediately = False
@@ -202,10 +198,10 @@ class Loop:
             return
         before, started = progress.seconds, time.perf_counter()
         batches = self.training_batches(progress.batches * self.batch_size)
-        for _ in self.trainer.steps(batches, total, callbacks, progress):
+        for _ in self.trainer.steps(batches, total, callbacks, progress, run.summary_steps):
             progress.seconds = before + time.perf_counter() - started
             if self.started is not None:
-                print(f"first step {time.perf_counter() - self.started:.1f} s after the start", flush=True)
+                print_above_bar(f"first step {time.perf_counter() - self.started:.1f} s after the start")
                 self.started = None
             if self.trainer.any_of_all(stop):
                 self._stop(stop)
@@ -216,6 +212,7 @@ class Loop:
                 self._save()
 
     def _save(self):
+        self.trainer.read_averages(self.progress)  # a state after a non-finite loss is not saved
         if self.distribution.is_chief:
             self.monitor.flush(self.progress)
             self.checkpoints.write(self.progress)
@@ -226,7 +223,7 @@ class Loop:
         self._save()
         kept = f"{self.checkpoints.kept()}; the same command resumes from there"
         if stop.signal == signal.SIGINT:
-            print(kept, file=sys.stderr)
+            print_above_bar(kept, sys.stderr)
             raise KeyboardInterrupt
         name = signal.Signals(stop.signal).name if stop else "a signal to another worker"
         raise RequeueError(f"stopped by {name}; {kept}")
@@ -330,8 +327,8 @@ def dry_run(loop, devices):
     print(
         f"{describe(loop, devices)}"
         f"steps:      {loop.steps:,} an epoch, {training.epochs * loop.steps:,} in {training.epochs} epochs to go\n"
-        f"time:       {seconds:.2f} s a step, about {_duration(epoch)} an epoch with its validation, up to "
-        f"{_duration(training.epochs * epoch)} in all\n"
+        f"time:       {seconds:.2f} s a step, about {monitoring.duration(epoch)} an epoch with its validation, up to "
+        f"{monitoring.duration(training.epochs * epoch)} in all\n"
         f"memory:     {memory}, of {total / GIGABYTE:.1f} GB of the machine\n"
         f"disk:       {needed / GIGABYTE:.2f} GB for {run.checkpoints_to_keep} checkpoints, those of the last and the "
         f"best epoch, a temporary one{' and the export' if run.export else ''}; {free / GIGABYTE:.1f} GB free at "
@@ -363,10 +360,3 @@ def _step_seconds(loop):
             raise RunError(f"the loss is {float(loss)} after two steps; lower --learning_rate")
         durations.append(seconds)
     return durations
-
-
-def _duration(seconds):
-    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {name}"
-    return f"{seconds:.0f} seconds"

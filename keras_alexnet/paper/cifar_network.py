@@ -28,6 +28,7 @@ from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import progress_bar
 from keras_alexnet.model.layers import InMapNormalization, LocalResponseNormalization
 from keras_alexnet.paper.figure1 import POINTS
+from keras_alexnet.training import metrics
 from keras_alexnet.training.checkpoints import Checkpoints
 from keras_alexnet.training.optimizer import MomentumSGD
 from keras_alexnet.training.trainer import NonFiniteError, Trainer
@@ -168,9 +169,10 @@ class Training:
         self.optimizer.learning_rate = self.trial.learning_rate * 0.1**drops
         averages.reset()
         try:
-            for _ in self.trainer.steps(self._batches(), steps, keras.callbacks.CallbackList(), progress):
+            for _ in self.trainer.steps(self._batches(), steps, keras.callbacks.CallbackList(), progress, steps):
                 if progress.batches in points:
-                    epoch, means = progress.epochs + progress.batches / steps, averages.result()
+                    epoch = progress.epochs + progress.batches / steps
+                    means = metrics.means(self.trainer.read_averages(progress))
                     progress.history.append({"epoch": epoch, "loss": means["loss"], "top1_error": means["top1_error"]})
                     averages.reset()
             progress.epochs += 1

@@ -8,6 +8,7 @@ that an unfinished grid has complete seeds. TensorBoard shows the runs under HPa
 import contextlib
 import csv
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -200,11 +201,16 @@ def _next(cells):
 def write_hparams(cell):
     """Writes or replaces the file from which TensorBoard shows a finished run under HParams."""
     last, folder = cell.history[-1], os.path.join(cell.folder, "logs", "hparams")
+    with open(os.path.join(cell.folder, rundir.PROVENANCE), encoding="utf-8") as file:
+        images = json.load(file)[0]["training_set"]["images"]
+    values = {name: last[name] for name in ("val_top1_error", "val_loss")}
+    values["best_val_top1_error"] = min(row["val_top1_error"] for row in cell.history)
+    values["training_minutes"] = sum(images / row["images_per_second"] for row in cell.history) / 60
     ended = os.path.getmtime(os.path.join(cell.folder, "history.csv"))
     # Runs of the same name share a row of the table; the name of the grid's folder separates the runs of two grids.
     name = "/".join(os.path.abspath(cell.folder).split(os.sep)[-3:])
     summaries = [(0, hparams_pb(settings_of(cell.config), trial_id=name, start_time_secs=ended))]
-    summaries += [(int(last["epoch"]), scalar_pb(name, last[name])) for name in ("val_top1_error", "val_loss")]
+    summaries += [(int(last["epoch"]), scalar_pb(name, value)) for name, value in values.items()]
     os.makedirs(folder, exist_ok=True)
     with files.atomic_write(os.path.join(folder, HPARAMS_FILE), "wb") as file:
         writer = RecordWriter(file)

@@ -56,6 +56,12 @@ def sums(values, counted):
     return tf.stack([*(tf.reduce_sum(counted * values[name]) for name in NAMES), tf.reduce_sum(counted)])
 
 
+def means(now, before=None):
+    """The means by name of what was added between two results of `Averages.sums`: dict of float; nan for no image."""
+    added = {name: now[name] - (before or {}).get(name, 0.0) for name in (*NAMES, "count")}
+    return {name: added[name] / (added["count"] or math.nan) for name in NAMES}
+
+
 class Averages:
     """Running means of `per_image` in which every image has the same weight.
 
@@ -69,14 +75,17 @@ class Averages:
     def add(self, sums):
         self.variable.assign_add(tf.cast(sums, tf.float64))
 
+    def is_finite_with(self, sums):
+        """Whether the loss is finite in all sums added since the last reset and in `sums`: bool tensor ()."""
+        return tf.math.is_finite(self.variable[0] + tf.cast(sums[0], tf.float64))
+
     def sums(self):
         """The sums by name and "count", the number of images: dict of float."""
         return dict(zip((*NAMES, "count"), self.variable.numpy().tolist(), strict=True))
 
     def result(self):
         """The means by name: dict of float; nan before the first batch."""
-        sums = self.sums()
-        return {name: sums[name] / (sums["count"] or math.nan) for name in NAMES}
+        return means(self.sums())
 
     def count(self):
         """The number of images, int."""

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_alexnet.files import atomic_write
+from keras_alexnet.files import atomic_write, print_above_bar, progress_bar
 from keras_alexnet.training import metrics
 
 _ERRORS = ("loss", "top1_error", "top5_error")
@@ -34,6 +34,61 @@ GIGABYTE = 1e9
 PER_LINE, BORDER, GAP = 16, 1, 4
 
 
+# TensorBoard's tags: its groups are in alphabetical order, so loss and errors come first.
+DESCRIPTIONS = {
+    "curves/loss": "Cross-entropy in nats: over the steps since the point before (train), over the whole set (val)",
+    "curves/top1_error": "Images whose label is not the best class, percent",
+    "curves/top5_error": "Images whose label is not among the five best classes, percent",
+    "curves/mean_squared_error": "Mean over the classes of the squared difference of probability and one-hot label",
+    "schedule/learning_rate": "Learning rate of the kernels",
+    "speed/images_per_second": "Training images a second, validation and checkpoints left out",
+    "speed/waiting_for_images": "Share of the time in which training waited for the next batch, 0 to 1",
+}
+
+
+class Screen(keras.callbacks.Callback):
+    """A bar for the steps of an epoch, on a terminal, and a line for each epoch.
+
+    `progress` is the progress.Progress of the run. Top-5 errors are left out for five classes or fewer.
+    """
+
+    def __init__(self, progress, epochs, classes):
+        super().__init__()
+        self.progress, self.epochs, self.top5 = progress, epochs, classes > 5
+        self.first_epoch, self.started, self.show, self.steps = progress.epochs, time.perf_counter(), None, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun, self.steps = time.perf_counter(), self.params["steps"]
+        self.show = progress_bar(f"epoch {epoch + 1}/{self.epochs}", "steps", self.progress.batches)
+        self.note = ""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if logs:
+            means = metrics.means(logs)
+            self.note = f"loss {means['loss']:.3f}, top-1 {means['top1_error']:.1f} %"
+        self.show(batch + 1, self.steps, self.note)
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = time.perf_counter()
+        left = (self.epochs - epoch - 1) * (now - self.started) / (epoch + 1 - self.first_epoch)
+        errors = [
+            f"{logs[prefix + 'loss']:.3f}  top-1 {logs[prefix + 'top1_error']:.1f} %"
+            + f"  top-5 {logs[prefix + 'top5_error']:.1f} %" * self.top5
+            for prefix in ("", "val_")
+        ]
+        print(
+            f"epoch {epoch + 1}/{self.epochs}  loss {errors[0]}  |  val {errors[1]}  |  "
+            f"{logs['images_per_second']:.0f} images/s  {duration(now - self.begun)}"
+            + f"  ETA {duration(left)}"
+            * (left > 0 and not self.progress.finished),
+            flush=True,
+        )
+
+    def on_train_end(self, logs=None):
+        if self.show:
+            self.show(self.steps, self.steps)
+
+
 class Monitor(keras.callbacks.Callback):
     """Writes curves, filters, speed and memory to TensorBoard, weights and a profile on request; prints warnings.
 
@@ -46,6 +101,7 @@ class Monitor(keras.callbacks.Callback):
         super().__init__()
         self.run, self.variant, self.trainer = config.run, config.network.variant, trainer
         self.classes = len(val_counts)
+        self.names = [name for name in metrics.NAMES if name != "top5_error" or self.classes > 5]
         self.log_dir = os.path.join(self.run.model_dir, "logs")
         _truncate(self.log_dir, progress.files)
         self.step, self.before = progress.steps, progress.sums  # the epoch's sums at the last point
@@ -65,10 +121,10 @@ class Monitor(keras.callbacks.Callback):
         progress.sums = self.before
         progress.files = {name: os.path.getsize(os.path.join(self.log_dir, name)) for name in _files(self.log_dir)}
 
-    def note(self, message):
-        """Writes a warning to TensorBoard alone."""
+    def note(self, message, tag="warnings"):
+        """Writes a warning, or a text in Markdown with another tag, to TensorBoard alone."""
         with self.train_writer.as_default(self.step):
-            tf.summary.text("warnings", message)
+            tf.summary.text(tag, message)
 
     def on_train_begin(self, logs=None):
         for name in idle_gpus(self.trainer.model):
@@ -89,31 +145,32 @@ class Monitor(keras.callbacks.Callback):
         self.step, self.seen = self.step + 1, self.seen + 1
         if self.run.profile and self.step >= self.run.profile[1]:
             self._stop_profiling()
+        if not logs:
+            return
         is_due = self.step % self.run.summary_steps == 0
         if is_due:
-            self._write_point()
-        now = (time.perf_counter(), self.trainer.averages.count(), self.trainer.waited)
+            self._write_point(logs)
+        now = (time.perf_counter(), logs["count"], self.trainer.waited)
         if self.begun is None:
             self.begun = now
         elif is_due:
             self._write_speed(now)
-            self._check_loss(logs["loss"])
+            self._check_loss(metrics.means(logs)["loss"])
             self._check_disk()
 
     def on_epoch_end(self, epoch, logs=None):
         if self.step % self.run.summary_steps:
-            self._write_point()
+            self._write_point(self.trainer.averages.sums())
         with self.train_writer.as_default(self.step):
-            tf.summary.scalar("learning_rate", logs["learning_rate"])
-            tf.summary.scalar("images_per_second", logs["images_per_second"])
-            tf.summary.image("conv1", conv1_grid(self.trainer.model)[None])
+            _write("schedule/learning_rate", logs["learning_rate"])
+            tf.summary.image("conv1", conv1_grid(self.trainer.model)[None], description="The filters, a block a tower")
             if self.run.histograms:
                 for variable in [*self.trainer.model.trainable_variables, *self.trainer.optimizer.variables]:
                     if len(variable.shape):
                         tf.summary.histogram(variable.path, variable.value)
         with self.val_writer.as_default(self.step):
-            for name in metrics.NAMES:
-                tf.summary.scalar(name, logs[f"val_{name}"])
+            for name in self.names:
+                _write(f"curves/{name}", logs[f"val_{name}"])
         self.train_writer.flush()
         self.val_writer.flush()
 
@@ -122,23 +179,22 @@ class Monitor(keras.callbacks.Callback):
         self.train_writer.close()
         self.val_writer.close()
 
-    def _write_point(self):
-        """Writes the means over the steps since the last point of this epoch."""
-        now = self.trainer.averages.sums()
-        images = now["count"] - self.before.get("count", 0.0)
+    def _write_point(self, now):
+        """Writes the means over the steps since the last point of this epoch; `now` are the sums of the epoch."""
+        means = metrics.means(now, self.before)
         with self.train_writer.as_default(self.step):
-            for name in metrics.NAMES:
-                tf.summary.scalar(name, (now[name] - self.before.get(name, 0.0)) / max(images, 1.0))
+            for name in self.names:
+                _write(f"curves/{name}", means[name])
         self.before = now
 
     def _write_speed(self, now):
         seconds, images, waited = (end - start for end, start in zip(now, self.begun, strict=True))
         self.begun, waiting = now, waited / seconds
         with self.train_writer.as_default(self.step):
-            tf.summary.scalar("speed/images_per_second", images / seconds)
-            tf.summary.scalar("speed/share_of_time_waiting_for_images", waiting)
+            _write("speed/images_per_second", images / seconds)
+            _write("speed/waiting_for_images", waiting)
             for name, size in memory().items():
-                tf.summary.scalar(f"memory/{name}_gigabytes", size / GIGABYTE)
+                tf.summary.scalar(f"memory/{name}_gigabytes", size / GIGABYTE, description="In use; process: the peak")
         if self.seen > WARM_UP and waiting > WAITING:
             self._warn(
                 "waiting",
@@ -172,13 +228,26 @@ class Monitor(keras.callbacks.Callback):
     def _warn(self, kind, message):
         if kind not in self.warned:
             self.warned.add(kind)
-            print(f"warning: {message}", file=sys.stderr, flush=True)
+            print_above_bar(f"warning: {message}", sys.stderr)
             self.note(message)
 
     def _stop_profiling(self):
         if self.profiling:
             tf.profiler.experimental.stop()
             self.profiling = False
+
+
+def _write(tag, value):
+    tf.summary.scalar(tag, value, description=DESCRIPTIONS[tag])
+
+
+def duration(seconds):
+    """Seconds as text in two units at most, such as "1 min 24 s"."""
+    seconds = round(seconds)
+    for size, unit, part, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // part} {smaller}"
+    return f"{seconds} s"
 
 
 def write_history(path, rows):

@@ -1,5 +1,7 @@
 """The update rule of section 5, and loss scaling for float16."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -49,6 +51,8 @@ class MomentumSGD(keras.optimizers.Optimizer):
                 raise ArgumentError(label, value, "must not be negative")
         self.momentum, self.kernel_decay = momentum, weight_decay
         self.layer_decays = dict(layer_weight_decays or {})
+        # Set while a step is traced: bool tensor (), False keeps all variables and velocities as they are.
+        self.condition = None
         self._multipliers = {
             label: keras.Variable(value, dtype="float32", trainable=False, name=f"{label}_multiplier")
             for label, value in multipliers.items()
@@ -84,16 +88,19 @@ class MomentumSGD(keras.optimizers.Optimizer):
                 gradient += decay * variable
             rate = tf.cast(learning_rate, variable.dtype)
             if not labels:
-                tf.raw_ops.ResourceApplyKerasMomentum(
-                    var=variable.handle, accum=velocity.value.handle, lr=rate, grad=gradient, momentum=self.momentum
-                )
+                inputs = variable.handle, velocity.value.handle, rate, gradient
+                if self.condition is None:
+                    _apply_momentum(self.momentum, *inputs)
+                else:
+                    _apply_if(self.condition, self.momentum, inputs)
                 return
             for label in labels:
                 rate *= tf.cast(self._multipliers[label].value, variable.dtype)
+            moves = rate > 0 if self.condition is None else (rate > 0) & self.condition
             before = velocity.value
-            after = tf.where(rate > 0, self.momentum * before - rate * gradient, before)
+            after = tf.where(moves, self.momentum * before - rate * gradient, before)
             self.assign(velocity, after)
-            self.assign_add(variable, tf.where(rate > 0, after, 0.0))
+            self.assign_add(variable, tf.where(moves, after, 0.0))
 
     def _all_reduce_sum_gradients(self, grads_and_vars):
         # Keras would gather all gradients on one device, even if there is one replica and nothing to sum.
@@ -135,6 +142,18 @@ class LossScale(keras.optimizers.LossScaleOptimizer):
         grow = steps >= self.dynamic_growth_steps
         self.step_counter.assign(tf.where(grow, tf.zeros_like(steps), steps))
         self.dynamic_scale.assign(self.dynamic_scale.value * tf.where(grow, 2.0, 1.0))
+
+
+def _apply_momentum(momentum, variable, velocity, rate, gradient):
+    tf.raw_ops.ResourceApplyKerasMomentum(var=variable, accum=velocity, lr=rate, grad=gradient, momentum=momentum)
+
+
+def _apply_if(condition, momentum, inputs):
+    """`_apply_momentum` where a condition holds. `tf.cond` would make the two devices wait for each other."""
+    specs = [tf.TensorSpec(each.shape, each.dtype) for each in inputs]
+    update = tf.function(functools.partial(_apply_momentum, momentum)).get_concrete_function(*specs)
+    keep = tf.function(lambda *inputs: None).get_concrete_function(*specs)
+    tf.raw_ops.If(cond=condition, input=inputs, Tout=[], then_branch=update, else_branch=keep)
 
 
 def _each_on_its_device(function, tensors):

@@ -42,6 +42,8 @@ class Trainer:
         self.processes = len(cluster.job_tasks("worker")) if cluster else 1
         with tf.device(device):
             self.averages, self.tested = metrics.Averages(), metrics.Averages()  # of training, of test steps
+        self.sgd = getattr(optimizer, "inner_optimizer", optimizer)  # without loss scaling
+        self.stops = None  # what `any_of_all` was called with last, summed over all processes
         optimizer.build(model.trainable_variables)
         images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
         labels = tf.TensorSpec((None,), tf.int32)
@@ -49,7 +51,10 @@ class Trainer:
         self.test_step = tf.function(self._test_step, input_signature=[images, labels])
 
     def _train_step(self, images, labels):
-        """Updates the weights by the mean gradient of a batch; returns the mean loss, float32."""
+        """Updates the weights by the mean gradient of a batch; returns the mean loss, float32.
+
+        From a non-finite loss until the averages are reset, weights and velocities stay as they are.
+        """
         sums = self._sum_of_replicas(self._update, images, labels)
         with tf.device(self.device):
             self.averages.add(sums)
@@ -66,7 +71,7 @@ class Trainer:
         def replica(images, labels):
             # tf.device(None) would clear the replica's device.
             with tf.device(self.device) if self.device else contextlib.nullcontext():
-                return _sum_over_replicas(function(*self._part(images, labels)))
+                return function(*self._part(images, labels))
 
         sums = self.strategy.run(replica, args=(images, labels))
         return self.strategy.experimental_local_results(sums)[0]
@@ -78,11 +83,13 @@ class Trainer:
             # Divide by the images of all replicas, since the gradients of the replicas are summed.
             count = _sum_over_replicas(tf.reduce_sum(counted))
             scaled = self.optimizer.scale_loss(tf.reduce_sum(counted * values["loss"]) / count)
+        sums = _sum_over_replicas(metrics.sums(values, counted))
+        self.sgd.condition = self.averages.is_finite_with(sums)
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        return metrics.sums(values, counted)
+        return sums
 
     def _test(self, images, labels, counted):
-        return metrics.sums(metrics.per_image(self.model(images, training=False), labels), counted)
+        return _sum_over_replicas(metrics.sums(metrics.per_image(self.model(images, training=False), labels), counted))
 
     def _part(self, images, labels):
         """(images, labels, 1.0 for each image) of a replica: consecutive images of its process's batch."""
@@ -100,8 +107,7 @@ class Trainer:
 
     def variables(self):
         """The variables that a checkpoint saves: dict of str -> tf.Variable."""
-        trained, optimizer = self.model.trainable_variables, self.optimizer
-        velocities = getattr(optimizer, "inner_optimizer", optimizer).velocities
+        trained, optimizer, velocities = self.model.trainable_variables, self.optimizer, self.sgd.velocities
         named = {variable.path: variable for variable in trained}
         named |= {f"velocity/{trained[place].path}": each for place, each in enumerate(velocities)}
         # Dropout's random states, by position: Keras numbers their names over all models of the process.
@@ -110,25 +116,34 @@ class Trainer:
         named |= {f"optimizer/{each.path}": each for each in optimizer.variables if id(each) not in ids}
         return {name: variable.value for name, variable in named.items()} | {"averages": self.averages.variable}
 
-    def steps(self, dataset, total, callbacks, progress):
-        """Trains on the batches of a dataset of (images, labels); yields the loss after each step, float.
+    def steps(self, dataset, total, callbacks, progress, read_every):
+        """Trains on the batches of a dataset of (images, labels); yields after each step.
 
+        The device computes while the next batches are read: its averages are read after the first step, after
+        every `read_every` steps of the run and after the epoch's last one. There `callbacks` get them as logs, else None.
         `total` is the number of batches of the whole epoch; a process that runs out of images before other processes
         continues with empty batches. The steps and batches of the progress.Progress are updated. Raises ReadError,
         NonFiniteError, or RunError where the dataset has another number of batches.
         """
-        batches = self._filled(dataset, total - progress.batches)
+        batches, is_first = self._filled(dataset, total - progress.batches), True
         started = time.perf_counter()
         for batch in batches:
             self.waited += time.perf_counter() - started
             callbacks.on_train_batch_begin(progress.batches)
-            loss = float(self.train_step(*batch))
+            self.train_step(*batch)
             progress.steps, progress.batches = progress.steps + 1, progress.batches + 1
-            if not math.isfinite(loss):
-                raise NonFiniteError(f"the loss is {loss} at step {progress.steps}")
-            callbacks.on_train_batch_end(progress.batches - 1, self.averages.result())
-            yield loss
+            is_due = is_first or progress.steps % read_every == 0 or progress.batches == total
+            is_first = False
+            callbacks.on_train_batch_end(progress.batches - 1, self.read_averages(progress) if is_due else None)
+            yield
             started = time.perf_counter()
+
+    def read_averages(self, progress):
+        """The sums of the epoch so far, see `metrics.Averages.sums`. Raises NonFiniteError where the loss is not."""
+        sums = self.averages.sums()
+        if not math.isfinite(sums["loss"]):
+            raise NonFiniteError(f"the loss is {sums['loss']} at step {progress.steps} or shortly before")
+        return sums
 
     def evaluate(self, dataset, count, total, stop=lambda: False):
         """The means of `metrics.NAMES` over a dataset of (images, labels), dict of float; None if it was stopped.
@@ -164,8 +179,14 @@ class Trainer:
         return self.processes == 1 or float(self._sum(float(number))) == self.processes * float(number)
 
     def any_of_all(self, flag):
-        """True if the flag is set in any process; every process must call this."""
-        return bool(flag) if self.processes == 1 else float(self._sum(float(bool(flag)))) > 0
+        """True if the flag is set in any process; every process must call this.
+
+        With several processes it answers for the call before, so that none waits for the step in progress.
+        """
+        if self.processes == 1:
+            return bool(flag)
+        before, self.stops = self.stops, self._sum(float(bool(flag)))
+        return before is not None and float(before) > 0
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.float32)])
     def _sum(self, number):

@@ -29,8 +29,9 @@ def watched(tmp_path, monkeypatch):
     def step(count=1, seconds=1.0, waited=0.0, loss=1.0):
         for _ in range(count):
             clock.now, trainer.waited = clock.now + seconds, trainer.waited + waited
-            trainer.averages.add([0, 0, 0, 0, 128])
-            monitor.on_train_batch_end(0, {"loss": loss})
+            trainer.averages.add([128 * loss, 0, 0, 0, 128])
+            is_read = monitor.begun is None or (monitor.step + 1) % run.summary_steps == 0
+            monitor.on_train_batch_end(0, trainer.averages.sums() if is_read else None)
 
     def shown():
         monitor.flush(Progress())
@@ -48,7 +49,7 @@ def test_speed_waiting_and_memory_every_few_steps(watched, capsys):
     shown = watched.shown()
     # The first step of an epoch starts the clock.
     assert shown["speed/images_per_second"] == [(10, 256.0), (20, 64.0), (30, 128.0)]
-    waiting = shown["speed/share_of_time_waiting_for_images"]
+    waiting = shown["speed/waiting_for_images"]
     assert waiting == [(10, pytest.approx(0.2)), (20, pytest.approx(0.05)), (30, 0.0)]
     assert all(0.05 < size < 1000 for _, size in shown["memory/process_gigabytes"])
     assert not capsys.readouterr().err and "warnings" not in shown
@@ -64,6 +65,8 @@ def test_what_goes_wrong_is_named_once(watched, capsys, monkeypatch):
     assert step == 60 and words.decode() in error
     # The loss is that of the majority-class baseline for ten epochs of 30 steps.
     for count, loss in ((200, LN5 * 1.01), (10, 1.5), (290, LN5 * 0.99)):
+        watched.monitor.trainer.averages.reset()
+        watched.monitor.on_epoch_begin(1)
         watched.step(count, loss=loss)
     assert not capsys.readouterr().err
     watched.step(10, loss=LN5 * 0.99)
