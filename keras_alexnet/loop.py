@@ -86,14 +86,13 @@ class Loop:
         if self._is_done():
             print(f"{config.run.model_dir} is done: {self.progress.epochs} epochs")
             return False
-        callbacks = keras.callbacks.CallbackList([], model=self.model, steps=self.steps)
+        monitors = []
         if is_chief:
             self.monitor = monitoring.Monitor(config, self.trainer, self.progress, self.val_counts, self.steps)
             if not self.progress.steps:
-                rows = [f"| {name} | {text or '-'} |\n" for name, text in flags.as_text(config).items()]
-                self.monitor.note("| flag | value |\n|---|---|\n" + "".join(rows).replace("\\", "\\\\"), "settings")
-            callbacks.append(self.monitor)
-            callbacks.append(monitoring.Screen(self.progress, config.training.epochs, len(self.val_counts)))
+                self.monitor.note(_settings_table(config), "settings")
+            monitors = [self.monitor, monitoring.Screen(self.progress, config.training.epochs, len(self.val_counts))]
+        callbacks = keras.callbacks.CallbackList(monitors, model=self.model, steps=self.steps)
         callbacks.on_train_begin()
         self.started = started if is_chief else None  # until the first step has been timed
         stop.raise_immediately = False
@@ -279,6 +278,12 @@ def load_initial_weights(config, model):
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
     print(f"weights:    from {path}; new layers: {', '.join(new_layers) or 'none'}", flush=True)
+
+
+def _settings_table(config):
+    """The flags of a run as a Markdown table, str; values are code, in which a backslash needs no escape."""
+    rows = [f"| {name} | `{text or '-'}` |" for name, text in flags.as_text(config).items()]
+    return "\n".join(["| flag | value |", "|---|---|", *rows])
 
 
 def describe(loop, devices):

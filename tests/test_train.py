@@ -44,9 +44,11 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
     argv = [f"--data_dir={small_images}", f"--model_dir={tmp_path}", "--epochs=2", "--noexport"]
     assert call(train, *TINY_RUN, *argv, *flags)[0] == 0
     found, rows = points(tmp_path, "train"), history(tmp_path)
-    assert found["loss"] == [(3 * int(row["epoch"]), pytest.approx(float(row["loss"]), rel=1e-4)) for row in rows]
+    assert found["curves/loss"] == [
+        (3 * int(row["epoch"]), pytest.approx(float(row["loss"]), rel=1e-4)) for row in rows
+    ]
     errors = [(3 * int(row["epoch"]), pytest.approx(float(row["val_mean_squared_error"]), rel=1e-4)) for row in rows]
-    assert points(tmp_path, "val")["mean_squared_error"] == errors
+    assert points(tmp_path, "val")["curves/mean_squared_error"] == errors
     assert [step for step, _ in found["conv1/kernel"]] == [3, 6] and "fc8/bias" in found
     assert [row["val_loss"] for row in rows] == [row["val_loss"] for row in history(tiny_run)[:2]]
     assert list((tmp_path / "logs" / "plugins" / "profile").iterdir())
