@@ -138,6 +138,6 @@ def test_two_workers_make_the_steps_of_one_process(flags, uninterrupted, tmp_pat
     for code, shown, error in map(finish, start_workers(shared)):
         assert code == 0 and "2 replicas in 2 processes" in shown, error
     # A sum in another order: float32's rounding at first, and it grows over 90 steps.
-    ours, theirs = (np.array(points(each, "train")["loss"])[:, 1] for each in (tmp_path, uninterrupted))
+    ours, theirs = (np.array(points(each, "train")["curves/loss"])[:, 1] for each in (tmp_path, uninterrupted))
     np.testing.assert_allclose(ours[:9], theirs[:9], rtol=1e-5)
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
