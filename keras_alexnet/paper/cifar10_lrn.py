@@ -30,6 +30,12 @@ COMMAND = "python -m keras_alexnet.paper.cifar10_lrn --dataset=cifar10"
 
 PAIRS = (("19pct", "18pct"), ("13pct", "11pct"))
 NETWORKS = (*PAIRS[0], *PAIRS[1])
+LABELS = {
+    "19pct": "four layers, not normalized",
+    "18pct": "four layers, normalized within maps",
+    "13pct": "five layers, not normalized",
+    "11pct": "five layers, normalized across maps",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,16 +81,8 @@ def run(settings):
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
             diverged = progress.finished  # training ends early only when it diverges
             trainings[name].append({"seed": seed, **tested, "diverged": diverged, "curve": progress.history})
-    figure, axes = experiment.panel(6.4, 4.2)
-    for color, (name, seeds) in enumerate(trainings.items()):
-        for index, each in enumerate(seeds):
-            epochs, errors = ([row[column] for row in each["curve"]] for column in ("epoch", "top1_error"))
-            hidden = "_" * (index > 0)  # the legend leaves out labels that start with _
-            axes.plot(epochs, errors, color=f"C{color}", linewidth=0.8, label=f"{hidden}{name}, training")
-            axes.plot([settings.epochs], [each["top1_error"]], "o", color=f"C{color}", label=f"{hidden}{name}, test")
-    axes.set(xlabel="epochs", ylabel="error, %", ylim=(0, None))
-    axes.legend(frameon=False)
-    experiment.write_figure(figure, f"{folder}.svg")
+    values = {"networks": trainings, "epochs": settings.epochs}
+    experiment.write_figure(draw(values), f"{folder}.svg")
     drops = " and ".join(map(str, settings.rate_drops)) or "none"
     size = cifar_network.SIZE - 2 * settings.crop_border
     crops = f"crops of {size} and reflections, centers tested" if settings.crop_border else "none"
@@ -95,28 +93,42 @@ def run(settings):
         f"{settings.seeds} seeds"
     )
     caption = "Training error by epoch of every network and seed; test errors as dots at the end."
-    values = {"networks": trainings, "epochs": settings.epochs}
     return Result(values, protocol, (("cifar10_lrn.svg", caption),))
+
+
+def draw(values):
+    """The training errors by epoch and the test errors at the end, a figure."""
+    figure, axes = experiment.panel(6.4, 4.2)
+    for color, (name, seeds) in enumerate(values["networks"].items()):
+        for index, each in enumerate(seeds):
+            epochs, errors = ([row[column] for row in each["curve"]] for column in ("epoch", "top1_error"))
+            label = "_" * (index > 0) + LABELS[name]  # the legend leaves out labels that start with _
+            axes.plot(epochs, errors, color=f"C{color}", linewidth=0.8, label=f"{label}: training")
+            axes.plot([values["epochs"]], [each["top1_error"]], "o", color=f"C{color}", label=f"{label}: test")
+    axes.set(xlabel="epochs", ylabel="error, %", ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
 
 
 def tables(values):
     rows, differences = [], []
     for pair in PAIRS:
         in_paper = pair == PAIRS[1]
-        for name, normalization in zip(pair, ("without", "with"), strict=True):
+        for name in pair:
             errors = _errors(values, name)
             ours = experiment.mean_and_spread(errors) if errors else NOT_RUN
             seeds = ", ".join(f"{error:.2f}" for error in errors) or "-"
             paper = name[:2] if in_paper else "-"
-            rows.append((f"{name}, {normalization} normalization", paper, name[:2], ours, seeds))
+            rows.append((f"{LABELS[name]} ({name})", paper, name[:2], ours, seeds))
         difference, release = _difference(values, pair), int(pair[0][:2]) - int(pair[1][:2])
         ours = experiment.paired_text(difference) if difference else NOT_RUN
-        differences.append((" minus ".join(pair), "2" if in_paper else "-", str(release), ours))
+        layers = LABELS[pair[0]].partition(",")[0]
+        differences.append((f"{layers} ({' minus '.join(pair)})", "2" if in_paper else "-", str(release), ours))
     columns = "", "paper", "release", "ours: mean ± standard deviation", "seeds"
     note = (
-        "The release's errors are those in the names of its layer files (11pct is a file of cuda-convnet, tested with "
-        "several views; we test with one). The paper does not say which networks have its errors of 13 and 11 %; the "
-        "file names suggest 13pct and 11pct. 19pct and 18pct have four learned layers, like the paper's "
+        "In parentheses: the network's layer file, whose name has the release's error (11pct is of cuda-convnet, "
+        "tested with several views; we test with one). The paper does not say which networks have its errors of 13 and "
+        "11 %; the file names suggest 13pct and 11pct. 19pct and 18pct have four learned layers, like the paper's "
         "network; 13pct and 11pct have five."
     )
     of_pairs = (
@@ -137,9 +149,9 @@ def verdict(values):
         if difference := _difference(values, pair):
             excludes_0 = difference["low"] is not None and difference["low"] * difference["high"] > 0
             outcome = ("holds" if difference["mean"] > 0 else "does not hold") if excludes_0 else "cannot be told"
-            both = " (normalization and a lower weight decay together)" if pair == PAIRS[0] else ""
-            text = experiment.paired_text(difference)
-            numbers.append(f"error of {pair[0]} minus error of {pair[1]} is {text} points{both}")
+            both = ", normalization and a lower weight decay together" if pair == PAIRS[0] else ""
+            layers, text = LABELS[pair[0]].partition(",")[0], experiment.paired_text(difference)
+            numbers.append(f"error without minus error with normalization is {text} points ({layers}{both})")
     return Verdict(outcome, f"{'; '.join(numbers) or 'no pair was run'}, {values['epochs']} epochs")
 
 

@@ -207,11 +207,10 @@ def write_figure(figure, path):
     _log(pixels_of(figure), path)
 
 
-def write_pixels(pixels, path, colors=None):
-    """Writes RGB pixels, uint8 (height, width, 3), as PNG, with a palette of `colors` if given, and in TensorBoard."""
-    image = Image.fromarray(pixels)
+def write_pixels(pixels, path):
+    """Writes RGB pixels, uint8 (height, width, 3), as PNG, and in TensorBoard."""
     with atomic_write(path, "wb") as file:
-        (image.quantize(colors) if colors else image).save(file, "PNG", optimize=True)
+        Image.fromarray(pixels).save(file, "PNG", optimize=True)
     _log(pixels, path)
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def run(settings):
     for file, (rows, images, size, draw) in zip(figures, panels, strict=True):
         thumbnails = features.thumbnails([os.path.join(settings.data_dir, each["file"]) for each in images], size)
         pixels = experiment.pixels_of(draw(rows, thumbnails))
-        experiment.write_pixels(pixels, os.path.join(settings.results_dir, file), colors=256)  # a third of the size
+        experiment.write_pixels(pixels, os.path.join(settings.results_dir, file))
     protocol = (
         f"{len(queries.files):,} images of {settings.split}, {len(index.files):,} of {settings.index_split}; "
         f"{network.variant}, width {network.width:g}, {model.epochs} epochs, {len(model.class_names)} classes, center "
@@ -202,12 +203,14 @@ def draw_predictions(rows, thumbnails):
         image.imshow(thumbnail)
         true, best = row["class_name"], {each["class_name"]: each["probability"] for each in row["best"]}
         absent = "" if true in best else f" ({100 * row['true_probability']:.1f} %)"
-        image.set_title(_words(true, 22) + absent, y=-0.14, weight="bold", parse_math=False)
+        title = _words(true) + absent
+        image.set_title(title, y=-0.14, weight="bold", parse_math=False, fontsize=_size(title, 12, 24))
         chart.set(xlim=(0, 1.3), ylim=(bars - 0.5, -0.5))
         chart.barh(range(len(best)), best.values(), 0.85, color=[TRUE if name == true else OTHER for name in best])
         for line, (name, probability) in enumerate(best.items()):
             style = {"parse_math": False, "va": "center", "weight": "bold" if name == true else "normal"}
-            chart.text(0.02, line, "✓ " * (name == true) + _words(name, 24), **style)
+            text = "✓ " * (name == true) + _words(name)
+            chart.text(0.02, line, text, fontsize=_size(text, 10, 26), **style)
             chart.text(1.3, line, f"{100 * probability:.1f} %", ha="right", **style)
     return figure
 
@@ -226,16 +229,22 @@ def draw_neighbors(rows, thumbnails):
         each.imshow(thumbnail)
         each.set(xticks=[], yticks=[])
         each.spines[:].set(visible=not right, color=WRONG, linewidth=2.5)
-        text = _words(name, 12) if column == 0 else "✓" if right else f"✗ {_words(name, 11)}"
+        text = _words(name) if column == 0 else "✓" if right else f"✗ {_words(name)}"
         style = {"color": "black" if right else WRONG, "weight": "normal" if column else "bold"}
-        each.set_xlabel(text, fontsize=9, parse_math=False, **style)
+        lines = textwrap.wrap(text, 14, break_long_words=False)
+        size = _size(max(lines, key=len), 9, 14)
+        each.set_xlabel("\n".join(lines), fontsize=size, parse_math=False, **style)
     return figure
 
 
-def _words(class_name, most):
-    """What a figure says of a class, at most so many characters; ImageNet's ids in words."""
-    text = dict(imagenet.classes()).get(class_name, printable(class_name))
-    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+def _words(class_name):
+    """What a figure says of a class, ImageNet's ids in words: str."""
+    return dict(imagenet.classes()).get(class_name, printable(class_name)).replace("_", " ")
+
+
+def _size(text, points, characters):
+    """The font size of a text that has room for so many characters at `points`, float."""
+    return points * min(1, characters / len(text))
 
 
 def tables(values):

@@ -144,7 +144,9 @@ def _section(section, links):
     about, result = section.about, section.result
     # GitHub makes a heading's anchor of its words; this one stays when they change.
     yield f'<a id="{section.name}"></a>'
-    yield f"## {_escaped(about.TITLE)}"
+    word = "trial" if result.get("quick") else section.verdict.partition(":")[0].lower()
+    # GitHub draws a kbd element as a small box.
+    yield f'## {_escaped(about.TITLE)} <kbd class="{word.replace(" ", "-")}">{word}</kbd>'
     yield f"**The paper:** {_escaped(about.CLAIM)}"
     if result.get("quick"):
         yield f"> **{TRIAL}**"

@@ -16,9 +16,10 @@ def values_of(**errors):
 def test_a_pair_is_compared_seed_by_seed():
     values = values_of(n19pct=[20.0, 21.0, 22.0], n18pct=[19.0, 19.9, 21.1])
     errors, differences = cifar10_lrn.tables(values)
-    assert errors.rows[3] == ("11pct, with normalization", "11", "11", "not run", "-")
-    assert differences.rows[0] == ("19pct minus 18pct", "-", "1", "+1.00 [+0.75, +1.25]")  # 4.3027 * 0.1 / sqrt(3)
-    assert differences.rows[1] == ("13pct minus 11pct", "2", "2", "not run")
+    assert errors.rows[3] == ("five layers, normalized across maps (11pct)", "11", "11", "not run", "-")
+    # 4.3027 * 0.1 / sqrt(3)
+    assert differences.rows[0] == ("four layers (19pct minus 18pct)", "-", "1", "+1.00 [+0.75, +1.25]")
+    assert differences.rows[1] == ("five layers (13pct minus 11pct)", "2", "2", "not run")
 
 
 @pytest.mark.parametrize(

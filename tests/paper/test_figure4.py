@@ -99,7 +99,7 @@ def test_what_is_written_and_said(measured, values):
     assert "the paper chose by hand" in about["pictures"][0]["shows"]
     for each in about["pictures"]:
         with Image.open(measured / each["file"]) as image:
-            assert (image.format, image.mode) == ("PNG", "P") and 300 < image.width <= 820
+            assert (image.format, image.mode) == ("PNG", "RGB") and 300 < image.width <= 820
             assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     # Among three classes every answer is one of the best five.
     assert figure4.tables(values)[0].rows[1] == ("all of val", "9", f"{values['split']['top1_error']:.1f}", "-")

@@ -80,6 +80,7 @@ def test_page(folder, capsys):
     assert lost[2] == ""
     for words in ("abc1234", "2012-12-03", "a GTX_580", "all of it", "keras_alexnet 0.1.0", "--seed=7", "Holds: 5.0."):
         assert words in shown, words
+    assert '<kbd class="holds">holds</kbd></h2>' in text
     # What was not run has its command, its cost and the numbers of others.
     not_run = text[text.index('id="untried"') : text.index('id="wide"')]
     assert "paper.untried --data_dir" in not_run and "80 minutes" in not_run and "<td>18</td>" in not_run
@@ -103,7 +104,7 @@ def test_markdown(folder):
     assert text.count('<a id="line"></a>') == 1 and "[Figure of line](#line)" in text
     assert "| error | 18 | *not run* |" in text and "| one | 1 | – | 5.0 |" in text and "- commit: abc1234" in text
     assert "Wide tables are 100 % wide |" in text  # the claim's first part, in the summary
-    assert not re.search(r"<(?!a id=|/a>)", text)
+    assert not re.search(r"<(?!a id=|/a>|/?kbd)", text)
     for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
 
