@@ -1,0 +1,191 @@
+"""What a network sees: feature maps, normalization, Grad-CAM, occlusion and the deconvolutional network, as arrays.
+
+Each function takes a keras.Model of `keras_alexnet.AlexNet` in any variant, with or without its softmax, and images as
+the network takes them: float32 (B, rows, columns, 3), minus the mean. A value of a layer is a list with a part for each
+tower, as in `model.towers`. Computed outside training (no dropout), returned as float32 arrays of NumPy.
+"""
+
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_alexnet.errors import ArgumentError
+from keras_alexnet.model.layers import InMapNormalization, LocalResponseNormalization
+
+
+def convolutions(model):
+    """The names of a network's convolutional layers in the order of the paper, list of str such as "conv1"."""
+    return sorted({layer.name.split("_tower")[0] for layer in model.layers if re.match(r"conv\d", layer.name)})
+
+
+def feature_maps(model, images, names=None):
+    """What convolutional layers answer, after their nonlinearity: dict of name -> list of (B, rows, columns, maps).
+
+    `names`: of `convolutions`, default all. In "release2012" conv1 is normalized and pooled before its nonlinearity.
+    """
+    names = convolutions(model) if names is None else names
+    answers = _answers(model, images, {name: _outputs(model, _activation(name)) for name in names})
+    return {name: [_array(part) for part in parts] for name, parts in answers.items()}
+
+
+def normalization(model, images, name="norm1"):
+    """The maps before and behind a response normalization (section 3.3), and how much of each it takes away.
+
+    Returns a list for each tower of (before, after, inhibited): (B, rows, columns, maps) twice, and (B, maps). By
+    itself a map of only one channel, and small, is divided by k^beta; `inhibited` is the share of a map's activation
+    that is lost beyond that, as the channels beside it are active: 0 nothing, 1 all. [] if there is no such layer.
+    """
+    layers = _layers(model, name)
+    pairs = _answers(model, images, [(layer.input, layer.output) for layer in layers])
+    found = []
+    for tower, (layer, pair) in enumerate(zip(layers, pairs, strict=True)):
+        before, after = map(_array, pair)
+        if _layers(model, f"{name}_own"):  # Caffe's: each tower normalizes the whole layer and keeps its part
+            before, after = (np.array_split(maps, 2, axis=-1)[tower] for maps in (before, after))
+        total, left = (np.abs(maps).sum((1, 2)) for maps in (before, after * layer.k**layer.beta))
+        found.append((before, after, np.where(total > 0, 1 - left / np.maximum(total, 1e-30), 0.0)))
+    return found
+
+
+def probabilities(model, images):
+    """The probabilities of the classes, (B, classes), whether the network ends in a softmax or in logits."""
+    (logits,) = _answers(model, images, [model.get_layer("fc8").output])
+    return tf.nn.softmax(tf.cast(logits, tf.float32)).numpy()
+
+
+def grad_cam(model, images, labels):
+    """Where the last convolution speaks for a class: (list of (B, rows, columns), one for each tower; (B, rows, columns)).
+
+    R. R. Selvaraju et al., "Grad-CAM" (2017, arXiv 1610.02391), equations 1 and 2: each map is weighted by the mean over
+    its positions of the gradient of the class's logit; the sum, where positive. The second array is the sum over the
+    maps of both towers, which is the map of the whole network: one tower has only half of the last convolution.
+
+    `labels`: int (B,), any classes.
+    """
+    last = _outputs(model, _activation(convolutions(model)[-1]))
+    images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        maps, logits = _answers(model, images, (last, model.get_layer("fc8").output))
+        scores = tf.gather(logits, labels, axis=1, batch_dims=1)
+    sums = []
+    for own, gradient in zip(maps, tape.gradient(scores, maps), strict=True):
+        own, gradient = tf.cast(own, tf.float32), tf.cast(gradient, tf.float32)
+        sums.append(tf.reduce_sum(own * tf.reduce_mean(gradient, (1, 2), keepdims=True), -1))
+    return [tf.nn.relu(each).numpy() for each in sums], tf.nn.relu(tf.add_n(sums)).numpy()
+
+
+def occlusion(model, image, label, square=32, step=16, batch_size=32):
+    """The probability of a class with a square of the mean color over each place of an image: (rows, columns).
+
+    Zeiler and Fergus 2013, section 4.2. `image`: (rows, columns, 3); `square`, `step`: int, pixels; the square's corner
+    is at 0, step, 2 step, ..., while it is inside. Raises ArgumentError where the square is larger than the image.
+    """
+    starts = [range(0, length - square + 1, step) for length in image.shape[:2]]
+    if not all(starts):
+        raise ArgumentError("square", square, f"must be at most the image's {min(image.shape[:2])} pixels")
+    places = [(row, column) for row in starts[0] for column in starts[1]]
+    found = []
+    for first in range(0, len(places), batch_size):
+        some = places[first : first + batch_size]
+        covered = np.repeat(image[None], len(some), axis=0)
+        for each, (row, column) in zip(covered, some, strict=True):
+            each[row : row + square, column : column + square] = 0.0
+        found.append(probabilities(model, covered)[:, label])
+    return np.concatenate(found).reshape(len(starts[0]), len(starts[1]))
+
+
+def peaks(model, images, names=None):
+    """The largest number of each feature map: dict of name -> (B, maps), the maps of tower 0 first."""
+    found = feature_maps(model, images, names)
+    return {name: np.concatenate([maps.max((1, 2)) for maps in parts], axis=-1) for name, parts in found.items()}
+
+
+def deconvnet(model):
+    """The deconvolutional network of Zeiler and Fergus 2013 (arXiv 1311.2901, section 2.1), for `project`.
+
+    A keras.Model with the weights and the answers of the network, whose gradient is their projection: pooling is undone
+    with the switches, the places that the maxima came from; what comes back through a rectifier is rectified again; a
+    convolution is undone with its transposed filters. The first and the last are what a gradient does anyway
+    (K. Simonyan et al. 2013, arXiv 1312.6034, section 4). Normalization is passed unchanged.
+    """
+
+    def replaced(layer):
+        if isinstance(layer, (LocalResponseNormalization, InMapNormalization)):
+            return _ReplacedGradient(layer, tf.identity)
+        if not isinstance(layer, keras.layers.Activation):
+            return layer
+        is_rectifier = layer.activation is keras.activations.relu
+        # Another one keeps its gradient, as a copy: `project` asks for its output in this model.
+        return _ReplacedGradient(layer, tf.nn.relu) if is_rectifier else type(layer).from_config(layer.get_config())
+
+    return keras.models.clone_model(model, clone_function=replaced)
+
+
+def project(deconvnet, images, name, unit):
+    """The largest number of a feature map, projected back to pixels: (B, rows, columns, 3), around 0.
+
+    `deconvnet`: of `deconvnet`; `name`: of a convolutional layer; `unit`: int, the map, those of tower 0 first, as in
+    `peaks`. Where the map is 0 everywhere, so is the projection.
+    """
+    layers = _outputs(deconvnet, _activation(name))
+    tower, own = divmod(unit, layers[0].shape[-1])
+    images = tf.convert_to_tensor(images)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        maps = _answers(deconvnet, images, layers)[tower][..., own]
+    flat = tf.reshape(maps, (tf.shape(maps)[0], -1))
+    largest = tf.one_hot(tf.argmax(flat, axis=1), tf.shape(flat)[1], dtype=flat.dtype) * tf.nn.relu(flat)
+    return _array(tape.gradient(maps, images, tf.reshape(largest, tf.shape(maps))))
+
+
+def patch(projection):
+    """The square around all pixels that a projection (rows, columns, 3) reaches: two slices, of rows and of columns."""
+    used = np.abs(projection).max(axis=-1) > 0
+    lengths = used.shape
+    ends = [(each.argmax(), len(each) - each[::-1].argmax()) if each.any() else (0, 1) for each in map(used.any, (1, 0))]
+    side = min(max(end - start for start, end in ends), *lengths)
+    # Moved into the image where a square around the middle would reach over its edge.
+    firsts = [min(max((s + e - side) // 2, 0), length - side) for (s, e), length in zip(ends, lengths, strict=True)]
+    return tuple(slice(int(first), int(first + side)) for first in firsts)
+
+
+class _ReplacedGradient(keras.layers.Layer):
+    """A layer without weights, with `backward` for a gradient: a function of what comes back."""
+
+    def __init__(self, layer, backward):
+        super().__init__(name=layer.name, dtype=layer.dtype_policy)
+        self.layer, self.backward = layer, backward
+
+    def call(self, inputs):
+        return tf.custom_gradient(lambda x: (self.layer(x), self.backward))(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def _layers(model, name):
+    """The layers of a name, one for each tower."""
+    return sorted((each for each in model.layers if each.name.split("_tower")[0] == name), key=lambda each: each.name)
+
+
+def _outputs(model, name):
+    return [layer.output for layer in _layers(model, name)]
+
+
+def _answers(model, images, outputs):
+    """What a structure of a model's tensors is for images, the same structure."""
+    flat = {str(place): tensor for place, tensor in enumerate(tf.nest.flatten(outputs))}
+    found = keras.Model(model.input, flat)(images, training=False) if flat else {}
+    return tf.nest.pack_sequence_as(outputs, [found[place] for place in flat])
+
+
+def _activation(name):
+    """The name of the nonlinearity of a convolutional layer."""
+    return "relu_conv6" if name == "conv6" else name.replace("conv", "relu")
+
+
+def _array(tensor):
+    return tf.cast(tensor, tf.float32).numpy()
