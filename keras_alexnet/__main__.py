@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": "top-1 and top-5 error of runs or exported models",
     "export": "write a run as a SavedModel",
     "predict": "classify images with an exported model or a server",
+    "explain": "what a run sees in images: feature maps, Grad-CAM, occlusion, deconvnet",
     "paper": "list the commands that repeat the figures and tables of the paper",
 }
 

@@ -57,7 +57,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         devices: names of the towers' devices such as ("GPU:0", "GPU:1"), None for two GPUs where there are two, () to
             pin nothing.
         classifier_activation: "softmax" for probabilities, None for logits.
-        topology: "alexnet" (default), "half" (towers and groups 1), "separate", "conv6" or "zf" (conv1 7x7, stride 2), see
+        topology: "alexnet" (default), "half" (towers and groups 1), "separate", "conv6" or "zf", see
             `variants.TOPOLOGIES`.
         removed_layers: names of conv2 ... conv5 and fc7, which are left out with their nonlinearity, normalization and
             dropout, while pools stay (section 7); the first of conv3 to conv5 sees both towers.

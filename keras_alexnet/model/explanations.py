@@ -6,6 +6,7 @@ tower, as in `model.towers`. Computed outside training (no dropout), returned as
 """
 
 import re
+import typing
 
 import keras
 import numpy as np
@@ -30,22 +31,28 @@ def feature_maps(model, images, names=None):
     return {name: [_array(part) for part in parts] for name, parts in answers.items()}
 
 
-def normalization(model, images, name="norm1"):
-    """The maps before and behind a response normalization (section 3.3), and how much of each it takes away.
+class Normalized(typing.NamedTuple):
+    """The maps of a tower before and behind a response normalization, (B, rows, columns, maps) both."""
 
-    Returns a list for each tower of (before, after, inhibited): (B, rows, columns, maps) twice, and (B, maps). By
-    itself a map of only one channel, and small, is divided by k^beta; `inhibited` is the share of a map's activation
-    that is lost beyond that, as the channels beside it are active: 0 nothing, 1 all. [] if there is no such layer.
-    """
+    before: np.ndarray
+    after: np.ndarray
+    factor: float  # k^beta: what a small activation without active neighbors is divided by
+
+    def inhibited(self):
+        """The share of each map's activation that its neighbors take away, (B, maps): 0 nothing, 1 all."""
+        total, left = (np.abs(maps).sum((1, 2)) for maps in (self.before, self.after * self.factor))
+        return np.where(total > 0, 1 - left / np.maximum(total, 1e-30), 0.0)
+
+
+def normalization(model, images, name="norm1"):
+    """The response normalization (section 3.3) of a layer: list of Normalized by tower, [] if it is missing."""
     layers = _layers(model, name)
-    pairs = _answers(model, images, [(layer.input, layer.output) for layer in layers])
-    found = []
+    pairs, found = _answers(model, images, [(layer.input, layer.output) for layer in layers]), []
     for tower, (layer, pair) in enumerate(zip(layers, pairs, strict=True)):
         before, after = map(_array, pair)
         if _layers(model, f"{name}_own"):  # Caffe's: each tower normalizes the whole layer and keeps its part
-            before, after = (np.array_split(maps, 2, axis=-1)[tower] for maps in (before, after))
-        total, left = (np.abs(maps).sum((1, 2)) for maps in (before, after * layer.k**layer.beta))
-        found.append((before, after, np.where(total > 0, 1 - left / np.maximum(total, 1e-30), 0.0)))
+            before, after = (np.array_split(maps, len(layers), axis=-1)[tower] for maps in (before, after))
+        found.append(Normalized(before, after, layer.k**layer.beta))
     return found
 
 
@@ -56,11 +63,11 @@ def probabilities(model, images):
 
 
 def grad_cam(model, images, labels):
-    """Where the last convolution speaks for a class: (list of (B, rows, columns), one for each tower; (B, rows, columns)).
+    """Where the last convolution speaks for a class: (list of (B, rows, columns) by tower; (B, rows, columns)).
 
-    R. R. Selvaraju et al., "Grad-CAM" (2017, arXiv 1610.02391), equations 1 and 2: each map is weighted by the mean over
-    its positions of the gradient of the class's logit; the sum, where positive. The second array is the sum over the
-    maps of both towers, which is the map of the whole network: one tower has only half of the last convolution.
+    R. R. Selvaraju et al., "Grad-CAM" (2017, arXiv 1610.02391), equations 1 and 2: each map is weighted by the mean
+    over its positions of the gradient of the class's logit; the sum, where positive. The second array is the sum over
+    the maps of both towers, which is that of the whole network: one tower has only half of the last convolution.
 
     `labels`: int (B,), any classes.
     """
@@ -98,9 +105,8 @@ def occlusion(model, image, label, square=32, step=16, batch_size=32):
 
 
 def peaks(model, images, names=None):
-    """The largest number of each feature map: dict of name -> (B, maps), the maps of tower 0 first."""
-    found = feature_maps(model, images, names)
-    return {name: np.concatenate([maps.max((1, 2)) for maps in parts], axis=-1) for name, parts in found.items()}
+    """The largest number of each feature map: dict of name -> list of (B, maps) by tower, see `feature_maps`."""
+    return {name: [maps.max((1, 2)) for maps in parts] for name, parts in feature_maps(model, images, names).items()}
 
 
 def deconvnet(model):
@@ -124,28 +130,27 @@ def deconvnet(model):
     return keras.models.clone_model(model, clone_function=replaced)
 
 
-def project(deconvnet, images, name, unit):
+def project(deconvnet, images, name, tower, unit):
     """The largest number of a feature map, projected back to pixels: (B, rows, columns, 3), around 0.
 
-    `deconvnet`: of `deconvnet`; `name`: of a convolutional layer; `unit`: int, the map, those of tower 0 first, as in
-    `peaks`. Where the map is 0 everywhere, so is the projection.
+    `deconvnet`: of `deconvnet`; `name`: of a convolutional layer; `tower`, `unit`: int, the map. All others are set to
+    0. Where the map is 0 everywhere, so is the projection.
     """
-    layers = _outputs(deconvnet, _activation(name))
-    tower, own = divmod(unit, layers[0].shape[-1])
     images = tf.convert_to_tensor(images)
     with tf.GradientTape() as tape:
         tape.watch(images)
-        maps = _answers(deconvnet, images, layers)[tower][..., own]
-    flat = tf.reshape(maps, (tf.shape(maps)[0], -1))
-    largest = tf.one_hot(tf.argmax(flat, axis=1), tf.shape(flat)[1], dtype=flat.dtype) * tf.nn.relu(flat)
-    return _array(tape.gradient(maps, images, tf.reshape(largest, tf.shape(maps))))
+        maps = _answers(deconvnet, images, _outputs(deconvnet, _activation(name)))[tower][..., unit]
+    largest = tf.reduce_max(maps, (1, 2), keepdims=True)
+    return _array(tape.gradient(maps, images, tf.where((maps == largest) & (maps > 0), maps, 0)))
 
 
 def patch(projection):
     """The square around all pixels that a projection (rows, columns, 3) reaches: two slices, of rows and of columns."""
     used = np.abs(projection).max(axis=-1) > 0
     lengths = used.shape
-    ends = [(each.argmax(), len(each) - each[::-1].argmax()) if each.any() else (0, 1) for each in map(used.any, (1, 0))]
+    ends = [
+        (each.argmax(), len(each) - each[::-1].argmax()) if each.any() else (0, 1) for each in map(used.any, (1, 0))
+    ]
     side = min(max(end - start for start, end in ends), *lengths)
     # Moved into the image where a square around the middle would reach over its edge.
     firsts = [min(max((s + e - side) // 2, 0), length - side) for (s, e), length in zip(ends, lengths, strict=True)]

@@ -45,7 +45,7 @@ def summary(model):
 
 
 def dead_filters(kernel):
-    """Which filters of a kernel (rows, columns, channels, filters) have root mean squares below DEAD: bool (filters,)."""
+    """Which filters of a kernel (rows, columns, channels, filters) are dead, see DEAD: bool (filters,)."""
     squares = np.square(kernel, dtype=np.float64).mean((0, 1, 2))
     return squares <= DEAD**2 * squares.mean()
 

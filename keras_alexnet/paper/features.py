@@ -32,7 +32,6 @@ from keras_alexnet.data import sources, statistics
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import ArgumentError, RunError, brief, printable, reading
 from keras_alexnet.files import atomic_write, make_folder, progress_bar
-from keras_alexnet.paper import experiment
 
 FOLDER = "retrieval"  # below RESULTS: indexes and autoencoders
 PIXELS = 32  # rows and columns of the images that raw pixels are compared of

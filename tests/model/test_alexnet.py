@@ -54,7 +54,19 @@ def grouped_weights(model):
         # 17,472 + 153,728 + 221,376 + 331,968 + 442,624 and the dense layers; the release's note says 59.8 million
         ({"topology": "half", "towers": 1, "groups": 1}, 59_798_312),
     ],
-    ids=["paper", "grouped", "release2012", "caffe", "imgclsmob", "owt2014", "one group", "conv6", "zf", "separate", "half"],
+    ids=[
+        "paper",
+        "grouped",
+        "release2012",
+        "caffe",
+        "imgclsmob",
+        "owt2014",
+        "one group",
+        "conv6",
+        "zf",
+        "separate",
+        "half",
+    ],
 )
 def test_parameters_and_shapes(settings, parameters, monkeypatch):
     # Sixty million random numbers take a second.

@@ -1,0 +1,371 @@
+"""What a run sees in images: one HTML page, and its figures as PNG files.
+
+    python -m keras_alexnet.explain --model_dir=RUN IMAGE... [--out=DIR]
+
+Of each image: the five best classes, Grad-CAM, occlusion, feature maps of every convolution, and the effect of the
+normalizations. Of the run: the filters of conv1, dead ones and aliasing, and the image patches that its maps answer to
+most, beside their projections by a deconvolutional network. `keras_alexnet.explain.NAME` are the functions behind it,
+those of `keras_alexnet.model.explanations` and `keras_alexnet.model.filters`.
+"""
+
+import base64
+import dataclasses
+import html
+import io
+import logging
+import os
+import re
+import string
+import sys
+import types
+import typing
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from keras_alexnet import config as configs
+from keras_alexnet import flags, rundir
+from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
+from keras_alexnet.data import imagenet
+from keras_alexnet.errors import ArgumentError, RunError, printable
+from keras_alexnet.evaluate import EvaluateConfig
+from keras_alexnet.files import atomic_write, make_folder
+from keras_alexnet.flags import flag
+from keras_alexnet.model import filters, variants
+from keras_alexnet.predict import check_files
+
+TEMPLATE = Path(__file__).with_name("explain.html")
+BEST = 5
+SQUARE, STEP = 32, 16  # pixels, of occlusion
+MAPS, COLUMNS, TILE = 12, 6, 64  # feature maps shown of a layer's tower, in a line, and their size at least
+UNITS, STRONGEST, PATCH = 2, 4, 72  # maps of a tower that are projected, images of each, and their size
+FILTER_SCALE = 5  # pixels per weight
+_BATCH = 16
+# Matplotlib's colormap "magma" at 0, 1/4 ... 1 (CC0), of what is drawn over an image.
+_HEAT = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)]) / 255
+
+
+@dataclasses.dataclass(frozen=True)
+class ExplainConfig:
+    """Explanations."""
+
+    model_dir: str | None = flag(None, "A run's folder.", path=True)
+    images: tuple[str, ...] = flag((), "JPEG or PNG files.")
+    out: str | None = flag(None, "Folder for explain.html and the PNG files (default: RUN/explain).", path=True)
+    checkpoint: str = flag("newest", configs.CHECKPOINT_HELP, choices=configs.CHECKPOINT)
+    class_name: str | None = flag(None, "The class to explain (default: each image's most probable one).")
+    sample: int = flag(
+        100, "Images of the set that are searched for what maps answer to most; 0: leave it out.", low=0, high=100_000
+    )
+    dataset: str | None = flag(None, "The set: as in training (default: the dataset of the run).")
+    data_dir: str | None = flag(None, "The set: as in training (default: the folder of the run's set).", path=True)
+    split: str | None = flag(None, "The set: as in evaluation (default: the validation split).")
+
+
+class Figure(typing.NamedTuple):
+    """An image of the page and of a PNG file."""
+
+    name: str  # of the file, with spaces
+    caption: str
+    pixels: np.ndarray  # uint8 (rows, columns, 3)
+
+
+class Panel(typing.NamedTuple):
+    """A part of the page."""
+
+    title: str
+    text: str
+    figures: list
+    bars: tuple = ()  # of (class name, probability)
+
+
+def __getattr__(name):
+    """The functions of the modules that compute; they are imported when one is used first."""
+    found = None if name.startswith("_") else getattr(filters, name, getattr(_modules().explanations, name, None))
+    if found is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return found
+
+
+def main(argv):
+    config = flags.parse(ExplainConfig, argv, __doc__, positional="images")
+    rundir.check_run(flags.required(config, "model_dir"))
+    check_files(config.images)
+    class_names, out = (
+        rundir.read_class_names(config.model_dir),
+        config.out or os.path.join(config.model_dir, "explain"),
+    )
+    if config.class_name is not None and config.class_name not in class_names:
+        problem = f"is not one of the run's {len(class_names)} classes, such as {class_names[0]}"
+        raise ArgumentError("class_name", config.class_name, problem)
+    make_folder("out", out, out)
+    start_tensorflow()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of grouped convolutions of several sizes
+    run = rundir.open_run(config.model_dir, config.checkpoint)
+    views = [load(path, config.model_dir) for path in config.images]
+    sample = draw_sample(config, run) if config.sample else None
+    model, sections = rundir.build(run), []
+    for number, (path, (pixels, inputs)) in enumerate(zip(config.images, views, strict=True), 1):
+        panels = image_panels(model, pixels, inputs, class_names, config.class_name)
+        slug = f"image{number}_{re.sub(r'[^0-9A-Za-z]+', '_', Path(path).stem)[:40]}"
+        sections.append((printable(os.path.basename(path)), slug, panels))
+        name, probability = panels[0].bars[0]
+        print(f"{printable(path)}: {printable(name)}, {100 * probability:.1f} %", flush=True)
+    panels = [filter_panel(model), *(sample_panels(model, *sample) if sample else ())]
+    sections.append(("The run", "run", panels))
+    print(panels[0].text)
+    network = run.config.network
+    lead = (
+        f"{network.variant}, width {network.width:g}, {len(class_names)} classes, trained on {run.config.data.dataset} "
+        f"({run.statistics.count:,} images) for {len(run.history)} epochs."
+    )
+    text = page(f"What {os.path.basename(os.path.abspath(config.model_dir))} sees", lead, sections)
+    for _, slug, panels in sections:
+        for figure in (figure for panel in panels for figure in panel.figures):
+            with atomic_write(os.path.join(out, f"{slug}_{re.sub('[, ]+', '_', figure.name)}.png"), "wb") as file:
+                file.write(png(figure.pixels))
+    with atomic_write(os.path.join(out, "explain.html")) as file:
+        file.write(text)
+    print(f"page: {os.path.join(out, 'explain.html')}")
+
+
+def load(path, model_dir):
+    """An image file as a run's network sees it: (uint8 (size, size, 3), float32 of the same shape, minus the mean)."""
+    applications = _modules().applications
+    try:
+        with hidden_library_messages():
+            pixels = applications.load_image(path, run=model_dir)
+    except ValueError as error:
+        raise RunError(printable(str(error))) from None
+    return pixels, applications.preprocess_input(pixels, run=model_dir)
+
+
+def draw_sample(config, run):
+    """Images of the set of an ExplainConfig: (uint8 (N, size, size, 3), float32 of the same shape, minus the mean)."""
+    evaluation, size = _modules().evaluation, variants.VARIANTS[run.config.network.variant].input_size
+    # Only what tells which set it is; nothing is asked of it.
+    model = evaluation.Model(run.model_dir, run.class_names, run.config, size, len(run.history), None)
+    given = EvaluateConfig(dataset=config.dataset, data_dir=config.data_dir, split=config.split)
+    pixels, _ = evaluation.sample(given, model, config.sample)
+    return pixels, _modules().applications.preprocess_input(pixels, run=run.model_dir)
+
+
+def image_panels(model, pixels, inputs, class_names, class_name=None):
+    """The part of the page that explains an image: list of Panel, the first with its best classes. See `load`.
+
+    `model`: keras.Model of the run; `class_name`: what is explained, one of the class names or None for the best.
+    """
+    explanations, batch, words = _modules().explanations, inputs[None], dict(imagenet.classes())
+    names = [words.get(name, name) for name in class_names]
+    scores = explanations.probabilities(model, batch)[0]
+    best = np.argsort(-scores, kind="stable")[:BEST]
+    label = best[0] if class_name is None else class_names.index(class_name)
+    bars = tuple((names[place], float(scores[place])) for place in best)
+    crop = Figure("crop", f"The center of the image, {pixels.shape[0]}x{pixels.shape[1]} pixels.", pixels)
+    covered = explanations.occlusion(model, inputs, label, SQUARE, STEP, _BATCH)
+    text = (
+        f"The probability of {names[label]} is {percent(scores[label])}; with a gray square of {SQUARE} pixels over the "
+        f"image {percent(covered.min())} to {percent(covered.max())}, by the square's place (Zeiler and Fergus 2013)."
+    )
+    middles = [SQUARE / 2 + STEP * np.arange(length) for length in covered.shape]
+    lost = overlay(pixels, np.maximum(scores[label] - covered, 0), middles)
+    maps = explanations.feature_maps(model, batch)
+    return [
+        Panel("What the network sees", "", [crop], bars),
+        grad_cam_panel(model, pixels, batch, label, names[label]),
+        Panel("Occlusion", text, [Figure("occlusion", "Bright: covering this place costs most.", lost)]),
+        *normalization_panels(model, batch),
+        Panel(
+            "Feature maps",
+            "The maps with the largest means first; each is scaled by its own largest number.",
+            [map_figure(_named(name, parts, part), part[0]) for name, parts in maps.items() for part in parts],
+        ),
+    ]
+
+
+def grad_cam_panel(model, pixels, batch, label, class_name):
+    """Where the last convolution speaks for a class."""
+    towers, joined = _modules().explanations.grad_cam(model, batch, [label])
+    heats = {f"tower {tower}": own[0] for tower, own in enumerate(towers) if len(towers) > 1} | {"joined": joined[0]}
+    peak, figures = max(heat.max() for heat in heats.values()), []
+    for name, heat in heats.items():
+        middles = [
+            (np.arange(length) + 0.5) * size / length for length, size in zip(heat.shape, pixels.shape, strict=False)
+        ]
+        figures.append(
+            Figure(f"gradcam {name}", f"{name}: at most {heat.max():.3g}", overlay(pixels, heat, middles, peak))
+        )
+    text = f"Where the last convolution speaks for {class_name}, on one scale."
+    more = " Each tower has half of its maps; joined is their sum, the map of the whole network."
+    return Panel("Grad-CAM", text + more * (len(towers) > 1), figures)
+
+
+def normalization_panels(model, batch):
+    """The strongest maps before and behind each response normalization: list of Panel."""
+    panels = []
+    for name in ("norm1", "norm2"):
+        towers, figures = _modules().explanations.normalization(model, batch, name), []
+        for each in towers:
+            before, after, order = each.before[0], each.after[0] * each.factor, strongest(each.before[0], COLUMNS)
+            lines = [tile(maps[..., order], before[..., order]) for maps in (before, after)]
+            shares = ", ".join(percent(share) for share in each.inhibited()[0, order])
+            title = _named(name, towers, each)
+            figures.append(
+                Figure(title, f"{title}: before (above) and behind it; inhibited {shares}", np.concatenate(lines))
+            )
+        if towers:
+            shares = np.concatenate([each.inhibited()[0] for each in towers])
+            text = (
+                "Section 3.3: a map is divided by more where the maps beside it are active. Both lines have one scale, "
+                "without the constant k^beta that everything is divided by. Of a map's activation "
+                f"{percent(shares.mean())} is inhibited, {percent(shares.max())} at most."
+            )
+            panels.append(Panel(f"Response normalization: {name}", text, figures))
+    return panels
+
+
+def filter_panel(model):
+    """The filters of conv1, and what Zeiler and Fergus found in them."""
+    found = filters.summary(model)
+    text = (
+        f"{found['dead']} of {found['filters']} filters are dead: their weights are below {percent(filters.DEAD)} of all "
+        f"filters' (root mean squares). {percent(found['aliasing'])} of the energy of all filters, and "
+        f"{percent(found['median_aliasing'])} of the median filter's, lies at frequencies that a stride of "
+        f"{found['stride']} cannot carry, which alias; in random filters {percent(found['random_aliasing'])}. Zeiler and "
+        "Fergus (2013, arXiv 1311.2901) found both in this network; --topology=zf is their remedy."
+    )
+    grid = filters.conv1_grid(model, FILTER_SCALE, smooth=True)
+    return Panel("Filters of conv1", text, [Figure("filters", "First tower or half above, second below.", grid)])
+
+
+def sample_panels(model, pixels, inputs):
+    """What the strongest maps of each layer answer to in a set, see `draw_sample`: list of Panel."""
+    explanations, panels = _modules().explanations, []
+    batches = [inputs[first : first + _BATCH] for first in range(0, len(inputs), _BATCH)]
+    found, deconvnet = [explanations.peaks(model, batch) for batch in batches], explanations.deconvnet(model)
+    text = (
+        f"Of {len(pixels)} images of the set, those that a map answers to most. Above: its largest number, projected back "
+        "to pixels by a deconvolutional network (Zeiler and Fergus 2013); below: the part of the image that this reaches. "
+    )
+    for name in found[0]:
+        towers, figures, silent = list(zip(*(each[name] for each in found), strict=True)), [], 0
+        for tower, parts in enumerate(towers):
+            peaks = np.concatenate(parts)  # (images, maps)
+            silent += (peaks.max(axis=0) <= 0).sum()
+            for unit in np.argsort(-peaks.mean(axis=0), kind="stable")[:UNITS]:
+                order = np.argsort(-peaks[:, unit], kind="stable")[:STRONGEST]
+                projections = explanations.project(deconvnet, inputs[order], name, tower, unit)
+                title = f"{_named(name, towers, parts)}, map {unit}"
+                numbers = ", ".join(f"{peak:.3g}" for peak in peaks[order, unit])
+                figures.append(Figure(title, f"{title}: {numbers}", patch_lines(projections, pixels[order])))
+        text += f"{silent} of {sum(parts[0].shape[-1] for parts in towers)} maps are 0 in all of them."
+        panels.append(Panel(f"What {name} answers to", text, figures))
+        text = ""
+    return panels
+
+
+def patch_lines(projections, pixels):
+    """Projections, (N, rows, columns, 3), above the parts of images that they reach: uint8 pixels."""
+    lines = [], []
+    for projection, image in zip(projections, pixels, strict=True):
+        rows, columns = _modules().explanations.patch(projection)
+        shown = np.round(127.5 + 127.5 * projection / max(np.abs(projection).max(), 1e-30)).astype(np.uint8)
+        for line, each in zip(lines, (shown, image), strict=True):
+            small = Image.fromarray(each[rows, columns]).resize((PATCH, PATCH), Image.BICUBIC)
+            line.append(np.asarray(small) / 255)
+    return np.concatenate([filters.tiles(np.stack(line, axis=-1), border=2) for line in lines])
+
+
+def strongest(maps, count):
+    """The places of the maps with the largest means, (rows, columns, maps) -> int (count,), strongest first."""
+    return np.argsort(-np.abs(maps).mean((0, 1)), kind="stable")[:count]
+
+
+def map_figure(name, maps):
+    """The strongest maps of a layer's tower, (rows, columns, maps), side by side."""
+    shown, means = maps[..., strongest(maps, MAPS)], np.sort(np.abs(maps).mean((0, 1)))[::-1]
+    caption = (
+        f"{name}: {shown.shape[-1]} of {maps.shape[-1]} maps of {maps.shape[0]}x{maps.shape[1]}, means {means[0]:.3g} to "
+        f"{means[shown.shape[-1] - 1]:.3g}; {(means == 0).sum()} of all are 0"
+    )
+    return Figure(name, caption, tile(shown, shown))
+
+
+def tile(maps, scale):
+    """Maps (rows, columns, N), from black, 0, to white, the largest of each map of `scale`, side by side: uint8 pixels.
+
+    With negative numbers, as of tanh, 0 is mid-gray.
+    """
+    shades = maps / np.maximum(np.abs(scale).max((0, 1)), 1e-30)
+    shades = shades / 2 + 0.5 if scale.min() < 0 else np.clip(shades, 0, 1)
+    larger = filters.upsampled(shades[:, :, None], max(1, round(TILE / len(maps))), smooth=False)
+    return filters.tiles(larger, COLUMNS, border=2)
+
+
+def overlay(pixels, heat, middles, peak=None):
+    """An image in gray, and over it numbers >= 0, (rows, columns), whose places' middles are given in pixels: uint8."""
+    for axis in (0, 1):
+        places = np.arange(pixels.shape[axis])
+        heat = np.apply_along_axis(lambda line, x, own: np.interp(x, own, line), axis, heat, places, middles[axis])
+    share = heat / max(heat.max() if peak is None else peak, 1e-30)
+    colors = np.stack([np.interp(share, np.linspace(0, 1, len(_HEAT)), channel) for channel in _HEAT.T], axis=-1)
+    return np.round(0.45 * pixels.mean(axis=-1, keepdims=True) + 0.55 * 255 * colors).astype(np.uint8)
+
+
+def _named(name, towers, own):
+    """The name of a layer's tower, one of a list."""
+    tower = next(place for place, each in enumerate(towers) if each is own)
+    return f"{name}, tower {tower}" if len(towers) > 1 else name
+
+
+def percent(share):
+    return f"{100 * share:.1f} %"
+
+
+def png(pixels):
+    """A PNG file, bytes."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def page(title, lead, sections):
+    """The HTML page, str. Sections are (title, anything, list of Panel)."""
+    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(lead)}</p>"]
+    for heading, _, panels in sections:
+        body += [f"<h2>{html.escape(heading)}</h2>", *map(panel_html, panels)]
+    template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
+    return template.substitute(title=html.escape(title), body="\n".join(body))
+
+
+def panel_html(panel):
+    """A Panel as HTML, str, which contains its figures."""
+    parts = [
+        f"<h3>{html.escape(panel.title)}</h3>",
+        f"<p>{html.escape(panel.text)}</p>" * bool(panel.text),
+        '<div class="figures">',
+    ]
+    for _, caption, pixels in panel.figures:
+        rows, columns, text = *pixels.shape[:2], html.escape(caption)
+        source = base64.b64encode(png(pixels)).decode()
+        size = f'width="{columns}" height="{rows}"'
+        image = f'<img {size} alt="{text}" src="data:image/png;base64,{source}">'
+        parts.append(f'<figure style="width: {columns}px">{image}<figcaption>{text}</figcaption></figure>')
+    items = [
+        f'<li style="--share: {100 * share:.1f}%"><span>{html.escape(name)}</span><span>{percent(share)}</span></li>'
+        for name, share in panel.bars
+    ]
+    return "\n".join([*parts, *(['<ol class="bars">', *items, "</ol>"] if items else []), "</div>"])
+
+
+def _modules():
+    """Modules that import TensorFlow, which a wrong flag does not wait for."""
+    from keras_alexnet import applications, evaluation
+    from keras_alexnet.model import explanations
+
+    return types.SimpleNamespace(applications=applications, evaluation=evaluation, explanations=explanations)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("explain", main, sys.argv[1:]))
