@@ -198,13 +198,13 @@ def open_set(config, models, split):
 
 
 def sample(config, model, count, seed=2012):
-    """Images of a set, drawn at random: (uint8 (N, size, size, 3), center views; list of N names). See `open_set`."""
+    """The center views of images of a set, see `open_set`, drawn at random: uint8 (N, size, size, 3)."""
     source, _ = open_set(config, [model], config.split)
     names = np.array(source.names())
     drawn = np.random.default_rng(seed).permutation(len(names))[:count]
     source = source.without(np.delete(names, drawn).tolist())
     batches = pipeline.evaluation_batches(source, (model.size,), batch_size=32, threads=config.input_threads)
-    return np.concatenate([images.numpy() for (images,), _ in read(batches)]), list(source.names())
+    return np.concatenate([images.numpy() for (images,), _ in read(batches)])
 
 
 def of_batch(probabilities, labels):

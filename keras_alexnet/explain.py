@@ -2,10 +2,9 @@
 
     python -m keras_alexnet.explain --model_dir=RUN IMAGE... [--out=DIR]
 
-Of each image: the five best classes, Grad-CAM, occlusion, feature maps of every convolution, and the effect of the
-normalizations. Of the run: the filters of conv1, dead ones and aliasing, and the image patches that its maps answer to
-most, beside their projections by a deconvolutional network. `keras_alexnet.explain.NAME` are the functions behind it,
-those of `keras_alexnet.model.explanations` and `keras_alexnet.model.filters`.
+Of each image: its best classes, Grad-CAM, occlusion, feature maps, and the effect of the normalizations. Of the run:
+the filters of conv1, and the parts of images that its maps answer to most, beside their projections by a deconvnet. The
+functions of `keras_alexnet.model.explanations` and `...filters`, which return arrays, are here too.
 """
 
 import base64
@@ -43,7 +42,7 @@ UNITS, STRONGEST, PATCH = 2, 4, 72  # maps of a tower that are projected, images
 FILTER_SCALE = 5  # pixels per weight
 _BATCH = 16
 # Matplotlib's colormap "magma" at 0, 1/4 ... 1 (CC0), of what is drawn over an image.
-_HEAT = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)]) / 255
+_HEAT = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,41 +62,29 @@ class ExplainConfig:
     split: str | None = flag(None, "The set: as in evaluation (default: the validation split).")
 
 
-class Figure(typing.NamedTuple):
-    """An image of the page and of a PNG file."""
-
-    name: str  # of the file, with spaces
-    caption: str
-    pixels: np.ndarray  # uint8 (rows, columns, 3)
-
-
 class Panel(typing.NamedTuple):
     """A part of the page."""
 
     title: str
     text: str
-    figures: list
+    figures: list  # of (name, caption, uint8 pixels (rows, columns, 3))
     bars: tuple = ()  # of (class name, probability)
 
 
 def __getattr__(name):
-    """The functions of the modules that compute; they are imported when one is used first."""
-    found = None if name.startswith("_") else getattr(filters, name, getattr(_modules().explanations, name, None))
-    if found is None:
+    """The functions that compute; the modules that need TensorFlow are imported when one is used first."""
+    if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return found
+    return getattr(filters, name) if hasattr(filters, name) else getattr(_modules().explanations, name)
 
 
 def main(argv):
     config = flags.parse(ExplainConfig, argv, __doc__, positional="images")
     rundir.check_run(flags.required(config, "model_dir"))
     check_files(config.images)
-    class_names, out = (
-        rundir.read_class_names(config.model_dir),
-        config.out or os.path.join(config.model_dir, "explain"),
-    )
-    if config.class_name is not None and config.class_name not in class_names:
-        problem = f"is not one of the run's {len(class_names)} classes, such as {class_names[0]}"
+    names, out = rundir.read_class_names(config.model_dir), config.out or os.path.join(config.model_dir, "explain")
+    if config.class_name not in (None, *names):
+        problem = f"is not one of the run's {len(names)} classes, such as {names[0]}"
         raise ArgumentError("class_name", config.class_name, problem)
     make_folder("out", out, out)
     start_tensorflow()
@@ -105,29 +92,24 @@ def main(argv):
     run = rundir.open_run(config.model_dir, config.checkpoint)
     views = [load(path, config.model_dir) for path in config.images]
     sample = draw_sample(config, run) if config.sample else None
-    model, sections = rundir.build(run), []
-    for number, (path, (pixels, inputs)) in enumerate(zip(config.images, views, strict=True), 1):
-        panels = image_panels(model, pixels, inputs, class_names, config.class_name)
-        slug = f"image{number}_{re.sub(r'[^0-9A-Za-z]+', '_', Path(path).stem)[:40]}"
-        sections.append((printable(os.path.basename(path)), slug, panels))
+    model, sections = rundir.build(run), {}
+    for number, (path, view) in enumerate(zip(config.images, views, strict=True), 1):
+        panels = image_panels(model, *view, names, config.class_name)
         name, probability = panels[0].bars[0]
-        print(f"{printable(path)}: {printable(name)}, {100 * probability:.1f} %", flush=True)
-    panels = [filter_panel(model), *(sample_panels(model, *sample) if sample else ())]
-    sections.append(("The run", "run", panels))
-    print(panels[0].text)
-    network = run.config.network
-    lead = (
-        f"{network.variant}, width {network.width:g}, {len(class_names)} classes, trained on {run.config.data.dataset} "
-        f"({run.statistics.count:,} images) for {len(run.history)} epochs."
-    )
-    text = page(f"What {os.path.basename(os.path.abspath(config.model_dir))} sees", lead, sections)
-    for _, slug, panels in sections:
-        for figure in (figure for panel in panels for figure in panel.figures):
-            with atomic_write(os.path.join(out, f"{slug}_{re.sub('[, ]+', '_', figure.name)}.png"), "wb") as file:
-                file.write(png(figure.pixels))
-    with atomic_write(os.path.join(out, "explain.html")) as file:
-        file.write(text)
-    print(f"page: {os.path.join(out, 'explain.html')}")
+        print(f"{printable(path)}: {printable(name)}, {percent(probability)}", flush=True)
+        sections[f"{number}_{Path(path).stem}"] = printable(os.path.basename(path)), panels
+    sections["run"] = "The run", [filter_panel(model), *(sample_panels(model, *sample) if sample else ())]
+    network, data = run.config.network, f"{run.config.data.dataset} ({run.statistics.count:,} images)"
+    lead = f"{network.variant}, width {network.width:g}, {len(names)} classes, {len(run.history)} epochs of {data}."
+    for slug, (_, panels) in sections.items():
+        for name, _, pixels in (figure for panel in panels for figure in panel.figures):
+            path = os.path.join(out, re.sub(r"[^0-9A-Za-z]+", "_", f"{slug[:40]} {name}") + ".png")
+            with atomic_write(path, "wb") as file:
+                file.write(png(pixels))
+    path = os.path.join(out, "explain.html")
+    with atomic_write(path) as file:
+        file.write(page(f"What {os.path.basename(os.path.abspath(config.model_dir))} sees", lead, sections.values()))
+    print(f"{sections['run'][1][0].text}\npage: {path}")
 
 
 def load(path, model_dir):
@@ -142,17 +124,17 @@ def load(path, model_dir):
 
 
 def draw_sample(config, run):
-    """Images of the set of an ExplainConfig: (uint8 (N, size, size, 3), float32 of the same shape, minus the mean)."""
+    """Images of the set of an ExplainConfig, as `load` returns one: uint8 and float32 (N, size, size, 3)."""
     evaluation, size = _modules().evaluation, variants.VARIANTS[run.config.network.variant].input_size
-    # Only what tells which set it is; nothing is asked of it.
+    # It only tells which set it is; nothing is asked of it.
     model = evaluation.Model(run.model_dir, run.class_names, run.config, size, len(run.history), None)
     given = EvaluateConfig(dataset=config.dataset, data_dir=config.data_dir, split=config.split)
-    pixels, _ = evaluation.sample(given, model, config.sample)
+    pixels = evaluation.sample(given, model, config.sample)
     return pixels, _modules().applications.preprocess_input(pixels, run=run.model_dir)
 
 
 def image_panels(model, pixels, inputs, class_names, class_name=None):
-    """The part of the page that explains an image: list of Panel, the first with its best classes. See `load`.
+    """The part of the page that explains an image, see `load`: list of Panel, the first with its best classes.
 
     `model`: keras.Model of the run; `class_name`: what is explained, one of the class names or None for the best.
     """
@@ -162,25 +144,21 @@ def image_panels(model, pixels, inputs, class_names, class_name=None):
     best = np.argsort(-scores, kind="stable")[:BEST]
     label = best[0] if class_name is None else class_names.index(class_name)
     bars = tuple((names[place], float(scores[place])) for place in best)
-    crop = Figure("crop", f"The center of the image, {pixels.shape[0]}x{pixels.shape[1]} pixels.", pixels)
     covered = explanations.occlusion(model, inputs, label, SQUARE, STEP, _BATCH)
     text = (
-        f"The probability of {names[label]} is {percent(scores[label])}; with a gray square of {SQUARE} pixels over the "
-        f"image {percent(covered.min())} to {percent(covered.max())}, by the square's place (Zeiler and Fergus 2013)."
+        f"The probability of {names[label]} is {percent(scores[label])}; with a gray square of {SQUARE} pixels over "
+        f"the image {percent(covered.min())} to {percent(covered.max())}, by its place (Zeiler and Fergus 2013)."
     )
     middles = [SQUARE / 2 + STEP * np.arange(length) for length in covered.shape]
-    lost = overlay(pixels, np.maximum(scores[label] - covered, 0), middles)
+    lost = overlay(pixels, np.maximum(scores[label] - covered, 0), middles, scores[label])
     maps = explanations.feature_maps(model, batch)
+    figures = [map_figure(_named(name, parts, part), part[0]) for name, parts in maps.items() for part in parts]
     return [
-        Panel("What the network sees", "", [crop], bars),
+        Panel("What the network sees", "", [("crop", "The center of the image.", pixels)], bars),
         grad_cam_panel(model, pixels, batch, label, names[label]),
-        Panel("Occlusion", text, [Figure("occlusion", "Bright: covering this place costs most.", lost)]),
+        Panel("Occlusion", text, [("occlusion", "Bright: what covering this place costs.", lost)]),
         *normalization_panels(model, batch),
-        Panel(
-            "Feature maps",
-            "The maps with the largest means first; each is scaled by its own largest number.",
-            [map_figure(_named(name, parts, part), part[0]) for name, parts in maps.items() for part in parts],
-        ),
+        Panel("Feature maps", "Those with the largest means first, each scaled by its own largest number.", figures),
     ]
 
 
@@ -190,12 +168,9 @@ def grad_cam_panel(model, pixels, batch, label, class_name):
     heats = {f"tower {tower}": own[0] for tower, own in enumerate(towers) if len(towers) > 1} | {"joined": joined[0]}
     peak, figures = max(heat.max() for heat in heats.values()), []
     for name, heat in heats.items():
-        middles = [
-            (np.arange(length) + 0.5) * size / length for length, size in zip(heat.shape, pixels.shape, strict=False)
-        ]
-        figures.append(
-            Figure(f"gradcam {name}", f"{name}: at most {heat.max():.3g}", overlay(pixels, heat, middles, peak))
-        )
+        middles = [(np.arange(length) + 0.5) * len(pixels) / length for length in heat.shape]
+        drawn = overlay(pixels, heat, middles, peak)
+        figures.append((f"gradcam {name}", f"{name}: {heat.max():.3g} at most", drawn))
     text = f"Where the last convolution speaks for {class_name}, on one scale."
     more = " Each tower has half of its maps; joined is their sum, the map of the whole network."
     return Panel("Grad-CAM", text + more * (len(towers) > 1), figures)
@@ -205,21 +180,19 @@ def normalization_panels(model, batch):
     """The strongest maps before and behind each response normalization: list of Panel."""
     panels = []
     for name in ("norm1", "norm2"):
-        towers, figures = _modules().explanations.normalization(model, batch, name), []
+        figures, all_shares = [], []
+        towers = _modules().explanations.normalization(model, batch, name)
         for each in towers:
-            before, after, order = each.before[0], each.after[0] * each.factor, strongest(each.before[0], COLUMNS)
-            lines = [tile(maps[..., order], before[..., order]) for maps in (before, after)]
-            shares = ", ".join(percent(share) for share in each.inhibited()[0, order])
-            title = _named(name, towers, each)
-            figures.append(
-                Figure(title, f"{title}: before (above) and behind it; inhibited {shares}", np.concatenate(lines))
-            )
+            before, order, shares = each.before[0], strongest(each.before[0], COLUMNS), each.inhibited()[0]
+            lines = [tile(maps[..., order], before[..., order]) for maps in (before, each.after[0] * each.factor)]
+            caption = f"{_named(name, towers, each)}: inhibited {', '.join(map(percent, shares[order]))}"
+            figures.append((_named(name, towers, each), caption, np.concatenate(lines)))
+            all_shares.extend(shares)
         if towers:
-            shares = np.concatenate([each.inhibited()[0] for each in towers])
             text = (
-                "Section 3.3: a map is divided by more where the maps beside it are active. Both lines have one scale, "
-                "without the constant k^beta that everything is divided by. Of a map's activation "
-                f"{percent(shares.mean())} is inhibited, {percent(shares.max())} at most."
+                "Section 3.3: maps are divided by more where those beside them are active. Before (above) and behind, "
+                "without the constant k^beta that everything is divided by. Of the activation of a map "
+                f"{percent(np.mean(all_shares))} is inhibited, {percent(np.max(all_shares))} at most."
             )
             panels.append(Panel(f"Response normalization: {name}", text, figures))
     return panels
@@ -229,14 +202,14 @@ def filter_panel(model):
     """The filters of conv1, and what Zeiler and Fergus found in them."""
     found = filters.summary(model)
     text = (
-        f"{found['dead']} of {found['filters']} filters are dead: their weights are below {percent(filters.DEAD)} of all "
-        f"filters' (root mean squares). {percent(found['aliasing'])} of the energy of all filters, and "
-        f"{percent(found['median_aliasing'])} of the median filter's, lies at frequencies that a stride of "
-        f"{found['stride']} cannot carry, which alias; in random filters {percent(found['random_aliasing'])}. Zeiler and "
-        "Fergus (2013, arXiv 1311.2901) found both in this network; --topology=zf is their remedy."
+        f"{found['dead']} of {found['filters']} filters of conv1 are dead: their weights are below "
+        f"{percent(filters.DEAD)} of all filters' (root mean squares). {percent(found['aliasing'])} of the energy of "
+        f"all filters, and {percent(found['median_aliasing'])} of the median filter's, is at frequencies that a stride "
+        f"of {found['stride']} cannot carry, which alias; in random ones {percent(found['random_aliasing'])}. Zeiler "
+        "and Fergus (2013, arXiv 1311.2901) found both in this network; --topology=zf is their remedy."
     )
     grid = filters.conv1_grid(model, FILTER_SCALE, smooth=True)
-    return Panel("Filters of conv1", text, [Figure("filters", "First tower or half above, second below.", grid)])
+    return Panel("Filters of conv1", text, [("filters", "First tower or half above, second below.", grid)])
 
 
 def sample_panels(model, pixels, inputs):
@@ -245,22 +218,23 @@ def sample_panels(model, pixels, inputs):
     batches = [inputs[first : first + _BATCH] for first in range(0, len(inputs), _BATCH)]
     found, deconvnet = [explanations.peaks(model, batch) for batch in batches], explanations.deconvnet(model)
     text = (
-        f"Of {len(pixels)} images of the set, those that a map answers to most. Above: its largest number, projected back "
-        "to pixels by a deconvolutional network (Zeiler and Fergus 2013); below: the part of the image that this reaches. "
+        f"Of {len(pixels)} images of the set, those that a map answers to most. Above: its largest number, projected "
+        "back to pixels by a deconvolutional network (Zeiler and Fergus 2013); below: the part of the image that this "
+        "reaches. "
     )
-    for name in found[0]:
-        towers, figures, silent = list(zip(*(each[name] for each in found), strict=True)), [], 0
+    for layer in found[0]:
+        towers, figures, silent = list(zip(*(each[layer] for each in found), strict=True)), [], []
         for tower, parts in enumerate(towers):
             peaks = np.concatenate(parts)  # (images, maps)
-            silent += (peaks.max(axis=0) <= 0).sum()
+            silent.extend(peaks.max(axis=0) <= 0)
             for unit in np.argsort(-peaks.mean(axis=0), kind="stable")[:UNITS]:
                 order = np.argsort(-peaks[:, unit], kind="stable")[:STRONGEST]
-                projections = explanations.project(deconvnet, inputs[order], name, tower, unit)
-                title = f"{_named(name, towers, parts)}, map {unit}"
+                projections = explanations.project(deconvnet, inputs[order], layer, tower, unit)
+                name = f"{_named(layer, towers, parts)}, map {unit}"
                 numbers = ", ".join(f"{peak:.3g}" for peak in peaks[order, unit])
-                figures.append(Figure(title, f"{title}: {numbers}", patch_lines(projections, pixels[order])))
-        text += f"{silent} of {sum(parts[0].shape[-1] for parts in towers)} maps are 0 in all of them."
-        panels.append(Panel(f"What {name} answers to", text, figures))
+                figures.append((name, f"{name}: {numbers}", patch_lines(projections, pixels[order])))
+        text += f"{sum(silent)} of {len(silent)} maps are 0 in all of them."
+        panels.append(Panel(f"What {layer} answers to", text, figures))
         text = ""
     return panels
 
@@ -272,8 +246,7 @@ def patch_lines(projections, pixels):
         rows, columns = _modules().explanations.patch(projection)
         shown = np.round(127.5 + 127.5 * projection / max(np.abs(projection).max(), 1e-30)).astype(np.uint8)
         for line, each in zip(lines, (shown, image), strict=True):
-            small = Image.fromarray(each[rows, columns]).resize((PATCH, PATCH), Image.BICUBIC)
-            line.append(np.asarray(small) / 255)
+            line.append(np.asarray(Image.fromarray(each[rows, columns]).resize((PATCH, PATCH), Image.BICUBIC)) / 255)
     return np.concatenate([filters.tiles(np.stack(line, axis=-1), border=2) for line in lines])
 
 
@@ -284,12 +257,9 @@ def strongest(maps, count):
 
 def map_figure(name, maps):
     """The strongest maps of a layer's tower, (rows, columns, maps), side by side."""
-    shown, means = maps[..., strongest(maps, MAPS)], np.sort(np.abs(maps).mean((0, 1)))[::-1]
-    caption = (
-        f"{name}: {shown.shape[-1]} of {maps.shape[-1]} maps of {maps.shape[0]}x{maps.shape[1]}, means {means[0]:.3g} to "
-        f"{means[shown.shape[-1] - 1]:.3g}; {(means == 0).sum()} of all are 0"
-    )
-    return Figure(name, caption, tile(shown, shown))
+    shown, silent = maps[..., strongest(maps, MAPS)], (np.abs(maps).max((0, 1)) == 0).sum()
+    caption = f"{name}: {shown.shape[-1]} of {maps.shape[-1]} maps of {len(maps)}x{len(maps)}; {silent} of all are 0"
+    return name, caption, tile(shown, shown)
 
 
 def tile(maps, scale):
@@ -303,14 +273,14 @@ def tile(maps, scale):
     return filters.tiles(larger, COLUMNS, border=2)
 
 
-def overlay(pixels, heat, middles, peak=None):
-    """An image in gray, and over it numbers >= 0, (rows, columns), whose places' middles are given in pixels: uint8."""
+def overlay(pixels, heat, middles, peak):
+    """An image in gray, and over it numbers of 0..peak, (rows, columns), with their middles in pixels: uint8 pixels."""
     for axis in (0, 1):
         places = np.arange(pixels.shape[axis])
         heat = np.apply_along_axis(lambda line, x, own: np.interp(x, own, line), axis, heat, places, middles[axis])
-    share = heat / max(heat.max() if peak is None else peak, 1e-30)
-    colors = np.stack([np.interp(share, np.linspace(0, 1, len(_HEAT)), channel) for channel in _HEAT.T], axis=-1)
-    return np.round(0.45 * pixels.mean(axis=-1, keepdims=True) + 0.55 * 255 * colors).astype(np.uint8)
+    share, ends = heat / max(peak, 1e-30), np.linspace(0, 1, len(_HEAT))
+    colors = np.stack([np.interp(share, ends, channel) for channel in _HEAT.T], axis=-1)
+    return np.round(0.45 * pixels.mean(axis=-1, keepdims=True) + 0.55 * colors).astype(np.uint8)
 
 
 def _named(name, towers, own):
@@ -331,9 +301,9 @@ def png(pixels):
 
 
 def page(title, lead, sections):
-    """The HTML page, str. Sections are (title, anything, list of Panel)."""
+    """The HTML page, str, of sections (title, list of Panel)."""
     body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(lead)}</p>"]
-    for heading, _, panels in sections:
+    for heading, panels in sections:
         body += [f"<h2>{html.escape(heading)}</h2>", *map(panel_html, panels)]
     template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(title=html.escape(title), body="\n".join(body))
@@ -341,22 +311,17 @@ def page(title, lead, sections):
 
 def panel_html(panel):
     """A Panel as HTML, str, which contains its figures."""
-    parts = [
-        f"<h3>{html.escape(panel.title)}</h3>",
-        f"<p>{html.escape(panel.text)}</p>" * bool(panel.text),
-        '<div class="figures">',
-    ]
+    parts = [f"<h3>{html.escape(panel.title)}</h3>\n<p>{html.escape(panel.text)}</p>\n", '<div class="figures">']
     for _, caption, pixels in panel.figures:
-        rows, columns, text = *pixels.shape[:2], html.escape(caption)
-        source = base64.b64encode(png(pixels)).decode()
-        size = f'width="{columns}" height="{rows}"'
+        source, text = base64.b64encode(png(pixels)).decode(), html.escape(caption)
+        size = f'width="{pixels.shape[1]}" height="{pixels.shape[0]}"'
         image = f'<img {size} alt="{text}" src="data:image/png;base64,{source}">'
-        parts.append(f'<figure style="width: {columns}px">{image}<figcaption>{text}</figcaption></figure>')
-    items = [
-        f'<li style="--share: {100 * share:.1f}%"><span>{html.escape(name)}</span><span>{percent(share)}</span></li>'
+        parts.append(f'<figure style="width: {pixels.shape[1]}px">{image}<figcaption>{text}</figcaption></figure>')
+    bars = [
+        f'<div style="--share: {100 * share:.1f}%"><span>{html.escape(name)}</span><span>{percent(share)}</span></div>'
         for name, share in panel.bars
     ]
-    return "\n".join([*parts, *(['<ol class="bars">', *items, "</ol>"] if items else []), "</div>"])
+    return "\n".join([*parts, *(['<div class="bars">', *bars, "</div>"] if bars else []), "</div>"])
 
 
 def _modules():

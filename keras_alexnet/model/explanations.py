@@ -21,13 +21,12 @@ def convolutions(model):
     return sorted({layer.name.split("_tower")[0] for layer in model.layers if re.match(r"conv\d", layer.name)})
 
 
-def feature_maps(model, images, names=None):
+def feature_maps(model, images):
     """What convolutional layers answer, after their nonlinearity: dict of name -> list of (B, rows, columns, maps).
 
-    `names`: of `convolutions`, default all. In "release2012" conv1 is normalized and pooled before its nonlinearity.
+    In the variant "release2012" conv1 is normalized and pooled before its nonlinearity.
     """
-    names = convolutions(model) if names is None else names
-    answers = _answers(model, images, {name: _outputs(model, _activation(name)) for name in names})
+    answers = _answers(model, images, {name: _outputs(model, name) for name in convolutions(model)})
     return {name: [_array(part) for part in parts] for name, parts in answers.items()}
 
 
@@ -71,7 +70,7 @@ def grad_cam(model, images, labels):
 
     `labels`: int (B,), any classes.
     """
-    last = _outputs(model, _activation(convolutions(model)[-1]))
+    last = _outputs(model, convolutions(model)[-1])
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     with tf.GradientTape() as tape:
         tape.watch(images)
@@ -104,9 +103,9 @@ def occlusion(model, image, label, square=32, step=16, batch_size=32):
     return np.concatenate(found).reshape(len(starts[0]), len(starts[1]))
 
 
-def peaks(model, images, names=None):
-    """The largest number of each feature map: dict of name -> list of (B, maps) by tower, see `feature_maps`."""
-    return {name: [maps.max((1, 2)) for maps in parts] for name, parts in feature_maps(model, images, names).items()}
+def peaks(model, images):
+    """The largest number of each feature map: dict of name -> list of (B, maps), see `feature_maps`."""
+    return {name: [maps.max((1, 2)) for maps in parts] for name, parts in feature_maps(model, images).items()}
 
 
 def deconvnet(model):
@@ -119,13 +118,15 @@ def deconvnet(model):
     """
 
     def replaced(layer):
-        if isinstance(layer, (LocalResponseNormalization, InMapNormalization)):
-            return _ReplacedGradient(layer, tf.identity)
-        if not isinstance(layer, keras.layers.Activation):
-            return layer
-        is_rectifier = layer.activation is keras.activations.relu
-        # Another one keeps its gradient, as a copy: `project` asks for its output in this model.
-        return _ReplacedGradient(layer, tf.nn.relu) if is_rectifier else type(layer).from_config(layer.get_config())
+        is_rectifier = getattr(layer, "activation", None) is keras.activations.relu
+        if is_rectifier or isinstance(layer, (LocalResponseNormalization, InMapNormalization)):
+            backward, common = (
+                (tf.nn.relu if is_rectifier else tf.identity),
+                {"name": layer.name, "dtype": layer.dtype_policy},
+            )
+            return keras.layers.Lambda(tf.custom_gradient(lambda x: (layer(x), backward)), **common)
+        # A nonlinearity is copied: `project` asks for its output in this model.
+        return type(layer).from_config(layer.get_config()) if isinstance(layer, keras.layers.Activation) else layer
 
     return keras.models.clone_model(model, clone_function=replaced)
 
@@ -139,7 +140,7 @@ def project(deconvnet, images, name, tower, unit):
     images = tf.convert_to_tensor(images)
     with tf.GradientTape() as tape:
         tape.watch(images)
-        maps = _answers(deconvnet, images, _outputs(deconvnet, _activation(name)))[tower][..., unit]
+        maps = _answers(deconvnet, images, _outputs(deconvnet, name))[tower][..., unit]
     largest = tf.reduce_max(maps, (1, 2), keepdims=True)
     return _array(tape.gradient(maps, images, tf.where((maps == largest) & (maps > 0), maps, 0)))
 
@@ -157,26 +158,14 @@ def patch(projection):
     return tuple(slice(int(first), int(first + side)) for first in firsts)
 
 
-class _ReplacedGradient(keras.layers.Layer):
-    """A layer without weights, with `backward` for a gradient: a function of what comes back."""
-
-    def __init__(self, layer, backward):
-        super().__init__(name=layer.name, dtype=layer.dtype_policy)
-        self.layer, self.backward = layer, backward
-
-    def call(self, inputs):
-        return tf.custom_gradient(lambda x: (self.layer(x), self.backward))(inputs)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-
 def _layers(model, name):
     """The layers of a name, one for each tower."""
     return sorted((each for each in model.layers if each.name.split("_tower")[0] == name), key=lambda each: each.name)
 
 
 def _outputs(model, name):
+    """The values of a convolutional layer after its nonlinearity."""
+    name = "relu_conv6" if name == "conv6" else name.replace("conv", "relu")
     return [layer.output for layer in _layers(model, name)]
 
 
@@ -185,11 +174,6 @@ def _answers(model, images, outputs):
     flat = {str(place): tensor for place, tensor in enumerate(tf.nest.flatten(outputs))}
     found = keras.Model(model.input, flat)(images, training=False) if flat else {}
     return tf.nest.pack_sequence_as(outputs, [found[place] for place in flat])
-
-
-def _activation(name):
-    """The name of the nonlinearity of a convolutional layer."""
-    return "relu_conv6" if name == "conv6" else name.replace("conv", "relu")
 
 
 def _array(tensor):
