@@ -296,7 +296,7 @@ def percent(share):
 def png(pixels):
     """A PNG file, bytes."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 

@@ -24,17 +24,17 @@ def image(tmp_path_factory):
 
 def test_page_of_a_run(run_of_three_epochs, image, tmp_path):
     argv = [f"--model_dir={run_of_three_epochs}", "--sample=6", "--class_name=red_square", f"--out={tmp_path / 'out'}"]
-    code, shown, _ = call(explain, *argv, image, image)
+    code, shown, _ = call(explain, *argv, image)
     assert code == 0
     page = (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
     assert not re.search(r"<(script|iframe|object|embed|form|base|b)\b|<[^>]* on\w+=|url\(|@import", page)
-    assert "default-src 'none'" in page and page.count(f"<h2>{html.escape(NASTY)}</h2>") == 2
+    assert "default-src 'none'" in page and page.count(f"<h2>{html.escape(NASTY)}</h2>") == 1
     sources = re.findall(r'<img [^>]*src="data:image/png;base64,([^"]+)"', page)
     files = {path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
     assert {base64.b64decode(source) for source in sources} == files
     assert page.count('src="') == page.count("<img ") == len(sources)
-    # Two images: crop, three of Grad-CAM, occlusion, two normalizations and five layers of two towers; then the run's.
-    assert len(sources) == 2 * (5 + 2 * 2 + 5 * 2) + 1 + 5 * 2 * explain.UNITS
+    # The image's: crop, three of Grad-CAM, occlusion, two normalizations and five layers of two towers; then the run's.
+    assert len(sources) == (5 + 2 * 2 + 5 * 2) + 1 + 5 * 2 * explain.UNITS
     text = html.unescape(page)
     model = AlexNet(weights=run_of_three_epochs)
     pixels = load_image(image, run=run_of_three_epochs)
