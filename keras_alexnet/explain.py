@@ -36,7 +36,7 @@ from keras_alexnet.predict import check_files
 
 TEMPLATE = Path(__file__).with_name("explain.html")
 BEST = 5
-SQUARE, STEP = 32, 16  # pixels, of occlusion
+SQUARE, STEP = 64, 16  # pixels, of occlusion
 MAPS, COLUMNS, TILE = 12, 6, 64  # feature maps shown of a layer's tower, in a line, and their size at least
 UNITS, STRONGEST, PATCH = 2, 4, 72  # maps of a tower that are projected, images of each, and their size
 FILTER_SCALE = 5  # pixels per weight
@@ -321,7 +321,9 @@ def panel_html(panel):
         f'<div style="--share: {100 * share:.1f}%"><span>{html.escape(name)}</span><span>{percent(share)}</span></div>'
         for name, share in panel.bars
     ]
-    return "\n".join([*parts, *(['<div class="bars">', *bars, "</div>"] if bars else []), "</div>"])
+    return "\n".join([*parts, *(['<div class="bars">', *bars, "</div>"] if bars else []), "</div>"]).replace(
+        " %", "&nbsp;%"
+    )
 
 
 def _modules():

@@ -35,7 +35,7 @@ def test_page_of_a_run(run_of_three_epochs, image, tmp_path):
     assert page.count('src="') == page.count("<img ") == len(sources)
     # The image's: crop, three of Grad-CAM, occlusion, two normalizations and five layers of two towers; then the run's.
     assert len(sources) == (5 + 2 * 2 + 5 * 2) + 1 + 5 * 2 * explain.UNITS
-    text = html.unescape(page)
+    text = html.unescape(page).replace("\xa0", " ")
     model = AlexNet(weights=run_of_three_epochs)
     pixels = load_image(image, run=run_of_three_epochs)
     inputs = preprocess_input(pixels, run=run_of_three_epochs)
