@@ -138,12 +138,9 @@ def image_panels(model, pixels, inputs, class_names, class_name=None):
 
     `model`: keras.Model of the run; `class_name`: what is explained, one of the class names or None for the best.
     """
-    explanations, batch, words = _modules().explanations, inputs[None], dict(imagenet.classes())
-    names = [words.get(name, name) for name in class_names]
+    explanations, batch, names = _modules().explanations, inputs[None], in_words(class_names)
     scores = explanations.probabilities(model, batch)[0]
-    best = np.argsort(-scores, kind="stable")[:BEST]
-    label = best[0] if class_name is None else class_names.index(class_name)
-    bars = tuple((names[place], float(scores[place])) for place in best)
+    label = int(scores.argmax()) if class_name is None else class_names.index(class_name)
     covered = explanations.occlusion(model, inputs, label, SQUARE, STEP, _BATCH)
     text = (
         f"The probability of {names[label]} is {percent(scores[label])}; with a gray square of {SQUARE} pixels over "
@@ -154,12 +151,24 @@ def image_panels(model, pixels, inputs, class_names, class_name=None):
     maps = explanations.feature_maps(model, batch)
     figures = [map_figure(_named(name, parts, part), part[0]) for name, parts in maps.items() for part in parts]
     return [
-        Panel("What the network sees", "", [("crop", "The center of the image.", pixels)], bars),
+        classes_panel(pixels, scores, names),
         grad_cam_panel(model, pixels, batch, label, names[label]),
         Panel("Occlusion", text, [("occlusion", "Bright: what covering this place costs.", lost)]),
         *normalization_panels(model, batch),
         Panel("Feature maps", "Those with the largest means first, each scaled by its own largest number.", figures),
     ]
+
+
+def in_words(class_names):
+    """The names of classes, list of str; ImageNet's ids in words."""
+    words = dict(imagenet.classes())
+    return [words.get(name, name) for name in class_names]
+
+
+def classes_panel(pixels, scores, names):
+    """An image and its most probable classes."""
+    bars = tuple((names[place], float(scores[place])) for place in np.argsort(-scores, kind="stable")[:BEST])
+    return Panel("What the network sees", "", [("crop", "The center of the image.", pixels)], bars)
 
 
 def grad_cam_panel(model, pixels, batch, label, class_name):
@@ -302,16 +311,22 @@ def png(pixels):
 
 def page(title, lead, sections):
     """The HTML page, str, of sections (title, list of Panel)."""
-    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(lead)}</p>"]
+    body = [f"<p>{html.escape(lead)}</p>"]
     for heading, panels in sections:
         body += [f"<h2>{html.escape(heading)}</h2>", *map(panel_html, panels)]
-    template = string.Template(TEMPLATE.read_text(encoding="utf-8"))
-    return template.substitute(title=html.escape(title), body="\n".join(body))
+    return document(title, "\n".join(body))
+
+
+def document(title, body, policy=""):
+    """An HTML page, str, of a title and the HTML below it; `policy` adds to its Content-Security-Policy."""
+    title, template = html.escape(title), string.Template(TEMPLATE.read_text(encoding="utf-8"))
+    return template.substitute(title=title, body=f"<h1>{title}</h1>\n{body}", policy=policy)
 
 
 def panel_html(panel):
     """A Panel as HTML, str, which contains its figures."""
-    parts = [f"<h3>{html.escape(panel.title)}</h3>\n<p>{html.escape(panel.text)}</p>\n", '<div class="figures">']
+    text = f"<p>{html.escape(panel.text)}</p>\n" * bool(panel.text)
+    parts = [f'<h3>{html.escape(panel.title)}</h3>\n{text}<div class="figures">']
     for _, caption, pixels in panel.figures:
         source, text = base64.b64encode(png(pixels)).decode(), html.escape(caption)
         size = f'width="{pixels.shape[1]}" height="{pixels.shape[0]}"'
@@ -321,9 +336,8 @@ def panel_html(panel):
         f'<div style="--share: {100 * share:.1f}%"><span>{html.escape(name)}</span><span>{percent(share)}</span></div>'
         for name, share in panel.bars
     ]
-    return "\n".join([*parts, *(['<div class="bars">', *bars, "</div>"] if bars else []), "</div>"]).replace(
-        " %", "&nbsp;%"
-    )
+    parts += ['<div class="bars">', *bars, "</div>"] if bars else []
+    return "\n".join([*parts, "</div>"]).replace(" %", "&nbsp;%")
 
 
 def _modules():
