@@ -113,7 +113,10 @@ def main(argv):
 
 
 def load(path, model_dir):
-    """An image file as a run's network sees it: (uint8 (size, size, 3), float32 of the same shape, minus the mean)."""
+    """An image file as a run's network sees it: (uint8 (size, size, 3), float32 of the same shape, minus the mean).
+
+    Without a run, None, as a network for ImageNet does. Raises RunError of a file that is not an image.
+    """
     applications = _modules().applications
     try:
         with hidden_library_messages():
@@ -149,7 +152,7 @@ def image_panels(model, pixels, inputs, class_names, class_name=None):
     middles = [SQUARE / 2 + STEP * np.arange(length) for length in covered.shape]
     lost = overlay(pixels, np.maximum(scores[label] - covered, 0), middles, scores[label])
     maps = explanations.feature_maps(model, batch)
-    figures = [map_figure(_named(name, parts, part), part[0]) for name, parts in maps.items() for part in parts]
+    figures = [map_figure(named(name, parts, part), part[0]) for name, parts in maps.items() for part in parts]
     return [
         classes_panel(pixels, scores, names),
         grad_cam_panel(model, pixels, batch, label, names[label]),
@@ -194,8 +197,8 @@ def normalization_panels(model, batch):
         for each in towers:
             before, order, shares = each.before[0], strongest(each.before[0], COLUMNS), each.inhibited()[0]
             lines = [tile(maps[..., order], before[..., order]) for maps in (before, each.after[0] * each.factor)]
-            caption = f"{_named(name, towers, each)}: inhibited {', '.join(map(percent, shares[order]))}"
-            figures.append((_named(name, towers, each), caption, np.concatenate(lines)))
+            caption = f"{named(name, towers, each)}: inhibited {', '.join(map(percent, shares[order]))}"
+            figures.append((named(name, towers, each), caption, np.concatenate(lines)))
             all_shares.extend(shares)
         if towers:
             text = (
@@ -239,7 +242,7 @@ def sample_panels(model, pixels, inputs):
             for unit in np.argsort(-peaks.mean(axis=0), kind="stable")[:UNITS]:
                 order = np.argsort(-peaks[:, unit], kind="stable")[:STRONGEST]
                 projections = explanations.project(deconvnet, inputs[order], layer, tower, unit)
-                name = f"{_named(layer, towers, parts)}, map {unit}"
+                name = f"{named(layer, towers, parts)}, map {unit}"
                 numbers = ", ".join(f"{peak:.3g}" for peak in peaks[order, unit])
                 figures.append((name, f"{name}: {numbers}", patch_lines(projections, pixels[order])))
         text += f"{sum(silent)} of {len(silent)} maps are 0 in all of them."
@@ -292,7 +295,7 @@ def overlay(pixels, heat, middles, peak):
     return np.round(0.45 * pixels.mean(axis=-1, keepdims=True) + 0.55 * colors).astype(np.uint8)
 
 
-def _named(name, towers, own):
+def named(name, towers, own):
     """The name of a layer's tower, one of a list."""
     tower = next(place for place, each in enumerate(towers) if each is own)
     return f"{name}, tower {tower}" if len(towers) > 1 else name

@@ -55,10 +55,18 @@ def normalization(model, images, name="norm1"):
     return found
 
 
-def probabilities(model, images):
-    """The probabilities of the classes, (B, classes), whether the network ends in a softmax or in logits."""
-    (logits,) = _answers(model, images, [model.get_layer("fc8").output])
+def probabilities(model, images, training=False):
+    """The probabilities of the classes, (B, classes), whether the network ends in a softmax or in logits.
+
+    `training`: bool, True with dropout, drawn anew for each image.
+    """
+    (logits,) = _answers(model, images, [model.get_layer("fc8").output], training)
     return tf.nn.softmax(tf.cast(logits, tf.float32)).numpy()
+
+
+def last_hidden(model, images):
+    """The numbers that fc8 multiplies, (B, units): the features of section 6.1."""
+    return _array(_answers(model, images, [model.get_layer("fc8").input])[0])
 
 
 def grad_cam(model, images, labels):
@@ -169,10 +177,10 @@ def _outputs(model, name):
     return [layer.output for layer in _layers(model, name)]
 
 
-def _answers(model, images, outputs):
+def _answers(model, images, outputs, training=False):
     """What a structure of a model's tensors is for images, the same structure."""
     flat = {str(place): tensor for place, tensor in enumerate(tf.nest.flatten(outputs))}
-    found = keras.Model(model.input, flat)(images, training=False) if flat else {}
+    found = keras.Model(model.input, flat)(images, training=training) if flat else {}
     return tf.nest.pack_sequence_as(outputs, [found[place] for place in flat])
 
 
