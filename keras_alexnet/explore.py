@@ -168,7 +168,7 @@ class Explorer:
         paths, classes = np.array(self.index.paths())[places], explain.in_words(self.index.class_names)
         labels = [classes[label] if label >= 0 else "" for label in self.index.labels[places]]
         thumbnails = _modules().features.thumbnails(paths.tolist(), THUMBNAIL)
-        captions = [f"{name} {distance:.3g}" for name, distance in zip(labels, distances, strict=True)]
+        captions = [f"{name} {distance:.4f}" for name, distance in zip(labels, distances, strict=True)]
         text = f"Of {len(self.index.files)} images, by Euclidean distance in the last hidden layer (section 6.1)."
         return Panel("Nearest images", text, list(zip(captions, captions, thumbnails, strict=True)))
 
