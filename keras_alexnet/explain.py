@@ -35,10 +35,11 @@ from keras_alexnet.model import filters, variants
 from keras_alexnet.predict import check_files
 
 TEMPLATE = Path(__file__).with_name("explain.html")
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 BEST = 5
 SQUARE, STEP = 64, 16  # pixels, of occlusion
 MAPS, COLUMNS, TILE = 12, 6, 64  # feature maps shown of a layer's tower, in a line, and their size at least
-UNITS, STRONGEST, PATCH = 2, 4, 72  # maps of a tower that are projected, images of each, and their size
+UNITS, STRONGEST, PATCH = 2, 3, 72  # maps of a tower that are projected, images of each, and their size
 FILTER_SCALE = 5  # pixels per weight
 _BATCH = 16
 # Matplotlib's colormap "magma" at 0, 1/4 ... 1 (CC0), of what is drawn over an image.
@@ -99,8 +100,8 @@ def main(argv):
         print(f"{printable(path)}: {printable(name)}, {percent(probability)}", flush=True)
         sections[f"{number}_{Path(path).stem}"] = printable(os.path.basename(path)), panels
     sections["run"] = "The run", [filter_panel(model), *(sample_panels(model, *sample) if sample else ())]
-    network, data = run.config.network, f"{run.config.data.dataset} ({run.statistics.count:,} images)"
-    lead = f"{network.variant}, width {network.width:g}, {len(names)} classes, {len(run.history)} epochs of {data}."
+    network, trained = run.config.network, f"{len(run.history)} epochs on {run.statistics.count:,} images"
+    lead = f"{network.variant}, width {network.width:g}, {len(names)} classes, trained for {trained}."
     for slug, (_, panels) in sections.items():
         for name, _, pixels in (figure for panel in panels for figure in panel.figures):
             path = os.path.join(out, re.sub(r"[^0-9A-Za-z]+", "_", f"{slug[:40]} {name}") + ".png")
@@ -320,8 +321,8 @@ def page(title, lead, sections):
     return document(title, "\n".join(body))
 
 
-def document(title, body, policy=""):
-    """An HTML page, str, of a title and the HTML below it; `policy` adds to its Content-Security-Policy."""
+def document(title, body, policy=POLICY):
+    """An HTML page, str, of a title, the HTML below it and a Content-Security-Policy."""
     title, template = html.escape(title), string.Template(TEMPLATE.read_text(encoding="utf-8"))
     return template.substitute(title=title, body=f"<h1>{title}</h1>\n{body}", policy=policy)
 

@@ -9,7 +9,6 @@ index is made by `python -m keras_alexnet.paper.retrieval --model_dir=RUN --data
 import base64
 import contextlib
 import dataclasses
-import functools
 import html
 import http.server
 import logging
@@ -37,10 +36,7 @@ TEMPLATE = Path(__file__).with_name("explore.html")
 MEGABYTES = 32  # of an image, at most
 EXAMPLES, NEAREST, PASSES = 12, 6, 30
 THUMBNAIL = 96  # pixels
-EXPORTED = (
-    " Of an exported model: the classes and, with --index, the nearest images. Grad-CAM, feature maps, normalization "
-    "and dropout need a run, --model=RUN."
-)
+EXPORTED = " Of an exported model: the classes, and the nearest images of --index; all else needs a run, --model=RUN."
 SECONDS = 30  # that a browser may take to send an image
 
 
@@ -65,7 +61,7 @@ def main(argv):
     logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of grouped convolutions of several sizes
     explorer = Explorer(config)
     try:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", config.port), functools.partial(Handler, explorer))
+        server = Server(explorer, config.port)
     except OSError as error:
         problem = f"cannot be used ({error.strerror}); name another one, or 0 for any"
         raise ArgumentError("port", config.port, problem) from None
@@ -97,10 +93,11 @@ class Explorer:
             self.index = needed.features.load_index(config.index)
             if self.index.model != needed.features.model_identity(model):
                 raise ArgumentError("index", config.index, f"is of another model than --model={config.model}")
-        self.examples = example_paths(config, model)
+        self.examples, self.nonce = example_paths(config, model), secrets.token_urlsafe(16)  # which allows our script
+        self.policy = f"{explain.POLICY}; script-src 'nonce-{self.nonce}'; connect-src 'self'"
 
-    def page(self, nonce):
-        """The page, str; `nonce` allows its script to run."""
+    def page(self):
+        """The page, str."""
         buttons = []
         thumbnails = _modules().features.thumbnails(self.examples, THUMBNAIL) if self.examples else ()
         for place, (path, pixels) in enumerate(zip(self.examples, thumbnails, strict=True)):
@@ -108,10 +105,10 @@ class Explorer:
             image = f'<img alt="{name}" src="data:image/png;base64,{source}">'
             buttons.append(f'<button type="button" value="{place}" title="{name}">{image}</button>')
         lead = f"{len(self.names)} classes." + EXPORTED * (self.network is None)
-        values = {"lead": lead, "nonce": nonce, "megabytes": MEGABYTES, "examples": "\n".join(buttons)}
+        values = {"lead": lead, "nonce": self.nonce, "megabytes": MEGABYTES, "examples": "\n".join(buttons)}
         body = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
         title = f"What {printable(os.path.basename(os.path.abspath(self.folder)))} sees"
-        return explain.document(title, body, f"; {script_policy(nonce)}")
+        return explain.document(title, body, self.policy)
 
     def answer(self, content):
         """What is shown of an image file, bytes: HTML, str. Raises RunError of what is not an image."""
@@ -188,8 +185,12 @@ def example_paths(config, model):
     return [paths[place] for place in sorted(drawn)]
 
 
-def script_policy(nonce):
-    return f"script-src 'nonce-{nonce}'; connect-src 'self'"
+class Server(http.server.ThreadingHTTPServer):
+    """Serves an Explorer to this machine."""
+
+    def __init__(self, explorer, port):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.explorer = explorer
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -197,31 +198,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     timeout = SECONDS
 
-    def __init__(self, explorer, *request):
-        self.explorer = explorer
-        super().__init__(*request)
-
     def do_GET(self):  # noqa: N802 (http.server calls it so)
         if self.is_from_here() and self.path == "/":
-            nonce = secrets.token_urlsafe(16)
-            self.reply(200, self.explorer.page(nonce), nonce)
+            self.reply(200, self.server.explorer.page())
         else:
             self.reply(404, "The page is at /.")
 
     def do_POST(self):  # noqa: N802
-        examples = {f"/explain/{place}": path for place, path in enumerate(self.explorer.examples)}
-        length = self.headers.get("Content-Length", "")
-        if not self.is_from_here() or self.path not in ("/explain", *examples):
-            self.reply(404, "The page is at /.")
-        elif self.path == "/explain" and not (length.isdecimal() and int(length) <= MEGABYTES * 10**6):
-            self.reply(413, f"The file has more than {MEGABYTES} MB, or does not say how many.")
-        else:
-            try:
-                is_example = self.path in examples
-                content = Path(examples[self.path]).read_bytes() if is_example else self.rfile.read(int(length))
-                self.reply(200, self.explorer.answer(content))
-            except (RunError, OSError) as error:
-                self.reply(422, str(error))
+        examples = {f"/explain/{place}": path for place, path in enumerate(self.server.explorer.examples)}
+        length, example = self.headers.get("Content-Length", ""), examples.get(self.path)
+        if not self.is_from_here() or (self.path != "/explain" and not example):
+            return self.reply(404, "The page is at /.")
+        if not example and not (length.isdecimal() and int(length) <= MEGABYTES * 10**6):
+            return self.reply(413, f"The file has more than {MEGABYTES} MB, or does not say how many.")
+        try:
+            content = Path(example).read_bytes() if example else self.rfile.read(int(length))
+            answer = 200, self.server.explorer.answer(content)
+        except (RunError, OSError) as error:
+            answer = 422, str(error)
+        self.reply(*answer)
 
     def is_from_here(self):
         """Whether the page itself asks: no page of another site, and no name that another site points to 127.0.0.1."""
@@ -229,16 +224,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         return self.headers.get("Host") in hosts and origin in (None, *(f"http://{host}" for host in hosts))
 
-    def reply(self, status, text, nonce=""):
-        content = text.encode()
+    def reply(self, status, text):
         self.send_response(status)
         self.send_header("Content-Type", f"text/{'html' if status == 200 else 'plain'}; charset=utf-8")
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(text.encode())))
         self.send_header("X-Content-Type-Options", "nosniff")
-        policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-        self.send_header("Content-Security-Policy", f"{policy}; frame-ancestors 'none'; {script_policy(nonce)}")
-        self.end_headers()
-        self.wfile.write(content)
+        self.send_header("Content-Security-Policy", f"{self.server.explorer.policy}; frame-ancestors 'none'")
+        with contextlib.suppress(ConnectionError):  # the browser has left
+            self.end_headers()
+            self.wfile.write(text.encode())
 
     def log_message(self, *_):
         """Nothing: what somebody looks at is theirs."""

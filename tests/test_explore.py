@@ -1,7 +1,5 @@
 import base64
-import functools
 import http.client
-import http.server
 import threading
 import types
 
@@ -35,8 +33,7 @@ def index(run_of_three_epochs, small_images, tmp_path_factory):
 def served(run_of_three_epochs, index):
     """A server of a run: its explorer and address."""
     explorer = explore.Explorer(explore.ExploreConfig(model=str(run_of_three_epochs), index=str(index)))
-    handler = functools.partial(explore.Handler, explorer)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with explore.Server(explorer, 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield types.SimpleNamespace(explorer=explorer, port=server.server_port)
         server.shutdown()
@@ -107,7 +104,7 @@ def test_nearest_images_are_those_of_the_index(served, small_images):
 def test_an_exported_model_has_classes_and_nearest_images(run_of_three_epochs, index, small_images):
     config = explore.ExploreConfig(model=str(run_of_three_epochs / "export" / "1"), index=str(index))
     explorer = explore.Explorer(config)
-    assert "need a run, --model=RUN" in explorer.page("nonce") and len(explorer.examples) == 9
+    assert "needs a run, --model=RUN" in explorer.page() and len(explorer.examples) == 9
     text = explorer.answer((small_images / "val" / "red_square" / "0.jpg").read_bytes())
     assert "What the network sees" in text and "Nearest images" in text and "Grad-CAM" not in text
 
