@@ -76,7 +76,7 @@ def __getattr__(name):
     """The functions that compute; the modules that need TensorFlow are imported when one is used first."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(filters, name) if hasattr(filters, name) else getattr(_modules().explanations, name)
+    return getattr(filters, name) if hasattr(filters, name) else getattr(modules().explanations, name)
 
 
 def main(argv):
@@ -118,7 +118,7 @@ def load(path, model_dir):
 
     Without a run, None, as a network for ImageNet does. Raises RunError of a file that is not an image.
     """
-    applications = _modules().applications
+    applications = modules().applications
     try:
         with hidden_library_messages():
             pixels = applications.load_image(path, run=model_dir)
@@ -129,12 +129,12 @@ def load(path, model_dir):
 
 def draw_sample(config, run):
     """Images of the set of an ExplainConfig, as `load` returns one: uint8 and float32 (N, size, size, 3)."""
-    evaluation, size = _modules().evaluation, variants.VARIANTS[run.config.network.variant].input_size
+    evaluation, size = modules().evaluation, variants.VARIANTS[run.config.network.variant].input_size
     # It only tells which set it is; nothing is asked of it.
     model = evaluation.Model(run.model_dir, run.class_names, run.config, size, len(run.history), None)
     given = EvaluateConfig(dataset=config.dataset, data_dir=config.data_dir, split=config.split)
     pixels = evaluation.sample(given, model, config.sample)
-    return pixels, _modules().applications.preprocess_input(pixels, run=run.model_dir)
+    return pixels, modules().applications.preprocess_input(pixels, run=run.model_dir)
 
 
 def image_panels(model, pixels, inputs, class_names, class_name=None):
@@ -142,7 +142,7 @@ def image_panels(model, pixels, inputs, class_names, class_name=None):
 
     `model`: keras.Model of the run; `class_name`: what is explained, one of the class names or None for the best.
     """
-    explanations, batch, names = _modules().explanations, inputs[None], in_words(class_names)
+    explanations, batch, names = modules().explanations, inputs[None], in_words(class_names)
     scores = explanations.probabilities(model, batch)[0]
     label = int(scores.argmax()) if class_name is None else class_names.index(class_name)
     covered = explanations.occlusion(model, inputs, label, SQUARE, STEP, _BATCH)
@@ -177,7 +177,7 @@ def classes_panel(pixels, scores, names):
 
 def grad_cam_panel(model, pixels, batch, label, class_name):
     """Where the last convolution speaks for a class."""
-    towers, joined = _modules().explanations.grad_cam(model, batch, [label])
+    towers, joined = modules().explanations.grad_cam(model, batch, [label])
     heats = {f"tower {tower}": own[0] for tower, own in enumerate(towers) if len(towers) > 1} | {"joined": joined[0]}
     peak, figures = max(heat.max() for heat in heats.values()), []
     for name, heat in heats.items():
@@ -194,7 +194,7 @@ def normalization_panels(model, batch):
     panels = []
     for name in ("norm1", "norm2"):
         figures, all_shares = [], []
-        towers = _modules().explanations.normalization(model, batch, name)
+        towers = modules().explanations.normalization(model, batch, name)
         for each in towers:
             before, order, shares = each.before[0], strongest(each.before[0], COLUMNS), each.inhibited()[0]
             lines = [tile(maps[..., order], before[..., order]) for maps in (before, each.after[0] * each.factor)]
@@ -215,11 +215,11 @@ def filter_panel(model):
     """The filters of conv1, and what Zeiler and Fergus found in them."""
     found = filters.summary(model)
     text = (
-        f"{found['dead']} of {found['filters']} filters of conv1 are dead: their weights are below "
-        f"{percent(filters.DEAD)} of all filters' (root mean squares). {percent(found['aliasing'])} of the energy of "
-        f"all filters, and {percent(found['median_aliasing'])} of the median filter's, is at frequencies that a stride "
-        f"of {found['stride']} cannot carry, which alias; in random ones {percent(found['random_aliasing'])}. Zeiler "
-        "and Fergus (2013, arXiv 1311.2901) found both in this network; --topology=zf is their remedy."
+        f"{found['dead']} of {found['filters']} filters of conv1 are dead (weights below {percent(filters.DEAD)} of "
+        f"all filters', by root mean squares). {percent(found['aliasing'])} of the energy of all filters, and "
+        f"{percent(found['median_aliasing'])} of the median filter's, is at frequencies that a stride of "
+        f"{found['stride']} cannot carry, which alias; in random ones {percent(found['random_aliasing'])}. Zeiler and "
+        "Fergus (2013, arXiv 1311.2901) found both in this network; --topology=zf is their remedy."
     )
     grid = filters.conv1_grid(model, FILTER_SCALE, smooth=True)
     return Panel("Filters of conv1", text, [("filters", "First tower or half above, second below.", grid)])
@@ -227,7 +227,7 @@ def filter_panel(model):
 
 def sample_panels(model, pixels, inputs):
     """What the strongest maps of each layer answer to in a set, see `draw_sample`: list of Panel."""
-    explanations, panels = _modules().explanations, []
+    explanations, panels = modules().explanations, []
     batches = [inputs[first : first + _BATCH] for first in range(0, len(inputs), _BATCH)]
     found, deconvnet = [explanations.peaks(model, batch) for batch in batches], explanations.deconvnet(model)
     text = (
@@ -256,11 +256,11 @@ def patch_lines(projections, pixels):
     """Projections, (N, rows, columns, 3), above the parts of images that they reach: uint8 pixels."""
     lines = [], []
     for projection, image in zip(projections, pixels, strict=True):
-        rows, columns = _modules().explanations.patch(projection)
+        rows, columns = modules().explanations.patch(projection)
         shown = np.round(127.5 + 127.5 * projection / max(np.abs(projection).max(), 1e-30)).astype(np.uint8)
         for line, each in zip(lines, (shown, image), strict=True):
             line.append(np.asarray(Image.fromarray(each[rows, columns]).resize((PATCH, PATCH), Image.BICUBIC)) / 255)
-    return np.concatenate([filters.tiles(np.stack(line, axis=-1), border=2) for line in lines])
+    return np.concatenate([filters.tiles(np.stack(line, axis=-1), len(line), border=2) for line in lines])
 
 
 def strongest(maps, count):
@@ -283,7 +283,7 @@ def tile(maps, scale):
     shades = maps / np.maximum(np.abs(scale).max((0, 1)), 1e-30)
     shades = shades / 2 + 0.5 if scale.min() < 0 else np.clip(shades, 0, 1)
     larger = filters.upsampled(shades[:, :, None], max(1, round(TILE / len(maps))), smooth=False)
-    return filters.tiles(larger, COLUMNS, border=2)
+    return filters.tiles(larger, min(COLUMNS, maps.shape[-1]), border=2)
 
 
 def overlay(pixels, heat, middles, peak):
@@ -344,12 +344,14 @@ def panel_html(panel):
     return "\n".join([*parts, "</div>"]).replace(" %", "&nbsp;%")
 
 
-def _modules():
+def modules():
     """Modules that import TensorFlow, which a wrong flag does not wait for."""
     from keras_alexnet import applications, evaluation
-    from keras_alexnet.model import explanations
+    from keras_alexnet.model import explanations, weights
+    from keras_alexnet.paper import features
 
-    return types.SimpleNamespace(applications=applications, evaluation=evaluation, explanations=explanations)
+    needed = applications, evaluation, explanations, features, weights
+    return types.SimpleNamespace(**{each.__name__.rpartition(".")[2]: each for each in needed})
 
 
 if __name__ == "__main__":

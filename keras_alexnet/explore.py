@@ -74,7 +74,7 @@ class Explorer:
     """A model, and what the page shows of images. One image is computed at a time."""
 
     def __init__(self, config):
-        needed, self.folder, self.lock, self.network = _modules(), config.model, threading.Lock(), None
+        needed, self.folder, self.lock, self.network = explain.modules(), config.model, threading.Lock(), None
         if rundir.is_run(config.model):
             run = rundir.open_run(config.model)
             self.network, self.plain, settings = rundir.build(run), None, run.config.network
@@ -99,7 +99,7 @@ class Explorer:
     def page(self):
         """The page, str."""
         buttons = []
-        thumbnails = _modules().features.thumbnails(self.examples, THUMBNAIL) if self.examples else ()
+        thumbnails = explain.modules().features.thumbnails(self.examples, THUMBNAIL) if self.examples else ()
         for place, (path, pixels) in enumerate(zip(self.examples, thumbnails, strict=True)):
             source, name = base64.b64encode(explain.png(pixels)).decode(), html.escape(printable(Path(path).name))
             image = f'<img alt="{name}" src="data:image/png;base64,{source}">'
@@ -124,7 +124,7 @@ class Explorer:
             return "\n".join(map(explain.panel_html, panels))
 
     def _of_run(self, pixels, inputs):
-        explanations, batch = _modules().explanations, inputs[None]
+        explanations, batch = explain.modules().explanations, inputs[None]
         scores = explanations.probabilities(self.network, batch)[0]
         best = int(scores.argmax())
         yield explain.classes_panel(pixels, scores, self.names)
@@ -142,7 +142,7 @@ class Explorer:
             yield self._nearest(explanations.last_hidden(self.network, batch)[0])
 
     def _of_export(self, content, pixels):
-        files = _modules().tf.constant([content])
+        files = np.array([content], object)
         scores = self.signatures["serving_default"](image_bytes=files)["probabilities"].numpy()[0]
         yield explain.classes_panel(pixels, scores, self.names)
         if self.index:
@@ -150,7 +150,9 @@ class Explorer:
 
     def _dropout(self, batch, label):
         """The probability of a class with hidden units left out at random, as in training."""
-        scores = _modules().explanations.probabilities(self.network, np.repeat(batch, PASSES, axis=0), training=True)
+        scores = explain.modules().explanations.probabilities(
+            self.network, np.repeat(batch, PASSES, axis=0), training=True
+        )
         counts, _ = np.histogram(scores[:, label], 10, (0, 1))
         bars = [(f"{10 * place} to {10 * place + 10} %", count / PASSES) for place, count in enumerate(counts)]
         text = (
@@ -164,7 +166,7 @@ class Explorer:
         distances, places = retrieval.Search(self.index.features).nearest(vector, NEAREST)
         paths, classes = np.array(self.index.paths())[places], explain.in_words(self.index.class_names)
         labels = [classes[label] if label >= 0 else "" for label in self.index.labels[places]]
-        thumbnails = _modules().features.thumbnails(paths.tolist(), THUMBNAIL)
+        thumbnails = explain.modules().features.thumbnails(paths.tolist(), THUMBNAIL)
         captions = [f"{name} {distance:.4f}" for name, distance in zip(labels, distances, strict=True)]
         text = f"Of {len(self.index.files)} images, by Euclidean distance in the last hidden layer (section 6.1)."
         return Panel("Nearest images", text, list(zip(captions, captions, thumbnails, strict=True)))
@@ -176,7 +178,7 @@ def example_paths(config, model):
         paths = [str(path) for path in sorted(Path(config.examples).rglob("*")) if path.suffix.lower() in SUFFIXES]
     else:
         try:
-            source, _ = _modules().evaluation.open_set(EvaluateConfig(), [model], None)
+            source, _ = explain.modules().evaluation.open_set(EvaluateConfig(), [model], None)
         except UsageError as error:
             print(f"no examples: {error}", file=sys.stderr)
             return []
@@ -236,19 +238,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         """Nothing: what somebody looks at is theirs."""
-
-
-def _modules():
-    """Modules that import TensorFlow, which a wrong flag does not wait for."""
-    import tensorflow as tf
-
-    from keras_alexnet import evaluation
-    from keras_alexnet.model import explanations, weights
-    from keras_alexnet.paper import features
-
-    return types.SimpleNamespace(
-        tf=tf, evaluation=evaluation, explanations=explanations, weights=weights, features=features
-    )
 
 
 if __name__ == "__main__":

@@ -81,25 +81,25 @@ def grid(towers, scale=3, normalize="jointly", smooth=False):
         deviations = [np.where(kernel.std((0, 1, 2)) > 0, kernel.std((0, 1, 2)), 1.0) for kernel in towers]
         towers = [(own - own.mean((0, 1, 2))) / each for own, each in zip(towers, deviations, strict=True)]
     peak = max(np.abs(kernel).max() for kernel in towers) or 1.0
-    blocks = [tiles(upsampled(kernel / peak * 0.5 + 0.5, scale, smooth), border=BORDER * scale) for kernel in towers]
+    shades, per_line = [kernel / peak * 0.5 + 0.5 for kernel in towers], max(kernel.shape[-1] for kernel in towers)
+    blocks = [tiles(upsampled(own, scale, smooth), min(PER_LINE, per_line), BORDER * scale) for own in shades]
     return np.concatenate([blocks[0], np.full((GAP * scale, blocks[0].shape[1], 3), 255, np.uint8), blocks[1]])
 
 
-def upsampled(tiles, scale, smooth):
-    """Tiles (rows, columns, channels, N) -> (rows * scale, columns * scale, channels, N), see `grid`."""
+def upsampled(images, scale, smooth):
+    """Images (rows, columns, channels, N) -> (rows * scale, columns * scale, channels, N), see `grid`."""
     if not smooth:
-        return tiles.repeat(scale, axis=0).repeat(scale, axis=1)
+        return images.repeat(scale, axis=0).repeat(scale, axis=1)
     rows, columns = (
         np.asarray(Image.fromarray(np.eye(length, dtype=np.float32)).resize((length, length * scale), Image.BICUBIC))
-        for length in tiles.shape[:2]
+        for length in images.shape[:2]
     )
-    return np.clip(np.einsum("ai,bj,ijcn->abcn", rows, columns, tiles, optimize=True), 0, 1)
+    return np.clip(np.einsum("ai,bj,ijcn->abcn", rows, columns, images, optimize=True), 0, 1)
 
 
-def tiles(images, per_line=PER_LINE, border=BORDER):
+def tiles(images, per_line, border):
     """Images in 0..1, (rows, columns, 3 or 1, N), side by side in lines with white borders: uint8 (..., ..., 3)."""
     images = np.moveaxis(np.broadcast_to(images, (*images.shape[:2], 3, images.shape[3])), -1, 0)
-    per_line = min(per_line, len(images))
     around = (0, -len(images) % per_line), (0, border), (0, border), (0, 0)
     lines = np.split(np.pad(images, around, constant_values=1.0), math.ceil(len(images) / per_line))
     return np.round(np.concatenate([np.concatenate(line, axis=1) for line in lines]) * 255).astype(np.uint8)
