@@ -17,7 +17,11 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     packages=find_packages(include=["keras_alexnet", "keras_alexnet.*"]),
-    package_data={"keras_alexnet.data": ["imagenet_classes.csv"], "keras_alexnet.paper": ["report.html"]},
+    package_data={
+        "keras_alexnet": ["explain.html", "explore.html"],
+        "keras_alexnet.data": ["imagenet_classes.csv"],
+        "keras_alexnet.paper": ["report.html"],
+    },
     python_requires=">=3.10,<3.14",
     # The lower bounds were tried together, and so were the newest versions below the upper ones: see BUILD.md. A lower
     # bound has a wheel for each Python above. An upper bound is the next minor version where such a step changes

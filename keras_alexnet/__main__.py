@@ -10,6 +10,8 @@ COMMANDS = {
     "evaluate": "top-1 and top-5 error of runs or exported models",
     "export": "write a run as a SavedModel",
     "predict": "classify images with an exported model or a server",
+    "explain": "what a run sees in images: feature maps, Grad-CAM, occlusion, deconvnet",
+    "explore": "the same on a page of this machine, for images that are dropped on it",
     "paper": "list the commands that repeat the figures and tables of the paper",
 }
 

@@ -95,7 +95,8 @@ class NetworkConfig:
     topology: str = flag(
         "alexnet",
         "half: half the kernels in conv1 to conv4, with --towers=1 --groups=1 (section 3.2). separate: towers joined "
-        "at fc8 only. conv6: a sixth convolutional layer after pool5 (section 6).",
+        "at fc8 only. conv6: a sixth convolutional layer after pool5 (section 6). zf: conv1 with 7x7 kernels and "
+        "stride 2, as has conv2 (Zeiler and Fergus 2013).",
         choices=tuple(variants.TOPOLOGIES),
     )
     removed_layers: tuple[str, ...] = flag(

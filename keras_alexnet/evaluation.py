@@ -48,7 +48,7 @@ def evaluate(config):
         if model.config.data.resize != models[0].config.data.resize:
             problem = f"resizes images in another way than {models[0].name} (--resize)"
             raise UsageError(f"--model_dir={model.name}: {problem}; give models of one way")
-    source, described = _open(config, models, config.split)
+    source, described = open_set(config, models, config.split)
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(config, models, source, described)
     several = len(models) > 1
@@ -136,7 +136,7 @@ def _chosen_weights(config, models, source, described):
         return [weight / sum(given) for weight in given], None, None
     evaluated = described["split"]
     if config.search_split:
-        source, described = _open(config, models, config.search_split)
+        source, described = open_set(config, models, config.search_split)
     answered = list(answers(models, source, config, f"searching weights on {described['split']}"))
     probabilities = np.stack([np.concatenate([own[index] for own, _ in answered]) for index in range(len(models))])
     found = search_weights(probabilities, np.concatenate([labels for _, labels in answered]))
@@ -144,8 +144,12 @@ def _chosen_weights(config, models, source, described):
     return found.tolist(), {**described, "same_images": same}, answered if same else None
 
 
-def _open(config, models, split):
-    """(source, dict): the source to evaluate, without files that are not images, and its entry in the report."""
+def open_set(config, models, split):
+    """(source, dict): the source to evaluate, without files that are not images, and its entry in the report.
+
+    `config`: an evaluate.EvaluateConfig, or another with its dataset, data_dir and input_threads; `models`: list of
+    Model; `split`: str or None, as the flag. Raises UsageError.
+    """
     data, own_classes = models[0].config.data, models[0].class_names
     if config.dataset:
         data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
@@ -191,6 +195,16 @@ def _open(config, models, split):
         "model_classes": len(own_classes),
         "left_out": list(left_out),
     }
+
+
+def sample(config, model, count, seed=2012):
+    """The center views of images of a set, see `open_set`, drawn at random: uint8 (N, size, size, 3)."""
+    source, _ = open_set(config, [model], config.split)
+    names = np.array(source.names())
+    drawn = np.random.default_rng(seed).permutation(len(names))[:count]
+    source = source.without(np.delete(names, drawn).tolist())
+    batches = pipeline.evaluation_batches(source, (model.size,), batch_size=32, threads=config.input_threads)
+    return np.concatenate([images.numpy() for (images,), _ in read(batches)])
 
 
 def of_batch(probabilities, labels):

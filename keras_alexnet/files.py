@@ -16,7 +16,7 @@ import sys
 
 from tqdm import tqdm
 
-from keras_alexnet.errors import RunError, printable
+from keras_alexnet.errors import ArgumentError, RunError, printable
 
 _TEMPORARY = ".writing-"
 
@@ -69,6 +69,16 @@ def atomic_directory(parent, name, write):
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def make_folder(name, value, folder):
+    """Creates a folder that the flag `name` asks for. Raises ArgumentError where it is not writable."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(name, value, f"cannot be created ({error.strerror}); name another folder") from None
+    if not os.access(folder, os.W_OK):
+        raise ArgumentError(name, value, f"{folder} is not writable; name another folder")
 
 
 def remove_temp_files(folder):

@@ -48,13 +48,7 @@ class PredictConfig:
 def main(argv):
     config = flags.parse(PredictConfig, argv, __doc__, positional="images")
     flags.required(config, "model")
-    if not config.images:
-        raise UsageError("no image is given: name one or more JPEG or PNG files after the flags")
-    for path in config.images:
-        if not os.path.isfile(path):
-            what = "is not a regular file" if os.path.exists(path) else "there is no such file"
-            what = "is a folder; name the files in it" if os.path.isdir(path) else what
-            raise UsageError(f"{printable(path)}: {what}")
+    check_files(config.images)
     if not config.model.startswith("http"):
         start_tensorflow()
     client, failed = clients.open_client(config.model, config.deadline, config.retries), []
@@ -68,6 +62,17 @@ def main(argv):
     if failed:
         more = f" (and {len(failed) - 1} more of {len(config.images)})" if len(failed) > 1 else ""
         raise RunError(failed[0] + more)
+
+
+def check_files(paths):
+    """Raises UsageError unless there are paths and all are those of files."""
+    if not paths:
+        raise UsageError("no image is given: name one or more JPEG or PNG files after the flags")
+    for path in paths:
+        if not os.path.isfile(path):
+            what = "is not a regular file" if os.path.exists(path) else "there is no such file"
+            what = "is a folder; name the files in it" if os.path.isdir(path) else what
+            raise UsageError(f"{printable(path)}: {what}")
 
 
 def predict(client, paths, signature="serving_default", batch_size=8, parallel=4):

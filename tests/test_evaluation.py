@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from keras_alexnet import evaluation
+from keras_alexnet import evaluation, load_image
+from keras_alexnet.evaluate import EvaluateConfig
 from tests.reference.errors import top_k_credit
 
 NAMES = ["a", "b", "c", "d"]
@@ -72,3 +73,12 @@ def test_searched_weights_are_the_releases(classes):
             if any(tried) and error_of(tried, probabilities, labels) < best:
                 best, weights = error_of(tried, probabilities, labels), tried
     np.testing.assert_allclose(evaluation.search_weights(probabilities, labels), np.array(weights) / sum(weights))
+
+
+def test_a_sample_of_a_set(tiny_run, small_images):
+    config, model = EvaluateConfig(), evaluation.open_model(str(tiny_run))
+    images = [load_image(path, 224) for path in sorted(small_images.glob("val/*/*.jpg"))]
+    np.testing.assert_array_equal(evaluation.sample(config, model, 100), images)
+    some = evaluation.sample(config, model, 3)
+    places = [next(place for place, image in enumerate(images) if np.array_equal(image, each)) for each in some]
+    assert len(set(places)) == 3 and not np.array_equal(evaluation.sample(config, model, 3, seed=1), some)

@@ -10,6 +10,7 @@ from pathlib import Path
 from keras_alexnet import rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import UsageError
+from keras_alexnet.model import filters
 from keras_alexnet.paper import experiment
 
 
@@ -23,17 +24,15 @@ def main(argv):
     if not (options.run / "history.csv").is_file():
         raise UsageError(f"{options.run}: holds no history.csv; train first")
     start_tensorflow()
-    from keras_alexnet.training.monitoring import conv1_grid  # TensorFlow, which a wrong flag does not wait for
-
     figure, panels = experiment.panel(14, 3.8, columns=4, width_ratios=[1, 1, 1, 1.35])
     run = rundir.open_run(str(options.run))
-    draw(panels, run.history, conv1_grid(rundir.build(run), scale=4))
+    draw(panels, run.history, filters.conv1_grid(rundir.build(run), scale=4, smooth=True))
     options.image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.image, dpi=110)
     print(f"wrote {options.image}")
 
 
-def draw(panels, rows, filters):
+def draw(panels, rows, grid):
     """Fills four axes from the rows of history.csv, dicts of float, and an image of the filters, uint8."""
     epochs = [row["epoch"] for row in rows]
     titles = {"loss": "cross-entropy", "top1_error": "top-1 error, %", "learning_rate": "learning rate"}
@@ -49,7 +48,7 @@ def draw(panels, rows, filters):
         panel.set_title(title)
         panel.set_xlabel("epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
-    panels[3].imshow(filters, interpolation="nearest")
+    panels[3].imshow(grid, interpolation="nearest")
     panels[3].set_title("conv1, tower 0 above tower 1")
     panels[3].axis("off")
 

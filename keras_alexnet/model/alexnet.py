@@ -15,7 +15,7 @@ import keras
 from keras_alexnet.errors import ArgumentError
 from keras_alexnet.model import weights as stored_weights
 from keras_alexnet.model.towers import TowerLayers, choose_devices
-from keras_alexnet.model.variants import combined
+from keras_alexnet.model.variants import VARIANTS, combined, first_layers
 
 
 def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
@@ -57,7 +57,8 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         devices: names of the towers' devices such as ("GPU:0", "GPU:1"), None for two GPUs where there are two, () to
             pin nothing.
         classifier_activation: "softmax" for probabilities, None for logits.
-        topology: "alexnet" (default), "half" (towers and groups 1), "separate" or "conv6", see `variants.TOPOLOGIES`.
+        topology: "alexnet" (default), "half" (towers and groups 1), "separate", "conv6" or "zf", see
+            `variants.TOPOLOGIES`.
         removed_layers: names of conv2 ... conv5 and fc7, which are left out with their nonlinearity, normalization and
             dropout, while pools stay (section 7); the first of conv3 to conv5 sees both towers.
         include_top: False ends with pool5, the maps of both towers next to each other.
@@ -96,7 +97,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         raise ArgumentError("pooling", pooling, problem)
     devices = choose_devices(devices, network.towers) if devices is None or len(devices) else ()
     layers = TowerLayers(network, devices, dtype, seed)
-    image = _input(layers.variant, include_top, input_shape, input_tensor)
+    image = _input(network, include_top, input_shape, input_tensor)
     x = _convolutional_layers(layers, [image] * network.towers)
     output = _dense_layers(layers, x, classifier_activation) if include_top else layers.features(x, pooling)
     model = keras.Model(image if input_tensor is None else keras.utils.get_source_inputs(image), output, name=name)
@@ -105,8 +106,9 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     return model
 
 
-def _input(variant, include_top, shape, tensor):
+def _input(network, include_top, shape, tensor):
     """The images: KerasTensor (B, rows, columns, 3). Raises ArgumentError of a shape that the layers do not allow."""
+    variant = VARIANTS[network.variant]
     size = variant.input_size
     name, given = ("input_shape", shape) if tensor is None else ("input_tensor", tensor.shape[1:])
     found = (size, size, 3) if given is None else tuple(given)
@@ -117,7 +119,7 @@ def _input(variant, include_top, shape, tensor):
         raise ArgumentError(name, found, problem)
     if include_top and found != (size, size, 3):
         raise ArgumentError(name, found, f"must be {(size, size, 3)} with the top (include_top=False takes others)")
-    smallest = 39 - sum(variant.padding)  # 8 rows of conv1, then 4, 2 and 1 of the pools
+    smallest = first_layers(network)[3] - sum(variant.padding)
     if not all(isinstance(length, numbers.Integral) and length >= smallest for length in found[:2]):
         raise ArgumentError(name, found, f"must have known numbers of rows and columns, {smallest} or more")
     return keras.Input(found, dtype="float32", name="images") if tensor is None else tensor
@@ -126,19 +128,20 @@ def _input(variant, include_top, shape, tensor):
 def _convolutional_layers(layers, x):
     """Layers 1 to 5, as Figure 2 has them; shapes are those of the paper, of both towers together."""
     network, v = layers.network, layers.variant
+    size, stride, stride2, _ = first_layers(network)
     if v.pixel_scale:
         x = layers.scaling("scale", x, v.pixel_scale)
     if any(v.padding):
         # The release's output size is 1 + ceil((224 - 11) / 4) = 55: its last window hangs 3 pixels over the edge.
         x = layers.padding("pad1", x, v.padding)
-    x = layers.convolution("conv1", x, 11, 0.01, 0.0, strides=4)  # 55x55x96
+    x = layers.convolution("conv1", x, size, 0.01, 0.0, strides=stride)  # 55x55x96
     if v.late_relu1:
         x = layers.nonlinearity("relu1", layers.max_pooling("pool1", layers.normalization("norm1", x)))  # 27x27x96
     else:
         x = layers.max_pooling("pool1", layers.normalization("norm1", layers.nonlinearity("relu1", x)))  # 27x27x96
 
     if layers.has_layer("conv2"):
-        x = layers.nonlinearity("relu2", layers.convolution("conv2", x, 5, 0.01, v.bias))  # 27x27x256
+        x = layers.nonlinearity("relu2", layers.convolution("conv2", x, 5, 0.01, v.bias, stride2))  # 27x27x256
         x = layers.normalization("norm2", x)
         if v.in_map:
             x = layers.in_map_normalization("in_map_norm2", x)

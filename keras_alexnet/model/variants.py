@@ -75,6 +75,8 @@ TOPOLOGIES = {
     "separate": {"conv2": 320, "fc6": 8192},
     # 146: a sixth convolution over the last pooling (section 6, "1 CNN*").
     "conv6": {},
+    # Not the authors': what Zeiler and Fergus changed against dead filters and aliasing, see `first_layers`.
+    "zf": {},
 }
 REMOVABLE = ("conv2", "conv3", "conv4", "conv5", "fc7")
 # Those with weights; conv6 is of the network of Table 2 only.
@@ -134,6 +136,16 @@ class Network:
         require("width", is_even, "must give two towers the same units in every layer, as multiples of 0.0625 do")
         is_number = isinstance(self.dropout, numbers.Real)
         require("dropout", is_number and 0 <= self.dropout < 1, "must be at least 0 and below 1")
+
+
+def first_layers(network):
+    """(rows of a conv1 kernel, stride of conv1, stride of conv2, rows of the smallest image with padding), int.
+
+    With the topology "zf" those of Zeiler and Fergus 2013 (arXiv 1311.2901, Figure 3): their maps of 110, 55, 26 and 13
+    rows are 111, 55, 26 and 13 here, where an image has 227 rows with its padding.
+    """
+    # The smallest: 8 rows of conv1 and then 4, 2 and 1 of the pools; 22, 11, 4 (of conv2), 2 and 1.
+    return (7, 2, 2, 49) if network.topology == "zf" else (11, 4, 1, 39)
 
 
 def settings_of(config):

@@ -29,7 +29,7 @@ from PIL import Image
 from keras_alexnet import __version__, cli, flags, rundir
 from keras_alexnet.cli import Table  # noqa: F401 (for the commands)
 from keras_alexnet.errors import ArgumentError, RunError, UsageError
-from keras_alexnet.files import atomic_write
+from keras_alexnet.files import atomic_write, make_folder
 from keras_alexnet.flags import flag
 
 # In the order of the report.
@@ -119,16 +119,6 @@ def _main(name, argv):
     print(f"{command.verdict(result.values)}\nall numbers: {path}")
     for file, _ in result.figures:
         print(f"figure: {os.path.join(folder, file)}")
-
-
-def make_folder(name, value, folder):
-    """Creates a folder that the flag `name` asks for. Raises ArgumentError where it is not writable."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise ArgumentError(name, value, f"cannot be created ({error.strerror}); name another folder") from None
-    if not os.access(folder, os.W_OK):
-        raise ArgumentError(name, value, f"{folder} is not writable; name another folder")
 
 
 def read(name, folder):

@@ -31,8 +31,7 @@ from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import sources, statistics
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import ArgumentError, RunError, brief, printable, reading
-from keras_alexnet.files import atomic_write, progress_bar
-from keras_alexnet.paper import experiment
+from keras_alexnet.files import atomic_write, make_folder, progress_bar
 
 FOLDER = "retrieval"  # below RESULTS: indexes and autoencoders
 PIXELS = 32  # rows and columns of the images that raw pixels are compared of
@@ -253,7 +252,7 @@ def thumbnails(paths, size, show=None):
 
 def write_projector(index, folder, show=None):
     """Shows an index in TensorBoard's embedding projector, in place of the one before; `folder` is its `--logdir`."""
-    experiment.make_folder("log_dir", folder, folder)
+    make_folder("log_dir", folder, folder)
     count = min(len(index.files), MOST_SHOWN)
     shown = np.linspace(0, len(index.files) - 1, count).round().astype(int)
     columns = math.isqrt(count - 1) + 1  # of the sprite, a square of thumbnails row by row

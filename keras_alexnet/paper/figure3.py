@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_alexnet import cli, flags, rundir
 from keras_alexnet.flags import flag
+from keras_alexnet.model import filters
 from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import Result, Table, Verdict
 
@@ -28,7 +29,7 @@ RANDOM = 2 / 3  # the mean color share of random weights
 PERMUTATIONS, SEED = 10_000, 2012
 CERTAIN = 0.05  # a p below this is more than chance
 AT_START = 0.9  # a filter whose cosine with its own start is higher has hardly learned
-SCALE = 4  # pixels per weight
+SCALE = 5  # pixels per weight
 PAPER = ("largely color-agnostic", "largely color-specific")
 
 
@@ -48,20 +49,19 @@ def run(settings):
     rundir.check_run(flags.required(settings, "model_dir"))
     experiment.pyplot()  # which fails now where Matplotlib is missing, and not after the work
     cli.start_tensorflow()
-    from keras_alexnet.training import monitoring  # TensorFlow, which `--help` does not wait for
 
     opened = rundir.open_run(settings.model_dir)
     network, names, seed = opened.config.network, opened.class_names, opened.config.run.seed
-    trained, start = monitoring.conv1_towers(rundir.build(opened)), None
+    trained, start = filters.conv1_towers(rundir.build(opened)), None
     if opened.history and not opened.config.training.initial_weights:
-        start = monitoring.conv1_towers(rundir.build_model(network, len(names), seed, devices=()))
+        start = filters.conv1_towers(rundir.build_model(network, len(names), seed, devices=()))
     values = {
         **compare(trained, start, PERMUTATIONS // (100 if settings.quick else 1)),
         "towers": network.towers == 2 or network.groups == 2,  # groups compute the same as towers
         "epochs": len(opened.history),
         "model": os.path.basename(os.path.normpath(opened.model_dir)),
     }
-    pixels = monitoring.grid(trained, SCALE, settings.normalize)
+    pixels = filters.grid(trained, SCALE, settings.normalize, smooth=True)
     experiment.write_pixels(pixels, os.path.join(settings.results_dir, "figure3.png"))
     figure, axes = experiment.panel(6.4, 2.4)
     for tower, shares in enumerate(values["shares"]):
@@ -81,9 +81,9 @@ def run(settings):
         f"towers' means, two-sided, {values['permutations']:,} permutations"
     )
     scaled = "one by one" if settings.normalize == "each" else "by one common factor"
-    filters = "figure3.png", f"The filters of conv1, scaled {scaled}: tower 0 above, tower 1 below."
+    grid = "figure3.png", f"The filters of conv1, scaled {scaled}: tower 0 above, tower 1 below."
     colors = "figure3_color.svg", "Color share of every filter by tower; bars: means, dashed: random weights (2/3)."
-    return Result(values, protocol, (filters, colors))
+    return Result(values, protocol, (grid, colors))
 
 
 def compare(trained, start, permutations):

@@ -28,7 +28,7 @@ from PIL import Image
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
-from keras_alexnet.files import atomic_write
+from keras_alexnet.files import atomic_write, make_folder
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import NOT_RUN, Table
@@ -84,7 +84,7 @@ def main(argv):
     links = os.path.relpath(folder, os.path.dirname(settings.markdown or "") or ".")
     written = [("out", out, page(sections, folder)), ("markdown", settings.markdown, document(sections, links))]
     for name, path, text in written[: 1 + bool(settings.markdown)]:
-        experiment.make_folder(name, path, os.path.dirname(path) or ".")
+        make_folder(name, path, os.path.dirname(path) or ".")
         if os.path.isdir(path):
             raise ArgumentError(name, path, "is a folder; name a file")
         with atomic_write(path) as file:

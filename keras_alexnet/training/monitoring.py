@@ -10,10 +10,10 @@ import sys
 import time
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.files import atomic_write, print_above_bar, progress_bar
+from keras_alexnet.model import filters
 from keras_alexnet.training import metrics
 
 _ERRORS = ("loss", "top1_error", "top5_error")
@@ -29,10 +29,6 @@ WARM_UP = 50  # first steps of a process, in which the data graph fills its buff
 FLAT = 0.02  # relative distance of a loss from that of the majority-class baseline
 FLAT_STEPS, FLAT_EPOCHS = 2000, 10  # whichever comes first
 GIGABYTE = 1e9
-
-# Figure 3, as in the release's shownet.py: filters per line; white pixels after each filter and between the towers.
-PER_LINE, BORDER, GAP = 16, 1, 4
-
 
 # TensorBoard's tags: its groups are in alphabetical order, so loss and errors come first.
 DESCRIPTIONS = {
@@ -71,6 +67,7 @@ class Screen(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         now = time.perf_counter()
         left = (self.epochs - epoch - 1) * (now - self.started) / (epoch + 1 - self.first_epoch)
+        eta = f"  ETA {duration(left)}" * (left > 0 and not self.progress.finished)
         errors = [
             f"{logs[prefix + 'loss']:.3f}  top-1 {logs[prefix + 'top1_error']:.1f} %"
             + f"  top-5 {logs[prefix + 'top5_error']:.1f} %" * self.top5
@@ -78,9 +75,7 @@ class Screen(keras.callbacks.Callback):
         ]
         print(
             f"epoch {epoch + 1}/{self.epochs}  loss {errors[0]}  |  val {errors[1]}  |  "
-            f"{logs['images_per_second']:.0f} images/s  {duration(now - self.begun)}"
-            + f"  ETA {duration(left)}"
-            * (left > 0 and not self.progress.finished),
+            f"{logs['images_per_second']:.0f} images/s  {duration(now - self.begun)}{eta}",
             flush=True,
         )
 
@@ -162,8 +157,14 @@ class Monitor(keras.callbacks.Callback):
         if self.step % self.run.summary_steps:
             self._write_point(self.trainer.averages.sums())
         with self.train_writer.as_default(self.step):
+<<<<<<< HEAD
             _write("schedule/learning_rate", logs["learning_rate"])
             tf.summary.image("conv1", conv1_grid(self.trainer.model)[None], description="The filters, a block a tower")
+=======
+            tf.summary.scalar("learning_rate", logs["learning_rate"])
+            tf.summary.scalar("images_per_second", logs["images_per_second"])
+            tf.summary.image("conv1", filters.conv1_grid(self.trainer.model)[None])
+>>>>>>> explain
             if self.run.histograms:
                 for variable in [*self.trainer.model.trainable_variables, *self.trainer.optimizer.variables]:
                     if len(variable.shape):
@@ -277,43 +278,6 @@ def idle_gpus(model):
         used |= {each.device for each in (replicas if isinstance(replicas, tuple) else [variable.value])}
     present = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
     return [name for name in present if not any(device.endswith(name) for device in used)]
-
-
-def conv1_towers(model):
-    """The conv1 filters by tower, or in halves for a single tower: list of two float32 (11, 11, 3, filters)."""
-    kernels = [layer.kernel.numpy() for layer in model.layers if layer.name.startswith("conv1")]
-    return kernels if len(kernels) > 1 else np.array_split(kernels[0], 2, axis=-1)
-
-
-def conv1_grid(model, scale=3):
-    """The filters of conv1 as an image, see `grid`."""
-    return grid(conv1_towers(model), scale)
-
-
-def grid(towers, scale=3, normalize="jointly"):
-    """An image of filters, uint8 (rows, columns, 3), RGB: a block for each tower, lines of 16 filters, white borders.
-
-    `towers` are filters as returned by `conv1_towers`, `scale` the pixels per weight. Normalization is "jointly", one
-    factor for all filters with zero as mid-gray; or "each", which first standardizes every filter by its mean and
-    standard deviation, as the release's `shownet.py --norm-filters` does.
-    """
-    if normalize == "each":
-        deviations = [np.where(kernel.std((0, 1, 2)) > 0, kernel.std((0, 1, 2)), 1.0) for kernel in towers]
-        towers = [(own - own.mean((0, 1, 2))) / each for own, each in zip(towers, deviations, strict=True)]
-    peak = max(np.abs(kernel).max() for kernel in towers) or 1.0
-    blocks = [_block(kernel / peak * 0.5 + 0.5) for kernel in towers]
-    gap = np.ones((GAP, blocks[0].shape[1], 3))
-    grid = np.round(np.concatenate([blocks[0], gap, blocks[1]]) * 255).astype(np.uint8)
-    return grid.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def _block(kernel):
-    """The image of a tower, (11, 11, 3, filters) in 0..1 -> (lines * 12, 16 * 12, 3); the last line is filled up."""
-    filters = np.moveaxis(kernel, -1, 0)
-    missing = -len(filters) % min(PER_LINE, len(filters))
-    filters = np.pad(filters, ((0, missing), (0, BORDER), (0, BORDER), (0, 0)), constant_values=1.0)
-    lines = np.split(filters, math.ceil(len(filters) / PER_LINE))
-    return np.concatenate([np.concatenate(line, axis=1) for line in lines], axis=0)
 
 
 def _files(log_dir):

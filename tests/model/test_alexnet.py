@@ -46,13 +46,27 @@ def grouped_weights(model):
         ({"towers": 1, "groups": 1}, 62_378_344),
         # conv6: 9 x 256 x 256 + 256 = 590,080 more
         ({"topology": "conv6"}, 61_555_304),
+        # conv1: (121 - 49) x 3 x 96 = 20,736 fewer
+        ({"topology": "zf"}, 60_944_488),
         # 34,944 + 2 (25 x 48 + 1) 160 + 2 (9 x 160 + 1) 192 + 663,936 + 442,624 + 2 (4,608 + 1) 4,096
         # + 2 (4,096 + 1) 2,048 + 4,097,000
         ({"topology": "separate"}, 60_714_408),
         # 17,472 + 153,728 + 221,376 + 331,968 + 442,624 and the dense layers; the release's note says 59.8 million
         ({"topology": "half", "towers": 1, "groups": 1}, 59_798_312),
     ],
-    ids=["paper", "grouped", "release2012", "caffe", "imgclsmob", "owt2014", "one group", "conv6", "separate", "half"],
+    ids=[
+        "paper",
+        "grouped",
+        "release2012",
+        "caffe",
+        "imgclsmob",
+        "owt2014",
+        "one group",
+        "conv6",
+        "zf",
+        "separate",
+        "half",
+    ],
 )
 def test_parameters_and_shapes(settings, parameters, monkeypatch):
     # Sixty million random numbers take a second.
@@ -68,6 +82,8 @@ def test_parameters_and_shapes(settings, parameters, monkeypatch):
         layers = layers_named(model, name)
         assert len(layers) == (1 if of_variant.one_tower else settings.get("towers", 2))
         rows = MAPS.get(name) if (variant, name) != ("imgclsmob", "conv1") else 54  # 1 + (224 - 11) / 4 without padding
+        if settings.get("topology") == "zf":  # 1 + (227 - 7) / 2, and Figure 3 of Zeiler and Fergus
+            rows = {"conv1": 111, "pool1": 55, "conv2": 26}.get(name, rows)
         assert all(layer.output.shape[1:-1] == (rows,) * 2 for layer in layers if name in MAPS)
         before = name.replace("pool", "conv")
         assert sum(layer.output.shape[-1] for layer in layers) == units[before]

@@ -48,7 +48,7 @@ def test_a_run_from_start_to_end(run_of_three_epochs, tmp_path):
     assert content["quick"] and values["permutations"] == 100 and values["epochs"] == 3
     assert content["pictures"][0]["shows"].startswith("The filters of conv1, scaled one by one")
     with Image.open(tmp_path / "quick" / "figure3.png") as image:
-        assert image.size == (3 * 12 * 4, (2 * 12 + 4) * 4)
+        assert image.size == (3 * 12 * 5, (2 * 12 + 4) * 5)
     assert (tmp_path / "quick" / "figure3_color.svg").read_text().startswith("<?xml")
     assert figure3.verdict(values).outcome == "cannot be told"  # three epochs hardly move a filter
 

@@ -1,15 +1,13 @@
 import math
 import types
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import AlexNet
 from keras_alexnet.config import RunConfig
 from keras_alexnet.training import metrics, monitoring
 from keras_alexnet.training.progress import Progress
-from tests.runs import REMOVED, points
+from tests.runs import points
 
 LN5 = math.log(5)
 
@@ -90,19 +88,3 @@ def test_gpus_and_their_memory(monkeypatch):
     assert monitoring.idle_gpus(types.SimpleNamespace(variables=towers)) == ["GPU:1"]
     replicated = types.SimpleNamespace(value=types.SimpleNamespace(values=tuple(values)))
     assert monitoring.idle_gpus(types.SimpleNamespace(variables=[replicated])) == []
-
-
-@pytest.mark.parametrize(("towers", "width", "per_line", "lines"), [(1, 1 / 16, 3, 1), (2, 1, 16, 3), (2, 0.5, 16, 2)])
-def test_one_block_of_filters_per_tower(towers, width, per_line, lines):
-    model = AlexNet(3, towers=towers, width=width, removed_layers=REMOVED, seed=1)
-    kernels = [layer.kernel for layer in model.layers if layer.name.startswith("conv1")]
-    weights = np.concatenate([kernel.numpy() for kernel in kernels], axis=-1)  # (11, 11, 3, filters)
-    grid = monitoring.conv1_grid(model, scale=1)
-    assert grid.shape == (2 * lines * 12 + 4, per_line * 12, 3) and grid.dtype == np.uint8
-    shades = np.round((weights / np.abs(weights).max() * 0.5 + 0.5) * 255)
-    for index in range(weights.shape[-1]):
-        tower, place = divmod(index, weights.shape[-1] // 2)
-        row, column = tower * (lines * 12 + 4) + place // per_line * 12, place % per_line * 12
-        np.testing.assert_allclose(grid[row : row + 11, column : column + 11], shades[..., index], atol=1)
-        assert np.all(grid[row + 11, column : column + 11] == 255)
-    np.testing.assert_array_equal(monitoring.conv1_grid(model, scale=3)[::3, ::3], grid)
