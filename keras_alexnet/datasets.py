@@ -53,7 +53,8 @@ def find_imagenet(data, may_prepare=False):
     if data.dataset != IMAGENET:
         return data
     root = data.data_dir or "data"
-    prepared = os.path.join(root, IMAGENET_RECORDS + ("_stretch" if data.resize == "stretch" else ""))
+    ways = "_stretch" * (data.resize == "stretch") + "_upright" * (data.orientation == "apply")
+    prepared = os.path.join(root, IMAGENET_RECORDS + ways)
     if not data.train_split and not data.val_split:
         for folder in (root, prepared):
             if os.path.isfile(os.path.join(folder, records.MANIFEST)):
@@ -69,9 +70,10 @@ def find_imagenet(data, may_prepare=False):
     if not may_prepare:
         problem = f"the archives in {archives} are not prepared yet; tools/prepare_dataset.py prepares them"
         raise UsageError(f"--dataset={IMAGENET}: {problem}")
-    train, val = imagenet.open_ilsvrc2012(root, prepare.claim(prepared))
+    train, val = imagenet.open_ilsvrc2012(root, prepare.claim(prepared), data.orientation)
     imagenet.note_counts(train, val)
-    prepare.prepare(train, val, prepared, prepare.Settings(resize=data.resize), threads=data.input_threads)
+    settings = prepare.Settings(resize=data.resize, orientation=data.orientation)
+    prepare.prepare(train, val, prepared, settings, threads=data.input_threads)
     return dataclasses.replace(data, dataset="records", data_dir=prepared)
 
 

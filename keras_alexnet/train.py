@@ -86,7 +86,8 @@ def check_model_dir(config):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
     if config.data.dataset == "folder":
         inside = os.path.relpath(os.path.realpath(model_dir), os.path.realpath(config.data.data_dir)).split(os.sep)
-        if len(inside) > 1 and inside[0] in ("train", *sources.VALIDATION_FOLDERS):
+        classes = inside[:1] if sources.is_unsplit(config.data.data_dir) else ["train", *sources.VALIDATION_FOLDERS]
+        if len(inside) > 1 and inside[0] in classes and inside[0] != "..":
             raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
     if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return

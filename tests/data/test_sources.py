@@ -66,14 +66,14 @@ def test_files_that_are_not_read_are_named_with_the_reason(tmp_path):
     for place in ("train/a/broken.jpg", "train/class", "val/class"):
         (tmp_path / place).symlink_to(tmp_path / "nowhere")
     train, val = sources.open_folder(tmp_path)
-    assert train.files == val.files == ("a/1.jpg", "b/1.jpg") and val.other_files == ("class",)
+    assert train.files == ("a/1.jpg", "a/nested/deep/x.jpg", "b/1.jpg") and train.labels == (0, 0, 1)
+    assert val.files == ("a/1.jpg", "b/1.jpg") and val.other_files == ("class",)
     webp = f"a WebP image; only JPEG and PNG are read: convert it with `mogrify -format jpg {tmp_path}/train/b/a.webp`"
     assert {name: train.reason(name) for name in train.other_files} == {
         "loose.jpg": "not in a class folder",
         "class": "a broken link",
         "a/Thumbs.db": "",
         "a/broken.jpg": "a broken link",
-        "a/nested/deep/x.jpg": "in a folder inside a class folder",
         "a/nested/notes.txt": "",
         "a/x.jpg": "a folder",
         "b/a.webp": webp,
@@ -111,8 +111,19 @@ COMPOSED = {
 }
 # (What of GOOD is left out, what is added, where None is an empty folder; what the message has to say.)
 WRONG_FOLDERS = {
-    "nothing": (["train", "val"], {}, f"the folder {{root}}/train {MISSING}"),
-    "no_val": (["val"], {"val": b""}, f"the folder {{root}}/val (or validation, or test) {MISSING}"),
+    "nothing": (["train", "val"], {}, "{root} holds no class folders"),
+    "no_train": (["train"], {}, f"the folder {{root}}/train {MISSING}"),
+    "no_val": (
+        ["val"],
+        {"val": b""},
+        f"the folder {{root}}/val (or valid, validation, test) {MISSING}; or give --val_fraction=0.2 to take a part of "
+        "train",
+    ),
+    "one_class": (
+        ["train", "val"],
+        {"all/a/1.jpg": IMAGE},
+        "{root} holds one class folder, all; name the folder that holds all",
+    ),
     "only_files": (["val"], {"val/1.jpg": IMAGE, "val/.a/1.jpg": IMAGE}, "{root}/val holds no class folders"),
     "empty_class": ([], {"train/c": None}, "{root}/train/c holds no images (.jpg, .jpeg, .png)"),
     "other_images": (
