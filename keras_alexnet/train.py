@@ -72,6 +72,10 @@ def train(config):
                 f"validation, center view, 1 model, {val_source.count} images: "
                 f"top-1 error {last['val_top1_error']:.2f} %, top-5 error {last['val_top5_error']:.2f} %"
             )
+            baseline = running.plateau.constant_error
+            if last["val_top1_error"] >= baseline:
+                remedy = "train longer (--epochs, a smaller --batch_size), or start from trained --initial_weights"
+                print(f"warning: no better than always giving the most frequent class ({baseline:.2f} %); {remedy}")
             exported = os.path.isdir(os.path.join(config.run.model_dir, "export", "1"))
             if distribution.is_chief and config.run.export and (trained or not exported):
                 print(f"exported to {export.export_run(config.run.model_dir)}")

@@ -222,7 +222,7 @@ def list_split(data_dir, split, val_fraction=None, seed=2012):
     whole = _list_classes(said, root, split)
     if len(whole.class_names) == 1:
         only = printable(whole.class_names[0])
-        raise UsageError(f"{said}{root} holds one class folder, {only}; name the folder that holds all")
+        raise UsageError(f"{said}{root} holds one class folder, {only}; name the folder of all")
     held_out = hold_out(whole, val_fraction or VAL_FRACTION, seed)
     own = {label for label, held in zip(whole.labels, held_out, strict=True) if held == (split == "val")}
     missing = [name for label, name in enumerate(whole.class_names) if label not in own]

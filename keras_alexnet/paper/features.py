@@ -229,9 +229,8 @@ def open_query(settings):
     """The Index that --query is searched in, and the query's features, (D,)."""
     extractor = feature_extractor(settings.model_dir)
     if settings.data_dir:
-        index = open_index(
-            settings, extractor, list_images(settings, "index_split", extractor.model.config.data), settings.index
-        )
+        source = list_images(settings, "index_split", extractor.model.config.data)
+        index = open_index(settings, extractor, source, settings.index)
     else:
         index = load_index(settings.index)
         if index.model != extractor.identity:
