@@ -66,14 +66,13 @@ def report(both, bad):
     turned = collections.Counter(each.orientation for own in facts for each in own if each.orientation > 1)
     kinds = ", ".join(f"{count} of {orientation}" for orientation, count in sorted(turned.items()))
     yield f"EXIF orientation: {turned.total()} images are not stored upright" + f" ({kinds})" * bool(turned)
-    copies, placed = collections.defaultdict(list), zip(both, facts, strict=True)
-    for source, file, each in (
-        (source, *pair) for source, own in placed for pair in zip(source.files, own, strict=True)
-    ):
-        copies[each.digest].append((source.name, f"{source.name}/{file}", file.split(os.sep)[0]))
+    copies = collections.defaultdict(list)
+    for source, own in zip(both, facts, strict=True):
+        for file, label, each in zip(source.files, source.labels, own, strict=True):
+            copies[each.digest].append((source.name, f"{source.name}/{file}", label))
     copies = [each for digest, each in copies.items() if digest and len(each) > 1]
     across = [each for each in copies if len({split for split, _, _ in each}) > 1]
-    other_class = [each for each in copies if len({class_name for _, _, class_name in each}) > 1]
+    other_class = [each for each in copies if len({label for _, _, label in each}) > 1]
     for title, groups in (
         ("copies of one image", copies),
         ("copies in both splits, which make the validation error too low", across),
@@ -86,10 +85,9 @@ def report(both, bad):
 
 
 def _shorter_side(source, file):
-    with contextlib.suppress(Exception):  # files that are not images have errors of all kinds, and are reported
-        with Image.open(os.path.join(source.root, file)) as image:
-            return min(image.size)
-    return None
+    # Files that are not images have errors of all kinds, and are reported.
+    with contextlib.suppress(Exception), Image.open(os.path.join(source.root, file)) as image:
+        return min(image.size)
 
 
 def _named(title, lines):

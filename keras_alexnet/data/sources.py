@@ -261,7 +261,8 @@ def facts_of(path, size):
 
 def exif_orientation(head):
     """The EXIF orientation of a JPEG, int 1 to 8, from its first EXIF_BYTES; 1 where it has none. See `decoding`."""
-    tiff, order = head.partition(EXIF)[2], "big" if head.partition(EXIF)[2][:1] == b"M" else "little"
+    tiff = head.partition(EXIF)[2] + bytes(8)  # as the graph, which needs bytes to look at
+    order = "big" if tiff.startswith(b"M") else "little"
     first = int.from_bytes(tiff[4:8], order)
     entries = tiff[first + 2 :][: 12 * int.from_bytes(tiff[first : first + 2], order)]
     for place in range(0, len(entries) - 11, 12):

@@ -36,7 +36,7 @@ def test_labels_follow_the_names(folder):
     assert items_of(train) == list(zip(train.files, content, train.labels, strict=True))
 
 
-@pytest.mark.parametrize("name", ["validation", "test"])
+@pytest.mark.parametrize("name", ["valid", "validation", "test"])
 def test_other_names_of_the_validation_folder(tmp_path, name):
     write_folder(tmp_path, {path.replace("val/", f"{name}/"): content for path, content in GOOD.items()})
     assert sources.open_folder(tmp_path)[1].name == name
@@ -122,7 +122,7 @@ WRONG_FOLDERS = {
     "one_class": (
         ["train", "val"],
         {"all/a/1.jpg": IMAGE},
-        "{root} holds one class folder, all; name the folder that holds all",
+        "{root} holds one class folder, all; name the folder of all",
     ),
     "only_files": (["val"], {"val/1.jpg": IMAGE, "val/.a/1.jpg": IMAGE}, "{root}/val holds no class folders"),
     "empty_class": ([], {"train/c": None}, "{root}/train/c holds no images (.jpg, .jpeg, .png)"),
@@ -184,3 +184,50 @@ def test_shapes_are_drawn_once_and_named_by_their_settings(tmp_path, monkeypatch
     data = dataclasses.replace(data, shapes_train=5)
     line = refusal(capsys, lambda: sources.open_training(data))
     assert line.startswith("train: --data_dir=mine: ") and "delete it or choose another folder" in line
+
+
+def contents(count):
+    """So many different files of each of two classes, {path: bytes}."""
+    return {f"{name}/{place}.jpg": IMAGE + name.encode() + bytes([place]) for name in "ab" for place in range(count)}
+
+
+def sides(root, *split):
+    """{file: whether it is for validation}"""
+    train, val = sources.open_folder(str(root), *split)
+    assert train.class_names == val.class_names and not set(train.files) & set(val.files)
+    return dict.fromkeys(train.files, False) | dict.fromkeys(val.files, True)
+
+
+def test_an_unsplit_folder_is_split_by_content(tmp_path, capsys):
+    root = write_folder(tmp_path / "images", contents(100))
+    first = sides(root)
+    counts = [sum(held for file, held in first.items() if file[0] == name) for name in "ab"]
+    assert len(first) == 200 and all(10 <= count <= 30 for count in counts)
+    assert first != sides(root, None, 7) and 80 <= sum(sides(root, 0.5).values()) <= 120
+    # Images that are there stay where they are, other names or not; copies are on the side of the original.
+    held, kept = (next(file for file, held in first.items() if held == side) for side in (True, False))
+    copies = {f"b/copies/{place}.jpg": (root / file).read_bytes() for place, file in enumerate((held, kept))}
+    write_folder(root, {**copies, "a/new.jpg": IMAGE, "b/note.txt": b""})
+    (root / held).rename(root / "a" / "renamed.jpg")
+    again = sides(root)
+    assert again["b/copies/0.jpg"] and not again["b/copies/1.jpg"] and again["a/renamed.jpg"]
+    assert all(again[file] == side for file, side in first.items() if file != held)
+    train, val = sources.open_training(DataConfig(dataset="folder", data_dir=str(root)))
+    line = f"split:      {train.count} images to train on, {val.count} to validate on, chosen by content"
+    assert capsys.readouterr().out.startswith(line)
+    assert (train.other_files, val.other_files) == (("b/note.txt",), ())
+    assert sources.list_split(root, "val") == val and sources.list_split(root, ".").count == 203
+
+
+def test_a_class_of_few_images_has_one_on_each_side_or_is_refused(tmp_path, capsys):
+    root = write_folder(tmp_path / "images", contents(2))
+    assert sorted(sides(root, 0.01).values()) == [False, False, True, True]
+    root = write_folder(tmp_path / "copies", {**contents(2), "a/1.jpg": IMAGE, "a/0.jpg": IMAGE})
+    line = refusal(capsys, lambda: sources.open_folder(str(root)))
+    assert "class a has too few different images for both sides of the split; add images" in line
+
+
+def test_a_fraction_of_the_training_folder(tmp_path):
+    root = write_folder(tmp_path, {f"train/{name}": content for name, content in contents(20).items()})
+    train, val = sources.open_folder(str(root), 0.3)
+    assert train.root == val.root == str(root / "train") and (train.count + val.count, val.name) == (40, "val")

@@ -1,0 +1,64 @@
+import io
+
+from PIL import Image
+
+from keras_alexnet.cli import run_command
+from keras_alexnet.data import shapes
+from tests.tools.conftest import load_tool
+
+
+def image(number, kind="JPEG", size=(300, 280), **options):
+    buffer = io.BytesIO()
+    shapes.draw("red_star", number).resize(size).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_the_report(tmp_path, capsys):
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    files = {
+        "train/cat/1.jpg": image(1),
+        "train/cat/more/copy.jpg": image(1),
+        "train/dog/2.jpg": image(2, exif=tag),
+        "train/dog/wrong.jpg": image(1),
+        "train/dog/g.jpg": image(3, "GIF"),
+        "train/dog/w.webp": image(3, "WEBP"),
+        "val/cat/2.jpg": image(2, exif=tag),
+        "val/dog/small.png": image(4, "PNG", size=(200, 100)),
+        "val/dog/cut.jpg": image(5)[:2000],
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    tool = load_tool("check_folder")
+    assert run_command("check_folder", tool.main, [str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["class", "train", "val"],
+        ["cat", "2", "1"],
+        ["dog", "3", "2"],
+        ["all", "5", "3"],
+    ]
+    sizes = sorted(len(content) for name, content in files.items() if not name.endswith("webp"))
+    pixels = "shorter side 100 to 280 pixels, median 280; 1 below 256, which are enlarged"
+    assert lines[5:7] == [
+        f"size: {sizes[0] / 1000:.1f} to {sizes[-1] / 1000:.1f} kB; {pixels}",
+        "EXIF orientation: 2 images are not stored upright (2 of 6)",
+    ]
+    convert = "only JPEG and PNG are read: convert it with `mogrify -format jpg"
+    assert lines[7:] == [
+        "copies of one image: 2",
+        "    train/cat/1.jpg = train/cat/more/copy.jpg = train/dog/wrong.jpg",
+        "    train/dog/2.jpg = val/cat/2.jpg",
+        "copies in both splits, which make the validation error too low: 1",
+        "    train/dog/2.jpg = val/cat/2.jpg",
+        "copies in several classes, of which one at most is right: 2",
+        "    train/cat/1.jpg = train/cat/more/copy.jpg = train/dog/wrong.jpg",
+        "    train/dog/2.jpg = val/cat/2.jpg",
+        "files that are not read: 3",
+        f"    train/dog/w.webp (a WebP image; {convert} {tmp_path}/train/dog/w.webp`)",
+        f"    train/dog/g.jpg (a GIF image; {convert} {tmp_path}/train/dog/g.jpg`)",
+        "    val/dog/cut.jpg (not an image)",
+    ]
+    assert run_command("check_folder", tool.main, []) == 2
+    assert capsys.readouterr().err == "check_folder: name one folder of images\n"
