@@ -24,8 +24,9 @@ _MARGIN = 2  # columns beside a window that its colors depend on: they are store
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x60\x82"  # how a PNG begins and ends
 _JPEG, _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"  # markers
 _NOT_INLINED = {"_noinline": True}
-# What turns a file of orientation 0 (unused), 1 to 8 upright: are rows reversed, columns reversed, both exchanged?
-_TURNS = (0, 0, 0), (0, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 0), (0, 0, 1), (1, 0, 1), (1, 1, 1), (0, 1, 1)
+# How a file of orientation 0 (unused), 1 to 8 is turned upright: are rows reversed, columns reversed; axes after that.
+_TURNS = (0, 0, 0, 1), (0, 0, 0, 1), (0, 1, 0, 1), (1, 1, 0, 1), (1, 0, 0, 1)
+_TURNS += (0, 0, 1, 0), (1, 0, 1, 0), (1, 1, 1, 0), (0, 1, 1, 0)
 
 
 def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORTER_SIDE, orientation=IGNORE):
@@ -44,12 +45,12 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORT
     tf.errors.InvalidArgumentError where the bytes are not a JPEG or PNG, are damaged or cut short within or before what
     the window needs, or their header claims more than MAX_PIXELS.
     """
-    turn = rows_reversed, columns_reversed, exchanged = 0, 0, 0
+    start, are_reversed = tf.stack([row, column]), 0
     if orientation == APPLY:
-        turn = rows_reversed, columns_reversed, exchanged = tf.unstack(tf.gather(_TURNS, exif_orientation(image_bytes)))
-        row, column = tf.unstack(tf.gather([row, column], [exchanged, 1 - exchanged]))
-        row += rows_reversed * (side - size - 2 * row)
-        column += columns_reversed * (side - size - 2 * column)
+        code = exif_orientation(image_bytes)
+        turn = tf.gather(_TURNS, code)
+        start, are_reversed = tf.gather(start, turn[2:]), turn[:2]
+        start += are_reversed * (side - size - 2 * start)
     is_png = tf.equal(tf.strings.substr(image_bytes, 0, len(_PNG)), _PNG)
     shape = tf.cond(is_png, lambda: _png_shape(image_bytes), lambda: _jpeg_shape(image_bytes))
     # Each below 2^32, so that the product of both cannot wrap around to something small and positive unnoticed.
@@ -67,12 +68,11 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORT
     region = reduced if resize == STRETCH else tf.fill([2], tf.reduce_min(reduced))
     # A direction that is enlarged is decoded whole, and the window cut from the result.
     enlarged = region < side
-    start = tf.stack([row, column])
     first = tf.where(enlarged, 0, (2 * start * region + side) // (2 * side))  # rounded
     count = tf.where(enlarged, region, (2 * size * region + side) // (2 * side))
     first = tf.minimum(first, region - count)  # both may have been rounded up
     # Rounded so that the square is that of the upright image.
-    corner = (reduced - region + [rows_reversed, columns_reversed]) // 2 + first
+    corner = (reduced - region + are_reversed) // 2 + first
     pixels = tf.cond(
         is_png,
         lambda: _png_pixels(image_bytes, corner, count, factor),
@@ -83,7 +83,9 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORT
     image = tf.raw_ops.ResizeBilinear(images=images, size=resized, half_pixel_centers=True)[0]
     window = tf.slice(image, tf.concat([tf.where(enlarged, start, 0), [0]], 0), (size, size, 3))
     window = tf.cast(window + 0.5, tf.uint8)  # rounded, halves up
-    return _upright(window, *turn) if orientation == APPLY else window
+    if orientation == APPLY:
+        window = tf.cond(code > 1, lambda: _upright(window, turn), lambda: window)
+    return tf.ensure_shape(window, (size, size, 3))
 
 
 def decode_center(image_bytes, size=STORED_SIZE, resize=SHORTER_SIDE, orientation=IGNORE):
@@ -114,7 +116,8 @@ def _ends_earlier(image_bytes):
 
 def exif_orientation(image_bytes):
     """The EXIF orientation of a file, int32 scalar, 1 to 8; 1 where it has none. As `sources.exif_orientation`."""
-    parts = tf.strings.split(tf.strings.substr(image_bytes, 0, EXIF_BYTES), EXIF, maxsplit=1)
+    head = tf.strings.substr(image_bytes, 0, EXIF_BYTES)[None]
+    parts = tf.raw_ops.StringSplitV2(input=head, sep=EXIF, maxsplit=1).values
     return tf.cond(tf.equal(tf.size(parts), 2), lambda: _tiff_orientation(parts), lambda: 1)
 
 
@@ -138,15 +141,11 @@ def _tiff_orientation(parts):
     return tf.where(is_jpeg & (value >= 1) & (value <= 8), value, 1)
 
 
-def _upright(window, rows_reversed, columns_reversed, exchanged):
-    """Turns a window, uint8 (size, size, 3), as a row of _TURNS says; a branch, since most images are upright."""
-
-    def turned():
-        axes = tf.concat([tf.range(rows_reversed), tf.range(1, 1 + columns_reversed)], 0)
-        return tf.transpose(tf.reverse(window, axes), [exchanged, 1 - exchanged, 2])
-
-    is_upright = tf.equal(rows_reversed + columns_reversed + exchanged, 0)
-    return tf.ensure_shape(tf.cond(is_upright, lambda: window, turned), window.shape)
+@tf.function(autograph=False, experimental_attributes=_NOT_INLINED)
+def _upright(window, turn):
+    """Turns a window, uint8 (size, size, 3), as an entry of _TURNS says."""
+    axes = tf.concat([tf.range(turn[0]), tf.range(1, 1 + turn[1])], 0)
+    return tf.transpose(tf.reverse(window, axes), tf.concat([turn[2:], [2]], 0))
 
 
 def window_of(stored, image, row, column, size, resize=SHORTER_SIDE, orientation=IGNORE):
