@@ -55,10 +55,9 @@ def test_windows_of_all_orientations(orientation, size):
 
 def test_headers_without_an_orientation_or_damaged():
     jpeg, seed = encoded(photo(8, 8)), random.Random(5)
-    of = {name: b"\xff\xd8\xff\xe1\0\0Exif\0\0" + each for name, each in {
-        "zero": tiff(0), "nine": tiff(9), "other_tag": tiff(6, tag=0x0113), "cut": tiff(6)[:-8], "empty": b"",
-        "far": b"II*\0\xff\xff\xff\xff", "many": b"MM\0*\0\0\0\x08\xff\xff",
-    }.items()}  # fmt: skip
+    structures = {"zero": tiff(0), "nine": tiff(9), "other_tag": tiff(6, tag=0x0113), "cut": tiff(6)[:-8], "empty": b""}
+    structures |= {"far": b"II*\0\xff\xff\xff\xff", "many": b"MM\0*\0\0\0\x08\xff\xff"}
+    of = {name: b"\xff\xd8\xff\xe1\0\0Exif\0\0" + each for name, each in structures.items()}
     of |= {"plain": jpeg, "png": encoded(photo(8, 8), "PNG"), "none": b"", "not_jpeg": b"Exif\0\0" + tiff(6)}
     of["behind"] = jpeg[:2] + b"\xff\xe1" + bytes(sources.EXIF_BYTES) + b"Exif\0\0" + tiff(6)
     for name, data in of.items():
