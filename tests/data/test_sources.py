@@ -217,6 +217,10 @@ def test_an_unsplit_folder_is_split_by_content(tmp_path, capsys):
     assert capsys.readouterr().out.startswith(line)
     assert (train.other_files, val.other_files) == (("b/note.txt",), ())
     assert sources.list_split(root, "val") == val and sources.list_split(root, ".").count == 203
+    # The same of a training folder, if it is asked for.
+    root.rename(tmp_path / "train")
+    other, again = sources.open_folder(str(tmp_path), 0.2)
+    assert other.root == again.root == str(tmp_path / "train") and again.files == val.files
 
 
 def test_a_class_of_few_images_has_one_on_each_side_or_is_refused(tmp_path, capsys):
@@ -225,9 +229,3 @@ def test_a_class_of_few_images_has_one_on_each_side_or_is_refused(tmp_path, caps
     root = write_folder(tmp_path / "copies", {**contents(2), "a/1.jpg": IMAGE, "a/0.jpg": IMAGE})
     line = refusal(capsys, lambda: sources.open_folder(str(root)))
     assert "class a has too few different images for both sides of the split; add images" in line
-
-
-def test_a_fraction_of_the_training_folder(tmp_path):
-    root = write_folder(tmp_path, {f"train/{name}": content for name, content in contents(20).items()})
-    train, val = sources.open_folder(str(root), 0.3)
-    assert train.root == val.root == str(root / "train") and (train.count + val.count, val.name) == (40, "val")

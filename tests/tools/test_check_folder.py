@@ -1,35 +1,19 @@
-import io
-
 from PIL import Image
 
 from keras_alexnet.cli import run_command
-from keras_alexnet.data import shapes
+from tests.data.conftest import encoded, photo, write_folder
 from tests.tools.conftest import load_tool
-
-
-def image(number, kind="JPEG", size=(300, 280), **options):
-    buffer = io.BytesIO()
-    shapes.draw("red_star", number).resize(size).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def test_the_report(tmp_path, capsys):
     tag = Image.Exif()
     tag[0x0112] = 6
-    files = {
-        "train/cat/1.jpg": image(1),
-        "train/cat/more/copy.jpg": image(1),
-        "train/dog/2.jpg": image(2, exif=tag),
-        "train/dog/wrong.jpg": image(1),
-        "train/dog/g.jpg": image(3, "GIF"),
-        "train/dog/w.webp": image(3, "WEBP"),
-        "val/cat/2.jpg": image(2, exif=tag),
-        "val/dog/small.png": image(4, "PNG", size=(200, 100)),
-        "val/dog/cut.jpg": image(5)[:2000],
-    }
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    one, turned, other = encoded(photo(300, 280)), encoded(photo(300, 280), exif=tag), photo(290, 290)
+    files = {f"train/{name}.jpg": one for name in ("cat/1", "cat/more/copy", "dog/wrong")}
+    files |= {"train/dog/2.jpg": turned, "val/cat/2.jpg": turned, "val/dog/small.png": encoded(photo(200, 100), "PNG")}
+    files |= {"train/dog/g.jpg": encoded(other, "GIF"), "train/dog/w.webp": encoded(other, "WEBP")}
+    files |= {"val/dog/cut.jpg": encoded(other)[:2000]}
+    write_folder(tmp_path, files)
     tool = load_tool("check_folder")
     assert run_command("check_folder", tool.main, [str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
