@@ -42,7 +42,7 @@ class EvaluateConfig:
     split: str | None = flag(
         None,
         "folder: the folder in DATA_DIR that holds the class folders, or . for itself (default: val). records and "
-        "shapes: train or val. TensorFlow Datasets: a split in its notation (default: the first model's for validation).",
+        "shapes: train or val. TensorFlow Datasets: a split in its notation (default: that of the first model).",
     )
     weights: str = flag(
         "equal", "equal; a number for each --model_dir, such as 0.3,0.7; or search: the best on --search_split."
