@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_alexnet import rundir
 from keras_alexnet.data import imagenet, statistics
-from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, decode_center
+from keras_alexnet.data.decoding import APPLY, SHORTER_SIDE, STORED_SIZE, decode_center
 from keras_alexnet.errors import ArgumentError, brief
 from keras_alexnet.model.caffe import IMAGENET_MEAN
 from keras_alexnet.model.variants import VARIANTS
@@ -23,6 +23,8 @@ from keras_alexnet.model.variants import VARIANTS
 
 def load_image(path, size=None, run=None):
     """An image file -> the pixels that an exported model takes of it: the shorter side to 256 pixels, the center view.
+
+    An EXIF orientation is applied, unless the run was told to ignore it.
 
     Args:
         path: str, a JPEG or PNG file.
@@ -32,17 +34,18 @@ def load_image(path, size=None, run=None):
     Returns:
         uint8 (size, size, 3), RGB. Raises ValueError where the file is not an image, and OSError.
     """
-    resize = SHORTER_SIDE
+    resize, orientation = SHORTER_SIDE, APPLY
     if run is not None:
         config = rundir.read_config(run)
-        resize, size = config.data.resize, size or VARIANTS[config.network.variant].input_size
+        resize, orientation = config.data.resize, config.data.served_orientation
+        size = size or VARIANTS[config.network.variant].input_size
     size = 224 if size is None else size
     if not isinstance(size, numbers.Integral) or not 1 <= size <= STORED_SIZE:
         raise ArgumentError("size", size, f"must be a whole number from 1 to {STORED_SIZE}")
     with open(path, "rb") as file:
         content = file.read()
     try:
-        return decode_center(tf.constant(content), size, resize).numpy()
+        return decode_center(tf.constant(content), size, resize, orientation).numpy()
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"{path}: {brief(error)}") from None
 

@@ -28,10 +28,10 @@ class DataConfig:
     )
     data_dir: str | None = flag(
         None,
-        "folder: holds train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. imagenet2012: holds "
-        "records, a prepared TensorFlow Datasets set, or the two official archives (default: data). shapes: where the "
-        "images are written (default: below data). Other sets: that of TensorFlow Datasets "
-        "(default: ~/tensorflow_datasets).",
+        "folder: holds CLASS/*.jpg, or train/CLASS/*.jpg and val/CLASS/*.jpg. records: the prepared folder. "
+        "imagenet2012: holds records, a prepared TensorFlow Datasets set, or the official archives (default: data). "
+        "shapes: where the images are written (default: below data). Other sets: that of TensorFlow Datasets (default: "
+        "~/tensorflow_datasets).",
         path=True,
         first=True,
         free=True,
@@ -40,6 +40,13 @@ class DataConfig:
     val_split: str | None = flag(
         None, "TensorFlow Datasets split to validate on (default: validation, test, or the last fifth of train)."
     )
+    val_fraction: float | None = flag(
+        None,
+        "folder: part of the images of each class to validate on (default: 0.2 where there is no validation folder).",
+        above=0.0,
+        below=1.0,
+    )
+    split_seed: int = flag(2012, "folder: seed of the choice of these images.", low=0)
     statistics: str | None = flag(
         None, "statistics.npz of another run on the same training set (records include their own).", path=True
     )
@@ -54,6 +61,12 @@ class DataConfig:
         "How an image becomes 256x256: its shorter side scaled to 256 and the center cut (section 2), or all of it "
         "stretched (Caffe). Served images as well; records are prepared in one of the two ways.",
         choices=("shorter_side", "stretch"),
+    )
+    orientation: str = flag(
+        "auto",
+        "apply: images are turned as the EXIF orientation of a JPEG says. auto: so are images of folders other than "
+        "ImageNet's, and served ones.",
+        choices=("auto", "apply", "ignore"),
     )
     mean_subtraction: str = flag(
         "center",
@@ -81,6 +94,11 @@ class DataConfig:
         4096, "TensorFlow Datasets and records: size of the shuffle buffer, in encoded images.", low=1, high=10_000_000
     )
     input_threads: int = flag(0, "Threads of the data graph; 0: one per core.", low=0, high=1024, free=True)
+
+    @property
+    def served_orientation(self):
+        """apply or ignore: what a model does with the EXIF orientation of the files that it is asked about."""
+        return "ignore" if self.orientation == "ignore" else "apply"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,11 +250,13 @@ def check(config):
         raise UsageError("--dataset is empty: give a TensorFlow Datasets name, records, folder or shapes")
     if data.dataset in ("folder", "records") and not data.data_dir:
         is_folder = data.dataset == "folder"
-        wanted = "DATA_DIR/train/CLASS/*.jpg and DATA_DIR/val" if is_folder else "what tools/prepare_dataset.py wrote"
+        wanted = "DATA_DIR/CLASS/*.jpg, or train and val in it" if is_folder else "what tools/prepare_dataset.py wrote"
         raise UsageError(f"--data_dir is missing: --dataset={data.dataset} reads {wanted}")
     for name in ("train_split", "val_split"):
         if getattr(data, name) and data.dataset in DATASETS:
             raise ArgumentError(name, getattr(data, name), f"must be left out: --dataset={data.dataset} has two splits")
+    if data.val_fraction and data.dataset != "folder":
+        raise ArgumentError("val_fraction", data.val_fraction, "is for --dataset=folder; other sets have two splits")
     variants.Network(**variants.settings_of(network))
     largest = 256 - variants.VARIANTS[network.variant].input_size + 1
     if data.crop_positions > largest:

@@ -1,9 +1,8 @@
 """Opens, measures and checks the training and the validation set of a run before the first step."""
 
 import atexit
-import contextlib
 import dataclasses
-import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -53,7 +52,8 @@ def find_imagenet(data, may_prepare=False):
     if data.dataset != IMAGENET:
         return data
     root = data.data_dir or "data"
-    prepared = os.path.join(root, IMAGENET_RECORDS + ("_stretch" if data.resize == "stretch" else ""))
+    ways = "_stretch" * (data.resize == "stretch") + "_upright" * (data.orientation == "apply")
+    prepared = os.path.join(root, IMAGENET_RECORDS + ways)
     if not data.train_split and not data.val_split:
         for folder in (root, prepared):
             if os.path.isfile(os.path.join(folder, records.MANIFEST)):
@@ -69,9 +69,10 @@ def find_imagenet(data, may_prepare=False):
     if not may_prepare:
         problem = f"the archives in {archives} are not prepared yet; tools/prepare_dataset.py prepares them"
         raise UsageError(f"--dataset={IMAGENET}: {problem}")
-    train, val = imagenet.open_ilsvrc2012(root, prepare.claim(prepared))
+    train, val = imagenet.open_ilsvrc2012(root, prepare.claim(prepared), data.orientation)
     imagenet.note_counts(train, val)
-    prepare.prepare(train, val, prepared, prepare.Settings(resize=data.resize), threads=data.input_threads)
+    settings = prepare.Settings(resize=data.resize, orientation=data.orientation)
+    prepare.prepare(train, val, prepared, settings, threads=data.input_threads)
     return dataclasses.replace(data, dataset="records", data_dir=prepared)
 
 
@@ -143,13 +144,11 @@ def shared_files(train_source, val_source):
 
     def digests(source):
         # Only files of equal size can be equal; their first 64 kB are compared.
-        for name, size in zip(source.files, source.sizes, strict=True):
-            if size in sizes:
-                with contextlib.suppress(OSError), open(os.path.join(source.root, name), "rb") as file:
-                    yield size, hashlib.sha256(file.read(65536)).digest()
+        both = zip(source.files, source.sizes, strict=True)
+        paths = ((os.path.join(source.root, name), size) for name, size in both if size in sizes)
+        return [digest for digest, _ in itertools.starmap(sources.facts_of, paths) if digest]
 
-    training = set(digests(train_source))
-    return sum(each in training for each in digests(val_source))
+    return sum(map(set(digests(train_source)).__contains__, digests(val_source)))
 
 
 def find_bad_files(train_source, val_source, threads=0):

@@ -41,8 +41,8 @@ class EvaluateConfig:
     data_dir: str | None = flag(None, "As in training (default: the folder of the first model's dataset).", path=True)
     split: str | None = flag(
         None,
-        "folder: the folder in DATA_DIR that holds the class folders (default: val). records and shapes: train or val. "
-        "TensorFlow Datasets: a split in its notation (default: the validation split of the first model).",
+        "folder: the folder in DATA_DIR that holds the class folders, or . for itself (default: val). records and "
+        "shapes: train or val. TensorFlow Datasets: a split in its notation (default: that of the first model).",
     )
     weights: str = flag(
         "equal", "equal; a number for each --model_dir, such as 0.3,0.7; or search: the best on --search_split."

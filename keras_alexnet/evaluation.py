@@ -159,7 +159,7 @@ def open_set(config, models, split):
     if data.dataset in ("folder", "records", "shapes"):
         split = split or "val"
     if data.dataset == "folder":
-        source = sources.list_split(Path(data.data_dir), split)
+        source = sources.list_split(Path(data.data_dir), split, data.val_fraction, data.split_seed)
     elif data.dataset in ("records", "shapes"):
         if split not in ("train", "val"):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
@@ -173,7 +173,7 @@ def open_set(config, models, split):
     else:
         source = sources.open_training(data)[1]
         split = source.name.removeprefix(f"{data.dataset} ")
-    source = sources.with_resize(source, data)
+    source = sources.with_decoding(source, data)
     unknown = sorted(set(source.class_names) - set(own_classes))
     if unknown:
         known = ", ".join(own_classes[:NAMED]) + " ..." * (len(own_classes) > NAMED)

@@ -53,8 +53,8 @@ def served_model(run, views=1):
     from keras_alexnet.serving.signatures import ServedModel  # TensorFlow, which a wrong flag does not wait for
 
     data, mean_image = run.config.data, run.statistics.mean_image
-    aligned = data.mean_subtraction == "aligned"
-    return ServedModel(rundir.build(run), run.class_names, mean_image, aligned, views, data.resize)
+    ways = data.mean_subtraction == "aligned", views, data.resize, data.served_orientation
+    return ServedModel(rundir.build(run), run.class_names, mean_image, *ways)
 
 
 def save(served, export_dir, metadata):

@@ -24,6 +24,8 @@ from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer, read
 
+LEAST_STEPS = 300  # in all, from random weights; below it the networks here had hardly left the start
+
 
 class Loop:
     """Trains a run from its newest checkpoint to its end.
@@ -300,7 +302,23 @@ def describe(loop, devices):
         f"validation: {loop.val_source.count} images, center view\n"
         f"network:    {network.variant}, {network.towers} tower{'s' * (network.towers > 1)}, "
         f"{loop.model.count_params():,} parameters, {network.precision}, on {where}\n"
-    )
+    ) + "".join(f"warning:    {each}\n" for each in concerns(training, loop.schedule, steps))
+
+
+def concerns(training, schedule, steps):
+    """What speaks against a good result before the first of so many steps an epoch, list of str.
+
+    `training`: a config.TrainingConfig; `schedule`: its learning rates as of `schedules.parse`.
+    """
+    found, least = [], LEAST_STEPS // 3 if training.initial_weights else LEAST_STEPS
+    if training.epochs * steps < least:
+        remedy = f"raise --epochs to {math.ceil(least / steps)} or lower --batch_size"
+        found.append(f"{training.epochs * steps} training steps are few for a useful network; {remedy}")
+    late = [epoch for epoch, _, _ in schedule if epoch >= training.epochs]
+    if late:
+        late = f"the change of --lr_schedule after epoch {late[0]} is never reached"
+        found.append(f"{late}; raise --epochs above {training.epochs} or make it earlier")
+    return found
 
 
 def dry_run(loop, devices):

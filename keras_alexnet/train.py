@@ -72,6 +72,10 @@ def train(config):
                 f"validation, center view, 1 model, {val_source.count} images: "
                 f"top-1 error {last['val_top1_error']:.2f} %, top-5 error {last['val_top5_error']:.2f} %"
             )
+            baseline = running.plateau.constant_error
+            if last["val_top1_error"] >= baseline:
+                remedy = "train longer (--epochs, a smaller --batch_size), or start from trained --initial_weights"
+                print(f"warning: no better than always giving the most frequent class ({baseline:.2f} %); {remedy}")
             exported = os.path.isdir(os.path.join(config.run.model_dir, "export", "1"))
             if distribution.is_chief and config.run.export and (trained or not exported):
                 print(f"exported to {export.export_run(config.run.model_dir)}")
@@ -86,7 +90,8 @@ def check_model_dir(config):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
     if config.data.dataset == "folder":
         inside = os.path.relpath(os.path.realpath(model_dir), os.path.realpath(config.data.data_dir)).split(os.sep)
-        if len(inside) > 1 and inside[0] in ("train", *sources.VALIDATION_FOLDERS):
+        classes = inside[:1] if sources.is_unsplit(config.data.data_dir) else ["train", *sources.VALIDATION_FOLDERS]
+        if len(inside) > 1 and inside[0] in classes and inside[0] != "..":
             raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
     if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return

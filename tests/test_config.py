@@ -62,7 +62,7 @@ def test_an_ablation_differs_from_the_baseline_by_what_it_says_and_nothing_else(
     [
         (["--model_dir="], "--model_dir is missing"),
         (["--dataset="], "--dataset is empty"),
-        (["--dataset=folder"], "--data_dir is missing: --dataset=folder reads DATA_DIR/train/CLASS"),
+        (["--dataset=folder"], "--data_dir is missing: --dataset=folder reads DATA_DIR/CLASS"),
         (["--dataset=records"], "--data_dir is missing: --dataset=records reads what"),
         (["--val_split=test"], "--val_split=test: must be left out"),
         (["--width=0.01"], "--width=0.01: must give two towers the same units"),  # others: tests/model

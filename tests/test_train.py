@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -5,8 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import __version__, datasets, evaluate, export, predict, train
+from keras_alexnet import __version__, datasets, evaluate, export, loop, predict, train
+from keras_alexnet import config as configs
 from keras_alexnet.model import weights
+from keras_alexnet.paper import experiment
 from tests.runs import SMALL_CLASSES, TINY_RUN, call, history, newest, points, refusal, state
 
 
@@ -185,3 +188,40 @@ def test_a_dry_run_says_what_the_run_would_take_and_writes_nothing(data, tmp_pat
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**5))
     assert "0.00 GB are free and 0.00 GB are needed; make room" in refusal(train, *argv)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_an_unsplit_folder_from_training_to_its_neighbors(small_images, tmp_path):
+    data, run = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(small_images / "train", data)
+    argv = [*TINY_RUN, f"--data_dir={data}", f"--model_dir={run}", "--epochs=1", "--val_fraction=0.3"]
+    assert "is inside the images of --data_dir" in refusal(train, *argv, f"--model_dir={data / 'blue_disk' / 'run'}")
+    code, shown, _ = call(train, *argv)
+    assert code == 0 and "chosen by content (--val_fraction, --split_seed)" in shown
+    assert call(evaluate, f"--model_dir={run}", f"--json={tmp_path / 'figures.json'}")[0] == 0
+    report = json.loads((tmp_path / "figures.json").read_text())
+    assert report["result"]["loss"] == pytest.approx(float(history(run)[0]["val_loss"]), rel=1e-4)
+    results = tmp_path / "results"
+    argv = ["--model_dir", run, "--data_dir", data, "--results_dir", results, "--pictures=2", "--queries=2"]
+    assert experiment.main("figure4", [str(each) for each in argv]) == 0
+    values = experiment.read("figure4", str(results))["values"]
+    assert values["data"]["pictures"] == report["set"]["images"] == 18 - values["data"]["index_pictures"]
+    assert values["split"]["top1_error"] == pytest.approx(report["result"]["top1_error"])
+    assert all((data / row["file"]).is_file() for row in (*values["predictions"], *values["rows"]))
+
+
+def test_what_speaks_against_a_good_result(tiny_run, small_images, tmp_path):
+    few = configs.TrainingConfig(epochs=10)
+    assert loop.concerns(few, (), 30) == [] and loop.concerns(few, ((9, "", 0.001),), 30) == []
+    assert loop.concerns(few, ((10, "", 0.001),), 30) == [
+        "the change of --lr_schedule after epoch 10 is never reached; raise --epochs above 10 or make it earlier"
+    ]
+    words = "290 training steps are few for a useful network; raise --epochs to 11 or lower --batch_size"
+    assert loop.concerns(few, (), 29) == [words]
+    trained = dataclasses.replace(few, initial_weights="run")
+    assert loop.concerns(trained, (), 10) == [] and len(loop.concerns(trained, (), 9)) == 1
+    # A network that learns nothing is no better than the most frequent class.
+    argv = [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={tmp_path}", "--epochs=1", "--noexport"]
+    _, shown, _ = call(train, *argv, "--learning_rate=0")
+    assert "warning:    3 training steps are few" in shown
+    error = float(history(tmp_path)[0]["val_top1_error"])
+    assert ("no better than always giving the most frequent class (66.67 %)" in shown) == (error >= 66.66)

@@ -5,7 +5,7 @@
     python tools/prepare_dataset.py --source=tf_flowers --out=DATA/flowers256
     python tools/prepare_dataset.py --check --out=DATA/images256
 
-ilsvrc2012: the two official archives, not unpacked. folder: DATA_DIR/train/CLASS/*.jpg and DATA_DIR/val/CLASS/*.jpg.
+ilsvrc2012: the two official archives, not unpacked. folder: DATA_DIR/CLASS/*.jpg, or train and val in it.
 All else is the name of a TensorFlow Datasets set. The same command resumes an interrupted preparation. Train with
 --dataset=records --data_dir=OUT. With --beam, flags that are not listed here are Apache Beam's: --runner=FlinkRunner.
 """
@@ -33,6 +33,8 @@ class PrepareConfig(sources.Settings):
     out: str | None = flag(None, "The folder to prepare: new, empty, or one that was interrupted.", path=True)
     train_split: str | None = flag(None, "TensorFlow Datasets: as in training.")
     val_split: str | None = flag(None, "TensorFlow Datasets: as in training.")
+    val_fraction: float | None = flag(None, "folder: as in training.", above=0.0, below=1.0)
+    split_seed: int = flag(2012, "folder: as in training.", low=0)
     threads: int | None = flag(None, "Images at a time (default: one per core; with --beam 1 a worker).", low=0)
     beam: bool = flag(False, "Run as an Apache Beam pipeline (extra `beam`).")
     check: bool = flag(False, "Compare a prepared folder with its checksums.")
@@ -82,9 +84,9 @@ def parse(argv):
 def open_source(config, work):
     """The sources that the flags name: (train, val). Beam's workers call it again."""
     if config.source == "ilsvrc2012":
-        return imagenet.open_ilsvrc2012(config.data_dir, work)
-    splits = {"train_split": config.train_split, "val_split": config.val_split}
-    return sources.open_training(DataConfig(dataset=config.source, data_dir=config.data_dir, **splits))
+        return imagenet.open_ilsvrc2012(config.data_dir, work, config.orientation)
+    names = ("data_dir", "train_split", "val_split", "val_fraction", "split_seed", "orientation")
+    return sources.open_training(DataConfig(dataset=config.source, **{name: getattr(config, name) for name in names}))
 
 
 def show(report, sources, out):

@@ -5,35 +5,52 @@ Or, for weights that were trained so, all of the image stretched to 256x256, as 
 One way of resizing everywhere: the JPEG decoder's own reduction by 2, 4 or 8 (of a PNG the means of whole blocks), the
 largest that leaves at least 256 pixels, and then `tf.image.resize(..., "bilinear")` by what remains, a factor below 2,
 rounded to uint8: fast, and large images do not alias. The release does not show how its images were resized.
+
+Where the EXIF orientation is applied, a window is decoded where it lies in the file and then turned upright.
 """
 
 import functools
 
 import tensorflow as tf
 
+from keras_alexnet.data.base import EXIF, EXIF_BYTES
+
 STORED_SIZE = 256  # rows and columns of an image as section 2 leaves it
 SHORTER_SIDE, STRETCH = "shorter_side", "stretch"  # how it becomes that
+IGNORE, APPLY = "ignore", "apply"  # what is done with the EXIF orientation of a JPEG
 MAX_PIXELS = 2**27  # 134 million; a header that claims more is refused before anything is decoded
 REDUCTIONS = (1, 2, 4, 8)  # what libjpeg can divide by while it decodes
 _MARGIN = 2  # columns beside a window that its colors depend on: they are stored for pairs of columns
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x60\x82"  # how a PNG begins and ends
 _JPEG, _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"  # markers
+_NOT_INLINED = {"_noinline": True}
+# How a file of orientation 0 (unused), 1 to 8 is turned upright: are rows reversed, columns reversed; axes after that.
+_TURNS = (0, 0, 0, 1), (0, 0, 0, 1), (0, 1, 0, 1), (1, 1, 0, 1), (1, 0, 0, 1)
+_TURNS += (0, 0, 1, 0), (1, 0, 1, 0), (1, 1, 1, 0), (0, 1, 1, 0)
 
 
-def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORTER_SIDE):
+def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORTER_SIDE, orientation=IGNORE):
     """A window, uint8 (size, size, 3), RGB, of the 256x256 image of a JPEG or PNG; no more is decoded than it needs.
 
     The 256x256 image is the central square of the file, resized, or all of it. A window of it begins and ends at whole
     pixels of the file (after the decoder's reduction): it is that of the resized square to within half of such a pixel
     where it begins and one where it ends, and exactly that of a file whose shorter side has 256 pixels or fewer (of a
     direction that has so many, where the image is stretched). Greyscale files give three equal channels, CMYK ones are
-    converted, an alpha channel is dropped, an EXIF orientation is ignored.
+    converted, an alpha channel is dropped.
 
     `image_bytes`: string scalar, the file; `row`, `column`: int32 scalar, 0 to side - size, where the window begins in
     the resized image; `size`, `side`: int, rows and columns of the window and of the resized image; `resize`:
-    SHORTER_SIDE or STRETCH. The graph raises a tf.errors.InvalidArgumentError where the bytes are not a JPEG or PNG,
-    are damaged or cut short within or before what the window needs, or their header claims more than MAX_PIXELS.
+    SHORTER_SIDE or STRETCH; `orientation`: APPLY, the window is one of the image that the EXIF orientation of a JPEG
+    turns upright (CIPA DC-008, tag 0x0112; a PNG has none here), or IGNORE. The graph raises a
+    tf.errors.InvalidArgumentError where the bytes are not a JPEG or PNG, are damaged or cut short within or before what
+    the window needs, or their header claims more than MAX_PIXELS.
     """
+    start, are_reversed = tf.stack([row, column]), 0
+    if orientation == APPLY:
+        code = exif_orientation(image_bytes)
+        turn = tf.gather(_TURNS, code)
+        start, are_reversed = tf.gather(start, turn[2:]), turn[:2]
+        start += are_reversed * (side - size - 2 * start)
     is_png = tf.equal(tf.strings.substr(image_bytes, 0, len(_PNG)), _PNG)
     shape = tf.cond(is_png, lambda: _png_shape(image_bytes), lambda: _jpeg_shape(image_bytes))
     # Each below 2^32, so that the product of both cannot wrap around to something small and positive unnoticed.
@@ -51,11 +68,11 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORT
     region = reduced if resize == STRETCH else tf.fill([2], tf.reduce_min(reduced))
     # A direction that is enlarged is decoded whole, and the window cut from the result.
     enlarged = region < side
-    start = tf.stack([row, column])
     first = tf.where(enlarged, 0, (2 * start * region + side) // (2 * side))  # rounded
     count = tf.where(enlarged, region, (2 * size * region + side) // (2 * side))
     first = tf.minimum(first, region - count)  # both may have been rounded up
-    corner = (reduced - region) // 2 + first
+    # Rounded so that the square is that of the upright image.
+    corner = (reduced - region + are_reversed) // 2 + first
     pixels = tf.cond(
         is_png,
         lambda: _png_pixels(image_bytes, corner, count, factor),
@@ -65,13 +82,17 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORT
     images = tf.cast(pixels, tf.float32)[None]
     image = tf.raw_ops.ResizeBilinear(images=images, size=resized, half_pixel_centers=True)[0]
     window = tf.slice(image, tf.concat([tf.where(enlarged, start, 0), [0]], 0), (size, size, 3))
-    return tf.cast(window + 0.5, tf.uint8)  # rounded, halves up
+    window = tf.cast(window + 0.5, tf.uint8)  # rounded, halves up
+    if orientation == APPLY:
+        window = tf.cond(code > 1, lambda: _upright(window, turn), lambda: window)
+    return tf.ensure_shape(window, (size, size, 3))
 
 
-def decode_center(image_bytes, size=STORED_SIZE, resize=SHORTER_SIDE):
+def decode_center(image_bytes, size=STORED_SIZE, resize=SHORTER_SIDE, orientation=IGNORE):
     """The center `size` x `size` pixels of the 256x256 image of a whole file. See `decode_window`, `require_whole`."""
     margin = (STORED_SIZE - size) // 2
-    return decode_window(require_whole(image_bytes), margin, margin, size, resize=resize)
+    whole = require_whole(image_bytes)
+    return decode_window(whole, margin, margin, size, resize=resize, orientation=orientation)
 
 
 def require_whole(image_bytes):
@@ -84,7 +105,7 @@ def require_whole(image_bytes):
 
 
 # Not inlined: what is inside of a branch costs time by the operation, taken or not.
-@tf.function(autograph=False, experimental_attributes={"_noinline": True})
+@tf.function(autograph=False, experimental_attributes=_NOT_INLINED)
 def _ends_earlier(image_bytes):
     """Whether a file is not a JPEG, or one with other bytes behind its end, as cameras write them."""
     rest = tf.strings.split(image_bytes, _END_OF_IMAGE)[-1]
@@ -93,16 +114,50 @@ def _ends_earlier(image_bytes):
     return ends | tf.not_equal(tf.strings.substr(image_bytes, 0, 2), _JPEG)
 
 
-def window_of(stored, image, row, column, size, resize=SHORTER_SIDE):
+def exif_orientation(image_bytes):
+    """The EXIF orientation of a file, int32 scalar, 1 to 8; 1 where it has none. As `sources.exif_orientation`."""
+    head = tf.strings.substr(image_bytes, 0, EXIF_BYTES)[None]
+    parts = tf.raw_ops.StringSplitV2(input=head, sep=EXIF, maxsplit=1).values
+    return tf.cond(tf.equal(tf.size(parts), 2), lambda: _tiff_orientation(parts), lambda: 1)
+
+
+# Not inlined, as `_ends_earlier`.
+@tf.function(autograph=False, experimental_attributes=_NOT_INLINED)
+def _tiff_orientation(parts):
+    """As `exif_orientation`, of what is before and after EXIF: a TIFF structure with entries of 12 bytes."""
+    is_jpeg = tf.equal(tf.strings.substr(parts[0], 0, 2), _JPEG)
+    numbers = tf.cast(tf.io.decode_raw(tf.strings.join([parts[1], bytes(8)]), tf.uint8), tf.int64)
+    is_big = tf.equal(numbers[0], ord("M"))
+
+    def number(digits):  # (..., bytes) -> (...)
+        digits = tf.where(is_big, tf.reverse(digits, [-1]), digits)
+        return tf.reduce_sum(digits * tf.cast(2, tf.int64) ** (8 * tf.range(tf.shape(digits, tf.int64)[-1])), -1)
+
+    first = number(numbers[4:8])
+    entries = numbers[first + 2 : first + 2 + 12 * number(numbers[first : first + 2])]
+    entries = tf.reshape(entries[: tf.size(entries) // 12 * 12], (-1, 12))
+    values = tf.boolean_mask(number(entries[:, 8:10]), tf.equal(number(entries[:, :2]), 0x0112))
+    value = tf.cast(tf.concat([values, [1]], 0)[0], tf.int32)
+    return tf.where(is_jpeg & (value >= 1) & (value <= 8), value, 1)
+
+
+@tf.function(autograph=False, experimental_attributes=_NOT_INLINED)
+def _upright(window, turn):
+    """Turns a window, uint8 (size, size, 3), as an entry of _TURNS says."""
+    axes = tf.concat([tf.range(turn[0]), tf.range(1, 1 + turn[1])], 0)
+    return tf.transpose(tf.reverse(window, axes), tf.concat([turn[2:], [2]], 0))
+
+
+def window_of(stored, image, row, column, size, resize=SHORTER_SIDE, orientation=IGNORE):
     """As `decode_window`, of an image as its source has it; of a stored image, bit for bit what all of it has there.
 
     `stored`: "" for the bytes of any file, "jpeg" for those of a JPEG of 256x256, "raw" for uint8 (256, 256, 3).
     """
-    return _window_function(stored, size, resize)(image, row, column)
+    return _window_function(stored, size, resize, orientation)(image, row, column)
 
 
 @functools.cache
-def _window_function(stored, size, resize):
+def _window_function(stored, size, resize, orientation):
     """Traced once, and not again for the graph of every epoch."""
 
     def window(image, row, column):
@@ -110,17 +165,17 @@ def _window_function(stored, size, resize):
             return tf.slice(image, tf.stack([row, column, 0]), (size, size, 3))
         if stored == "jpeg":
             return tf.ensure_shape(_decode_jpeg(image, row, column, size, size, STORED_SIZE, 1), (size, size, 3))
-        return decode_window(image, row, column, size, resize=resize)
+        return decode_window(image, row, column, size, resize=resize, orientation=orientation)
 
     image = tf.TensorSpec((STORED_SIZE, STORED_SIZE, 3), tf.uint8) if stored == "raw" else tf.TensorSpec((), tf.string)
     place = tf.TensorSpec((), tf.int32)
     return tf.function(window, input_signature=[image, place, place], autograph=False)
 
 
-def center_of(stored, image, size=STORED_SIZE, resize=SHORTER_SIDE):
+def center_of(stored, image, size=STORED_SIZE, resize=SHORTER_SIDE, orientation=IGNORE):
     """The center `size` x `size` pixels of an image as its source has it. See `window_of`."""
     margin = (STORED_SIZE - size) // 2
-    return window_of(stored, image, margin, margin, size, resize)
+    return window_of(stored, image, margin, margin, size, resize, orientation)
 
 
 def _jpeg_shape(image_bytes):

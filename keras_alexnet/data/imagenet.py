@@ -22,20 +22,21 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_alexnet.data.sources import IndexedSource
+from keras_alexnet.data.base import IndexedSource
 from keras_alexnet.errors import UsageError, printable
 from keras_alexnet.files import atomic_write, progress_bar
 
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
+SOLUTION = "LOC_val_solution.csv"  # the labels of the validation images in Kaggle's copy
 FOLDERS = ("", os.path.join("downloads", "manual"))  # below data_dir; the second is where TensorFlow Datasets looks
 OFFICIAL_COUNTS = (1_281_167, 1_000, 50_000)  # training images, their classes, validation images
 
 _CLASSES_FILE = Path(__file__).with_name("imagenet_classes.csv")
-_WORDNET_ID = re.compile(r"n[0-9]{8}")
+WORDNET_ID = re.compile(r"n[0-9]{8}")
 _CLASS_ARCHIVE = re.compile(r"(n[0-9]{8})\.tar")
 _TRAIN_IMAGE = re.compile(r".+\.jpe?g", re.IGNORECASE)
-_VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.jpe?g", re.IGNORECASE)
+VAL_IMAGE = re.compile(r"ILSVRC2012_val_([0-9]{8})\.jpe?g", re.IGNORECASE)
 _KIT_FILES = ("ILSVRC2012_validation_ground_truth.txt", "meta.mat")
 _KIT_BYTES = 2**26  # unpacked; the official kit has a few million
 _HEADER_BYTES = 2**20  # more than any real header has; tarfile reads what a header claims in one piece
@@ -73,13 +74,14 @@ class ArchiveSource(IndexedSource):
     offsets: np.ndarray  # int64 (files,), bytes from the beginning of the archive
     sizes: np.ndarray  # int64 (files,), bytes
     other_files: tuple[str, ...] = ()
+    orientation: str = "ignore"
     per_image = ("files", "labels", "offsets", "sizes")
 
     def fingerprint(self):
         """A hash of the ids of all classes and of the names, sizes and labels of all files."""
         columns = zip(self.files, self.sizes.tolist(), self.labels.tolist(), strict=True)
         files = [f"{file} {size} {label}" for file, size, label in columns]
-        return hashlib.sha256("\n".join([*self.wordnet_ids, "", *files]).encode()).hexdigest()
+        return self.with_decoding_in(hashlib.sha256("\n".join([*self.wordnet_ids, "", *files]).encode()).hexdigest())
 
     def loader(self):
         import tensorflow as tf  # archives are listed without it
@@ -101,12 +103,13 @@ class ArchiveSource(IndexedSource):
         return np.array(content, object)
 
 
-def open_ilsvrc2012(data_dir, index_folder=None):
+def open_ilsvrc2012(data_dir, index_folder=None, orientation="auto"):
     """Training and validation images of ImageNet 2012: (training, validation), ArchiveSource.
 
     `data_dir` holds the two archives, or has them in downloads/manual; a file in the folder `index_folder` keeps the
-    places of all images, so that the archives are walked through only once. Raises UsageError where an archive is
-    missing, damaged or without images, a label is missing, or the kit cannot be read.
+    places of all images, so that the archives are walked through only once; `orientation`: "apply", "ignore" or
+    "auto", which ignores it, as the authors did. Raises UsageError where an archive is missing, damaged or without
+    images, a label is missing, or the kit cannot be read.
     """
     folder = find_archives(data_dir)
     paths = [os.path.join(folder, name) for name in (TRAIN_ARCHIVE, VAL_ARCHIVE)]
@@ -122,7 +125,7 @@ def open_ilsvrc2012(data_dir, index_folder=None):
     for split, path, (found, others), own in zip(("train", "val"), paths, listings, (train_ids, val_ids), strict=True):
         labels = np.array([known[wordnet_id] for wordnet_id in own], np.int32)
         offsets, sizes = np.array(list(found.values()), np.int64).T
-        columns = tuple(found), labels, offsets, sizes, tuple(others)
+        columns = tuple(found), labels, offsets, sizes, tuple(others), "apply" if orientation == "apply" else "ignore"
         opened.append(ArchiveSource(split, path, names, ids, *columns))
     return tuple(opened)
 
@@ -171,7 +174,7 @@ def _listings(data_dir, paths, index_folder):
     with _Archive(io.FileIO(paths[0])) as file:
         listings = [_walk_classes(where[0], file, stats[0].st_size, lambda done: progress(done, total))]
     with _Archive(io.FileIO(paths[1])) as file:
-        listings.append(_images(where[1], _members(where[1], file, stats[1].st_size), _VAL_IMAGE))
+        listings.append(_images(where[1], _members(where[1], file, stats[1].st_size), VAL_IMAGE))
     progress(total, total)
     if index_folder:
         with atomic_write(index_path) as file:
@@ -251,13 +254,38 @@ def _file_name(member):
 def _val_ids(data_dir, names, numbered, known):
     """WordNet ids of validation images, list of str; `numbered`: those of image 1, 2, ...; `known`: of the classes."""
     by_number = dict(enumerate(numbered, 1))
-    ids = [by_number.get(int(_VAL_IMAGE.fullmatch(name)[1])) for name in names]
+    ids = [by_number.get(int(VAL_IMAGE.fullmatch(name)[1])) for name in names]
     for name, wordnet_id in zip(names, ids, strict=True):
         if wordnet_id not in known:
             other = f"is of class {wordnet_id}, which {TRAIN_ARCHIVE} does not have"
             problem = other if wordnet_id else f"has no label, there are {len(numbered)}"
             raise UsageError(f"--data_dir={data_dir}: {VAL_ARCHIVE}: {name} {problem}; fetch them again")
     return ids
+
+
+def labels_of(data_dir, files):
+    """WordNet ids of validation images by their names, list of str, where they lie unpacked in one folder.
+
+    They are in SOLUTION, or else in the development kit, in `data_dir` or up to three folders above it; or else in the
+    installed TensorFlow Datasets. Raises UsageError where an image has no label or a file cannot be read.
+    """
+    folders = [Path(data_dir).resolve(), *Path(data_dir).resolve().parents][:4]
+    paths = [folder / name for name in (SOLUTION, KIT_ARCHIVE) for folder in folders if (folder / name).is_file()]
+    if paths and paths[0].name == SOLUTION:
+        try:
+            with open(paths[0], encoding="utf-8", newline="") as file:
+                ids = {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error):
+            problem = "is not a table of ImageId and PredictionString; fetch it again"
+            raise UsageError(f"--data_dir={data_dir}: {paths[0]} {problem}") from None
+    else:
+        numbered = _read_kit(data_dir, paths[0])[0] if paths else _packaged_labels(data_dir)
+        ids = {f"ILSVRC2012_val_{number:08d}": wordnet_id for number, wordnet_id in enumerate(numbered, 1)}
+    for file in files:
+        if not WORDNET_ID.fullmatch(ids.get(Path(file).stem, "")):
+            where = paths[0] if paths else "the installed tensorflow-datasets"
+            raise UsageError(f"--data_dir={data_dir}: {file} has no label in {where}; fetch them again")
+    return [ids[Path(file).stem] for file in files]
 
 
 def _packaged_labels(data_dir):
@@ -287,7 +315,7 @@ def _read_kit(data_dir, path):
         synsets = np.atleast_1d(loadmat(io.BytesIO(meta), variable_names=["synsets"], squeeze_me=True)["synsets"])
         # The kit has inner nodes of the tree too, which are not classes.
         leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
-        ids = {int(synset["ILSVRC2012_ID"]): _WORDNET_ID.fullmatch(str(synset["WNID"]))[0] for synset in leaves}
+        ids = {int(synset["ILSVRC2012_ID"]): WORDNET_ID.fullmatch(str(synset["WNID"]))[0] for synset in leaves}
         words = {str(synset["WNID"]): str(synset["words"]).partition(",")[0].strip() for synset in leaves}
         numbered = [ids[int(number)] for number in truth.decode("ascii").split()]
     except ImportError:

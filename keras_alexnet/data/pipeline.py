@@ -10,8 +10,8 @@ import os
 import tensorflow as tf
 
 from keras_alexnet.data import augmentation as augment
+from keras_alexnet.data.base import WHOLE
 from keras_alexnet.data.decoding import STORED_SIZE, center_of, window_of
-from keras_alexnet.data.sources import WHOLE
 
 
 def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=WHOLE):
@@ -32,7 +32,8 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     def view(item, draw):
         image, label = load(*item)
         row, column, reflected = tf.unstack(tf.cast(draw[:3], tf.int32))
-        return _reflected(window_of(source.stored, image, row, column, size, source.resize), reflected), label, draw
+        window = window_of(source.stored, image, row, column, size, source.resize, source.orientation)
+        return _reflected(window, reflected), label, draw
 
     def raw_views(items, draws):
         rows, columns, reflected = tf.unstack(tf.cast(draws[:, :3], tf.int32), axis=1)
@@ -102,7 +103,8 @@ def _centers(source, sizes, batch_size, threads, part):
 
     def view(*item):
         image, label = load(*item)
-        return tuple(center_of(source.stored, image, size, source.resize) for size in sizes), label
+        decoding = source.resize, source.orientation
+        return tuple(center_of(source.stored, image, size, *decoding) for size in sizes), label
 
     return source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
 

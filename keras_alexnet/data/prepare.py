@@ -88,7 +88,8 @@ def claim(out_dir):
 def write_shards(source, split, numbers, folder, settings, threads=0):
     """Writes the shards of these numbers, rising, of a split; yields int, the images done since the last time."""
     files, order = settings.files(split, source.count), (settings.seed,)
-    load, stored = source.loader(), _storing(settings.size, settings.encoding, settings.quality, settings.resize)
+    load, decoding = source.loader(), (settings.resize, source.orientation)
+    stored = _storing(settings.size, settings.encoding, settings.quality, *decoding)
 
     def encode(place, item):
         image_bytes, label = load(*item)
@@ -176,6 +177,8 @@ def _plan(splits, settings):
         raise RunError(f"{printable(other[0])}: is one of {len(other)} files that are not read; {leave}")
     recorded = {each.name: getattr(settings, each.name) for each in dataclasses.fields(Settings)}
     del recorded["bad_images"]
+    if settings.orientation == "auto":
+        recorded["orientation"] = "apply" if "apply" in (train.orientation, val.orientation) else "ignore"
     if settings.encoding == "raw":
         recorded["quality"] = None
     read = {
@@ -186,7 +189,7 @@ def _plan(splits, settings):
 
 
 def _check_same(out_dir, found, plan):
-    found["settings"].setdefault("resize", SHORTER_SIDE)  # of an interrupted preparation, see records.read_manifest
+    found["settings"] = {**records.EARLIER_SETTINGS, **found["settings"]}  # of an interrupted preparation
     if found != plan:
         changed = [name for name in plan["settings"] if found["settings"].get(name) != plan["settings"][name]]
         what = ", ".join(f"--{name}={found['settings'].get(name)}" for name in changed) or "another source"
@@ -204,12 +207,12 @@ def _begin(out_dir, path, plan):
 
 
 @functools.cache
-def _storing(size, encoding, quality, resize):
+def _storing(size, encoding, quality, resize, orientation):
     """A function of a file's bytes -> (what is stored of it, what counts in the statistics); traced once for all."""
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
     def stored(image_bytes):
-        image = decode_window(require_whole(image_bytes), 0, 0, size, size, resize)
+        image = decode_window(require_whole(image_bytes), 0, 0, size, size, resize, orientation)
         if encoding == "raw":
             return "", image
         content = tf.io.encode_jpeg(image, quality=quality)
@@ -328,6 +331,7 @@ def _finish(splits, out_dir, settings, plan):
         if split == SPLITS[0]:
             fingerprint = f"{facts[split]['fingerprint']} {sums.count}"  # as of the records
             fingerprint += "" if settings.resize == SHORTER_SIDE else f" {settings.resize}"
+            fingerprint += " upright" * (plan["settings"]["orientation"] == "apply")
             statistics.save(sums.statistics(fingerprint=fingerprint), os.path.join(out_dir, records.STATISTICS))
     train = splits[SPLITS[0]]
     _describe(train.class_names, out_dir, settings, facts)

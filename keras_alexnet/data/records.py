@@ -23,8 +23,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
-from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE
-from keras_alexnet.data.sources import WHOLE, IndexedSource, Source, check_class_names, permutation
+from keras_alexnet.data.base import WHOLE, IndexedSource, Source, permutation
+from keras_alexnet.data.decoding import IGNORE, SHORTER_SIDE, STORED_SIZE
+from keras_alexnet.data.sources import check_class_names
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import progress_bar
 
@@ -35,6 +36,7 @@ PLACES = "places.npz"  # of raw images: where in which file the pixels of each b
 FORMAT = 1  # to be raised when the same source and settings give other bytes
 WORK = ".preparing"  # a folder of what is needed only until all shards are there
 SPLITS = ("train", "validation")
+EARLIER_SETTINGS = {"resize": SHORTER_SIDE, "orientation": IGNORE}  # which folders of earlier versions do not name
 IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"  # keys of the features
 
 _CHUNK = 2048  # records of one file that stay together until a window shuffles them: a prepared shard
@@ -62,6 +64,7 @@ class RecordSource(Source):
     label_counts: tuple[int, ...] = ()
     skipped: frozenset = frozenset()  # the places that are left out
     resize: str = SHORTER_SIDE
+    orientation: str = IGNORE
     labels = ()
 
     @property
@@ -174,6 +177,7 @@ class RawSource(IndexedSource):
     class_names: tuple[str, ...]
     label_counts: tuple[int, ...] = ()
     resize: str = SHORTER_SIDE
+    orientation: str = IGNORE
     stored, per_image = "raw", ("files", "offsets", "labels")
 
     def name_of(self, index):
@@ -256,7 +260,7 @@ def open_prepared(data_dir, shuffle_buffer):
     opened, settings = [], manifest["settings"]
     for split, facts in manifest["splits"].items():
         known = {"identity": facts["fingerprint"], "label_counts": tuple(facts["label_counts"])}
-        known["resize"] = settings["resize"]
+        known |= {name: settings[name] for name in ("resize", "orientation")}
         if settings["encoding"] == "raw":
             with np.load(os.path.join(data_dir, PLACES), allow_pickle=False) as places:
                 known |= {name: places[f"{split}_{name}"] for name in RawSource.per_image}
@@ -278,7 +282,7 @@ def read_manifest(folder):
             manifest = json.load(file)
         if manifest["format"] != FORMAT or set(manifest["splits"]) != set(SPLITS):
             raise ValueError
-        manifest["settings"].setdefault("resize", SHORTER_SIDE)  # which a folder of version 0.1.0 does not say
+        manifest["settings"] = {**EARLIER_SETTINGS, **manifest["settings"]}
         return manifest
     except FileNotFoundError:
         if os.path.isdir(os.path.join(folder, WORK)):

@@ -5,112 +5,34 @@
 Folders are listed without TensorFlow, so that a wrong path is answered at once.
 """
 
+import collections
+import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import re
 import unicodedata
 from pathlib import Path
 
-import numpy as np
-
-from keras_alexnet.data import shapes
+from keras_alexnet.data import imagenet, shapes
+from keras_alexnet.data.base import EXIF, EXIF_BYTES, IndexedSource
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.flags import flag
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-VALIDATION_FOLDERS = ("val", "validation", "test")
+VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
+ROOTS = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # of train and val below data_dir, the latter in Kaggle's ImageNet
+VAL_FRACTION = 0.2  # of the images of a folder that has no validation folder
+_READERS = 8  # files that are read at a time
 MAX_FILE_BYTES = 2**31  # a larger file is not read: an image of 134 million pixels takes less
-WHOLE = (0, 1)  # the part of a process that shares the images with no other
 # How image files begin that are neither JPEG nor PNG.
 _FORMATS = re.compile(
     rb"(?P<GIF>GIF8)|(?P<TIFF>II\*\0|MM\0\*)|(?P<WebP>.{8}WEBP)|(?P<BMP>BM.{4}\0{4})|"
     rb"(?P<AVIF>.{4}ftypavi[fs])|(?P<HEIC>.{4}ftyp(?:hei[cxms]|hevc|mif1|msf1))",
     re.DOTALL,
 )
-
-
-class Source:
-    """Undecoded images with labels, which can be read in any order and from any place on.
-
-    Attributes:
-        name: str, for messages, such as "train".
-        class_names: tuple of str, in the order of the labels.
-        count: int, images.
-        labels: sequence of int, one an image; empty where labels are known only after reading.
-        label_counts: tuple of int, images of each class; empty where it is not known which images can be decoded.
-        other_files: tuple of str, files among the images that are not read.
-        stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
-        resize: "shorter_side" or "stretch", how an image becomes (or became) 256x256, see `data.decoding`.
-
-    Every source also has these methods:
-        keys, name_of(key): property, a number for each image, iterable of int; and its name, str.
-        without(names): the same source without some of them.
-        items(order=None, start=0, part=WHOLE): what `loader()` makes images of, tf.data.Dataset of tuples, a key first.
-            `order`: None for that of the keys, or a sequence of int that seeds one; `start`: images to leave out at the
-            beginning; `part`: (which, of how many) that share the images, `part_count(order, part)` of them.
-        loader(): a function of an item -> (image as `stored` says, label: int32 scalar), for a graph.
-    """
-
-    label_counts = other_files = ()
-    stored, resize = "", "shorter_side"
-
-    def fingerprint(self):
-        """What tells this source from others, str."""
-        return self.with_resize_in(f"{self.identity} {self.count}")
-
-    def with_resize_in(self, fingerprint):
-        """A fingerprint that tells statistics of images that were resized in another way apart."""
-        return fingerprint if self.resize == "shorter_side" else f"{fingerprint} {self.resize}"
-
-    def names(self):
-        """The names of all images, tuple of str."""
-        return tuple(self.name_of(key) for key in self.keys)
-
-    def check_readable(self, key):
-        """Raises OSError where an image's bytes cannot be read; of records TensorFlow says so itself."""
-
-    def reason(self, name):
-        """Why an image or another file cannot be used, str, as far as its first bytes tell."""
-        return ""
-
-
-class IndexedSource(Source):
-    """Images read one by one: an item is an index, int64; `per_image` names the attributes with a value for each."""
-
-    @property
-    def count(self):
-        return len(self.labels)
-
-    @property
-    def keys(self):
-        return range(self.count)
-
-    def name_of(self, index):
-        return self.files[index]
-
-    def items(self, order=None, start=0, part=WHOLE):
-        import tensorflow as tf  # a folder is listed without it
-
-        return tf.data.Dataset.from_tensor_slices((permutation(self.count, order)[part[0] :: part[1]][start:],))
-
-    def part_count(self, order, part):
-        return len(range(part[0], self.count, part[1]))
-
-    def without(self, names):
-        names = frozenset(names)
-        if not names:
-            return self
-        kept = [index for index in self.keys if self.name_of(index) not in names]
-        columns = {column: getattr(self, column) for column in self.per_image}
-        for column, values in columns.items():
-            columns[column] = tuple(values[index] for index in kept) if isinstance(values, tuple) else values[kept]
-        return dataclasses.replace(self, **columns, **{"label_counts": ()} if self.label_counts else {})
-
-
-def permutation(count, order):
-    """int64 (count,): 0, 1, 2, ... where order is None, or else a permutation that the sequence of int seeds."""
-    return np.arange(count) if order is None else np.random.default_rng(order).permutation(count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +47,13 @@ class FolderSource(IndexedSource):
     sizes: tuple[int, ...]
     other_files: tuple[str, ...] = ()
     resize: str = "shorter_side"
+    orientation: str = "ignore"
     per_image = ("files", "labels", "sizes")
 
     def fingerprint(self):
         """A hash of the names of all classes and of the names and sizes of all files."""
         files = [f"{file} {size}" for file, size in zip(self.files, self.sizes, strict=True)]
-        return self.with_resize_in(hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest())
+        return self.with_decoding_in(hashlib.sha256("\n".join([*self.class_names, "", *files]).encode()).hexdigest())
 
     def loader(self):
         import tensorflow as tf  # as in `items`
@@ -138,6 +61,11 @@ class FolderSource(IndexedSource):
         labels = tf.constant(self.labels, tf.int32)
         paths = tf.constant([os.path.join(self.root, file) for file in self.files])
         return lambda index: (tf.io.read_file(tf.gather(paths, index)), tf.gather(labels, index))
+
+    def facts(self):
+        """The Facts of each image, list; several files are read at a time."""
+        with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(facts_of, (os.path.join(self.root, file) for file in self.files), self.sizes))
 
     def check_readable(self, index):
         Path(self.root, self.files[index]).read_bytes()
@@ -150,7 +78,7 @@ class FolderSource(IndexedSource):
         if os.path.getsize(path) > MAX_FILE_BYTES:
             return "too large"
         if name in self.other_files and name.lower().endswith(SUFFIXES):
-            return "in a folder inside a class folder" if os.sep in name else "not in a class folder"
+            return "not in a class folder"
         with open(path, "rb") as file:
             return conversion(file.read(16), path)
 
@@ -166,6 +94,7 @@ class Settings:
     seed: int = flag(2012, "Of the order of the images.", low=0)
     bad_images: str = flag("skip", "List what cannot be decoded, or stop.", choices=("skip", "fail"))
     resize: str = flag("shorter_side", "As in training.", choices=("shorter_side", "stretch"))
+    orientation: str = flag("auto", "As in training.", choices=("auto", "apply", "ignore"))
     name = "prepared"  # of the set in TensorFlow Datasets, and so of its files
 
     def __post_init__(self):
@@ -184,20 +113,40 @@ class Settings:
 
 def open_training(data):
     """(training, validation), Source, of a config.DataConfig. Raises UsageError."""
-    return tuple(with_resize(source, data) for source in _open_training(data))
+    return tuple(with_decoding(source, data) for source in _open_training(data))
 
 
-def with_resize(source, data):
-    """The source with images resized as the settings say. Raises UsageError where they were prepared in another way."""
-    if source.resize != data.resize and data.dataset == "records":
-        prepared = f"{data.data_dir} was prepared with --resize={source.resize}; prepare the images into another folder"
-        raise UsageError(f"--resize={data.resize}: {prepared}")
-    return source if source.resize == data.resize else dataclasses.replace(source, resize=data.resize)
+def with_decoding(source, data):
+    """The source with images resized and turned as the settings say.
+
+    Raises UsageError where they were prepared in another way. --orientation=auto applies the orientation to images of
+    folders, unless the classes are named by WordNet ids, as ImageNet's. Where no image is turned there is nothing to
+    apply, and decoding is faster.
+    """
+    if data.dataset == "records":
+        for name in ("resize", "orientation"):
+            asked, prepared = getattr(data, name), getattr(source, name)
+            if asked not in ("auto", prepared):
+                problem = f"was prepared with --{name}={prepared}; prepare the images into another folder"
+                raise UsageError(f"--{name}={asked}: {data.data_dir} {problem}")
+        return source
+    orientation = data.orientation
+    if isinstance(source, FolderSource) and orientation != "ignore":
+        is_imagenet = all(map(imagenet.WORDNET_ID.fullmatch, source.class_names))
+        look = orientation == "apply" or not is_imagenet
+        orientation = "apply" if look and any(facts.orientation > 1 for facts in source.facts()) else "ignore"
+    changes = {"resize": data.resize, "orientation": "apply" if orientation == "apply" else "ignore"}
+    changes = {name: value for name, value in changes.items() if getattr(source, name) != value}
+    return dataclasses.replace(source, **changes) if changes else source
 
 
 def _open_training(data):
     if data.dataset == "folder":
-        return open_folder(data.data_dir)
+        train, val = open_folder(data.data_dir, data.val_fraction, data.split_seed)
+        if train.root == val.root:
+            parts = f"{train.count} images to train on, {val.count} to validate on"
+            print(f"split:      {parts}, chosen by content (--val_fraction, --split_seed)", flush=True)
+        return train, val
     if data.dataset == "records":
         return _records().open_prepared(data.data_dir, data.shuffle_buffer)
     if data.dataset != "shapes":
@@ -223,9 +172,9 @@ def open_tfds_split(name, data_dir, split, shuffle_buffer):
     return _records().open_tfds_split(name, data_dir, split, shuffle_buffer)
 
 
-def open_folder(data_dir):
+def open_folder(data_dir, val_fraction=None, seed=2012):
     """(training, validation), FolderSource, see `list_split`. Raises UsageError also where their classes differ."""
-    train, val = list_split(data_dir, "train"), list_split(data_dir, "val")
+    train, val = (list_split(data_dir, split, val_fraction, seed) for split in ("train", "val"))
     if train.class_names == val.class_names:
         return train, val
     problems = []
@@ -239,17 +188,105 @@ def open_folder(data_dir):
     raise UsageError(f"--data_dir={data_dir}: {differ}")
 
 
-def list_split(data_dir, split):
-    """The images of DATA_DIR/SPLIT/CLASS/*.jpg, FolderSource; labels are in the order of the class names.
+def split_folder(data_dir, split):
+    """The folder of a split, Path, or None; "val" is the first of the folders val, valid, validation and test."""
+    names = VALIDATION_FOLDERS if split == "val" else (split,)
+    paths = (Path(data_dir, root, name) for root in ROOTS for name in names)
+    return next((path for path in paths if path.is_dir()), None)
 
-    The split "val" is the first of the folders val, validation and test. Raises UsageError where the folder is missing
-    or has no classes, a class has no images, a name is not UTF-8, or a class's name has a line break.
+
+def is_unsplit(data_dir):
+    """Whether a folder has neither a training nor a validation folder, bool."""
+    return os.path.isdir(data_dir) and not any(split_folder(data_dir, split) for split in ("train", "val"))
+
+
+def list_split(data_dir, split, val_fraction=None, seed=2012):
+    """The images of DATA_DIR/SPLIT/CLASS/**/*.jpg, FolderSource; labels are in the order of the class names.
+
+    Of an unsplit folder, DATA_DIR/CLASS/**/*.jpg, and of the training folder where a fraction is given, "train" and
+    "val" are the two parts of `hold_out`. Validation images of ImageNet in one folder have the labels of
+    `imagenet.labels_of`. Raises UsageError where the folder is missing or has no classes, a class has no images, a name
+    is not UTF-8, or a class's name has a line break.
     """
-    said, names = f"--data_dir={data_dir}: ", VALIDATION_FOLDERS if split == "val" else (split,)
-    root = next((path for path in (Path(data_dir, name) for name in names) if path.is_dir()), None)
+    said, unsplit = f"--data_dir={data_dir}: ", is_unsplit(data_dir)
+    if split not in ("train", "val") or not (unsplit or val_fraction):
+        root = split_folder(data_dir, split)
+        if root is None:
+            tried = f"{Path(data_dir, split)}{' (or valid, validation, test)' if split == 'val' else ''}"
+            remedy = "; or give --val_fraction=0.2 to take a part of train" if split == "val" else ""
+            raise UsageError(f"{said}the folder {tried} is missing; it holds one folder per class{remedy}")
+        return _list_flat(data_dir, root) or _list_classes(said, root, root.name)
+    root = Path(data_dir) if unsplit else split_folder(data_dir, "train")
     if root is None:
-        tried = f"{Path(data_dir, split)}{' (or validation, or test)' if split == 'val' else ''}"
-        raise UsageError(f"{said}the folder {tried} is missing; it holds one folder per class")
+        raise UsageError(f"{said}the folder {Path(data_dir, 'train')} is missing; it holds one folder per class")
+    whole = _list_classes(said, root, split)
+    if len(whole.class_names) == 1:
+        only = printable(whole.class_names[0])
+        raise UsageError(f"{said}{root} holds one class folder, {only}; name the folder of all")
+    held_out = hold_out(whole, val_fraction or VAL_FRACTION, seed)
+    own = {label for label, held in zip(whole.labels, held_out, strict=True) if held == (split == "val")}
+    missing = [name for label, name in enumerate(whole.class_names) if label not in own]
+    if missing:
+        problem = f"class {printable(missing[0])} has too few different images for both sides of the split"
+        raise UsageError(f"{said}{problem}; add images, or give another --val_fraction or --split_seed")
+    other = dataclasses.replace(whole, other_files=whole.other_files if split == "train" else ())
+    return other.without(file for file, held in zip(whole.files, held_out, strict=True) if held != (split == "val"))
+
+
+def hold_out(source, fraction, seed):
+    """Which images of a FolderSource are for validation, list of bool: those whose hash, of seed and content, is low.
+
+    So an image stays where it is when others are added, and copies of it are on the same side. The fraction of a class
+    is that of all only on average; a class of which no image is below it gives the lowest one.
+    """
+    hashes = [hashlib.sha256(b"%d %s" % (seed, facts.digest)).digest() for facts in source.facts()]
+    held, lowest = {each for each in hashes if int.from_bytes(each[:8], "big") < fraction * 2**64}, {}
+    for label, each in zip(source.labels, hashes, strict=True):
+        lowest[label] = min(each, lowest.get(label, each))
+    held |= set(lowest.values())
+    return [each in held for each in hashes]
+
+
+Facts = collections.namedtuple("Facts", "digest orientation")  # of size and beginning, bytes; int
+
+
+@functools.cache
+def facts_of(path, size):
+    """Facts of an image file of so many bytes, whose beginning is read once in a process; b"" and 1 if unreadable."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        head = file.read(EXIF_BYTES)
+        return Facts(hashlib.sha256(b"%d %s" % (size, head)).digest(), exif_orientation(head))
+    return Facts(b"", 1)
+
+
+def exif_orientation(head):
+    """The EXIF orientation of a JPEG, int 1 to 8, from its first EXIF_BYTES; 1 where it has none. See `decoding`."""
+    tiff = head.partition(EXIF)[2] + bytes(8)  # as the graph, which needs bytes to look at
+    order = "big" if tiff.startswith(b"M") else "little"
+    first = int.from_bytes(tiff[4:8], order)
+    entries = tiff[first + 2 :][: 12 * int.from_bytes(tiff[first : first + 2], order)]
+    for place in range(0, len(entries) - 11, 12):
+        if int.from_bytes(entries[place : place + 2], order) == 0x0112 and head.startswith(b"\xff\xd8"):
+            value = int.from_bytes(entries[place + 8 : place + 10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
+def _list_flat(data_dir, root):
+    """The validation images of ImageNet that lie in one folder without classes, FolderSource; None of other folders."""
+    entries = [entry for entry in _visible(root) if imagenet.VAL_IMAGE.fullmatch(entry.name)]
+    if not entries:
+        return None
+    files = tuple(entry.name for entry in entries)
+    ids = imagenet.labels_of(data_dir, files)
+    names = sorted(set(ids))
+    labels = tuple(map({name: label for label, name in enumerate(names)}.get, ids))
+    sizes = tuple(entry.stat().st_size for entry in entries)
+    return FolderSource(root.name, str(root), tuple(names), files, labels, sizes)
+
+
+def _list_classes(said, root, split):
+    """The images of class folders, FolderSource; errors begin with `said`."""
     entries = _visible(root)
     classes = [entry.name for entry in entries if entry.is_dir()]
     if not classes:
@@ -262,7 +299,7 @@ def list_split(data_dir, split):
     for label, name in enumerate(classes):
         images, others = _list_class(root, name)
         if not images:
-            why = others and FolderSource(root.name, str(root), (), (), (), ()).reason(others[0])
+            why = others and FolderSource(split, str(root), (), (), (), ()).reason(others[0])
             also = f"; {printable(others[0])} is {why}" if why else ""
             raise UsageError(f"{said}{printable(str(root / name))} holds no images ({', '.join(SUFFIXES)}){also}")
         found += [(file, label, size) for file, size in images]
@@ -272,7 +309,7 @@ def list_split(data_dir, split):
         # Surrogates stand for bytes that are not UTF-8.
         if not file.isascii() and any("\ud800" <= letter <= "\udfff" for letter in file):
             raise UsageError(f"{said}{root.name}/{file!r} has a name that is not UTF-8; rename it")
-    return FolderSource(root.name, str(root), tuple(classes), files, labels, sizes, tuple(other))
+    return FolderSource(split, str(root), tuple(classes), files, labels, sizes, tuple(other))
 
 
 def check_class_names(names, where):
@@ -290,19 +327,18 @@ def conversion(head, path):
 
 
 def _list_class(root, name):
-    """What is in a class folder: ([(file, bytes)], [other files]), paths below root in alphabetical order."""
+    """What is in a class folder and below it: ([(file, bytes)], [other files]), paths below root, sorted."""
     images, other = [], []
-    for entry in _visible(root / name):
-        path, is_named_so = os.path.join(name, entry.name), entry.name.lower().endswith(SUFFIXES)
-        if entry.is_dir():
-            walked = [(folder, file) for folder, _, files in os.walk(entry.path) for file in sorted(files)]
-            below = [os.path.relpath(os.path.join(*each), root) for each in walked if not each[1].startswith(".")]
-            other += below or [path] * is_named_so
-        elif is_named_so and entry.is_file() and entry.stat().st_size <= MAX_FILE_BYTES:
-            images.append((path, entry.stat().st_size))
-        else:
-            other.append(path)
-    return images, other
+    for folder, folders, files in os.walk(root / name):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        for file in (each for each in (*files, *folders) if not each.startswith(".")):
+            whole = os.path.join(folder, file)
+            path, is_named_so = os.path.relpath(whole, root), file.lower().endswith(SUFFIXES)
+            if is_named_so and os.path.isfile(whole) and os.path.getsize(whole) <= MAX_FILE_BYTES:
+                images.append((path, os.path.getsize(whole)))
+            elif is_named_so or file in files:
+                other.append(path)
+    return sorted(images), sorted(other)
 
 
 def _visible(folder):

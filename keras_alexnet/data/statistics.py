@@ -109,7 +109,7 @@ def _pass(source, part, add, threads):
     def decoded(*item):
         image, label = load(*item)
         image = image if source.stored else require_whole(image)
-        return item[0], label, part(center_of(source.stored, image, resize=source.resize))
+        return item[0], label, part(center_of(source.stored, image, STORED_SIZE, source.resize, source.orientation))
 
     # `ignore_errors` drops what cannot be decoded; the keys tell which.
     images = source.items().map(decoded, num_parallel_calls=parallel_calls(threads), deterministic=False)

@@ -29,7 +29,7 @@ from tensorboard.plugins import projector
 from keras_alexnet import evaluation, export, rundir
 from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import sources, statistics
-from keras_alexnet.data.decoding import decode_center
+from keras_alexnet.data.decoding import APPLY, decode_center
 from keras_alexnet.errors import ArgumentError, RunError, brief, printable, reading
 from keras_alexnet.files import atomic_write, make_folder, progress_bar
 
@@ -71,32 +71,37 @@ class Index:
         return [os.path.join(self.root, file) for file in self.files]
 
 
-def list_images(settings, flag):
-    """The images of the split that a flag names, unread: FolderSource, without classes where the folder has none."""
+def list_images(settings, flag, data):
+    """The images of the split that a flag names, unread: FolderSource, without classes where the folder has none.
+
+    A folder without a split is split as training with this config.DataConfig does, and its images are decoded so.
+    """
     data_dir, split = settings.data_dir, getattr(settings, flag)
-    root = Path(data_dir, split)
-    if not root.is_dir():
+    root, held_out = Path(data_dir, split), (data.val_fraction, data.split_seed)
+    is_part = split in ("train", "val") and (data.val_fraction or sources.is_unsplit(data_dir))
+    if not is_part and not root.is_dir():
         missing = flag if os.path.isdir(data_dir) else "data_dir"
         raise ArgumentError(missing, getattr(settings, missing), f"there is no folder {root}")
-    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
+    entries = [] if is_part else sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     images = [(each.name, -1, each.stat().st_size) for each in entries if each.name.lower().endswith(sources.SUFFIXES)]
-    if any(entry.is_dir() for entry in entries):
-        source = sources.list_split(data_dir, split)
+    if is_part or any(entry.is_dir() for entry in entries):
+        source = sources.list_split(data_dir, split, *held_out)
     elif images:
         source = sources.FolderSource(split, str(root), (), *zip(*images, strict=True))
     else:
         raise ArgumentError("data_dir", data_dir, f"{root} holds neither class folders nor images")
+    source = sources.with_decoding(source, dataclasses.replace(data, dataset="folder"))
     if settings.quick:
         place_in_class = np.arange(source.count) - np.searchsorted(source.labels, source.labels)
         source = source.without(np.array(source.files)[place_in_class >= QUICK])
     return source
 
 
-def list_splits(settings, query_flag):
+def list_splits(settings, query_flag, data):
     """What is searched, --index_split, and what is asked about, the split of another field; one source if the same."""
     splits = {}
     for flag, split in (("index_split", settings.index_split), (query_flag, getattr(settings, query_flag))):
-        source = splits[split] = splits.get(split) or list_images(settings, flag)
+        source = splits[split] = splits.get(split) or list_images(settings, flag, data)
         if not source.class_names:
             raise ArgumentError(flag, split, f"{source.root} has no class folders: no neighbor is right or wrong")
     source, asked = splits[settings.index_split], splits[getattr(settings, query_flag)]
@@ -123,18 +128,19 @@ def feature_extractor(model_dir):
     return Extractor("features", model_identity(model), extract, model)
 
 
-def pixel_extractor(size=PIXELS):
+def pixel_extractor(size=PIXELS, orientation=APPLY):
     """The Extractor of the central squares at `size` x `size`, by means of blocks: size * size * 3 numbers, 0..255."""
 
     def small(file):
-        image = tf.cast(decode_center(file), tf.float32)[None]
+        image = tf.cast(decode_center(file, orientation=orientation), tf.float32)[None]
         return tf.reshape(tf.raw_ops.ResizeArea(images=image, size=[size, size]), [-1])
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
     def extract(files):
         return tf.map_fn(small, files, fn_output_signature=tf.TensorSpec((size * size * 3,), tf.float32))
 
-    return Extractor("pixels", f"pixels {size}x{size}", lambda files: extract(tf.constant(files, tf.string)).numpy())
+    identity = f"pixels {size}x{size}" + " as they lie" * (orientation != APPLY)
+    return Extractor("pixels", identity, lambda files: extract(tf.constant(files, tf.string)).numpy())
 
 
 def model_identity(model):
@@ -145,7 +151,8 @@ def model_identity(model):
         training_set = export.read_metadata(model.name).get("training_set", {}).get("fingerprint")
     network = dataclasses.asdict(model.config.network)
     network.pop("devices")  # where it computes changes nothing
-    found = hashlib.sha256(json.dumps([network, training_set], sort_keys=True).encode())
+    facts = [network, training_set, model.config.data.served_orientation]
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, variable in sorted(model.served.weights.items()):
         found.update(name.encode())
         found.update(np.ascontiguousarray(variable.numpy()).tobytes())
@@ -210,7 +217,8 @@ def open_index(settings, extractor, source, path=None):
 def open_indexes(settings, extractor, source, asked, index_path=None):
     """dict of "features" and "pixels" -> (Index of what is searched, Index of what is asked about)."""
     found = {}
-    for each, path in ((extractor, index_path), (pixel_extractor(), None)):
+    pixels = pixel_extractor(orientation=extractor.model.config.data.served_orientation)
+    for each, path in ((extractor, index_path), (pixels, None)):
         index = open_index(settings, each, source, path)
         found[each.name] = index, index if asked is source else open_index(settings, each, asked)
     return found
@@ -220,7 +228,8 @@ def open_query(settings):
     """The Index that --query is searched in, and the query's features, (D,)."""
     extractor = feature_extractor(settings.model_dir)
     if settings.data_dir:
-        index = open_index(settings, extractor, list_images(settings, "index_split"), settings.index)
+        source = list_images(settings, "index_split", extractor.model.config.data)
+        index = open_index(settings, extractor, source, settings.index)
     else:
         index = load_index(settings.index)
         if index.model != extractor.identity:

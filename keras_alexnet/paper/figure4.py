@@ -64,8 +64,8 @@ def run(settings):
     from keras_alexnet.paper import features
 
     experiment.pyplot()
-    source, asked = features.list_splits(settings, "split")
     extractor = features.feature_extractor(settings.model_dir)
+    source, asked = features.list_splits(settings, "split", extractor.model.config.data)
     model, network = extractor.model, extractor.model.config.network
     unknown = sorted(set(asked.class_names) - set(model.class_names))
     if unknown:
@@ -88,7 +88,9 @@ def run(settings):
     values = {
         "model": {**described, "classes": len(model.class_names)},
         "data": data,
-        "predictions": [prediction(asked, place, model.class_names, probabilities, labels) for place in chosen],
+        "predictions": [
+            prediction(settings, asked, place, model.class_names, probabilities, labels) for place in chosen
+        ],
         "only": settings.only,
         **errors,
         **neighbors(settings, found),
@@ -128,12 +130,12 @@ def choose(settings, probabilities, labels):
     return rng.choice(candidates, min(settings.pictures, len(candidates)), replace=False)
 
 
-def prediction(asked, place, class_names, probabilities, labels):
+def prediction(settings, asked, place, class_names, probabilities, labels):
     """An image of the left panel: dict. Files are paths below `--data_dir`, with /."""
     own, true = probabilities[place].tolist(), labels[place]
     best = np.argsort(-probabilities[place], kind="stable")[:BEST]
     return {
-        "file": Path(asked.name, asked.files[place]).as_posix(),
+        "file": Path(asked.root, asked.files[place]).relative_to(settings.data_dir).as_posix(),
         "class_name": class_names[true],
         "true_probability": own[true],
         "best": [{"class_name": class_names[label], "probability": own[label]} for label in best],
@@ -163,7 +165,7 @@ def neighbors(settings, found):
     for row in chosen:
         near = [
             {
-                "file": Path(settings.index_split, index.files[place]).as_posix(),
+                "file": Path(index.root, index.files[place]).relative_to(settings.data_dir).as_posix(),
                 "class_name": str(theirs[place]),
                 "distance": float(far[row, column]),
                 "pixel_distance": float(pixels_far[row, column]),
@@ -171,7 +173,7 @@ def neighbors(settings, found):
             }
             for column, place in enumerate(nearest[row])
         ]
-        file = Path(settings.split, queries.files[row]).as_posix()
+        file = Path(queries.root, queries.files[row]).relative_to(settings.data_dir).as_posix()
         rows.append({"file": file, "class_name": str(own[row]), "neighbors": near})
     three = hits, pixel_hits, hits[chosen]
     shares, pixel_shares, shown_shares = ([float(each[:, 0].mean()), float(each.mean())] for each in three)

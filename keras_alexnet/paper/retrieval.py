@@ -48,7 +48,8 @@ class Settings(experiment.Settings):
         None, "The folder that holds the images; not needed for --query with --index.", path=True
     )
     index_split: str | None = flag(
-        None, "DATA_DIR/INDEX_SPLIT/* is searched; . is DATA_DIR itself. Default: train, or . where it is missing."
+        None,
+        "DATA_DIR/INDEX_SPLIT/* is searched; . is DATA_DIR itself. Default: train, with --query . where it is missing.",
     )
     query_split: str = flag("val", "What is asked about; if it is --index_split, each image among the others.")
     index: str | None = flag(None, "The index, .npz, made if missing (default: below RESULTS/retrieval).", path=True)
@@ -91,7 +92,8 @@ def run(settings):
     from keras_alexnet.paper import features  # TensorFlow, which `--help` does not wait for
 
     if settings.data_dir and not settings.index_split:
-        split = "train" if os.path.isdir(os.path.join(settings.data_dir, "train")) else "."
+        has_train = os.path.isdir(os.path.join(settings.data_dir, "train"))
+        split = "." if settings.query and not has_train else "train"
         settings = dataclasses.replace(settings, index_split=split)
     if settings.query:
         return print_nearest(settings, *features.open_query(settings))
@@ -99,8 +101,8 @@ def run(settings):
         shorter = {"code_epochs": min(settings.code_epochs, 2), "timing_rows": min(settings.timing_rows, 1000)}
         settings = dataclasses.replace(settings, codes=(min(settings.codes),), **shorter)
     experiment.pyplot()
-    source, asked = features.list_splits(settings, "query_split")
     extractor = features.feature_extractor(settings.model_dir)
+    source, asked = features.list_splits(settings, "query_split", extractor.model.config.data)
     found = features.open_indexes(settings, extractor, source, asked, settings.index)
     index, queries = found["features"]
     if settings.projector:

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from keras_alexnet.data import augmentation, shapes
-from keras_alexnet.data.decoding import MAX_PIXELS, SHORTER_SIDE, STORED_SIZE, decode_center
+from keras_alexnet.data.decoding import APPLY, MAX_PIXELS, SHORTER_SIDE, STORED_SIZE, decode_center
 from keras_alexnet.model import weights
 
 BEST = 5
@@ -31,6 +31,7 @@ class ServedModel(tf.Module):
         aligned_mean: bool, whether each view has its own crop of the mean image subtracted rather than the center crop.
         views: 1, classify the center view of an image, or 10, average the probabilities of ten views.
         resize: "shorter_side" or "stretch", how an image file becomes 256x256, see `data.decoding`.
+        orientation: "apply" or "ignore", what is done with the EXIF orientation of an image file.
 
     Attributes:
         weights: dict of "LAYER/kernel" and "LAYER/bias" -> tf.Variable, see `keras_alexnet.model.weights.named`.
@@ -39,7 +40,9 @@ class ServedModel(tf.Module):
         ten_views: function of uint8 (B, 256, 256, 3) -> float32 (B, classes), the mean probabilities of ten views.
     """
 
-    def __init__(self, model, class_names, mean_image, aligned_mean=False, views=1, resize=SHORTER_SIDE):
+    def __init__(
+        self, model, class_names, mean_image, aligned_mean=False, views=1, resize=SHORTER_SIDE, orientation=APPLY
+    ):
         super().__init__(name="alexnet")
         if views not in augmentation.VIEWS:
             raise ValueError(f"views must be 1 or 10. Received: views={views}")
@@ -51,7 +54,7 @@ class ServedModel(tf.Module):
         self._outputs = lambda images: network(images, training=False)  # logits and the last hidden layer
         self.class_names = tf.constant(class_names)
         self.size = int(model.input_shape[1])
-        self.views, self.resize = views, resize
+        self.views, self.decoding = views, (resize, orientation)
         # The release subtracts the center of the mean image from every view, without reflecting it.
         mean_image = tf.constant(mean_image, tf.float32)
         self.mean = augmentation.center_crop(mean_image, self.size)
@@ -76,8 +79,8 @@ class ServedModel(tf.Module):
         of these classes; probabilities: float32 (B, classes).
         """
         if self.views == 1:
-            return self._answers(self._of_center(_decoded(image_bytes, self.size, self.resize)))
-        return self._answers(self._of_ten(_decoded(image_bytes, STORED_SIZE, self.resize, self.views)))
+            return self._answers(self._of_center(_decoded(image_bytes, self.size, self.decoding)))
+        return self._answers(self._of_ten(_decoded(image_bytes, STORED_SIZE, self.decoding, self.views)))
 
     def classify_images(self, images):
         """Classifies preprocessed images, float32 (B, size, size, 3), RGB 0..255 minus the mean. Returns the same."""
@@ -85,7 +88,7 @@ class ServedModel(tf.Module):
 
     def extract_features(self, image_bytes):
         """Returns features, float32 (B, 4096), of JPEG or PNG files, string (B,): the last hidden layer's values."""
-        images = tf.cast(_decoded(image_bytes, self.size, self.resize), tf.float32) - self.mean
+        images = tf.cast(_decoded(image_bytes, self.size, self.decoding), tf.float32) - self.mean
         return {"features": tf.cast(self._outputs(images)[1], tf.float32)}
 
     def save(self, folder):
@@ -137,7 +140,7 @@ def _images(size, dtype):
     return tf.TensorSpec((None, size, size, 3), dtype, name="images")
 
 
-def _decoded(image_bytes, size, resize, views=1):
+def _decoded(image_bytes, size, decoding, views=1):
     """Decodes JPEG or PNG files, string (B,), and returns their centers, uint8 (B, size, size, 3).
 
     The graph raises InvalidArgumentError with the indices of the files that are not images.
@@ -148,7 +151,7 @@ def _decoded(image_bytes, size, resize, views=1):
         # A graph loop would fail at the first bad file, without its index.
         count = tf.size(image_bytes, out_type=tf.int64)
         decoded = tf.data.Dataset.from_tensor_slices((tf.range(count), image_bytes)).map(
-            lambda index, file: (index, decode_center(file, size, resize)), _DECODED_AT_A_TIME, deterministic=True
+            lambda index, file: (index, decode_center(file, size, *decoding)), _DECODED_AT_A_TIME, deterministic=True
         )
         options = tf.data.Options()
         options.autotune.enabled = False  # the autotuning thread may sleep for a minute while the request waits for it
@@ -165,7 +168,7 @@ def _decoded(image_bytes, size, resize, views=1):
 
     # For one image, setting up a dataset would take as long as decoding the image.
     is_one = tf.equal(tf.size(image_bytes), 1)
-    images = tf.cond(is_one, lambda: decode_center(image_bytes[0], size, resize)[None], several)
+    images = tf.cond(is_one, lambda: decode_center(image_bytes[0], size, *decoding)[None], several)
     return tf.ensure_shape(images, (None, size, size, 3))
 
 

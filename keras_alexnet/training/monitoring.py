@@ -157,14 +157,9 @@ class Monitor(keras.callbacks.Callback):
         if self.step % self.run.summary_steps:
             self._write_point(self.trainer.averages.sums())
         with self.train_writer.as_default(self.step):
-<<<<<<< HEAD
             _write("schedule/learning_rate", logs["learning_rate"])
-            tf.summary.image("conv1", conv1_grid(self.trainer.model)[None], description="The filters, a block a tower")
-=======
-            tf.summary.scalar("learning_rate", logs["learning_rate"])
-            tf.summary.scalar("images_per_second", logs["images_per_second"])
-            tf.summary.image("conv1", filters.conv1_grid(self.trainer.model)[None])
->>>>>>> explain
+            grid = filters.conv1_grid(self.trainer.model)
+            tf.summary.image("conv1", grid[None], description="The filters of the first layer, a block for each tower")
             if self.run.histograms:
                 for variable in [*self.trainer.model.trainable_variables, *self.trainer.optimizer.variables]:
                     if len(variable.shape):

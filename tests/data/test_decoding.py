@@ -75,13 +75,6 @@ def test_kinds_of_files(kind):
     assert_close(center(data), reference.window(for_reference, 0, 0, 256))
 
 
-def test_orientation_is_ignored():
-    image = photo(300, 280)
-    tag = Image.Exif()
-    tag[0x0112] = 6  # turned by a quarter
-    np.testing.assert_array_equal(center(encoded(image, exif=tag)), center(encoded(image)))
-
-
 @pytest.mark.parametrize("kind", QUICKLY)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_sizes_and_windows(size, kind):

@@ -8,10 +8,10 @@ import tarfile
 import numpy as np
 import pytest
 
-from keras_alexnet.data import imagenet
+from keras_alexnet.data import imagenet, sources
 from keras_alexnet.data.statistics import summarize
 from keras_alexnet.errors import RunError, UsageError
-from tests.data.conftest import encoded, items_of, photo, refusal
+from tests.data.conftest import encoded, items_of, photo, refusal, write_folder
 
 # The classes of the official validation images 1, 3 and 2, so that the list in TensorFlow Datasets fits.
 IDS = ("n01751748", "n02105855", "n09193705")
@@ -303,3 +303,25 @@ def test_wrong_kits(tmp_path, capsys, kit, expected):
     root = write(tmp_path, kit=kit())
     line = refusal(capsys, lambda: open_all(root))
     assert line.startswith(f"train: --data_dir={root}: ILSVRC2012_") and expected in line
+
+
+@pytest.mark.parametrize("labels", ["solution", "kit", "packaged"])
+def test_unpacked_as_kaggle_and_image_net_leave_it(labels, tmp_path, capsys):
+    images = {f"train/{name}/{file}": content for name, files in TRAIN.items() for file, content in files.items()}
+    images |= {f"val/{name}": content for name, content in VAL.items()}
+    write_folder(tmp_path, {f"ILSVRC/Data/CLS-LOC/{name}": content for name, content in images.items()})
+    solution = tmp_path / "LOC_val_solution.csv"
+    if labels == "kit":
+        (tmp_path / imagenet.KIT_ARCHIVE).write_bytes(kit_of(SYNSETS, b"3\n5\n2\n"))
+    elif labels == "solution":
+        rows = [f"ILSVRC2012_val_{number:08d},{name} 1 2 3 4 " for number, name in zip((1, 3, 2), IDS, strict=True)]
+        solution.write_text("\n".join(["ImageId,PredictionString", *rows]))
+    for data_dir in (tmp_path, tmp_path / "ILSVRC", tmp_path / "ILSVRC" / "Data" / "CLS-LOC"):
+        train, val = sources.open_folder(str(data_dir))
+        assert train.class_names == val.class_names == IDS and train.count == 9
+        ids = {file: IDS[label] for file, label in zip(val.files, val.labels, strict=True)}
+        assert ids == {f"ILSVRC2012_val_{number:08d}.JPEG": name for number, name in zip((1, 3, 2), IDS, strict=True)}
+    if labels == "solution":
+        for text, problem in (("ImageId,x\na,b", "is not a table"), ("ImageId,PredictionString", "has no label in")):
+            solution.write_text(text)
+            assert problem in refusal(capsys, lambda: sources.open_folder(str(tmp_path)))

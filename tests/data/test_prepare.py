@@ -70,7 +70,7 @@ def test_what_is_in_the_folder(prepared, opened):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest == report.manifest and report.handled == 15 and report.seconds > 0
     settings = {"size": 256, "encoding": "jpeg", "quality": 80, "shard_images": 4, "seed": 2012}
-    assert manifest["settings"] == settings | {"resize": "shorter_side"}
+    assert manifest["settings"] == settings | {"resize": "shorter_side", "orientation": "ignore"}
     facts = manifest["splits"]["train"]
     assert [shard["images"] for shard in facts["shards"]] == [4, 4, 2]
     assert (facts["images"], facts["label_counts"], facts["skipped"]) == (10, [4, 3, 3], [])
@@ -174,13 +174,13 @@ BAD = {
 def test_bad_files_are_left_out_and_listed(tmp_path):
     train = {"cat/row.jpg": encoded(photo(9, 1)), "cat/cmyk.jpg": encoded(photo(280, 270).convert("CMYK"))}
     train |= {"cat/png.JPEG": encoded(photo(9, 9), "PNG")}
-    train |= {f"newt/{name}": data for name, (data, _) in BAD.items()} | {"newt/good.jpg": GOOD, "newt/x/y.jpg": GOOD}
+    train |= {f"newt/{name}": data for name, (data, _) in BAD.items()} | {"newt/good.jpg": GOOD, "newt/y.gif": GOOD}
     write_folder(tmp_path / "train", train)
     write_folder(tmp_path / "val", {"cat/good.jpg": GOOD, "newt/good.jpg": GOOD})
     out, fail = str(tmp_path / "out"), Settings(shard_images=5, bad_images="fail")
-    with pytest.raises(RunError, match=r"train/newt/x/y.jpg: is one of 1 files that are not read; .*bad_images=skip"):
+    with pytest.raises(RunError, match=r"train/newt/y.gif: is one of 1 files that are not read; .*bad_images=skip"):
         prepare(*sources.open_folder(str(tmp_path)), out, fail)
-    (tmp_path / "train" / "newt" / "x" / "y.jpg").unlink()
+    (tmp_path / "train" / "newt" / "y.gif").unlink()
     train, val = sources.open_folder(str(tmp_path))
     with pytest.raises(RunError, match=r"train/newt/\S+: .*; repair or remove it, or .* --bad_images=skip") as caught:
         prepare(train, val, out, fail)

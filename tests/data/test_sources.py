@@ -36,7 +36,7 @@ def test_labels_follow_the_names(folder):
     assert items_of(train) == list(zip(train.files, content, train.labels, strict=True))
 
 
-@pytest.mark.parametrize("name", ["validation", "test"])
+@pytest.mark.parametrize("name", ["valid", "validation", "test"])
 def test_other_names_of_the_validation_folder(tmp_path, name):
     write_folder(tmp_path, {path.replace("val/", f"{name}/"): content for path, content in GOOD.items()})
     assert sources.open_folder(tmp_path)[1].name == name
@@ -66,14 +66,14 @@ def test_files_that_are_not_read_are_named_with_the_reason(tmp_path):
     for place in ("train/a/broken.jpg", "train/class", "val/class"):
         (tmp_path / place).symlink_to(tmp_path / "nowhere")
     train, val = sources.open_folder(tmp_path)
-    assert train.files == val.files == ("a/1.jpg", "b/1.jpg") and val.other_files == ("class",)
+    assert train.files == ("a/1.jpg", "a/nested/deep/x.jpg", "b/1.jpg") and train.labels == (0, 0, 1)
+    assert val.files == ("a/1.jpg", "b/1.jpg") and val.other_files == ("class",)
     webp = f"a WebP image; only JPEG and PNG are read: convert it with `mogrify -format jpg {tmp_path}/train/b/a.webp`"
     assert {name: train.reason(name) for name in train.other_files} == {
         "loose.jpg": "not in a class folder",
         "class": "a broken link",
         "a/Thumbs.db": "",
         "a/broken.jpg": "a broken link",
-        "a/nested/deep/x.jpg": "in a folder inside a class folder",
         "a/nested/notes.txt": "",
         "a/x.jpg": "a folder",
         "b/a.webp": webp,
@@ -111,8 +111,19 @@ COMPOSED = {
 }
 # (What of GOOD is left out, what is added, where None is an empty folder; what the message has to say.)
 WRONG_FOLDERS = {
-    "nothing": (["train", "val"], {}, f"the folder {{root}}/train {MISSING}"),
-    "no_val": (["val"], {"val": b""}, f"the folder {{root}}/val (or validation, or test) {MISSING}"),
+    "nothing": (["train", "val"], {}, "{root} holds no class folders"),
+    "no_train": (["train"], {}, f"the folder {{root}}/train {MISSING}"),
+    "no_val": (
+        ["val"],
+        {"val": b""},
+        f"the folder {{root}}/val (or valid, validation, test) {MISSING}; or give --val_fraction=0.2 to take a part of "
+        "train",
+    ),
+    "one_class": (
+        ["train", "val"],
+        {"all/a/1.jpg": IMAGE},
+        "{root} holds one class folder, all; name the folder of all",
+    ),
     "only_files": (["val"], {"val/1.jpg": IMAGE, "val/.a/1.jpg": IMAGE}, "{root}/val holds no class folders"),
     "empty_class": ([], {"train/c": None}, "{root}/train/c holds no images (.jpg, .jpeg, .png)"),
     "other_images": (
@@ -173,3 +184,48 @@ def test_shapes_are_drawn_once_and_named_by_their_settings(tmp_path, monkeypatch
     data = dataclasses.replace(data, shapes_train=5)
     line = refusal(capsys, lambda: sources.open_training(data))
     assert line.startswith("train: --data_dir=mine: ") and "delete it or choose another folder" in line
+
+
+def contents(count):
+    """So many different files of each of two classes, {path: bytes}."""
+    return {f"{name}/{place}.jpg": IMAGE + name.encode() + bytes([place]) for name in "ab" for place in range(count)}
+
+
+def sides(root, *split):
+    """{file: whether it is for validation}"""
+    train, val = sources.open_folder(str(root), *split)
+    assert train.class_names == val.class_names and not set(train.files) & set(val.files)
+    return dict.fromkeys(train.files, False) | dict.fromkeys(val.files, True)
+
+
+def test_an_unsplit_folder_is_split_by_content(tmp_path, capsys):
+    root = write_folder(tmp_path / "images", contents(100))
+    first = sides(root)
+    counts = [sum(held for file, held in first.items() if file[0] == name) for name in "ab"]
+    assert len(first) == 200 and all(10 <= count <= 30 for count in counts)
+    assert first != sides(root, None, 7) and 80 <= sum(sides(root, 0.5).values()) <= 120
+    # Images that are there stay where they are, other names or not; copies are on the side of the original.
+    held, kept = (next(file for file, held in first.items() if held == side) for side in (True, False))
+    copies = {f"b/copies/{place}.jpg": (root / file).read_bytes() for place, file in enumerate((held, kept))}
+    write_folder(root, {**copies, "a/new.jpg": IMAGE, "b/note.txt": b""})
+    (root / held).rename(root / "a" / "renamed.jpg")
+    again = sides(root)
+    assert again["b/copies/0.jpg"] and not again["b/copies/1.jpg"] and again["a/renamed.jpg"]
+    assert all(again[file] == side for file, side in first.items() if file != held)
+    train, val = sources.open_training(DataConfig(dataset="folder", data_dir=str(root)))
+    line = f"split:      {train.count} images to train on, {val.count} to validate on, chosen by content"
+    assert capsys.readouterr().out.startswith(line)
+    assert (train.other_files, val.other_files) == (("b/note.txt",), ())
+    assert sources.list_split(root, "val") == val and sources.list_split(root, ".").count == 203
+    # The same of a training folder, if it is asked for.
+    root.rename(tmp_path / "train")
+    other, again = sources.open_folder(str(tmp_path), 0.2)
+    assert other.root == again.root == str(tmp_path / "train") and again.files == val.files
+
+
+def test_a_class_of_few_images_has_one_on_each_side_or_is_refused(tmp_path, capsys):
+    root = write_folder(tmp_path / "images", contents(2))
+    assert sorted(sides(root, 0.01).values()) == [False, False, True, True]
+    root = write_folder(tmp_path / "copies", {**contents(2), "a/1.jpg": IMAGE, "a/0.jpg": IMAGE})
+    line = refusal(capsys, lambda: sources.open_folder(str(root)))
+    assert "class a has too few different images for both sides of the split; add images" in line

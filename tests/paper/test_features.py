@@ -10,6 +10,7 @@ from PIL import Image
 from tensorboard.plugins.projector import ProjectorConfig
 
 from keras_alexnet import rundir
+from keras_alexnet.config import DataConfig
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.paper import features
@@ -17,7 +18,7 @@ from keras_alexnet.paper import features
 
 def listed(data_dir, split=".", quick=False):
     settings = types.SimpleNamespace(data_dir=str(data_dir), index_split=split, quick=quick)
-    return features.list_images(settings, "index_split")
+    return features.list_images(settings, "index_split", DataConfig())
 
 
 def indexed(extractor, source, folder):

@@ -169,7 +169,7 @@ def test_wrong_folders(flags, small_images, tmp_path, capsys):
         path.write_bytes(b"not an image")
     given, query = [flags[0], f"--results_dir={tmp_path}/r"], f"--query={flat / '1.jpg'}"
     for folder, more, code, words in (
-        (flat, [], 2, "--index_split=.: .*flat has no class folders"),
+        (flat, [], 2, "--data_dir=.*flat: .*flat holds no class folders"),
         (tmp_path / "unknown", [], 2, "--query_split=val: its class 'cats' is not in"),
         (tmp_path / "alone", [], 2, "no image of 'red_square' is left to be found"),
         (flat, [f"--query={bad}"], 2, "bad.jpg: is not a JPEG or PNG file that can be decoded"),

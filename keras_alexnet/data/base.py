@@ -1,0 +1,94 @@
+"""What every source of images has, and what those have whose images can be read one by one."""
+
+import dataclasses
+
+import numpy as np
+
+WHOLE = (0, 1)  # the part of a process that shares the images with no other
+# An EXIF orientation is read where the first EXIF of a JPEG's first EXIF_BYTES begins, by `sources` and in the graph.
+EXIF, EXIF_BYTES = b"Exif\0\0", 2**16
+
+
+class Source:
+    """Undecoded images with labels, which can be read in any order and from any place on.
+
+    Attributes:
+        name: str, for messages, such as "train".
+        class_names: tuple of str, in the order of the labels.
+        count: int, images.
+        labels: sequence of int, one an image; empty where labels are known only after reading.
+        label_counts: tuple of int, images of each class; empty where it is not known which images can be decoded.
+        other_files: tuple of str, files among the images that are not read.
+        stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
+        resize: "shorter_side" or "stretch", how an image becomes (or became) 256x256, see `data.decoding`.
+        orientation: "apply" or "ignore", what is done with the EXIF orientation of a file, see `data.decoding`.
+
+    Every source also has these methods:
+        keys, name_of(key): property, a number for each image, iterable of int; and its name, str.
+        without(names): the same source without some of them.
+        items(order=None, start=0, part=WHOLE): what `loader()` makes images of, tf.data.Dataset of tuples, a key first.
+            `order`: None for that of the keys, or a sequence of int that seeds one; `start`: images to leave out at the
+            beginning; `part`: (which, of how many) that share the images, `part_count(order, part)` of them.
+        loader(): a function of an item -> (image as `stored` says, label: int32 scalar), for a graph.
+    """
+
+    label_counts = other_files = ()
+    stored, resize, orientation = "", "shorter_side", "ignore"
+
+    def fingerprint(self):
+        """What tells this source from others, str."""
+        return self.with_decoding_in(f"{self.identity} {self.count}")
+
+    def with_decoding_in(self, fingerprint):
+        """A fingerprint that tells statistics of images that were resized or turned in another way apart."""
+        fingerprint = fingerprint if self.resize == "shorter_side" else f"{fingerprint} {self.resize}"
+        return f"{fingerprint} upright" if self.orientation == "apply" else fingerprint
+
+    def names(self):
+        """The names of all images, tuple of str."""
+        return tuple(self.name_of(key) for key in self.keys)
+
+    def check_readable(self, key):
+        """Raises OSError where an image's bytes cannot be read; of records TensorFlow says so itself."""
+
+    def reason(self, name):
+        """Why an image or another file cannot be used, str, as far as its first bytes tell."""
+        return ""
+
+
+class IndexedSource(Source):
+    """Images read one by one: an item is an index, int64; `per_image` names the attributes with a value for each."""
+
+    @property
+    def count(self):
+        return len(self.labels)
+
+    @property
+    def keys(self):
+        return range(self.count)
+
+    def name_of(self, index):
+        return self.files[index]
+
+    def items(self, order=None, start=0, part=WHOLE):
+        import tensorflow as tf  # a folder is listed without it
+
+        return tf.data.Dataset.from_tensor_slices((permutation(self.count, order)[part[0] :: part[1]][start:],))
+
+    def part_count(self, order, part):
+        return len(range(part[0], self.count, part[1]))
+
+    def without(self, names):
+        names = frozenset(names)
+        if not names:
+            return self
+        kept = [index for index in self.keys if self.name_of(index) not in names]
+        columns = {column: getattr(self, column) for column in self.per_image}
+        for column, values in columns.items():
+            columns[column] = tuple(values[index] for index in kept) if isinstance(values, tuple) else values[kept]
+        return dataclasses.replace(self, **columns, **{"label_counts": ()} if self.label_counts else {})
+
+
+def permutation(count, order):
+    """int64 (count,): 0, 1, 2, ... where order is None, or else a permutation that the sequence of int seeds."""
+    return np.arange(count) if order is None else np.random.default_rng(order).permutation(count)
