@@ -1,6 +1,7 @@
 """Errors that a user can act on, and how messages of others are shortened to one line."""
 
 import contextlib
+import importlib
 
 
 class UsageError(ValueError):
@@ -24,6 +25,15 @@ class RunError(RuntimeError):
 
 class RequeueError(RunError):
     """Stopped by a signal; a checkpoint was kept and the same command resumes (exit code 75)."""
+
+
+def optional(module, extra):
+    """Imports a module of a package that the extra installs. Raises UsageError where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        library = module.split(".")[0].replace("_", "-")
+        raise UsageError(f"{library} is not installed; pip install 'keras-alexnet[{extra}]'") from None
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def evaluate(config):
         if model.config.data.resize != models[0].config.data.resize:
             problem = f"resizes images in another way than {models[0].name} (--resize)"
             raise UsageError(f"--model_dir={model.name}: {problem}; give models of one way")
-    source, described = _open(config, models, config.split)
+    source, described = open_set(config, models, config.split)
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(config, models, source, described)
     several = len(models) > 1
@@ -136,7 +136,7 @@ def _chosen_weights(config, models, source, described):
         return [weight / sum(given) for weight in given], None, None
     evaluated = described["split"]
     if config.search_split:
-        source, described = _open(config, models, config.search_split)
+        source, described = open_set(config, models, config.search_split)
     answered = list(answers(models, source, config, f"searching weights on {described['split']}"))
     probabilities = np.stack([np.concatenate([own[index] for own, _ in answered]) for index in range(len(models))])
     found = search_weights(probabilities, np.concatenate([labels for _, labels in answered]))
@@ -144,8 +144,12 @@ def _chosen_weights(config, models, source, described):
     return found.tolist(), {**described, "same_images": same}, answered if same else None
 
 
-def _open(config, models, split):
-    """(source, dict): the source to evaluate, without files that are not images, and its entry in the report."""
+def open_set(config, models, split):
+    """(source, dict): the source to evaluate, without files that are not images, and its entry in the report.
+
+    The config is an evaluate.EvaluateConfig, the models are of one set of classes, and the split is a name or None.
+    Raises UsageError where there is no such set.
+    """
     data, own_classes = models[0].config.data, models[0].class_names
     if config.dataset:
         data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)

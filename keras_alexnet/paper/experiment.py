@@ -26,9 +26,9 @@ import sys
 import numpy as np
 from PIL import Image
 
-from keras_alexnet import __version__, cli, flags, rundir
+from keras_alexnet import __version__, cli, errors, flags, rundir
 from keras_alexnet.cli import Table  # noqa: F401 (for the commands)
-from keras_alexnet.errors import ArgumentError, RunError, UsageError
+from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.files import atomic_write
 from keras_alexnet.flags import flag
 
@@ -145,11 +145,7 @@ def read(name, folder):
 
 def optional(module):
     """Imports a module of the optional dependencies `figures`. Raises UsageError where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        library = module.split(".")[0]
-        raise UsageError(f"{library} is not installed; pip install 'keras-alexnet[figures]'") from None
+    return errors.optional(module, "figures")
 
 
 def paired(pairs):
