@@ -38,8 +38,8 @@ _OPSET = 17  # of ONNX, 2022
 def export_run(model_dir, kind, checkpoint="newest", quantize="none"):
     """Writes a checkpoint of a run in one of export.FORMATS; returns the folder, MODEL_DIR/KIND/VERSION, str.
 
-    int8 versions are below MODEL_DIR/KIND_int8. The file and the run answer the same images; the largest differences
-    and the agreement of the five best classes go into `metadata.json`, for int8 the errors on all of the validation set.
+    int8 versions are below MODEL_DIR/KIND_int8. The file and the run answer the same images; largest differences and the
+    agreement of the five best classes go into `metadata.json`, for int8 the errors on the whole validation set, too.
     Raises RunError where they differ by more than LARGEST, UsageError where int8 has no validation set, and as
     `rundir.open_run` does.
     """
