@@ -27,13 +27,13 @@ class RequeueError(RunError):
     """Stopped by a signal; a checkpoint was kept and the same command resumes (exit code 75)."""
 
 
-def optional(module, extra):
-    """Imports a module of a package that the extra installs. Raises UsageError where it is not installed."""
+def optional(module, extra, problem=None):
+    """Imports a module that an extra installs. Raises UsageError with the command for that where it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        library = module.split(".")[0].replace("_", "-")
-        raise UsageError(f"{library} is not installed; pip install 'keras-alexnet[{extra}]'") from None
+        problem = problem or f"{module.split('.')[0].replace('_', '-')} is not installed;"
+        raise UsageError(f"{problem} pip install 'keras-alexnet[{extra}]'") from None
 
 
 @contextlib.contextmanager

@@ -69,15 +69,13 @@ def main(argv):
 
 def check(config):
     """Raises ArgumentError where flags of an ExportConfig do not go together."""
-    text, valid = ",".join(config.format), tuple(FORMATS)
-    if not config.format or not set(config.format) <= set(valid) or len(set(config.format)) < len(config.format):
-        raise ArgumentError("format", text, f"must be one or several different ones of {', '.join(valid)}")
-    if config.quantize != "none" and not set(config.format) <= set(QUANTIZED):
-        problem = f"goes with --format={' or '.join(QUANTIZED)}, not with {text}"
-        raise ArgumentError("quantize", config.quantize, problem)
-    if config.views != 1 and config.format != ("saved_model",):
-        problem = f"goes with --format=saved_model, not with {text}, which takes one view at a time"
-        raise ArgumentError("views", config.views, problem)
+    text, names = ",".join(config.format), set(config.format)
+    if not names or not names <= set(FORMATS) or len(names) < len(config.format):
+        raise ArgumentError("format", text, f"must be one or several different ones of {', '.join(FORMATS)}")
+    if config.quantize != "none" and not names <= set(QUANTIZED):
+        raise ArgumentError("quantize", config.quantize, f"goes with --format={' or '.join(QUANTIZED)}, not {text}")
+    if config.views != 1 and names != {"saved_model"}:
+        raise ArgumentError("views", config.views, f"goes with --format=saved_model, not {text}, which takes one view")
 
 
 def export_run(model_dir, views=1, checkpoint="newest"):

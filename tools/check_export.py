@@ -22,6 +22,7 @@ with contextlib.suppress(ImportError):
     import tensorflow_addons  # noqa: F401
 
 SIGNATURES = ("serving_default", "features")
+PACKAGES = ("keras", "tensorflow", "tensorflow-addons", "tensorflow-cpu", "tensorflow_cpu")
 
 
 def main(argv=None):
@@ -41,50 +42,46 @@ def main(argv=None):
         return 2
     print(", ".join(f"{name} {version}" for name, version in versions().items()))
     for name, difference in differences.items():
-        print(f"{name:<28}  largest difference {difference:.1e}")
+        print(f"{name:<24}  largest difference {difference:.1e}")
     return int(not max(differences.values()) <= options.tolerance)
 
 
 def write(export, path, images):
     """Writes the reference: image files in base64, and what the export answers to all of them in one batch."""
     contents = [tf.io.read_file(image).numpy() for image in images]
-    answers = by_loading(export, contents)
-    content = {
-        "versions": versions(),
-        "images": [base64.b64encode(each).decode() for each in contents],
-        "answers": {name: {key: value.tolist() for key, value in each.items()} for name, each in answers.items()},
+    answers = {
+        name: {key: value.tolist() for key, value in each.items()} for name, each in load(export, contents).items()
     }
+    images = [base64.b64encode(each).decode() for each in contents]
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file)
+        json.dump({"versions": versions(), "images": images, "answers": answers}, file)
 
 
 def check(export, path):
-    """The largest difference of a number from the reference, by loader and output, dict of str -> float; of class names
-    how many are others.
-    """
+    """The largest difference from the reference, by loader and output, dict of str -> float; of class names 0 or 1."""
     with open(path, encoding="utf-8") as file:
         reference = json.load(file)
     contents, found = [base64.b64decode(each) for each in reference["images"]], {}
-    for loader, answers in (("load", by_loading(export, contents)), ("session", by_session(export, contents))):
+    for loader in (load, load_in_session):
+        answers = loader(export, contents)
         for signature, outputs in reference["answers"].items():
             for name, expected in outputs.items():
                 given, expected = answers[signature][name], np.array(expected)
                 distance = given != expected if name == "classes" else np.abs(given - expected.astype(np.float32))
-                found[f"{loader}: {name}"] = float(distance.sum() if name == "classes" else distance.max())
+                found[f"{loader.__name__}: {name}"] = float(distance.max())
     return found
 
 
-def by_loading(export, contents):
-    """Answers by `tf.saved_model.load`: dict of signature -> dict of output -> np.ndarray."""
+def load(export, contents):
+    """Answers to image files by `tf.saved_model.load`: dict of signature -> dict of output -> np.ndarray."""
     signatures, files = tf.saved_model.load(export).signatures, tf.constant(contents)
     return {name: _plain(signatures[name](image_bytes=files)) for name in SIGNATURES}
 
 
-def by_session(export, contents):
+def load_in_session(export, contents):
     """The same by the loader of sessions, whose twin in C++ TensorFlow Serving runs."""
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        graph = tf.compat.v1.saved_model.loader.load(session, [tf.saved_model.SERVING], export)
-        answers = {}
+        graph, answers = tf.compat.v1.saved_model.loader.load(session, [tf.saved_model.SERVING], export), {}
         for name in SIGNATURES:
             signature = graph.signature_def[name]
             fetches = {key: info.name for key, info in signature.outputs.items()}
@@ -94,11 +91,8 @@ def by_session(export, contents):
 
 def versions():
     """The installed versions of what matters here: dict of str -> str."""
-    found = {}
-    for name in ("tensorflow", "tensorflow-cpu", "keras", "tensorflow-addons"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    installed = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    return {name: version for name, version in sorted(installed.items()) if name in PACKAGES}
 
 
 def _plain(outputs):

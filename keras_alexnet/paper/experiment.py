@@ -14,6 +14,7 @@ the figures for TensorBoard in RESULTS/logs.
 
 import dataclasses
 import datetime
+import functools
 import importlib
 import io
 import json
@@ -36,6 +37,7 @@ from keras_alexnet.flags import flag
 NAMES = ["figure1", "cifar10_lrn", "figure3", "figure4", "retrieval", "table1", "table2", "ablations", "initialization"]
 NOT_RUN = "not run"
 LEAST_SEEDS = 3  # for a confidence interval
+optional = functools.partial(errors.optional, extra="figures")  # function of the name of a module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +143,6 @@ def read(name, folder):
         return None
     except ValueError as error:
         raise RunError(f"{path}: is not a result ({error}); run the command again") from None
-
-
-def optional(module):
-    """Imports a module of the optional dependencies `figures`. Raises UsageError where it is not installed."""
-    return errors.optional(module, "figures")
 
 
 def paired(pairs):

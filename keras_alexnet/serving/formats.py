@@ -27,26 +27,23 @@ from keras_alexnet.serving import standalone
 from keras_alexnet.training.trainer import read
 
 IMAGES = 16  # that are compared
-BEST = 5
 # The largest difference of a probability that an export may have. Eight bits move them by less than the second, and a
 # wrong preprocessing or a wrong layer by more; float32 in another order by less than the first.
 LARGEST = {"none": 1e-4, "int8": 0.1}
 SMALLEST_AGREEMENT = 0.9  # of the five best classes of each image
-_OPSET = 17  # of ONNX, 2022
 
 
 def export_run(model_dir, kind, checkpoint="newest", quantize="none"):
     """Writes a checkpoint of a run in one of export.FORMATS; returns the folder, MODEL_DIR/KIND/VERSION, str.
 
-    int8 versions are below MODEL_DIR/KIND_int8. The file and the run answer the same images; largest differences and the
-    agreement of the five best classes go into `metadata.json`, for int8 the errors on the whole validation set, too.
-    Raises RunError where they differ by more than LARGEST, UsageError where int8 has no validation set, and as
-    `rundir.open_run` does.
+    int8 versions are below MODEL_DIR/KIND_int8. `metadata.json` has what `compare` found, for int8 also the errors on
+    the whole validation set. Raises UsageError where that is missing, and as `compare` and `rundir.open_run` do.
     """
     run = rundir.open_run(model_dir, checkpoint)
     network = dataclasses.replace(run.config.network, precision="float32")
     served = export.served_model(run, network=network)
-    source, images, taken_from = _images(run, served, needs_set=quantize != "none")
+    model = evaluation.Model(model_dir, run.class_names, run.config, served.size, len(run.history), served)
+    source, images, taken_from = _images(run, model, needs_set=quantize != "none")
     name, package, write = _FORMATS[kind]
     parent = os.path.join(model_dir, kind if quantize == "none" else f"{kind}_{quantize}")
 
@@ -62,13 +59,10 @@ def export_run(model_dir, kind, checkpoint="newest", quantize="none"):
             **compare(folder, served, images, LARGEST[quantize]),
         }
         if quantize != "none":
-            before, after = _errors(run, source, served, folder)
+            before, after = _errors(model, source, folder)
             parameters = sum(array.size for array in run.weights.values())
-            metadata["quantization"] = {
-                "images": source.count,
-                "before": {"bytes": 4 * parameters, **before},
-                "after": {"bytes": size, **after},
-            }
+            before, after = {"bytes": 4 * parameters, **before}, {"bytes": size, **after}
+            metadata["quantization"] = {"images": source.count, "before": before, "after": after}
         export.write_metadata(os.path.join(folder, "metadata.json"), metadata)
 
     folder = export.write_version(parent, write_version)
@@ -95,59 +89,50 @@ def compare(folder, served, images, largest):
         with np.load(answered, allow_pickle=False) as file:
             found = dict(file)
     expected = {name: value.numpy() for name, value in served.network_outputs(images).items()}
-    best = [np.argsort(-each["probabilities"], axis=1, kind="stable")[:, :BEST] for each in (found, expected)]
-    agreement = np.mean([np.isin(*rows).mean() for rows in zip(*best, strict=True)])
-    differences = {name: float(np.abs(found[name] - value).max()) for name, value in expected.items()}
-    if not (differences["probabilities"] <= largest and agreement >= SMALLEST_AGREEMENT):
+    best = [np.argsort(-each["probabilities"], axis=1, kind="stable")[:, :5] for each in (found, expected)]
+    agreement = float(np.mean([np.isin(*rows).mean() for rows in zip(*best, strict=True)]))
+    difference, of_features = (float(np.abs(found[name] - value).max()) for name, value in expected.items())
+    if not (difference <= largest and agreement >= SMALLEST_AGREEMENT):
         raise RunError(
-            f"the exported file does not answer as the run: probabilities differ by {differences['probabilities']:.2g} "
-            f"(at most {largest:g}), the five best classes agree in {100 * agreement:.0f} %; nothing was exported"
+            f"the exported file does not answer as the run: probabilities differ by {difference:.2g} (at most "
+            f"{largest:g}), the five best classes agree in {100 * agreement:.0f} %; nothing was exported"
         )
-    return {
-        "largest_probability_difference": differences["probabilities"],
-        "largest_feature_difference": differences["features"],
-        "top5_agreement": float(agreement),
-    }
+    differences = {"largest_probability_difference": difference, "largest_feature_difference": of_features}
+    return {**differences, "top5_agreement": agreement}
 
 
-def _images(run, served, needs_set):
+def _images(run, model, needs_set):
     """(source, images, name): the validation set or None; float32 (B, size, size, 3), prepared; where they are from."""
-    model = _model(run, served)
     try:
         source, described = evaluation.open_set(evaluate.EvaluateConfig(), [model], None)
     except (UsageError, RunError, OSError) as error:
         if needs_set:
             raise UsageError(f"--quantize=int8 measures errors on the validation set of the run: {error}") from None
-        side = (served.size, served.size)  # such as imported weights, whose images are elsewhere
-        drawn = [shapes.draw(shapes.CLASS_NAMES[index % 10], index).resize(side) for index in range(IMAGES)]
-        return (
-            None,
-            np.stack([np.asarray(image, np.float32) for image in drawn]) - served.mean.numpy(),
-            "built-in shapes",
-        )
+        # Such as imported weights, whose images are elsewhere.
+        drawn = [
+            shapes.draw(shapes.CLASS_NAMES[index % 10], index).resize((model.size,) * 2) for index in range(IMAGES)
+        ]
+        images = np.stack([np.asarray(image, np.float32) for image in drawn])
+        return None, images - model.served.mean.numpy(), "built-in shapes"
     part = (0, max(1, source.count // IMAGES))  # from all over the set, which is often in the order of its classes
-    batches = pipeline.center_view(source, run.statistics, size=served.size, batch_size=IMAGES, part=part)
+    batches = pipeline.center_view(source, run.statistics, size=model.size, batch_size=IMAGES, part=part)
     images, _ = next(iter(read(batches)))
     return source, images.numpy(), f"{described['dataset']} {described['split']}"
 
 
-def _errors(run, source, served, folder):
+def _errors(model, source, folder):
     """The errors on the whole validation set of the run and of the file in a folder: list of two dicts."""
-    network, mean = standalone.load(folder), served.mean.numpy()
+    network, mean = standalone.load(folder), model.served.mean.numpy()
 
     def center_view(images):
         return tf.constant(network(images.numpy().astype(np.float32) - mean)["probabilities"])
 
-    models = [_model(run, each) for each in (served, types.SimpleNamespace(center_view=center_view, size=served.size))]
+    models = [model, dataclasses.replace(model, served=types.SimpleNamespace(center_view=center_view))]
     batches = [
         [evaluation.of_batch(each, labels) for each in probabilities]
         for probabilities, labels in evaluation.answers(models, source, evaluate.EvaluateConfig(), "measuring int8")
     ]
     return [evaluation.summary(evaluation.joined(parts)) for parts in zip(*batches, strict=True)]
-
-
-def _model(run, served):
-    return evaluation.Model(run.model_dir, run.class_names, run.config, served.size, len(run.history), served)
 
 
 def _graph(run, network):
@@ -163,7 +148,7 @@ def _graph(run, network):
 def _write_onnx(run, network, quantize, path):
     _, function = _graph(run, network)
     convert = optional("tf2onnx", "onnx").convert
-    convert.from_function(function, function.input_signature, opset=_OPSET, output_path=path)
+    convert.from_function(function, function.input_signature, opset=17, output_path=path)
 
 
 def _write_litert(run, network, quantize, path):

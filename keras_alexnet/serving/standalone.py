@@ -46,11 +46,9 @@ def center_view(path, size=224, resize="shorter_side"):
         halvings = sum(min(image.size) >= SIDE * factor for factor in (2, 4, 8))
         factor, shape = 2**halvings, np.array(image.size[::-1])
         is_png = image.format == "PNG"
-        if is_png:
-            reduced = shape // factor
-        else:
+        if not is_png:
             image.draft(None, (SIDE, SIDE))  # libjpeg's own reduction, by the same factor
-            reduced = np.array(image.size[::-1])
+        reduced = shape // factor if is_png else np.array(image.size[::-1])
         region = reduced if resize == "stretch" else np.full(2, reduced.min())
         margin, enlarged = (SIDE - size) // 2, region < SIDE
         # The window in whole pixels of the file; a direction that is enlarged is taken whole and cut afterwards.
@@ -58,12 +56,10 @@ def center_view(path, size=224, resize="shorter_side"):
         count = np.where(enlarged, region, (2 * size * region + SIDE) // (2 * SIDE))
         row, column = (reduced - region) // 2 + np.minimum(first, region - count)
         rows, columns = count
-        if is_png:
-            box = [factor * edge for edge in (column, row, column + columns, row + rows)]
-            blocks = _rgb(image.crop(box)).reshape(rows, factor, columns, factor, 3)
-            pixels = blocks.sum((1, 3), dtype=np.float32) / np.float32(factor**2)
-        else:
-            pixels = _rgb(image.crop((column, row, column + columns, row + rows))).astype(np.float32)
+        blocks = factor if is_png else 1
+        box = [blocks * edge for edge in (column, row, column + columns, row + rows)]
+        pixels = _rgb(image.crop(box)).reshape(rows, blocks, columns, blocks, 3)
+        pixels = pixels.sum((1, 3), dtype=np.float32) / np.float32(blocks**2)
     for axis in (1, 0):
         pixels = _resized(pixels, SIDE if enlarged[axis] else size, axis)
     top, left = np.where(enlarged, margin, 0)
@@ -89,8 +85,7 @@ def _resized(pixels, length, axis):
 
 
 def _onnx(path):
-    providers = ["CPUExecutionProvider"]
-    session = importlib.import_module("onnxruntime").InferenceSession(path, providers=providers)
+    session = importlib.import_module("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
 
@@ -104,8 +99,7 @@ def _keras(path):
     importlib.import_module("keras_alexnet")  # registers its layers
     keras = importlib.import_module("keras")
     model = keras.saving.load_model(path)
-    outputs = {"probabilities": model.output, "features": model.get_layer("fc8").input}
-    network = keras.Model(model.input, outputs)
+    network = keras.Model(model.input, {"probabilities": model.output, "features": model.get_layer("fc8").input})
     return lambda images: {name: value.numpy() for name, value in network(images).items()}
 
 
