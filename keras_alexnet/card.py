@@ -11,7 +11,6 @@ import os
 import sys
 
 from keras_alexnet import __version__, flags, rundir
-from keras_alexnet import config as configs
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import UsageError, reading
 from keras_alexnet.flags import flag
@@ -33,8 +32,8 @@ tags: [alexnet, image-classification, keras, tensorflow]
 
 # AlexNet on {dataset}
 
-The network of [Krizhevsky, Sutskever and Hinton (2012)]({paper}):
-variant `{variant}`, {form}, width {width:g}. Written by keras_alexnet {version}.
+The network of [Krizhevsky, Sutskever and Hinton (2012)](https://doi.org/10.1145/3065386): variant `{variant}`,
+{form}, width {width:g}. Written by keras_alexnet {version}.
 
 | | |
 |---|---|
@@ -56,7 +55,6 @@ Of an image {resized}. The network takes the central
 Research and teaching: repeating and explaining the paper, features, fine-tuning. Any image gets one of the {count}
 classes. It was not tested for decisions about people, nor for safety.
 {figures}"""
-_PAPER = "https://papers.nips.cc/paper/4824-imagenet-classification-with-deep-convolutional-neural-networks"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +62,6 @@ class CardConfig:
     """Card."""
 
     run: tuple[str, ...] = flag((), "A run's folder, as training wrote it.")
-    checkpoint: str = flag("newest", configs.CHECKPOINT_HELP, choices=configs.CHECKPOINT)
 
 
 def main(argv):
@@ -73,7 +70,7 @@ def main(argv):
         raise UsageError(f"name one run's folder, not {len(config.run)}")
     rundir.check_run(config.run[0])
     start_tensorflow()
-    print(text(rundir.open_run(config.run[0], config.checkpoint)), end="")
+    print(text(rundir.open_run(config.run[0])), end="")
 
 
 def text(run):
@@ -97,7 +94,6 @@ def text(run):
     plots = sorted(glob.glob("*.png", root_dir=run.model_dir))
     return _TEXT.format(
         **values,
-        paper=_PAPER,
         version=__version__,
         variant=network.variant,
         form="two towers" if network.towers == 2 else f"one tower, groups {network.groups}",
@@ -115,7 +111,7 @@ def text(run):
 
 
 def operations(layer):
-    """The floating-point operations of a convolution or dense layer for one image, int; multiplying and adding are two."""
+    """The operations of a convolution or dense layer for one image, a multiplication and an addition being two: int."""
     return 2 * math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
 
 
@@ -131,25 +127,21 @@ def _metrics(dataset, last):
 
 
 def _files(model_dir):
-    """The files of other runtimes that were exported, each as it was compared with the run; "" without one."""
-    rows = []
+    """The table of the files of other runtimes in a run's folder, each as it was compared with the run, or ""."""
+    lines = [
+        "| file | size | compared in | largest difference of a probability | top-1 error |",
+        "|---|---|---|---|---|",
+    ]
     for path in sorted(glob.glob("*/[0-9]*/metadata.json", root_dir=model_dir)):
         with reading(path), open(os.path.join(model_dir, path), encoding="utf-8") as file:
-            metadata = json.load(file)
-            parity, quantization = metadata["parity"], metadata.get("quantization")
-            errors = "as the run"
-            if quantization:
-                before, after = (quantization[name]["top1_error"] for name in ("before", "after"))
-                errors = f"{after:.2f} % (float32: {before:.2f} %), {quantization['images']:,} images"
-            cells = (
-                os.path.dirname(path),
-                f"{metadata['bytes'] / 1e6:.1f} MB",
-                parity["runtime"],
-            )
-            rows.append([*cells, f"{parity['largest_probability_difference']:.1g}", errors])
-    head = ["file", "size", "compared in", "largest difference of a probability", "top-1 error"]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
-    return "\n".join([*lines, "", ""]) if rows else ""
+            found = json.load(file)
+            parity, errors = found["parity"], "as the run"
+            if "quantization" in found:
+                before, after = (found["quantization"][name]["top1_error"] for name in ("before", "after"))
+                errors = f"{after:.2f} % (float32: {before:.2f} %), {found['quantization']['images']:,} images"
+            cells = os.path.dirname(path), f"{found['bytes'] / 1e6:.1f} MB", parity["runtime"]
+            lines.append(f"| {' | '.join(cells)} | {parity['largest_probability_difference']:.1g} | {errors} |")
+    return "\n".join([*lines, "", ""]) if len(lines) > 2 else ""
 
 
 if __name__ == "__main__":

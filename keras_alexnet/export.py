@@ -43,8 +43,7 @@ class ExportConfig:
     format: tuple[str, ...] = flag(("saved_model",), f"One or several of {', '.join(FORMATS)}, separated by commas.")
     quantize: str = flag(
         "none",
-        f"int8: weights of eight bits, in the dense layers (keras) or in all layers (litert); for {QUANTIZED[0]} and "
-        f"{QUANTIZED[1]}. Their errors on the whole validation set are measured before and after.",
+        "int8: weights of eight bits, of dense layers (keras) or of all (litert); errors are measured before and after.",
         choices=("none", "int8"),
     )
 

@@ -152,8 +152,7 @@ def open_run(model_dir, which="newest"):
 def build(run, network=None, activation=None):
     """The network of an opened run, not placed on devices: keras.Model, images -> logits. Raises RunError.
 
-    `network`: a config.NetworkConfig that is another form of the run's, or None; `activation`: that of fc8, such as
-    "softmax".
+    `network`: a config.NetworkConfig, another form of the run's; `activation`: that of fc8, such as "softmax".
     """
     network = network or run.config.network
     with reading(run.checkpoint):

@@ -3,9 +3,8 @@
     python tools/check_export.py RUN/export/1 --reference=answers.json --write IMAGE...     # where it was exported
     python check_export.py EXPORT --reference=answers.json                                  # in another environment
 
-The JSON holds the image files and the answers to them. Both loaders are tried: that of TensorFlow 2, and that of
-sessions, which TensorFlow Serving uses. tensorflow-addons is imported first where it is installed, as a program that
-needs it does. The exit code is 1 where a number differs by more than --tolerance, or a class by its name.
+The JSON holds the image files and the answers to them. Two loaders are tried: TensorFlow 2's, and that of sessions,
+which TensorFlow Serving uses. The exit code is 1 where a number differs by more than --tolerance, or a class by name.
 """
 
 import argparse
@@ -18,7 +17,7 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-with contextlib.suppress(ImportError):
+with contextlib.suppress(ImportError):  # loaded with it, as in a program that needs it
     import tensorflow_addons  # noqa: F401
 
 SIGNATURES = ("serving_default", "features")

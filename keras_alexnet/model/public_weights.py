@@ -17,7 +17,7 @@ import zipfile
 import numpy as np
 
 from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, optional, printable, reading
+from keras_alexnet.errors import ArgumentError, RunError, optional, printable, reading
 from keras_alexnet.model import caffe
 from keras_alexnet.model.caffe import LAYERS, MAX_BYTES
 from keras_alexnet.model.variants import UNITS, VARIANTS, Network

@@ -27,8 +27,7 @@ from keras_alexnet.serving import standalone
 from keras_alexnet.training.trainer import read
 
 IMAGES = 16  # that are compared
-# The largest difference of a probability that an export may have. Eight bits move them by less than the second, and a
-# wrong preprocessing or a wrong layer by more; float32 in another order by less than the first.
+# The largest difference of a probability that an export may have, of float32 in another order and of eight bits.
 LARGEST = {"none": 1e-4, "int8": 0.1}
 SMALLEST_AGREEMENT = 0.9  # of the five best classes of each image
 
@@ -109,9 +108,7 @@ def _images(run, model, needs_set):
         if needs_set:
             raise UsageError(f"--quantize=int8 measures errors on the validation set of the run: {error}") from None
         # Such as imported weights, whose images are elsewhere.
-        drawn = [
-            shapes.draw(shapes.CLASS_NAMES[index % 10], index).resize((model.size,) * 2) for index in range(IMAGES)
-        ]
+        drawn = [shapes.draw(name, 0).resize((model.size, model.size)) for name in shapes.CLASS_NAMES]
         images = np.stack([np.asarray(image, np.float32) for image in drawn])
         return None, images - model.served.mean.numpy(), "built-in shapes"
     part = (0, max(1, source.count // IMAGES))  # from all over the set, which is often in the order of its classes
@@ -136,10 +133,7 @@ def _errors(model, source, folder):
 
 
 def _graph(run, network):
-    """(ServedModel, tf.function of prepared images): the network in one stack of layers for each of its groups.
-
-    Grouped convolutions are something else in each runtime; two towers compute the same.
-    """
+    """(ServedModel, tf.function of prepared images); in towers, since not every runtime has grouped convolutions."""
     served = export.served_model(run, network=dataclasses.replace(network, towers=network.groups))
     images = tf.TensorSpec((None, served.size, served.size, 3), tf.float32, name="images")
     return served, tf.function(served.network_outputs, [images])
@@ -147,8 +141,8 @@ def _graph(run, network):
 
 def _write_onnx(run, network, quantize, path):
     _, function = _graph(run, network)
-    convert = optional("tf2onnx", "onnx").convert
-    convert.from_function(function, function.input_signature, opset=17, output_path=path)
+    tf2onnx = optional("tf2onnx", "onnx")
+    tf2onnx.convert.from_function(function, function.input_signature, opset=17, output_path=path)
 
 
 def _write_litert(run, network, quantize, path):
