@@ -96,8 +96,8 @@ def decode_predictions(predictions, top=5, class_names=None, run=None):
 
     Returns:
         list, one an image, of lists of (id, name, score), best first: id and name as `keras.applications` has them
-        (WordNet id and a word); with `class_names` both are the name. Raises ValueError of another number of classes, and
-        of what are not numbers.
+        (WordNet id and a word); with `class_names` both are the name. Raises ValueError of another number of classes,
+        and of what are no real numbers.
     """
     if not isinstance(top, numbers.Integral) or top < 1:
         raise ArgumentError("top", top, "must be a whole number, at least 1")

@@ -1,7 +1,6 @@
-"""Files of other runtimes: each format of a trained run, and of imported weights, whose network and mean are Caffe's."""
+"""Files of other runtimes: of a trained run with a few layers, and of imported weights with all layers of Caffe's."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from keras_alexnet import AlexNet, config, export, flags, rundir
 from keras_alexnet.data import shapes, statistics
 from keras_alexnet.serving import formats, standalone
 from tests.conftest import CLASSES
-from tests.runs import SMALL_CLASSES, call, refusal
+from tests.runs import REMOVED, SMALL_CLASSES, call, refusal
 
 NAMES = {"onnx": "model.onnx", "litert": "model.tflite", "keras": "model.keras"}
 
@@ -26,9 +25,9 @@ def needs(name):
 
 
 @pytest.fixture(scope="module")
-def trained(run_of_three_epochs, tmp_path_factory):
+def trained(tiny_run, tmp_path_factory):
     ignored = shutil.ignore_patterns("export", "logs")
-    return shutil.copytree(run_of_three_epochs, tmp_path_factory.mktemp("trained") / "run", ignore=ignored)
+    return shutil.copytree(tiny_run, tmp_path_factory.mktemp("trained") / "run", ignore=ignored)
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +59,21 @@ def test_a_file_answers_image_files_as_the_saved_model_does(kind, name, request,
     assert found["parity"]["largest_probability_difference"] < 1e-6 and found["parity"]["top5_agreement"] == 1
     expected = "9 of the folder val" if kind == "trained" else "10 of the built-in shapes"
     assert found["parity"]["images"] == expected and f"| {name}/1 |" in (run / name / "README.md").read_text()
-    # From a file to the answer in a new process, with what is in the folder only.
+    # From a file to the answer, with what is in the folder only.
     image = tmp_path / "image.jpg"
     shapes.draw("red_star", 3).resize((700, 530)).save(image)
     served = export.served_model(rundir.open_run(str(run)))
-    answer = served.classify_files(tf.constant([image.read_bytes()]))
-    command = [sys.executable, str(folder / "predict.py"), str(image)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ})
-    shown, *lines = done.stdout.splitlines()
-    best = zip(answer["scores"][0].numpy(), answer["classes"][0].numpy(), strict=True)
-    assert (shown, lines) == (str(image), [f"  {100 * score:6.2f} %  {name.decode()}" for score, name in best])
-    images = standalone.prepare(image, folder)[None]
-    features = standalone.load(folder)(images)["features"]
-    expected = served.extract_features(tf.constant([image.read_bytes()]))["features"]
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    answer = standalone.load(folder)(np.stack([standalone.prepare(image, folder)] * 3))
+    expected = served.extract_features(tf.constant([image.read_bytes()] * 3))["features"]
+    np.testing.assert_allclose(answer["features"], expected, rtol=1e-4, atol=1e-5)
+    expected = served.classify_files(tf.constant([image.read_bytes()]))
+    np.testing.assert_allclose(answer["probabilities"][:1], expected["probabilities"], rtol=1e-4)
+    if kind == "trained":
+        command = [sys.executable, str(folder / "predict.py"), str(image)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        best = zip(expected["scores"][0].numpy(), expected["classes"][0].numpy(), strict=True)
+        lines = [f"  {100 * score:6.2f} %  {each.decode()}" for score, each in best]
+        assert done.stdout.splitlines() == [str(image), *lines]
 
 
 @pytest.mark.parametrize("name", export.QUANTIZED)
@@ -92,7 +92,7 @@ def test_eight_bits_are_measured_before_and_after(name, trained):
     if name == "keras":
         layers = keras.saving.load_model(folder / "model.keras").layers
         quantized = {layer.name.split("_")[0] for layer in layers if getattr(layer, "quantization_mode", None)}
-        assert quantized == {"fc6", "fc7", "fc8"}
+        assert quantized == {"fc6", "fc8"}
 
 
 def test_litert_needs_no_operations_of_tensorflow(trained):
@@ -107,8 +107,7 @@ def test_litert_needs_no_operations_of_tensorflow(trained):
 
 def test_a_file_that_answers_otherwise_takes_no_place(trained, monkeypatch):
     def other(run, network, quantize, path):
-        settings = {"width": 1 / 16, "devices": (), "classifier_activation": "softmax"}
-        AlexNet(len(SMALL_CLASSES), "release2012", seed=9, **settings).save(path)
+        AlexNet(len(SMALL_CLASSES), "release2012", width=1 / 16, towers=1, removed_layers=REMOVED, seed=9).save(path)
 
     def damaged(run, network, quantize, path):
         with open(path, "wb") as file:

@@ -25,7 +25,6 @@ def test_answers_are_compared_with_stored_ones(folder, tmp_path, capsys):
     assert check_export.main(arguments) == 1
     shown = capsys.readouterr().out
     assert "load: probabilities       largest difference 1.0e-03" in shown and "load_in_session: pro" in shown
-    assert check_export.main([*arguments, "--tolerance=0.01"]) == 0
     content["answers"]["serving_default"]["classes"][0][0] = "a cat"
     reference.write_text(json.dumps(content))
     assert check_export.main([*arguments, "--tolerance=0.01"]) == 1
