@@ -17,11 +17,6 @@ from keras_alexnet.flags import flag
 from keras_alexnet.model.variants import VARIANTS
 
 CLASSES = 20  # that are named; class_names.txt has all
-# How an image file becomes 256x256, by --resize.
-_RESIZED = {
-    "shorter_side": "its shorter side is scaled to 256 pixels, and the central 256x256 are cut",
-    "stretch": "all of it is stretched to 256x256",
-}
 _TEXT = """\
 ---
 # The license is yours to name, as far as that of the images allows, such as: license: cc-by-4.0
@@ -47,8 +42,8 @@ The network of [Krizhevsky, Sutskever and Hinton (2012)](https://doi.org/10.1145
 {files}## Preprocessing
 
 The SavedModel takes JPEG and PNG files; the other files come with `predict.py`, which makes the same pixels in NumPy.
-Of an image {resized}. The network takes the central
-{size}x{size} of that: RGB, 0 to 255, minus the mean image of the training set. The EXIF orientation is ignored.
+Of an image {resized}. The network takes the central {size}x{size} of
+that: RGB, 0 to 255, minus the mean image of the training set. The EXIF orientation is ignored.
 
 ## Intended use
 
@@ -77,15 +72,14 @@ def text(run):
     """The card of a rundir.Run, str."""
     network, data, training = run.config.network, run.config.data, run.config.training
     names, count, model = run.class_names, run.statistics.count, rundir.build(run)
-    values = {"dataset": data.dataset, "images": f"{count:,} training images" if count else "imported weights"}
+    is_folder = data.dataset in ("folder", "records") and data.data_dir
+    dataset = os.path.basename(os.path.abspath(data.data_dir)) if is_folder else data.dataset
+    values = {"dataset": dataset, "images": f"{count:,} training images" if count else "imported weights"}
     values |= {"training": "not known", "errors": "not run", "metrics": ""}
     if run.history:
         last = run.history[-1]
-        values["metrics"] = _metrics(data.dataset, last)
-        values["errors"] = (
-            f"{last['val_top1_error']:.2f} %, {last['val_top5_error']:.2f} %: validation set, center view, one model, "
-            f"after epoch {last['epoch']:g}"
-        )
+        values["metrics"] = _metrics(dataset, last)
+        values["errors"] = "{val_top1_error:.2f} %, {val_top5_error:.2f} %: validation set, center view".format(**last)
         values["training"] = (
             f"{len(run.history)} epochs, batches of {training.batch_size}, learning rate {training.learning_rate:g} "
             f"({training.lr_policy}), momentum {training.momentum:g}, weight decay {training.weight_decay:g}, dropout "
@@ -104,7 +98,9 @@ def text(run):
         megabytes=4 * model.count_params() / 1e6,
         flops=sum(operations(layer) for layer in model.layers if hasattr(layer, "kernel")),
         files=_files(run.model_dir),
-        resized=_RESIZED[data.resize],
+        resized="all is stretched to 256x256"
+        if data.resize == "stretch"
+        else "the central square is resized to 256x256",
         size=VARIANTS[network.variant].input_size,
         figures="\n## Figures\n\n" + "".join(f"![{name}](../{name})\n" for name in plots) if plots else "",
     )

@@ -147,8 +147,7 @@ def _chosen_weights(config, models, source, described):
 def open_set(config, models, split):
     """(source, dict): the source to evaluate, without files that are not images, and its entry in the report.
 
-    The config is an evaluate.EvaluateConfig, the models are of one set of classes, and the split is a name or None.
-    Raises UsageError where there is no such set.
+    The models have the same classes; the split is a name or None. Raises UsageError where there is no such set.
     """
     data, own_classes = models[0].config.data, models[0].class_names
     if config.dataset:

@@ -25,10 +25,10 @@ def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
     assert f"| parameters | {parameters + 6 + 256 + 3:,}, 0.2 MB in float32 |" in body
     assert f"| operations of an image | {2 * products:.3g} (" in body
     for words in (
-        "| data | folder, 18 training images, 3 classes |",
+        "| data | images0, 18 training images, 3 classes |",
         "| classes | blue_disk, red_square, striped_red_disk |",
-        f"| top-1 error, top-5 error | {float(last['val_top1_error']):.2f} %, 0.00 %: validation set, center view",
-        "its shorter side is scaled to 256 pixels",
+        f"| top-1 error, top-5 error | {float(last['val_top1_error']):.2f} %, 0.00 %: validation set, center view |",
+        "the central square is resized to 256x256",
         "![curves.png](../curves.png)",
     ):
         assert words in body

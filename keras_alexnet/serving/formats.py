@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_alexnet import evaluate, evaluation, export, rundir
+from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import pipeline, shapes
 from keras_alexnet.errors import RunError, UsageError, optional
 from keras_alexnet.serving import standalone
@@ -29,7 +30,6 @@ from keras_alexnet.training.trainer import read
 IMAGES = 16  # that are compared
 # The largest difference of a probability that an export may have, of float32 in another order and of eight bits.
 LARGEST = {"none": 1e-4, "int8": 0.1}
-SMALLEST_AGREEMENT = 0.9  # of the five best classes of each image
 
 
 def export_run(model_dir, kind, checkpoint="newest", quantize="none"):
@@ -91,13 +91,13 @@ def compare(folder, served, images, largest):
     best = [np.argsort(-each["probabilities"], axis=1, kind="stable")[:, :5] for each in (found, expected)]
     agreement = float(np.mean([np.isin(*rows).mean() for rows in zip(*best, strict=True)]))
     difference, of_features = (float(np.abs(found[name] - value).max()) for name, value in expected.items())
-    if not (difference <= largest and agreement >= SMALLEST_AGREEMENT):
+    if not (difference <= largest and agreement >= 0.9):
         raise RunError(
             f"the exported file does not answer as the run: probabilities differ by {difference:.2g} (at most "
             f"{largest:g}), the five best classes agree in {100 * agreement:.0f} %; nothing was exported"
         )
-    differences = {"largest_probability_difference": difference, "largest_feature_difference": of_features}
-    return {**differences, "top5_agreement": agreement}
+    names = ("largest_probability_difference", "largest_feature_difference", "top5_agreement")
+    return dict(zip(names, (difference, of_features, agreement), strict=True))
 
 
 def _images(run, model, needs_set):
@@ -119,7 +119,8 @@ def _images(run, model, needs_set):
 
 def _errors(model, source, folder):
     """The errors on the whole validation set of the run and of the file in a folder: list of two dicts."""
-    network, mean = standalone.load(folder), model.served.mean.numpy()
+    with hidden_library_messages():
+        network, mean = standalone.load(folder), model.served.mean.numpy()
 
     def center_view(images):
         return tf.constant(network(images.numpy().astype(np.float32) - mean)["probabilities"])
@@ -141,8 +142,8 @@ def _graph(run, network):
 
 def _write_onnx(run, network, quantize, path):
     _, function = _graph(run, network)
-    tf2onnx = optional("tf2onnx", "onnx")
-    tf2onnx.convert.from_function(function, function.input_signature, opset=17, output_path=path)
+    convert = optional("tf2onnx", "onnx").convert
+    convert.from_function(function, function.input_signature, opset=17, output_path=path)
 
 
 def _write_litert(run, network, quantize, path):

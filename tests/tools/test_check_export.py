@@ -24,7 +24,7 @@ def test_answers_are_compared_with_stored_ones(folder, tmp_path, capsys):
     reference.write_text(json.dumps(content))
     assert check_export.main(arguments) == 1
     shown = capsys.readouterr().out
-    assert "load: probabilities       largest difference 1.0e-03" in shown and "load_in_session: pro" in shown
+    assert "load: probabilities             largest difference 1.0e-03" in shown and "load_in_session: pro" in shown
     content["answers"]["serving_default"]["classes"][0][0] = "a cat"
     reference.write_text(json.dumps(content))
     assert check_export.main([*arguments, "--tolerance=0.01"]) == 1
@@ -32,5 +32,7 @@ def test_answers_are_compared_with_stored_ones(folder, tmp_path, capsys):
 
 def test_what_cannot_be_compared(folder, tmp_path, capsys):
     assert check_export.main([str(folder), f"--reference={tmp_path / 'none.json'}"]) == 2
-    assert check_export.main([str(tmp_path), f"--reference={tmp_path / 'a.json'}", "--write", __file__]) == 2
-    assert capsys.readouterr().err.count("check_export: ") == 2
+    for export, image in ((tmp_path, __file__), (folder, tmp_path / "none.jpg"), (folder, __file__)):
+        arguments = [str(export), f"--reference={tmp_path / 'a.json'}", "--write", str(image)]
+        assert check_export.main(arguments) == 2
+    assert capsys.readouterr().err.count("check_export: ") == 4 and not (tmp_path / "a.json").exists()
