@@ -5,6 +5,7 @@ python -m keras_alexnet.card RUN > README.md
 
 import dataclasses
 import glob
+import html
 import json
 import math
 import os
@@ -42,7 +43,7 @@ The network of [Krizhevsky, Sutskever and Hinton (2012)](https://doi.org/10.1145
 {files}## Preprocessing
 
 The SavedModel takes JPEG and PNG files; the other files come with `predict.py`, which makes the same pixels in NumPy.
-Of an image {resized}. The network takes the central {size}x{size} of
+Of an image {resized} is resized to 256x256. The network takes the central {size}x{size} of
 that: RGB, 0 to 255, minus the mean image of the training set. The EXIF orientation is ignored.
 
 ## Intended use
@@ -72,9 +73,9 @@ def text(run):
     """The card of a rundir.Run, str."""
     network, data, training = run.config.network, run.config.data, run.config.training
     names, count, model = run.class_names, run.statistics.count, rundir.build(run)
-    is_folder = data.dataset in ("folder", "records") and data.data_dir
+    is_folder = data.dataset in ("folder", "records")
     dataset = os.path.basename(os.path.abspath(data.data_dir)) if is_folder else data.dataset
-    values = {"dataset": dataset, "images": f"{count:,} training images" if count else "imported weights"}
+    values = {"dataset": html.escape(dataset), "images": f"{count:,} training images" if count else "imported weights"}
     values |= {"training": "not known", "errors": "not run", "metrics": ""}
     if run.history:
         last = run.history[-1]
@@ -93,14 +94,12 @@ def text(run):
         form="two towers" if network.towers == 2 else f"one tower, groups {network.groups}",
         width=network.width,
         count=len(names),
-        classes=f"{', '.join(names[:CLASSES])}{', ...' * (len(names) > CLASSES)}".replace("|", "\\|"),
+        classes=html.escape(", ".join(names[:CLASSES]) + ", ..." * (len(names) > CLASSES)).replace("|", "\\|"),
         parameters=model.count_params(),
         megabytes=4 * model.count_params() / 1e6,
         flops=sum(operations(layer) for layer in model.layers if hasattr(layer, "kernel")),
         files=_files(run.model_dir),
-        resized="all is stretched to 256x256"
-        if data.resize == "stretch"
-        else "the central square is resized to 256x256",
+        resized={"shorter_side": "the central square", "stretch": "all"}[data.resize],
         size=VARIANTS[network.variant].input_size,
         figures="\n## Figures\n\n" + "".join(f"![{name}](../{name})\n" for name in plots) if plots else "",
     )

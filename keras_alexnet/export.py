@@ -43,7 +43,7 @@ class ExportConfig:
     format: tuple[str, ...] = flag(("saved_model",), f"One or several of {', '.join(FORMATS)}, separated by commas.")
     quantize: str = flag(
         "none",
-        "int8: weights of eight bits, of dense layers (keras) or of all (litert); the errors of both are measured.",
+        "int8: weights of eight bits, of dense layers (keras) or of all (litert); errors with both are measured.",
         choices=("none", "int8"),
     )
 

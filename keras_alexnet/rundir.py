@@ -150,13 +150,10 @@ def open_run(model_dir, which="newest"):
 
 
 def build(run, network=None, activation=None):
-    """The network of an opened run, not placed on devices: keras.Model, images -> logits. Raises RunError.
-
-    `network`: a config.NetworkConfig, another form of the run's; `activation`: that of fc8, such as "softmax".
-    """
+    """The network of a run, or another form of it, not on devices: keras.Model, images -> logits. Raises RunError."""
     network = network or run.config.network
     with reading(run.checkpoint):
-        model = build_model(network, len(run.class_names), run.config.run.seed, devices=(), activation=activation)
+        model = build_model(network, len(run.class_names), run.config.run.seed, (), activation)
         _modules().weights.assign(run.weights, model)
     return model
 

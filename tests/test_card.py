@@ -11,6 +11,7 @@ def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
     (run / "curves.png").touch()
+    (run / "class_names.txt").write_text("a|b\n<script>\nred\n")
     code, text, _ = call(card, run)
     _, front, body = text.split("---\n", 2)
     front, last = yaml.safe_load(front), history(run)[-1]
@@ -26,7 +27,7 @@ def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
     assert f"| operations of an image | {2 * products:.3g} (" in body
     for words in (
         "| data | images0, 18 training images, 3 classes |",
-        "| classes | blue_disk, red_square, striped_red_disk |",
+        "| classes | a\\|b, &lt;script&gt;, red |",
         f"| top-1 error, top-5 error | {float(last['val_top1_error']):.2f} %, 0.00 %: validation set, center view |",
         "the central square is resized to 256x256",
         "![curves.png](../curves.png)",
@@ -34,7 +35,8 @@ def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
         assert words in body
     # An export writes the same text, which had neither the figure nor the files of other runtimes then.
     written = (tiny_run / "export" / "README.md").read_text(encoding="utf-8")
-    assert written == text[: text.index("\n## Figures")]
+    names = "blue_disk, red_square, striped_red_disk"
+    assert written == text[: text.index("\n## Figures")].replace("a\\|b, &lt;script&gt;, red", names)
     quantization = {"images": 9, "before": {"top1_error": 50.0}, "after": {"top1_error": 51.25}}
     parity = {"runtime": "keras 3.15.1", "largest_probability_difference": 2e-4}
     (run / "keras_int8" / "12").mkdir(parents=True)

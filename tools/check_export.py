@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-with contextlib.suppress(ImportError):  # loaded with it, as in a program that needs it
-    import tensorflow_addons  # noqa: F401
+with contextlib.suppress(ImportError):
+    import tensorflow_addons  # noqa: F401 (to load the model beside it)
 
 SIGNATURES = ("serving_default", "features")
 PACKAGES = ("keras", "tensorflow", "tensorflow-addons", "tensorflow-cpu", "tensorflow_cpu")
@@ -30,7 +30,7 @@ def main(argv=None):
     parser.add_argument("export", help="the folder of an exported version")
     parser.add_argument("--reference", required=True, help="the JSON file of images and answers")
     parser.add_argument("--write", nargs="+", metavar="IMAGE", help="write the file, for these JPEG or PNG images")
-    parser.add_argument("--tolerance", type=float, default=1e-5, help="of a number, absolute (default: %(default)g)")
+    parser.add_argument("--tolerance", type=float, default=1e-5, help="of a number (default: %(default)g)")
     options = parser.parse_args(argv)
     try:
         if options.write:
@@ -49,8 +49,8 @@ def main(argv=None):
 def write(export, path, images):
     """Writes the reference: image files in base64, and what the export answers to all of them in one batch."""
     contents = [Path(image).read_bytes() for image in images]
-    content = {"versions": versions(), "images": [base64.b64encode(each).decode() for each in contents]}
-    content["answers"] = load(export, contents)
+    images = [base64.b64encode(each).decode() for each in contents]
+    content = {"versions": versions(), "images": images, "answers": load(export, contents)}
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file, default=np.ndarray.tolist)
 

@@ -114,7 +114,10 @@ def main(paths):
     with open(os.path.join(HERE, "metadata.json"), encoding="utf-8") as file:
         names, network = json.load(file)["class_names"], load()
     for path in paths:
-        scores = network(prepare(path)[None])["probabilities"][0]
+        try:
+            scores = network(prepare(path)[None])["probabilities"][0]
+        except OSError as error:
+            sys.exit(f"predict: {path}: {error}")
         print(path)
         for label in np.argsort(-scores, kind="stable")[:5]:
             print(f"  {100 * scores[label]:6.2f} %  {names[label]}")
