@@ -2,8 +2,7 @@
 
     formats.export_run("runs/photos", "onnx")    # RUN/onnx/1: model.onnx, predict.py, mean.npy, metadata.json
 
-`predict.py` is `serving.standalone`: it prepares images as the SavedModel does, and runs the file in a process of its
-own for the comparison.
+`predict.py` is `serving.standalone`: it prepares images as the SavedModel does, and runs the file for the comparison.
 """
 
 import dataclasses
