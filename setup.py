@@ -54,6 +54,8 @@ setup(
             "onnx>=1.17,<2",
             "onnxruntime>=1.20,<2",
         ],
+        "onnx": ["tf2onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
+        "litert": ["ai-edge-litert>=2.3,<3"],
         "beam": ["apache-beam>=2.73,<3"],
         "imagenet": ["scipy>=1.14.1,<2"],
         "serving": ["tensorflow-serving-api>=2.21,<2.22"],

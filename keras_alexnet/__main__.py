@@ -8,7 +8,8 @@ from keras_alexnet.errors import UsageError
 COMMANDS = {
     "train": "train a network and export it",
     "evaluate": "top-1 and top-5 error of runs or exported models",
-    "export": "write a run as a SavedModel",
+    "export": "write a run as a SavedModel, or for ONNX, LiteRT and Keras",
+    "card": "describe a run in Markdown, for a model hub",
     "predict": "classify images with an exported model or a server",
     "explain": "what a run sees in images: feature maps, Grad-CAM, occlusion, deconvnet",
     "explore": "the same on a page of this machine, for images that are dropped on it",

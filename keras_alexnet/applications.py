@@ -99,7 +99,8 @@ def decode_predictions(predictions, top=5, class_names=None, run=None):
 
     Returns:
         list, one an image, of lists of (id, name, score), best first: id and name as `keras.applications` has them
-        (WordNet id and a word); with `class_names` both are the name. Raises ValueError of another number of classes.
+        (WordNet id and a word); with `class_names` both are the name. Raises ValueError of another number of classes,
+        and of what are no real numbers.
     """
     if not isinstance(top, numbers.Integral) or top < 1:
         raise ArgumentError("top", top, "must be a whole number, at least 1")
@@ -108,7 +109,10 @@ def decode_predictions(predictions, top=5, class_names=None, run=None):
         with open(_file_of(class_names, "class_names.txt"), encoding="utf-8", newline="\n") as file:
             class_names = file.read().removesuffix("\n").split("\n")
     names = imagenet.classes() if class_names is None else [(name, name) for name in class_names]
-    predictions = np.asarray(predictions).astype(np.float64)  # unsigned numbers have no negative, by which to sort
+    predictions = np.asarray(predictions)
+    if predictions.dtype.kind in "OSUcmM":
+        raise ArgumentError("predictions", str(predictions.dtype), "must be real numbers")
+    predictions = predictions.astype(np.float64)  # unsigned numbers have no negative, by which to sort
     if predictions.ndim != 2 or predictions.shape[1] != len(names):
         problem = f"must be of the shape (images, {len(names)}); give the class_names of other classes"
         raise ArgumentError("predictions", predictions.shape, problem)

@@ -1,6 +1,7 @@
 """Errors that a user can act on, and how messages of others are shortened to one line."""
 
 import contextlib
+import importlib
 
 
 class UsageError(ValueError):
@@ -24,6 +25,15 @@ class RunError(RuntimeError):
 
 class RequeueError(RunError):
     """Stopped by a signal; a checkpoint was kept and the same command resumes (exit code 75)."""
+
+
+def optional(module, extra, problem=None):
+    """Imports a module that an extra installs. Raises UsageError with the command for that where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        problem = problem or f"{module.split('.')[0].replace('_', '-')} is not installed;"
+        raise UsageError(f"{problem} pip install 'keras-alexnet[{extra}]'") from None
 
 
 @contextlib.contextmanager

@@ -148,7 +148,7 @@ def open_set(config, models, split):
     """(source, dict): the source to evaluate, without files that are not images, and its entry in the report.
 
     `config`: an evaluate.EvaluateConfig, or another with its dataset, data_dir and input_threads; `models`: list of
-    Model; `split`: str or None, as the flag. Raises UsageError.
+    Model with the same classes; `split`: str or None, as the flag. Raises UsageError.
     """
     data, own_classes = models[0].config.data, models[0].class_names
     if config.dataset:

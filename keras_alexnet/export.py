@@ -1,6 +1,10 @@
-"""A run -> a versioned SavedModel, as TF Serving takes it.
+"""A run -> a versioned SavedModel, as TF Serving takes it, or files of other runtimes.
 
-python -m keras_alexnet.export --model_dir=RUN [--views=10]      # RUN/export/1, or the next free number
+    python -m keras_alexnet.export --model_dir=RUN [--views=10]      # RUN/export/1, or the next free number
+    python -m keras_alexnet.export --model_dir=RUN --format=onnx,litert,keras [--quantize=int8]      # RUN/onnx/1 ...
+
+ONNX, LiteRT and Keras files compute in float32. Each is compared with the run in its own runtime, on a few images of
+the validation set, before it takes its place.
 """
 
 import dataclasses
@@ -9,14 +13,22 @@ import json
 import os
 import sys
 
-from keras_alexnet import __version__, flags, rundir
+from keras_alexnet import __version__, card, flags, rundir
 from keras_alexnet import config as configs
 from keras_alexnet.cli import run_command, start_tensorflow
-from keras_alexnet.errors import UsageError
-from keras_alexnet.files import atomic_directory, remove_temp_files
+from keras_alexnet.errors import ArgumentError, UsageError, optional
+from keras_alexnet.files import atomic_directory, atomic_write, remove_temp_files
 from keras_alexnet.flags import flag
 
 METADATA = os.path.join("assets.extra", "metadata.json")
+# What --format may name, with the modules that each needs beyond the package; their extra is called as the format.
+FORMATS = {
+    "saved_model": (),
+    "onnx": ("tf2onnx", "onnxruntime"),
+    "litert": ("ai_edge_litert.interpreter",),
+    "keras": (),
+}
+QUANTIZED = ("litert", "keras")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +40,41 @@ class ExportConfig:
         1, "1: an image is answered by its center view. 10: by the mean of its ten views, section 4.1.", choices=(1, 10)
     )
     checkpoint: str = flag("newest", configs.CHECKPOINT_HELP, choices=configs.CHECKPOINT)
+    format: tuple[str, ...] = flag(("saved_model",), f"One or several of {', '.join(FORMATS)}, separated by commas.")
+    quantize: str = flag(
+        "none",
+        "int8: weights of eight bits, of dense layers (keras) or of all (litert); errors with both are measured.",
+        choices=("none", "int8"),
+    )
 
 
 def main(argv):
     config = flags.parse(ExportConfig, argv, __doc__)
     model_dir = flags.required(config, "model_dir")
+    check(config)
     rundir.check_run(model_dir)
     start_tensorflow()
-    print(f"exported to {export_run(model_dir, config.views, config.checkpoint)}")
+    for name in config.format:
+        for module in FORMATS[name]:
+            optional(module, name)
+    from keras_alexnet.serving import formats  # TensorFlow, which a wrong flag does not wait for
+
+    for name in config.format:
+        if name == "saved_model":
+            print(f"exported to {export_run(model_dir, config.views, config.checkpoint)}", flush=True)
+        else:
+            print(f"exported to {formats.export_run(model_dir, name, config.checkpoint, config.quantize)}", flush=True)
+
+
+def check(config):
+    """Raises ArgumentError where flags of an ExportConfig do not go together."""
+    text, names = ",".join(config.format), set(config.format)
+    if not names or not names <= set(FORMATS) or len(names) < len(config.format):
+        raise ArgumentError("format", text, f"must be one or several different ones of {', '.join(FORMATS)}")
+    if config.quantize != "none" and not names <= set(QUANTIZED):
+        raise ArgumentError("quantize", config.quantize, f"goes with --format={' or '.join(QUANTIZED)}, not {text}")
+    if config.views != 1 and names != {"saved_model"}:
+        raise ArgumentError("views", config.views, f"goes with --format=saved_model, not {text}, which takes one view")
 
 
 def export_run(model_dir, views=1, checkpoint="newest"):
@@ -45,16 +84,18 @@ def export_run(model_dir, views=1, checkpoint="newest"):
     """
     run = rundir.open_run(model_dir, checkpoint)
     served = served_model(run, views)
-    return save(served, os.path.join(model_dir, "export"), _metadata(run, views, served.size))
+    folder = save(served, os.path.join(model_dir, "export"), metadata(run, views, served.size))
+    write_card(run, os.path.dirname(folder))
+    return folder
 
 
-def served_model(run, views=1):
-    """The network of a rundir.Run with its preprocessing: serving.signatures.ServedModel."""
+def served_model(run, views=1, network=None):
+    """The network of a rundir.Run with its preprocessing: ServedModel; `network` as of `rundir.build`."""
     from keras_alexnet.serving.signatures import ServedModel  # TensorFlow, which a wrong flag does not wait for
 
     data, mean_image = run.config.data, run.statistics.mean_image
     ways = data.mean_subtraction == "aligned", views, data.resize, data.served_orientation
-    return ServedModel(rundir.build(run), run.class_names, mean_image, *ways)
+    return ServedModel(rundir.build(run, network), run.class_names, mean_image, *ways)
 
 
 def save(served, export_dir, metadata):
@@ -65,8 +106,13 @@ def save(served, export_dir, metadata):
 
     def write(folder):
         served.save(folder)
-        with open(os.path.join(folder, METADATA), "w", encoding="utf-8") as file:
-            json.dump(metadata, file, indent=1, ensure_ascii=False)
+        write_metadata(os.path.join(folder, METADATA), metadata)
+
+    return write_version(export_dir, write)
+
+
+def write_version(export_dir, write):
+    """Writes the next version, from 1 on, in `export_dir`, by a function of its folder; returns the version's path."""
 
     def next_version():
         versions = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
@@ -76,6 +122,17 @@ def save(served, export_dir, metadata):
     remove_temp_files(export_dir)
     # TF Serving reads only folders whose names are numbers; the temporary one begins with a dot.
     return atomic_directory(export_dir, next_version, write)
+
+
+def write_metadata(path, metadata):
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(metadata, file, indent=1, ensure_ascii=False)
+
+
+def write_card(run, export_dir):
+    """Writes the model card of a rundir.Run, see `keras_alexnet.card`, beside the versions of an export."""
+    with atomic_write(os.path.join(export_dir, "README.md")) as file:
+        file.write(card.text(run))
 
 
 def read_metadata(folder):
@@ -95,18 +152,17 @@ def read_metadata(folder):
     return metadata
 
 
-def _metadata(run, views, size):
-    import tensorflow as tf  # as above
-
-    data, measured = run.config.data, {}
+def metadata(run, views, size):
+    """What is known of an exported rundir.Run, dict for JSON; the size is that of the network's input."""
+    data, packages, measured = run.config.data, rundir.packages(), {}
     if run.history:  # in percent but for the loss (nats); on the validation set after the last epoch
         last, names = run.history[-1], ("top1_error", "top5_error", "loss", "mean_squared_error")
         measured = {"set": f"{data.dataset} validation", "views": 1, "models": 1, "epoch": last["epoch"]}
         measured |= {name: last[f"val_{name}"] for name in names}
     return {
         "keras_alexnet": __version__,
-        "tensorflow": tf.__version__,
-        "keras": rundir.packages()["keras"],
+        "tensorflow": packages["tensorflow"],
+        "keras": packages["keras"],
         "exported": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "variant": run.config.network.variant,
         "input_size": size,

@@ -149,18 +149,19 @@ def open_run(model_dir, which="newest"):
     return progresses.first_readable(paths, opened)
 
 
-def build(run):
-    """The network of an opened run, not placed on devices: keras.Model, images -> logits. Raises RunError."""
+def build(run, network=None, activation=None):
+    """The network of a run, or another form of it, not on devices: keras.Model, images -> logits. Raises RunError."""
+    network = network or run.config.network
     with reading(run.checkpoint):
-        model = build_model(run.config.network, len(run.class_names), run.config.run.seed, devices=())
+        model = build_model(network, len(run.class_names), run.config.run.seed, (), activation)
         _modules().weights.assign(run.weights, model)
     return model
 
 
-def build_model(network, num_classes, seed, devices):
+def build_model(network, num_classes, seed, devices, activation=None):
     """The network of a config.NetworkConfig with random weights: keras.Model, images -> logits; see `AlexNet`."""
     settings = {**variants.settings_of(network), "devices": devices, "dtype": network.precision, "seed": seed}
-    return _modules().AlexNet(num_classes, classifier_activation=None, **settings)
+    return _modules().AlexNet(num_classes, classifier_activation=activation, **settings)
 
 
 def create(config, model, class_names, statistics):

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from harness import resident_peak, seconds, step_turn
 
-from keras_alexnet import AlexNet
+from keras_alexnet import AlexNet, card
 from keras_alexnet.cli import quiet_start
 from keras_alexnet.data import pipeline, sources
 from keras_alexnet.data.augmentation import Augmentation
@@ -115,12 +115,8 @@ def flop_per_image(model):
     Two a multiplication with its addition; once forward, once for the kernel's gradient, once for the input's, which
     layers that see the image do without.
     """
-    total = 0
-    for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            products = 2 * math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-            total += products * (2 if layer.kernel.shape[-2] == 3 else 3)
-    return total
+    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    return sum(card.operations(layer) * (2 if layer.kernel.shape[-2] == 3 else 3) for layer in layers)
 
 
 def on_paper(model, batch_size, number_bytes):

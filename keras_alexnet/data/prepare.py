@@ -25,7 +25,7 @@ from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH, deco
 from keras_alexnet.data.pipeline import parallel_calls, with_options
 from keras_alexnet.data.records import FILE_NAME, IMAGE, LABEL, MANIFEST, PLACES, SPLITS, WORK, sha256_of
 from keras_alexnet.data.sources import Settings, conversion
-from keras_alexnet.errors import RunError, UsageError, brief, printable
+from keras_alexnet.errors import RunError, UsageError, brief, optional, printable
 from keras_alexnet.files import acquire, atomic_write, progress_bar, remove_temp_files
 
 _DESCRIBED = {SHORTER_SIDE: "central squares of", STRETCH: "whole images, stretched to"}
@@ -129,10 +129,7 @@ def beam_writer(opener, options):
     called by each worker too. `options`: list of str, Beam's own. Raises UsageError where Beam is missing or does not
     know them.
     """
-    try:
-        import apache_beam as beam  # in the extra `beam`
-    except ImportError:
-        raise UsageError("--beam: needs Apache Beam: pip install 'keras-alexnet[beam]'") from None
+    beam = optional("apache_beam", "beam", "--beam: needs Apache Beam:")
     try:
         parsed = beam.options.pipeline_options.PipelineOptions(options)
         unknown = sorted(set(parsed.get_all_options(retain_unknown_options=True)) - set(parsed.get_all_options()))

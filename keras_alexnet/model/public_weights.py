@@ -10,7 +10,6 @@ Read are PyTorch's `.pth` (torchvision, pytorchcv), the `.h5` of tf2cv, ONNX gra
 """
 
 import dataclasses
-import importlib
 import math
 import os
 import zipfile
@@ -18,7 +17,7 @@ import zipfile
 import numpy as np
 
 from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable, reading
+from keras_alexnet.errors import ArgumentError, RunError, optional, printable, reading
 from keras_alexnet.model import caffe
 from keras_alexnet.model.caffe import LAYERS, MAX_BYTES
 from keras_alexnet.model.variants import UNITS, VARIANTS, Network
@@ -137,12 +136,7 @@ def _checked(name, array, shape):
 
 
 def _package(name, path):
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise UsageError(
-            f"{path}: is read with {name}, which is missing: pip install 'keras-alexnet[parity]'"
-        ) from None
+    return optional(name, "parity", f"{path}: is read with {name}, which is missing:")
 
 
 def _first_line(error):

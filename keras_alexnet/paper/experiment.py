@@ -14,6 +14,7 @@ the figures for TensorBoard in RESULTS/logs.
 
 import dataclasses
 import datetime
+import functools
 import importlib
 import io
 import json
@@ -26,9 +27,9 @@ import sys
 import numpy as np
 from PIL import Image
 
-from keras_alexnet import __version__, cli, flags, rundir
+from keras_alexnet import __version__, cli, errors, flags, rundir
 from keras_alexnet.cli import Table  # noqa: F401 (for the commands)
-from keras_alexnet.errors import ArgumentError, RunError, UsageError
+from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.files import atomic_write, make_folder
 from keras_alexnet.flags import flag
 
@@ -36,6 +37,7 @@ from keras_alexnet.flags import flag
 NAMES = ["figure1", "cifar10_lrn", "figure3", "figure4", "retrieval", "table1", "table2", "ablations", "initialization"]
 NOT_RUN = "not run"
 LEAST_SEEDS = 3  # for a confidence interval
+optional = functools.partial(errors.optional, extra="figures")  # function of the name of a module
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,15 +133,6 @@ def read(name, folder):
         return None
     except ValueError as error:
         raise RunError(f"{path}: is not a result ({error}); run the command again") from None
-
-
-def optional(module):
-    """Imports a module of the optional dependencies `figures`. Raises UsageError where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        library = module.split(".")[0]
-        raise UsageError(f"{library} is not installed; pip install 'keras-alexnet[figures]'") from None
 
 
 def paired(pairs):

@@ -86,6 +86,11 @@ class ServedModel(tf.Module):
         """Classifies preprocessed images, float32 (B, size, size, 3), RGB 0..255 minus the mean. Returns the same."""
         return self._answers(tf.nn.softmax(self._outputs(_within_bounds(images))[0]))
 
+    def network_outputs(self, images):
+        """All that the network gives of preprocessed images: dict of probabilities and features, float32."""
+        logits, hidden = self._outputs(images)
+        return {"probabilities": tf.nn.softmax(logits), "features": tf.cast(hidden, tf.float32)}
+
     def extract_features(self, image_bytes):
         """Returns features, float32 (B, 4096), of JPEG or PNG files, string (B,): the last hidden layer's values."""
         images = tf.cast(_decoded(image_bytes, self.size, self.decoding), tf.float32) - self.mean

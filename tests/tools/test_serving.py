@@ -47,6 +47,30 @@ def test_the_compose_file_and_the_script_start_the_same_server():
                 assert (SERVING / value.removeprefix("/config/")).is_file()
 
 
+def test_triton_serves_the_onnx_export():
+    """Syntax by the published protocol; the names and sizes are those that ServedModel.network_outputs has."""
+    protocol = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="tritonclient is not installed")
+    text = (SERVING / "triton" / "alexnet" / "config.pbtxt").read_text()
+    model = text_format.Parse(text, protocol.ModelConfig())
+    assert (model.name, model.backend, model.max_batch_size) == ("alexnet", "onnxruntime", 128)
+    ports = [(each.name, each.data_type, list(each.dims)) for each in (*model.input, *model.output)]
+    shapes = (("images", [224, 224, 3]), ("probabilities", [1000]), ("features", [4096]))
+    assert ports == [(name, protocol.TYPE_FP32, shape) for name, shape in shapes]
+    assert model.output[0].label_filename == "labels.txt" and model.HasField("dynamic_batching")
+    (other,) = re.findall(r"`(\{ specific .*?)`", text)
+    changed = text_format.Parse(text.replace("{ latest { num_versions: 1 } }", other), protocol.ModelConfig())
+    assert changed.version_policy.specific.versions == [1]
+
+
+def test_the_manifest_of_kserve():
+    yaml = pytest.importorskip("yaml")
+    manifest = yaml.safe_load((SERVING / "triton" / "kserve.yml").read_text())
+    assert (manifest["apiVersion"], manifest["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    model = manifest["spec"]["predictor"]["model"]
+    assert (model["modelFormat"]["name"], model["runtime"]) == ("triton", "kserve-tritonserver")
+    assert model["protocolVersion"] == "v2" and model["storageUri"].startswith("pvc://")
+
+
 @pytest.fixture
 def run(tmp_path):
     """A function that runs serve.sh with a program in the server's place that prints what it is called with."""

@@ -1,0 +1,143 @@
+"""A model card of a run in Markdown, with the front matter that model hubs read. Every export writes it as README.md.
+
+python -m keras_alexnet.card RUN > README.md
+"""
+
+import dataclasses
+import glob
+import html
+import json
+import math
+import os
+import sys
+
+from keras_alexnet import __version__, flags, rundir
+from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.errors import UsageError, reading
+from keras_alexnet.flags import flag
+from keras_alexnet.model.variants import VARIANTS
+
+CLASSES = 20  # that are named; class_names.txt has all
+_TEXT = """\
+---
+# The license is yours to name, as far as that of the images allows, such as: license: cc-by-4.0
+library_name: keras
+pipeline_tag: image-classification
+tags: [alexnet, image-classification, keras, tensorflow]
+{metrics}---
+
+# AlexNet on {dataset}
+
+The network of [Krizhevsky, Sutskever and Hinton (2012)](https://doi.org/10.1145/3065386): variant `{variant}`,
+{form}, width {width:g}. Written by keras_alexnet {version}.
+
+| | |
+|---|---|
+| data | {dataset}, {images}, {count} classes |
+| classes | {classes} |
+| training | {training} |
+| top-1 error, top-5 error | {errors} |
+| parameters | {parameters:,}, {megabytes:.1f} MB in float32 |
+| operations of an image | {flops:.3g} (a multiplication and an addition are two; convolutions and dense layers) |
+
+{files}## Preprocessing
+
+The SavedModel takes JPEG and PNG files; the other files come with `predict.py`, which makes the same pixels in NumPy.
+Of an image {resized} is resized to 256x256. The network takes the central {size}x{size} of
+that: RGB, 0 to 255, minus the mean image of the training set. The EXIF orientation is ignored.
+
+## Intended use
+
+Research and teaching: repeating and explaining the paper, features, fine-tuning. Any image gets one of the {count}
+classes. It was not tested for decisions about people, nor for safety.
+{figures}"""
+
+
+@dataclasses.dataclass(frozen=True)
+class CardConfig:
+    """Card."""
+
+    run: tuple[str, ...] = flag((), "A run's folder, as training wrote it.")
+
+
+def main(argv):
+    config = flags.parse(CardConfig, argv, __doc__, positional="run")
+    if len(config.run) != 1:
+        raise UsageError(f"name one run's folder, not {len(config.run)}")
+    rundir.check_run(config.run[0])
+    start_tensorflow()
+    print(text(rundir.open_run(config.run[0])), end="")
+
+
+def text(run):
+    """The card of a rundir.Run, str."""
+    network, data, training = run.config.network, run.config.data, run.config.training
+    names, count, model = run.class_names, run.statistics.count, rundir.build(run)
+    is_folder = data.dataset in ("folder", "records")
+    dataset = os.path.basename(os.path.abspath(data.data_dir)) if is_folder else data.dataset
+    values = {"dataset": html.escape(dataset), "images": f"{count:,} training images" if count else "imported weights"}
+    values |= {"training": "not known", "errors": "not run", "metrics": ""}
+    if run.history:
+        last = run.history[-1]
+        values["metrics"] = _metrics(dataset, last)
+        values["errors"] = "{val_top1_error:.2f} %, {val_top5_error:.2f} %: validation set, center view".format(**last)
+        values["training"] = (
+            f"{len(run.history)} epochs, batches of {training.batch_size}, learning rate {training.learning_rate:g} "
+            f"({training.lr_policy}), momentum {training.momentum:g}, weight decay {training.weight_decay:g}, dropout "
+            f"{network.dropout:g}, seed {run.config.run.seed}, {network.precision}"
+        )
+    plots = sorted(glob.glob("*.png", root_dir=run.model_dir))
+    return _TEXT.format(
+        **values,
+        version=__version__,
+        variant=network.variant,
+        form="two towers" if network.towers == 2 else f"one tower, groups {network.groups}",
+        width=network.width,
+        count=len(names),
+        classes=html.escape(", ".join(names[:CLASSES]) + ", ..." * (len(names) > CLASSES)).replace("|", "\\|"),
+        parameters=model.count_params(),
+        megabytes=4 * model.count_params() / 1e6,
+        flops=sum(operations(layer) for layer in model.layers if hasattr(layer, "kernel")),
+        files=_files(run.model_dir),
+        resized={"shorter_side": "the central square", "stretch": "all"}[data.resize],
+        size=VARIANTS[network.variant].input_size,
+        figures="\n## Figures\n\n" + "".join(f"![{name}](../{name})\n" for name in plots) if plots else "",
+    )
+
+
+def operations(layer):
+    """The operations of a convolution or dense layer for one image, a multiplication and an addition being two: int."""
+    return 2 * math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+
+
+def _metrics(dataset, last):
+    """The front matter's results: hubs know accuracies, as shares. A JSON value is one of YAML."""
+    values = {"accuracy": last["val_top1_error"], "top_5_accuracy": last["val_top5_error"]}
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"name": dataset, "type": dataset, "split": "validation"},
+        "metrics": [{"type": kind, "value": round(1 - error / 100, 6)} for kind, error in values.items()],
+    }
+    return f"metrics: [accuracy]\nmodel-index: {json.dumps([{'name': 'AlexNet', 'results': [result]}])}\n"
+
+
+def _files(model_dir):
+    """The table of the files of other runtimes in a run's folder, each as it was compared with the run, or ""."""
+    lines = [
+        "| file | size | compared in | largest difference of a probability | top-1 error |",
+        "|---|---|---|---|---|",
+    ]
+    for path in sorted(glob.glob("*/[0-9]*/metadata.json", root_dir=model_dir)):
+        with reading(path), open(os.path.join(model_dir, path), encoding="utf-8") as file:
+            found = json.load(file)
+            parity, errors = found["parity"], "as the run"
+            if "quantization" in found:
+                before, after = (found["quantization"][name]["top1_error"] for name in ("before", "after"))
+                errors = f"{after:.2f} % (float32: {before:.2f} %), {found['quantization']['images']:,} images"
+            cells = os.path.dirname(path), f"{found['bytes'] / 1e6:.1f} MB", parity["runtime"]
+            lines.append(f"| {' | '.join(cells)} | {parity['largest_probability_difference']:.1g} | {errors} |")
+    return "\n".join([*lines, "", ""]) if len(lines) > 2 else ""
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("card", main, sys.argv[1:]))

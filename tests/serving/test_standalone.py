@@ -1,0 +1,24 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_alexnet.data.decoding import decode_center
+from keras_alexnet.serving.standalone import center_view
+from tests.data.test_decoding import KINDS, QUICKLY, SIZES, encoded, photo
+
+
+@pytest.mark.parametrize("size, resize", [(224, "shorter_side"), (227, "stretch")])
+def test_the_pixels_are_those_of_the_graph_to_the_bit(size, resize):
+    contents = {name: data for name, (data, _) in KINDS.items()}
+    for shape in SIZES:
+        contents |= {f"{kind} {shape}": encoded(photo(*shape), kind, **QUICKLY[kind]) for kind in QUICKLY}
+    for name, data in contents.items():
+        expected = decode_center(tf.constant(data), size, resize)
+        np.testing.assert_array_equal(center_view(io.BytesIO(data), size, resize), expected, name)
+
+
+def test_other_files_are_refused():
+    with pytest.raises(OSError):
+        center_view(io.BytesIO(b"GIF89a no image"))
