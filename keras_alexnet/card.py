@@ -44,7 +44,7 @@ The network of [Krizhevsky, Sutskever and Hinton (2012)](https://doi.org/10.1145
 
 The SavedModel takes JPEG and PNG files; the other files come with `predict.py`, which makes the same pixels in NumPy.
 Of an image {resized} is resized to 256x256. The network takes the central {size}x{size} of
-that: RGB, 0 to 255, minus the mean image of the training set. The EXIF orientation is ignored.
+that: RGB, 0 to 255, minus the mean image of the training set. The EXIF orientation is {orientation}.
 
 ## Intended use
 
@@ -101,6 +101,7 @@ def text(run):
         files=_files(run.model_dir),
         resized={"shorter_side": "the central square", "stretch": "all"}[data.resize],
         size=VARIANTS[network.variant].input_size,
+        orientation={"apply": "applied", "ignore": "ignored"}[data.served_orientation],
         figures="\n## Figures\n\n" + "".join(f"![{name}](../{name})\n" for name in plots) if plots else "",
     )
 

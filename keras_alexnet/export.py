@@ -169,6 +169,7 @@ def metadata(run, views, size):
         "views": views,
         "mean_subtraction": data.mean_subtraction,
         "resize": data.resize,
+        "orientation": data.served_orientation,
         "epochs": len(run.history),
         "training_set": {
             "dataset": data.dataset,

@@ -20,6 +20,10 @@ from PIL import Image
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SIDE = 256  # rows and columns of an image before its center is cut
+ORIENTATION = 0x0112  # EXIF's tag; how its values are turned upright
+_TURN = Image.Transpose
+TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
+TURNS |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
 
 
 def load(folder=HERE):
@@ -33,19 +37,22 @@ def prepare(path, folder=HERE):
     with open(os.path.join(folder, "metadata.json"), encoding="utf-8") as file:
         metadata = json.load(file)
     mean = np.load(os.path.join(folder, "mean.npy"), allow_pickle=False)
-    return center_view(path, metadata["input_size"], metadata["resize"]).astype(np.float32) - mean
+    options = (metadata[name] for name in ("input_size", "resize", "orientation"))
+    return center_view(path, *options).astype(np.float32) - mean
 
 
-def center_view(path, size=224, resize="shorter_side"):
+def center_view(path, size=224, resize="shorter_side", orientation="apply"):
     """The center of a JPEG or PNG file after resizing, uint8 (size, size, 3), RGB.
 
     A JPEG is reduced by 2, 4 or 8 while it is decoded and a PNG by the means of whole blocks, as far as SIDE pixels are
-    left, then bilinearly. `resize`: "shorter_side" to SIDE pixels, or "stretch" to SIDE x SIDE.
+    left, then bilinearly. `resize`: "shorter_side" to SIDE pixels, or "stretch" to SIDE x SIDE; `orientation`: "apply"
+    or "ignore", what is done with the EXIF orientation of a JPEG.
     """
     with Image.open(path, formats=("JPEG", "PNG")) as image:
         halvings = sum(min(image.size) >= SIDE * factor for factor in (2, 4, 8))
         factor, shape = 2**halvings, np.array(image.size[::-1])
         is_png = image.format == "PNG"
+        turn = TURNS.get(image.getexif().get(ORIENTATION)) if orientation == "apply" and not is_png else None
         if not is_png:
             image.draft(None, (SIDE, SIDE))  # libjpeg's own reduction, by the same factor
         reduced = shape // factor if is_png else np.array(image.size[::-1])
@@ -63,7 +70,8 @@ def center_view(path, size=224, resize="shorter_side"):
     for axis in (1, 0):
         pixels = _resized(pixels, SIDE if enlarged[axis] else size, axis)
     top, left = np.where(enlarged, margin, 0)
-    return (pixels[top : top + size, left : left + size] + np.float32(0.5)).astype(np.uint8)
+    pixels = (pixels[top : top + size, left : left + size] + np.float32(0.5)).astype(np.uint8)
+    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
 def _rgb(image):

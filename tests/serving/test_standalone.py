@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.serving.standalone import center_view
@@ -22,3 +23,14 @@ def test_the_pixels_are_those_of_the_graph_to_the_bit(size, resize):
 def test_other_files_are_refused():
     with pytest.raises(OSError):
         center_view(io.BytesIO(b"GIF89a no image"))
+
+
+@pytest.mark.parametrize("code", range(1, 9))
+def test_an_orientation_is_applied_as_in_the_graph(code):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = code
+    pixels = np.random.default_rng(0).integers(0, 256, (290, 411, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG", exif=exif)
+    for orientation in ("apply", "ignore"):
+        expected = decode_center(tf.constant(file.getvalue()), 224, orientation=orientation).numpy()
+        np.testing.assert_array_equal(center_view(io.BytesIO(file.getvalue()), orientation=orientation), expected)
