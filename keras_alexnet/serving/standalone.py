@@ -20,10 +20,8 @@ from PIL import Image
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SIDE = 256  # rows and columns of an image before its center is cut
-ORIENTATION = 0x0112  # EXIF's tag; how its values are turned upright
-_TURN = Image.Transpose
-TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
-TURNS |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
+ORIENTATION = 0x0112  # EXIF's tag; its values are turned upright by reversing rows, reversing columns, transposing
+TURNS = {2: (0, 1, 0), 3: (1, 1, 0), 4: (1, 0, 0), 5: (0, 0, 1), 6: (1, 0, 1), 7: (1, 1, 1), 8: (0, 1, 1)}
 
 
 def load(folder=HERE):
@@ -52,7 +50,8 @@ def center_view(path, size=224, resize="shorter_side", orientation="apply"):
         halvings = sum(min(image.size) >= SIDE * factor for factor in (2, 4, 8))
         factor, shape = 2**halvings, np.array(image.size[::-1])
         is_png = image.format == "PNG"
-        turn = TURNS.get(image.getexif().get(ORIENTATION)) if orientation == "apply" and not is_png else None
+        code = image.getexif().get(ORIENTATION) if orientation == "apply" and not is_png else 1
+        *are_reversed, transposed = TURNS.get(code, (0, 0, 0))
         if not is_png:
             image.draft(None, (SIDE, SIDE))  # libjpeg's own reduction, by the same factor
         reduced = shape // factor if is_png else np.array(image.size[::-1])
@@ -61,7 +60,8 @@ def center_view(path, size=224, resize="shorter_side", orientation="apply"):
         # The window in whole pixels of the file; a direction that is enlarged is taken whole and cut afterwards.
         first = np.where(enlarged, 0, (2 * margin * region + SIDE) // (2 * SIDE))
         count = np.where(enlarged, region, (2 * size * region + SIDE) // (2 * SIDE))
-        row, column = (reduced - region) // 2 + np.minimum(first, region - count)
+        # Rounded so that the square is that of the upright image.
+        row, column = (reduced - region + are_reversed) // 2 + np.minimum(first, region - count)
         rows, columns = count
         blocks = factor if is_png else 1
         box = [blocks * edge for edge in (column, row, column + columns, row + rows)]
@@ -71,7 +71,8 @@ def center_view(path, size=224, resize="shorter_side", orientation="apply"):
         pixels = _resized(pixels, SIDE if enlarged[axis] else size, axis)
     top, left = np.where(enlarged, margin, 0)
     pixels = (pixels[top : top + size, left : left + size] + np.float32(0.5)).astype(np.uint8)
-    return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
+    pixels = np.flip(pixels, np.flatnonzero(are_reversed))
+    return pixels.swapaxes(0, 1) if transposed else pixels
 
 
 def _rgb(image):
