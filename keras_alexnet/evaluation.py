@@ -15,6 +15,7 @@ from keras_alexnet.data import pipeline, shapes, sources, statistics
 from keras_alexnet.data.decoding import STORED_SIZE
 from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import progress_bar
+from keras_alexnet.model import variants
 from keras_alexnet.training import metrics
 from keras_alexnet.training.trainer import read
 
@@ -88,18 +89,22 @@ def open_model(folder, checkpoint="newest"):
     """
     if rundir.is_run(folder):
         run = rundir.open_run(folder, checkpoint)
-        served = export.served_model(run)
-        names, config, size, epochs = run.class_names, run.config, served.size, len(run.history)
-    else:
-        metadata = export.read_metadata(folder)
-        with reading(folder):
-            config = flags.read(configs.Config, metadata["flags"])
-            epochs = int(metadata["epochs"])
-            # Input size and classes are those of the model itself, whatever the metadata say.
-            served = tf.saved_model.load(folder)
-            size = served.signatures["images"].structured_input_signature[1]["images"].shape[1]
-            names = tuple(name.decode() for name in served.names().numpy())
+        return of_run(run, export.served_model(run))
+    metadata = export.read_metadata(folder)
+    with reading(folder):
+        config = flags.read(configs.Config, metadata["flags"])
+        epochs = int(metadata["epochs"])
+        # Input size and classes are those of the model itself, whatever the metadata say.
+        served = tf.saved_model.load(folder)
+        size = served.signatures["images"].structured_input_signature[1]["images"].shape[1]
+        names = tuple(name.decode() for name in served.names().numpy())
     return Model(folder, names, config, size, epochs, served)
+
+
+def of_run(run, served):
+    """The Model of a rundir.Run; `served` may be None where nothing is asked of it, as by `open_set`."""
+    size = variants.VARIANTS[run.config.network.variant].input_size
+    return Model(run.model_dir, run.class_names, run.config, size, len(run.history), served)
 
 
 def answers(models, source, config, label):

@@ -31,7 +31,7 @@ from keras_alexnet.errors import ArgumentError, RunError, printable
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.files import atomic_write, make_folder
 from keras_alexnet.flags import flag
-from keras_alexnet.model import filters, variants
+from keras_alexnet.model import filters
 from keras_alexnet.predict import check_files
 
 TEMPLATE = Path(__file__).with_name("explain.html")
@@ -129,11 +129,9 @@ def load(path, model_dir):
 
 def draw_sample(config, run):
     """Images of the set of an ExplainConfig, as `load` returns one: uint8 and float32 (N, size, size, 3)."""
-    evaluation, size = modules().evaluation, variants.VARIANTS[run.config.network.variant].input_size
-    # It only tells which set it is; nothing is asked of it.
-    model = evaluation.Model(run.model_dir, run.class_names, run.config, size, len(run.history), None)
     given = EvaluateConfig(dataset=config.dataset, data_dir=config.data_dir, split=config.split)
-    pixels = evaluation.sample(given, model, config.sample)
+    evaluation = modules().evaluation
+    pixels = evaluation.sample(given, evaluation.of_run(run, None), config.sample)
     return pixels, modules().applications.preprocess_input(pixels, run=run.model_dir)
 
 

@@ -83,8 +83,7 @@ class Explorer:
                 self.plain = rundir.build_model(settings, len(run.class_names), run.config.run.seed, devices=())
                 needed.weights.assign(run.weights, self.plain)
             served = types.SimpleNamespace(weights=needed.weights.variables(self.network))
-            size = self.network.input_shape[1]
-            model = needed.evaluation.Model(config.model, run.class_names, run.config, size, len(run.history), served)
+            model = needed.evaluation.of_run(run, served)
         else:
             model = needed.evaluation.open_model(config.model)
             self.signatures = model.served.signatures

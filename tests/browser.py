@@ -12,7 +12,7 @@ class Browser:
     """One tab. `problems`: what its console says of errors, list of str; `asked`: the addresses of its requests."""
 
     def __init__(self, folder):
-        program = shutil.which("chromium") or shutil.which("google-chrome")
+        program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         if program is None:
             pytest.skip("no Chromium")
         (theirs, self.to), (self.back, answers) = os.pipe(), os.pipe()
@@ -57,6 +57,10 @@ class Browser:
         found = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    def open(self, address):
+        self.call("Page.navigate", url=address)
+        self.run('new Promise(done => document.readyState === "complete" ? done() : addEventListener("load", done))')
 
     def resize(self, width):
         self.call(

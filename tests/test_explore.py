@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from keras_alexnet import explore
+from keras_alexnet import explore, flags
 from keras_alexnet.evaluation import open_model
 from keras_alexnet.paper import retrieval
 from tests.browser import Browser
@@ -24,8 +24,8 @@ DROP = """(() => {{ const dataTransfer = new DataTransfer();
 def index(run_of_three_epochs, small_images, tmp_path_factory):
     path = tmp_path_factory.mktemp("index") / "index.npz"
     query = f"--query={small_images}/val/red_square/0.jpg"
-    flags = [f"--model_dir={run_of_three_epochs}", f"--data_dir={small_images}", f"--index={path}", query]
-    retrieval.run(retrieval.experiment.flags.parse(retrieval.Settings, flags, ""))
+    argv = [f"--model_dir={run_of_three_epochs}", f"--data_dir={small_images}", f"--index={path}", query]
+    retrieval.run(flags.parse(retrieval.Settings, argv, ""))
     return path
 
 
@@ -51,8 +51,7 @@ def test_in_a_browser(served, small_images, run_of_three_epochs, tmp_path):
     try:
         for width in (1280, 390):
             browser.resize(width)
-            browser.call("Page.navigate", url=f"http://127.0.0.1:{served.port}/")
-            browser.run("new Promise(done => setTimeout(done, 300))")
+            browser.open(f"http://127.0.0.1:{served.port}/")
             assert browser.run("document.querySelectorAll('#examples button img').length") == 9
             browser.run("document.querySelector('#examples button').click()")
             chosen, said = browser.run(WAIT)
