@@ -48,8 +48,7 @@ def main(argv):
         raise ArgumentError("out", out, "is not empty; name a new folder")
     start_tensorflow()  # a wrong flag does not wait for it
     from keras_alexnet.data import statistics
-    from keras_alexnet.model import caffe, public_weights
-    from keras_alexnet.model import weights as named_weights
+    from keras_alexnet.model import caffe, public_weights, weights
 
     imported = public_weights.read(file)
     settings, is_caffe = dict(imported.settings), imported.settings["variant"].startswith("caffe")
@@ -64,13 +63,13 @@ def main(argv):
     texts |= {"mean_subtraction": "aligned"} if is_caffe else {}
     config = flags.read(configs.Config, {name: str(value) for name, value in texts.items()})
     model = rundir.build_model(config.network, len(names), config.run.seed, devices=())
-    named_weights.assign(imported.weights, model)  # splits them between two towers
+    weights.assign(imported.weights, model)  # splits them between two towers
     rgb_mean = mean_image.mean((0, 1), np.float64)
     rundir.create(config, model, names, statistics.Statistics(mean_image, rgb_mean, np.zeros((3, 3)), count=0))
-    weights, variant = imported.weights, settings["variant"]
-    parameters = sum(array.size for array in weights.values())
+    arrays, variant = imported.weights.values(), settings["variant"]
+    parameters = sum(array.size for array in arrays)
     print(f"imported:  {imported.origin}, with --variant={variant} --resize={imported.resize}")
-    print(f"layers:    {len(weights) // 2}, {parameters:,} parameters, in {settings['towers']} tower(s)")
+    print(f"layers:    {len(arrays) // 2}, {parameters:,} parameters, in {settings['towers']} tower(s)")
     print(f"published: {imported.published} error, by others (ILSVRC2012 validation, one center crop)")
     print(f"classes:   {len(names)}, from {names[0]} to {names[-1]}")
     print("mean:      {}, red {:.2f}, green {:.2f}, blue {:.2f}".format(options.mean or "one color", *rgb_mean))
