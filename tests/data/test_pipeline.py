@@ -235,4 +235,7 @@ def test_the_batches_of_two_parts_are_those_of_the_whole(source, statistics):
     whole = batches_of(train(source, statistics, Augmentation(), start=4))
     for part in (0, 1):
         batches = batches_of(train(source, statistics, Augmentation(), start=2, batch_size=2, part=(part, 2)))
-        assert same(batches, [(images[part::2], labels[part::2]) for images, labels in whole])
+        for (images, labels), (all_images, all_labels) in zip(batches, whole, strict=True):
+            # The compiled loop rounds the rest of a batch that fills no vector in another order.
+            np.testing.assert_allclose(images, all_images[part::2], rtol=0, atol=1e-4)
+            np.testing.assert_array_equal(labels, all_labels[part::2])
