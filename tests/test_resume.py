@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -82,7 +83,9 @@ def test_a_killed_process_resumes_to_the_bit(tiny_run, flags, command, tmp_path)
     """Points and an epoch of the history that are ahead of the checkpoints are removed."""
     folder = tmp_path / "run"
     process = start(*flags, "--checkpoint_steps=2", env={"TF_CPP_MIN_LOG_LEVEL": "3"})
-    until(process, "Epoch 2/3")
+    until(process, "epoch 1/3")
+    while not (folder / "history.csv").exists():
+        time.sleep(0.01)
     process.kill()
     assert finish(process)[::2] == (-signal.SIGKILL, "")  # TensorFlow's log is not shown
     # As if the kill had come before the checkpoints of epoch 1 were written.
