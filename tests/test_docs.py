@@ -47,3 +47,14 @@ def test_numbers_are_those_of_the_results():
     rows = json.loads((ROOT / "docs" / "results" / "ablations.json").read_text(encoding="utf-8"))["values"]["rows"]
     half = next(row["difference"] for row in rows if row["name"] == "half_tower")
     assert f"{half['mean']:.2f} points, 95 % interval {half['low']:.2f} to {half['high']:.2f}" in text
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path, monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    (tmp_path / "flags").symlink_to(ROOT / "flags")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    stored = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)
+    assert all(cell.outputs for cell in stored.cells[3:] if cell.cell_type == "code")
+    # Raises an error where a cell does.
+    nbclient.NotebookClient(stored, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
