@@ -28,7 +28,7 @@ def test_links_lead_somewhere(page):
             assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/explanations.md", "docs/model.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/explanations.md", "docs/model.md", "docs/serving.md"])
 def test_snippets_run(page, run_of_three_epochs, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart").symlink_to(run_of_three_epochs)
