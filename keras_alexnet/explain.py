@@ -27,7 +27,7 @@ from keras_alexnet import config as configs
 from keras_alexnet import flags, rundir
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
 from keras_alexnet.data import imagenet
-from keras_alexnet.errors import ArgumentError, RunError, printable
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.files import atomic_write, make_folder
 from keras_alexnet.flags import flag
@@ -100,8 +100,9 @@ def main(argv):
         print(f"{printable(path)}: {printable(name)}, {percent(probability)}", flush=True)
         sections[f"{number}_{Path(path).stem}"] = printable(os.path.basename(path)), panels
     sections["run"] = "The run", [filter_panel(model), *(sample_panels(model, *sample) if sample else ())]
-    network, trained = run.config.network, f"{len(run.history)} epochs on {run.statistics.count:,} images"
-    lead = f"{network.variant}, width {network.width:g}, {len(names)} classes, trained for {trained}."
+    network, trained = run.config.network, f"trained for {len(run.history)} epochs on {run.statistics.count:,} images"
+    trained = trained if run.history else "not trained here"
+    lead = f"{network.variant}, width {network.width:g}, {len(names)} classes, {trained}."
     for slug, (_, panels) in sections.items():
         for name, _, pixels in (figure for panel in panels for figure in panel.figures):
             path = os.path.join(out, re.sub(r"[^0-9A-Za-z]+", "_", f"{slug[:40]} {name}") + ".png")
@@ -131,7 +132,10 @@ def draw_sample(config, run):
     """Images of the set of an ExplainConfig, as `load` returns one: uint8 and float32 (N, size, size, 3)."""
     given = EvaluateConfig(dataset=config.dataset, data_dir=config.data_dir, split=config.split)
     evaluation = modules().evaluation
-    pixels = evaluation.sample(given, evaluation.of_run(run, None), config.sample)
+    try:
+        pixels = evaluation.sample(given, evaluation.of_run(run, None), config.sample)
+    except UsageError as error:
+        raise UsageError(f"{error}; or leave the images of the set out: --sample=0") from None
     return pixels, modules().applications.preprocess_input(pixels, run=run.model_dir)
 
 

@@ -175,6 +175,8 @@ def example_paths(config, model):
     """The paths of the images to choose from, list of str; [] where the run's set is not there or is not of files."""
     if config.examples:
         paths = [str(path) for path in sorted(Path(config.examples).rglob("*")) if path.suffix.lower() in SUFFIXES]
+        if not paths:
+            raise ArgumentError("examples", config.examples, "holds no JPEG or PNG files; name another folder")
     else:
         try:
             source, _ = explain.modules().evaluation.open_set(EvaluateConfig(), [model], None)

@@ -78,7 +78,7 @@ def test_brightness_over_an_image():
         (["--model_dir={tmp}", "{image}"], "is not a run", 2),
         (["--model_dir={run}", "--class_name=tulip", "{image}"], "--class_name=tulip: is not one of the run's 3 cl", 2),
         (["--model_dir={run}", "--out={image}/x", "{image}"], "cannot be created", 2),
-        (["--model_dir={run}", "--data_dir=nowhere", "--out={tmp}/o", "{image}"], "--data_dir=nowhere: the folder", 2),
+        (["--model_dir={run}", "--data_dir=nowhere", "--out={tmp}/o", "{image}"], "--data_dir=nowhere: is not a f", 2),
         (["--model_dir={run}", "--out={tmp}/o", "{tmp}/bad.jpg"], "bad.jpg: not a JPEG or PNG file", 1),
     ],
 )
