@@ -11,7 +11,6 @@ import base64
 import dataclasses
 import html
 import io
-import logging
 import os
 import re
 import string
@@ -27,6 +26,7 @@ from keras_alexnet import config as configs
 from keras_alexnet import flags, rundir
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
 from keras_alexnet.data import imagenet
+from keras_alexnet.data.sources import conversion
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.files import atomic_write, make_folder
@@ -89,7 +89,6 @@ def main(argv):
         raise ArgumentError("class_name", config.class_name, problem)
     make_folder("out", out, out)
     start_tensorflow()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of grouped convolutions of several sizes
     run = rundir.open_run(config.model_dir, config.checkpoint)
     views = [load(path, config.model_dir) for path in config.images]
     sample = draw_sample(config, run) if config.sample else None
@@ -124,7 +123,9 @@ def load(path, model_dir):
         with hidden_library_messages():
             pixels = applications.load_image(path, run=model_dir)
     except ValueError as error:
-        raise RunError(printable(str(error))) from None
+        with open(path, "rb") as file:
+            kind = conversion(file.read(16), path)
+        raise RunError(printable(f"{path}: {kind}" if kind else str(error))) from None
     return pixels, applications.preprocess_input(pixels, run=model_dir)
 
 

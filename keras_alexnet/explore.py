@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import html
 import http.server
-import logging
 import os
 import secrets
 import string
@@ -58,7 +57,6 @@ def main(argv):
     if config.index and not os.path.isfile(config.index):
         raise ArgumentError("index", config.index, "there is no such file; keras_alexnet.paper.retrieval writes one")
     start_tensorflow()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of grouped convolutions of several sizes
     explorer = Explorer(config)
     try:
         server = Server(explorer, config.port)
