@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -174,3 +175,11 @@ def test_an_export_that_was_changed_or_half_copied(tiny_run, file, old, new, cod
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content.replace(old, new) if old else new)
     assert words in refusal(evaluate, f"--model_dir={folder}", code=code)
+
+
+@pytest.mark.parametrize("name, value", [("resize", "stretch"), ("orientation", "ignore")])
+def test_models_that_see_images_in_other_ways(tiny_run, tmp_path, name, value):
+    other = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
+    flags = (other / "flags.cfg").read_text()
+    (other / "flags.cfg").write_text(re.sub(f"--{name}=.*", f"--{name}={value}", flags))
+    assert f"another --{name} than" in refusal(evaluate, f"--model_dir={tiny_run}", f"--model_dir={other}")
