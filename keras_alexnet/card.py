@@ -9,11 +9,12 @@ import html
 import json
 import math
 import os
+import re
 import sys
 
 from keras_alexnet import __version__, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
-from keras_alexnet.errors import UsageError, reading
+from keras_alexnet.errors import UsageError, printable, reading
 from keras_alexnet.flags import flag
 from keras_alexnet.model.variants import VARIANTS
 
@@ -75,7 +76,7 @@ def text(run):
     names, count, model = run.class_names, run.statistics.count, rundir.build(run)
     is_folder = data.dataset in ("folder", "records")
     dataset = os.path.basename(os.path.abspath(data.data_dir)) if is_folder else data.dataset
-    values = {"dataset": html.escape(dataset), "images": f"{count:,} training images" if count else "imported weights"}
+    values = {"dataset": _escaped(dataset), "images": f"{count:,} training images" if count else "imported weights"}
     values |= {"training": "not known", "errors": "not run", "metrics": ""}
     if run.history:
         last = run.history[-1]
@@ -94,7 +95,7 @@ def text(run):
         form="two towers" if network.towers == 2 else f"one tower, groups {network.groups}",
         width=network.width,
         count=len(names),
-        classes=html.escape(", ".join(names[:CLASSES]) + ", ..." * (len(names) > CLASSES)).replace("|", "\\|"),
+        classes=_escaped(", ".join(names[:CLASSES]) + ", ..." * (len(names) > CLASSES)),
         parameters=model.count_params(),
         megabytes=4 * model.count_params() / 1e6,
         flops=sum(operations(layer) for layer in model.layers if hasattr(layer, "kernel")),
@@ -104,6 +105,11 @@ def text(run):
         orientation={"apply": "applied", "ignore": "ignored"}[data.served_orientation],
         figures="\n## Figures\n\n" + "".join(f"![{name}](../{name})\n" for name in plots) if plots else "",
     )
+
+
+def _escaped(text):
+    """A name from elsewhere as Markdown that shows it: no HTML, code, links, emphasis or columns, and one line."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(printable(text), quote=False))
 
 
 def operations(layer):

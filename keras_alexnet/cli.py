@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import logging
 import os
 import signal
 import sys
@@ -78,6 +79,7 @@ def start_tensorflow():
         import tensorflow as tf
 
         tf.config.list_logical_devices()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of grouped convolutions of several sizes
 
 
 @contextlib.contextmanager

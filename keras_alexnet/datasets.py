@@ -64,7 +64,8 @@ def find_imagenet(data, may_prepare=False):
     try:
         archives = imagenet.find_archives(root)
     except UsageError:
-        print(IMAGENET_HELP.format(root=root, records=prepared), file=sys.stderr)
+        if may_prepare:
+            print(IMAGENET_HELP.format(root=root, records=prepared), file=sys.stderr)
         raise UsageError(f"--dataset={IMAGENET}: is missing in {root} (records, prepared set or archives)") from None
     if not may_prepare:
         problem = f"the archives in {archives} are not prepared yet; tools/prepare_dataset.py prepares them"

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_alexnet import __version__, datasets, export, flags, rundir
 from keras_alexnet import config as configs
-from keras_alexnet.data import pipeline, shapes, sources, statistics
+from keras_alexnet.data import pipeline, records, shapes, sources, statistics
 from keras_alexnet.data.decoding import STORED_SIZE
 from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import progress_bar
@@ -46,9 +46,10 @@ def evaluate(config):
         if model.class_names != class_names:
             problem = f"has other classes than {models[0].name}; give models of the same classes"
             raise UsageError(f"--model_dir={model.name}: {problem}")
-        if model.config.data.resize != models[0].config.data.resize:
-            problem = f"resizes images in another way than {models[0].name} (--resize)"
-            raise UsageError(f"--model_dir={model.name}: {problem}; give models of one way")
+        for name, attribute in (("resize", "resize"), ("orientation", "served_orientation")):
+            if getattr(model.config.data, attribute) != getattr(models[0].config.data, attribute):
+                problem = f"was trained with another --{name} than {models[0].name}; evaluate them one by one"
+                raise UsageError(f"--model_dir={model.name}: {problem}")
     source, described = open_set(config, models, config.split)
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(config, models, source, described)
@@ -174,7 +175,7 @@ def open_set(config, models, split):
             raise UsageError(f"--data_dir={folder}: {problem}")
         source = sources.open_training(data)[split == "val"]
     elif split:
-        source = sources.open_tfds_split(data.dataset, data.data_dir, split, data.shuffle_buffer)
+        source = records.open_tfds_split(data.dataset, data.data_dir, split, data.shuffle_buffer)
     else:
         source = sources.open_training(data)[1]
         split = source.name.removeprefix(f"{data.dataset} ")

@@ -11,7 +11,6 @@ import base64
 import dataclasses
 import html
 import io
-import logging
 import os
 import re
 import string
@@ -27,7 +26,8 @@ from keras_alexnet import config as configs
 from keras_alexnet import flags, rundir
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
 from keras_alexnet.data import imagenet
-from keras_alexnet.errors import ArgumentError, RunError, printable
+from keras_alexnet.data.sources import conversion
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.files import atomic_write, make_folder
 from keras_alexnet.flags import flag
@@ -89,7 +89,6 @@ def main(argv):
         raise ArgumentError("class_name", config.class_name, problem)
     make_folder("out", out, out)
     start_tensorflow()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of grouped convolutions of several sizes
     run = rundir.open_run(config.model_dir, config.checkpoint)
     views = [load(path, config.model_dir) for path in config.images]
     sample = draw_sample(config, run) if config.sample else None
@@ -100,8 +99,9 @@ def main(argv):
         print(f"{printable(path)}: {printable(name)}, {percent(probability)}", flush=True)
         sections[f"{number}_{Path(path).stem}"] = printable(os.path.basename(path)), panels
     sections["run"] = "The run", [filter_panel(model), *(sample_panels(model, *sample) if sample else ())]
-    network, trained = run.config.network, f"{len(run.history)} epochs on {run.statistics.count:,} images"
-    lead = f"{network.variant}, width {network.width:g}, {len(names)} classes, trained for {trained}."
+    network, trained = run.config.network, f"trained for {len(run.history)} epochs on {run.statistics.count:,} images"
+    trained = trained if run.history else "not trained here"
+    lead = f"{network.variant}, width {network.width:g}, {len(names)} classes, {trained}."
     for slug, (_, panels) in sections.items():
         for name, _, pixels in (figure for panel in panels for figure in panel.figures):
             path = os.path.join(out, re.sub(r"[^0-9A-Za-z]+", "_", f"{slug[:40]} {name}") + ".png")
@@ -123,7 +123,9 @@ def load(path, model_dir):
         with hidden_library_messages():
             pixels = applications.load_image(path, run=model_dir)
     except ValueError as error:
-        raise RunError(printable(str(error))) from None
+        with open(path, "rb") as file:
+            kind = conversion(file.read(16), path)
+        raise RunError(printable(f"{path}: {kind}" if kind else str(error))) from None
     return pixels, applications.preprocess_input(pixels, run=model_dir)
 
 
@@ -131,7 +133,10 @@ def draw_sample(config, run):
     """Images of the set of an ExplainConfig, as `load` returns one: uint8 and float32 (N, size, size, 3)."""
     given = EvaluateConfig(dataset=config.dataset, data_dir=config.data_dir, split=config.split)
     evaluation = modules().evaluation
-    pixels = evaluation.sample(given, evaluation.of_run(run, None), config.sample)
+    try:
+        pixels = evaluation.sample(given, evaluation.of_run(run, None), config.sample)
+    except UsageError as error:
+        raise UsageError(f"{error}; or leave the images of the set out: --sample=0") from None
     return pixels, modules().applications.preprocess_input(pixels, run=run.model_dir)
 
 

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import html
 import http.server
-import logging
 import os
 import secrets
 import string
@@ -58,7 +57,6 @@ def main(argv):
     if config.index and not os.path.isfile(config.index):
         raise ArgumentError("index", config.index, "there is no such file; keras_alexnet.paper.retrieval writes one")
     start_tensorflow()
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of grouped convolutions of several sizes
     explorer = Explorer(config)
     try:
         server = Server(explorer, config.port)
@@ -175,6 +173,8 @@ def example_paths(config, model):
     """The paths of the images to choose from, list of str; [] where the run's set is not there or is not of files."""
     if config.examples:
         paths = [str(path) for path in sorted(Path(config.examples).rglob("*")) if path.suffix.lower() in SUFFIXES]
+        if not paths:
+            raise ArgumentError("examples", config.examples, "holds no JPEG or PNG files; name another folder")
     else:
         try:
             source, _ = explain.modules().evaluation.open_set(EvaluateConfig(), [model], None)

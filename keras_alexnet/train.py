@@ -89,9 +89,10 @@ def check_model_dir(config):
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
     if config.data.dataset == "folder":
-        inside = os.path.relpath(os.path.realpath(model_dir), os.path.realpath(config.data.data_dir)).split(os.sep)
-        classes = inside[:1] if sources.is_unsplit(config.data.data_dir) else ["train", *sources.VALIDATION_FOLDERS]
-        if len(inside) > 1 and inside[0] in classes and inside[0] != "..":
+        first = os.path.relpath(os.path.realpath(model_dir), os.path.realpath(config.data.data_dir)).split(os.sep)[0]
+        # All folders of an unsplit one are classes, but the hidden ones.
+        is_class = sources.is_unsplit(config.data.data_dir) and (first == "." or not first.startswith("."))
+        if is_class or first in ("train", *sources.VALIDATION_FOLDERS):
             raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
     if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return

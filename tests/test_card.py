@@ -11,7 +11,7 @@ def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
     (run / "curves.png").touch()
-    (run / "class_names.txt").write_text("a|b\n<script>\nred\n")
+    (run / "class_names.txt").write_text("a|b\n<script>\n[x](http://e) `*\\\n")
     code, text, _ = call(card, run)
     _, front, body = text.split("---\n", 2)
     front, last = yaml.safe_load(front), history(run)[-1]
@@ -25,9 +25,10 @@ def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
     parameters, products = 11 * 11 * 3 * 6 + 6 * 6 * 6 * 256 + 256 * 3, 55 * 55 * 363 * 6 + 216 * 256 + 256 * 3
     assert f"| parameters | {parameters + 6 + 256 + 3:,}, 0.2 MB in float32 |" in body
     assert f"| operations of an image | {2 * products:.3g} (" in body
+    classes = r"a\|b, &lt;script&gt;, \[x\](http://e) \`\*\\"
     for words in (
         "| data | images0, 18 training images, 3 classes |",
-        "| classes | a\\|b, &lt;script&gt;, red |",
+        f"| classes | {classes} |",
         f"| top-1 error, top-5 error | {float(last['val_top1_error']):.2f} %, 0.00 %: validation set, center view |",
         "the central square is resized to 256x256",
         "![curves.png](../curves.png)",
@@ -36,7 +37,7 @@ def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
     # An export writes the same text, which had neither the figure nor the files of other runtimes then.
     written = (tiny_run / "export" / "README.md").read_text(encoding="utf-8")
     names = "blue_disk, red_square, striped_red_disk"
-    assert written == text[: text.index("\n## Figures")].replace("a\\|b, &lt;script&gt;, red", names)
+    assert written == text[: text.index("\n## Figures")].replace(classes, names)
     quantization = {"images": 9, "before": {"top1_error": 50.0}, "after": {"top1_error": 51.25}}
     parity = {"runtime": "keras 3.15.1", "largest_probability_difference": 2e-4}
     (run / "keras_int8" / "12").mkdir(parents=True)

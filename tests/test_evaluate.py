@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -7,7 +8,7 @@ import tensorflow as tf
 
 from keras_alexnet import config as configs
 from keras_alexnet import evaluate, export, flags, rundir
-from keras_alexnet.data import sources
+from keras_alexnet.data import records, sources
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.serving.signatures import ServedModel
 from tests.reference.errors import top_k_credit
@@ -115,7 +116,7 @@ def test_records_and_sets_of_tensorflow_datasets(tiny_run, small_images, tmp_pat
     val = prepared(**{**vars(val), "name": "flowers test[:50%]"})
     asked = []
     monkeypatch.setattr(sources, "open_training", lambda data: asked.append(data) or (train, val))
-    monkeypatch.setattr(sources, "open_tfds_split", lambda *arguments: asked.append(arguments) or val)
+    monkeypatch.setattr(records, "open_tfds_split", lambda *arguments: asked.append(arguments) or val)
     argv = [f"--model_dir={tiny_run}", f"--data_dir={tmp_path}"]
     assert evaluated(tmp_path, *argv, "--dataset=records", "--split=train")[0]["set"]["images"] == 18
     assert (asked[-1].dataset, asked[-1].data_dir) == ("records", str(tmp_path))
@@ -174,3 +175,11 @@ def test_an_export_that_was_changed_or_half_copied(tiny_run, file, old, new, cod
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content.replace(old, new) if old else new)
     assert words in refusal(evaluate, f"--model_dir={folder}", code=code)
+
+
+@pytest.mark.parametrize("name, value", [("resize", "stretch"), ("orientation", "ignore")])
+def test_models_that_see_images_in_other_ways(tiny_run, tmp_path, name, value):
+    other = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
+    flags = (other / "flags.cfg").read_text()
+    (other / "flags.cfg").write_text(re.sub(f"--{name}=.*", f"--{name}={value}", flags))
+    assert f"another --{name} than" in refusal(evaluate, f"--model_dir={tiny_run}", f"--model_dir={other}")

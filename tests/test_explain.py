@@ -78,11 +78,11 @@ def test_brightness_over_an_image():
         (["--model_dir={tmp}", "{image}"], "is not a run", 2),
         (["--model_dir={run}", "--class_name=tulip", "{image}"], "--class_name=tulip: is not one of the run's 3 cl", 2),
         (["--model_dir={run}", "--out={image}/x", "{image}"], "cannot be created", 2),
-        (["--model_dir={run}", "--data_dir=nowhere", "--out={tmp}/o", "{image}"], "--data_dir=nowhere: the folder", 2),
-        (["--model_dir={run}", "--out={tmp}/o", "{tmp}/bad.jpg"], "bad.jpg: not a JPEG or PNG file", 1),
+        (["--model_dir={run}", "--data_dir=nowhere", "--out={tmp}/o", "{image}"], "--data_dir=nowhere: is not a f", 2),
+        (["--model_dir={run}", "--out={tmp}/o", "{tmp}/bad.jpg"], "bad.jpg: a GIF image; only JPEG and PNG", 1),
     ],
 )
 def test_wrong_usage(argv, words, code, tiny_run, image, tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    (tmp_path / "bad.jpg").write_bytes(b"GIF89a")
     path = shutil.copy(image, tmp_path / "image.jpg")
     assert words in refusal(explain, *(each.format(run=tiny_run, tmp=tmp_path, image=path) for each in argv), code=code)

@@ -114,6 +114,7 @@ def test_an_exported_model_has_classes_and_nearest_images(run_of_three_epochs, i
         ([], "--model is missing"),
         (["--model={tmp}"], "is not an exported model"),
         (["--model={run}", "--examples=nowhere"], "--examples=nowhere: is not a folder"),
+        (["--model={run}", "--examples={tmp}"], "holds no JPEG or PNG files"),
         (["--model={run}", "--index=nowhere"], "--index=nowhere: there is no such file"),
         (["--model={run}", "--index={index}"], "is of another model"),
         (["--model={run}", "--port={port}"], "cannot be used (Address already in use)"),

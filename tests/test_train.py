@@ -60,10 +60,10 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--data_dir={tmp}/nowhere", "nowhere/train is missing"),
+        ("--data_dir={tmp}/nowhere", "nowhere: is not a folder"),
         ("--devices=GPU:7", "GPU:7 is missing, there are CPU:0"),
         ("--model_dir={tmp}/file", "is a file; name a folder"),
-        ("--model_dir={data}/train/run", "is inside the images of --data_dir"),
+        ("--model_dir={data}/train", "is inside the images of --data_dir"),
         ("--model_dir={run} --momentum=0.5", "--momentum=0.5 (the run has 0.9)"),
         ("--model_dir={tmp}/a\\b", "must not contain [ ] * ? or \\"),
         ("--batch_size=9 --strategy=mirrored --devices=CPU:0,CPU:1", "must be a multiple of the 2 replicas"),
@@ -194,7 +194,8 @@ def test_an_unsplit_folder_from_training_to_its_neighbors(small_images, tmp_path
     data, run = tmp_path / "images", tmp_path / "run"
     shutil.copytree(small_images / "train", data)
     argv = [*TINY_RUN, f"--data_dir={data}", f"--model_dir={run}", "--epochs=1", "--val_fraction=0.3"]
-    assert "is inside the images of --data_dir" in refusal(train, *argv, f"--model_dir={data / 'blue_disk' / 'run'}")
+    for inside in (data / "blue_disk" / "run", data / "run", data):
+        assert "is inside the images of --data_dir" in refusal(train, *argv, f"--model_dir={inside}")
     code, shown, _ = call(train, *argv)
     assert code == 0 and "chosen by content (--val_fraction, --split_seed)" in shown
     assert call(evaluate, f"--model_dir={run}", f"--json={tmp_path / 'figures.json'}")[0] == 0

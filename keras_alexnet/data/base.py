@@ -5,8 +5,6 @@ import dataclasses
 import numpy as np
 
 WHOLE = (0, 1)  # the part of a process that shares the images with no other
-# An EXIF orientation is read where the first EXIF of a JPEG's first EXIF_BYTES begins, by `sources` and in the graph.
-EXIF, EXIF_BYTES = b"Exif\0\0", 2**16
 
 
 class Source:

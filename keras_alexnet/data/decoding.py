@@ -13,7 +13,7 @@ import functools
 
 import tensorflow as tf
 
-from keras_alexnet.data.base import EXIF, EXIF_BYTES
+from keras_alexnet.serving.standalone import EXIF, EXIF_BYTES
 
 STORED_SIZE = 256  # rows and columns of an image as section 2 leaves it
 SHORTER_SIDE, STRETCH = "shorter_side", "stretch"  # how it becomes that
@@ -115,7 +115,7 @@ def _ends_earlier(image_bytes):
 
 
 def exif_orientation(image_bytes):
-    """The EXIF orientation of a file, int32 scalar, 1 to 8; 1 where it has none. As `sources.exif_orientation`."""
+    """The EXIF orientation of a file, int32 scalar, 1 to 8; 1 where it has none. As `standalone.exif_orientation`."""
     head = tf.strings.substr(image_bytes, 0, EXIF_BYTES)[None]
     parts = tf.raw_ops.StringSplitV2(input=head, sep=EXIF, maxsplit=1).values
     return tf.cond(tf.equal(tf.size(parts), 2), lambda: _tiff_orientation(parts), lambda: 1)

@@ -17,9 +17,10 @@ import unicodedata
 from pathlib import Path
 
 from keras_alexnet.data import imagenet, shapes
-from keras_alexnet.data.base import EXIF, EXIF_BYTES, IndexedSource
+from keras_alexnet.data.base import IndexedSource
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.flags import flag
+from keras_alexnet.serving.standalone import EXIF_BYTES, exif_orientation
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
@@ -167,11 +168,6 @@ def shapes_folder(data):
     return data.data_dir or os.path.join("data", name)
 
 
-def open_tfds_split(name, data_dir, split, shuffle_buffer):
-    """One split of a set of TensorFlow Datasets, see `records.open_tfds_split`."""
-    return _records().open_tfds_split(name, data_dir, split, shuffle_buffer)
-
-
 def open_folder(data_dir, val_fraction=None, seed=2012):
     """(training, validation), FolderSource, see `list_split`. Raises UsageError also where their classes differ."""
     train, val = (list_split(data_dir, split, val_fraction, seed) for split in ("train", "val"))
@@ -209,16 +205,17 @@ def list_split(data_dir, split, val_fraction=None, seed=2012):
     is not UTF-8, or a class's name has a line break.
     """
     said, unsplit = f"--data_dir={data_dir}: ", is_unsplit(data_dir)
-    if split not in ("train", "val") or not (unsplit or val_fraction):
-        root = split_folder(data_dir, split)
-        if root is None:
-            tried = f"{Path(data_dir, split)}{' (or valid, validation, test)' if split == 'val' else ''}"
-            remedy = "; or give --val_fraction=0.2 to take a part of train" if split == "val" else ""
-            raise UsageError(f"{said}the folder {tried} is missing; it holds one folder per class{remedy}")
-        return _list_flat(data_dir, root) or _list_classes(said, root, root.name)
-    root = Path(data_dir) if unsplit else split_folder(data_dir, "train")
+    if not os.path.isdir(data_dir):
+        raise UsageError(f"{said}is not a folder; name the one that holds a folder per class, or train and val")
+    is_part = split in ("train", "val") and (unsplit or val_fraction)
+    folder = "train" if is_part else split
+    root = Path(data_dir) if is_part and unsplit else split_folder(data_dir, folder)
     if root is None:
-        raise UsageError(f"{said}the folder {Path(data_dir, 'train')} is missing; it holds one folder per class")
+        tried = f"{Path(data_dir, folder)}{' (or valid, validation, test)' if folder == 'val' else ''}"
+        remedy = "; or give --val_fraction=0.2 to take a part of train" if folder == "val" else ""
+        raise UsageError(f"{said}the folder {tried} is missing; it holds one folder per class{remedy}")
+    if not is_part:
+        return _list_flat(data_dir, root) or _list_classes(said, root, root.name)
     whole = _list_classes(said, root, split)
     if len(whole.class_names) == 1:
         only = printable(whole.class_names[0])
@@ -257,19 +254,6 @@ def facts_of(path, size):
         head = file.read(EXIF_BYTES)
         return Facts(hashlib.sha256(b"%d %s" % (size, head)).digest(), exif_orientation(head))
     return Facts(b"", 1)
-
-
-def exif_orientation(head):
-    """The EXIF orientation of a JPEG, int 1 to 8, from its first EXIF_BYTES; 1 where it has none. See `decoding`."""
-    tiff = head.partition(EXIF)[2] + bytes(8)  # as the graph, which needs bytes to look at
-    order = "big" if tiff.startswith(b"M") else "little"
-    first = int.from_bytes(tiff[4:8], order)
-    entries = tiff[first + 2 :][: 12 * int.from_bytes(tiff[first : first + 2], order)]
-    for place in range(0, len(entries) - 11, 12):
-        if int.from_bytes(entries[place : place + 2], order) == 0x0112 and head.startswith(b"\xff\xd8"):
-            value = int.from_bytes(entries[place + 8 : place + 10], order)
-            return value if 1 <= value <= 8 else 1
-    return 1
 
 
 def _list_flat(data_dir, root):

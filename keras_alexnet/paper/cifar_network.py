@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from keras_alexnet.data import shapes, sources
+from keras_alexnet.data import records, shapes, sources
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import progress_bar
 from keras_alexnet.model.layers import InMapNormalization, LocalResponseNormalization
@@ -71,7 +71,7 @@ def load(settings):
             origin = f"class folders ({kind})"
         else:
             try:
-                opened = [sources.open_tfds_split(settings.dataset, data_dir, name, 1) for name in ("train", "test")]
+                opened = [records.open_tfds_split(settings.dataset, data_dir, name, 1) for name in ("train", "test")]
             except UsageError as error:
                 raise UsageError(f"{error}; or give images of your own: --dataset=folder --data_dir=DIR") from None
             origin = f"{settings.dataset} (TensorFlow Datasets)"

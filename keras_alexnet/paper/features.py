@@ -11,6 +11,7 @@ by leave-one-out retrieval within the training images. The mean of each feature 
 standard deviation, so that the ratios of distances stay; one each would make the rarest units the loudest.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -253,9 +254,10 @@ def load_index(path):
 
 def thumbnails(paths, size, show=None):
     """The central squares of image files, uint8 (N, size, size, 3); black where a file cannot be read any more."""
-    found, reasons = extract_features(pixel_extractor(size), paths, show)
     images = np.zeros((len(paths), size, size, 3), np.uint8)
-    images[[place not in reasons for place in range(len(paths))]] = np.rint(found).reshape(-1, size, size, 3)
+    with contextlib.suppress(RunError):  # no file can be read
+        found, reasons = extract_features(pixel_extractor(size), paths, show)
+        images[[place not in reasons for place in range(len(paths))]] = np.rint(found).reshape(-1, size, size, 3)
     return images
 
 

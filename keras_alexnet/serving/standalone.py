@@ -20,6 +20,7 @@ from PIL import Image
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SIDE = 256  # rows and columns of an image before its center is cut
+EXIF, EXIF_BYTES = b"Exif\0\0", 2**16  # an orientation is read where the first EXIF in so many bytes begins
 ORIENTATION = 0x0112  # EXIF's tag; its values are turned upright by reversing rows, reversing columns, transposing
 TURNS = {2: (0, 1, 0), 3: (1, 1, 0), 4: (1, 0, 0), 5: (0, 0, 1), 6: (1, 0, 1), 7: (1, 1, 1), 8: (0, 1, 1)}
 
@@ -50,7 +51,8 @@ def center_view(path, size=224, resize="shorter_side", orientation="apply"):
         halvings = sum(min(image.size) >= SIDE * factor for factor in (2, 4, 8))
         factor, shape = 2**halvings, np.array(image.size[::-1])
         is_png = image.format == "PNG"
-        code = image.getexif().get(ORIENTATION) if orientation == "apply" and not is_png else 1
+        image.fp.seek(0)
+        code = exif_orientation(image.fp.read(EXIF_BYTES)) if orientation == "apply" else 1
         *are_reversed, transposed = TURNS.get(code, (0, 0, 0))
         if not is_png:
             image.draft(None, (SIDE, SIDE))  # libjpeg's own reduction, by the same factor
@@ -73,6 +75,19 @@ def center_view(path, size=224, resize="shorter_side", orientation="apply"):
     pixels = (pixels[top : top + size, left : left + size] + np.float32(0.5)).astype(np.uint8)
     pixels = np.flip(pixels, np.flatnonzero(are_reversed))
     return pixels.swapaxes(0, 1) if transposed else pixels
+
+
+def exif_orientation(head):
+    """The EXIF orientation of a JPEG, int 1 to 8, from its first EXIF_BYTES; 1 if it has none. See `data.decoding`."""
+    tiff = head.partition(EXIF)[2] + bytes(8)  # as the graph, which needs bytes to look at
+    order = "big" if tiff.startswith(b"M") else "little"
+    first = int.from_bytes(tiff[4:8], order)
+    entries = tiff[first + 2 :][: 12 * int.from_bytes(tiff[first : first + 2], order)]
+    for place in range(0, len(entries) - 11, 12):
+        if int.from_bytes(entries[place : place + 2], order) == ORIENTATION and head.startswith(b"\xff\xd8"):
+            value = int.from_bytes(entries[place + 8 : place + 10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def _rgb(image):
@@ -120,12 +135,15 @@ def main(paths):
         with np.load(paths[1], allow_pickle=False) as given:
             np.savez(paths[2], **load()(given["images"]))
         return
+    if not paths:
+        print("predict: no image is given: name one or more JPEG or PNG files", file=sys.stderr)
+        sys.exit(2)
     with open(os.path.join(HERE, "metadata.json"), encoding="utf-8") as file:
         names, network = json.load(file)["class_names"], load()
     for path in paths:
         try:
             scores = network(prepare(path)[None])["probabilities"][0]
-        except OSError as error:
+        except (OSError, Image.DecompressionBombError) as error:
             sys.exit(f"predict: {path}: {error}")
         print(path)
         for label in np.argsort(-scores, kind="stable")[:5]:

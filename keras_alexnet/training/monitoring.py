@@ -65,6 +65,7 @@ class Screen(keras.callbacks.Callback):
         self.show(batch + 1, self.steps, self.note)
 
     def on_epoch_end(self, epoch, logs=None):
+        self.on_train_end()  # a run that resumes in a validation has made no step
         now = time.perf_counter()
         left = (self.epochs - epoch - 1) * (now - self.started) / (epoch + 1 - self.first_epoch)
         eta = f"  ETA {duration(left)}" * (left > 0 and not self.progress.finished)

@@ -119,9 +119,8 @@ class Trainer:
     def steps(self, dataset, total, callbacks, progress, read_every):
         """Trains on the batches of a dataset of (images, labels); yields after each step.
 
-        The device computes while the next batches are read: its averages are read after the first step, after
-        every `read_every` steps of the run and after the epoch's last one. There `callbacks` get them as
-        logs, elsewhere None.
+        The device computes while the next batches are read: its averages are read after the first step, after every
+        `read_every` steps of the run and after the epoch's last one. There `callbacks` get them as logs, else None.
         `total` is the number of batches of the whole epoch; a process that runs out of images before other processes
         continues with empty batches. The steps and batches of the progress.Progress are updated. Raises ReadError,
         NonFiniteError, or RunError where the dataset has another number of batches.

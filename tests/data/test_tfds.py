@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
-from keras_alexnet.data import records, sources
+from keras_alexnet.data import records
 from keras_alexnet.data.statistics import compute, summarize
 from keras_alexnet.errors import UsageError
 from tests.data.conftest import encoded, items_of, photo, refusal
@@ -103,12 +103,12 @@ def test_one_split_has_the_images_that_the_library_has(prepared, capsys, part):
     options = {"read_config": tfds.ReadConfig(interleave_cycle_length=1), "as_supervised": True}
     builder = tfds.builder("tiny_alone", data_dir=prepared.data_dir)
     expected = builder.as_dataset(split=part, decoders={"photo": tfds.decode.SkipDecoding()}, **options)
-    source = sources.open_tfds_split("tiny_alone", prepared.data_dir, part, 4)
+    source = records.open_tfds_split("tiny_alone", prepared.data_dir, part, 4)
     items = items_of(source)
     assert [each[1:] for each in items] == [(data, int(label)) for data, label in expected.as_numpy_iterator()]
     assert [name for name, _, _ in items] == list(source.names())
     assert sorted(items_of(source, order=(1, 2))) == sorted(items)
-    wrong = refusal(capsys, lambda: sources.open_tfds_split("tiny_alone", prepared.data_dir, "best", 100))
+    wrong = refusal(capsys, lambda: records.open_tfds_split("tiny_alone", prepared.data_dir, "best", 100))
     assert wrong.startswith("train: --split=best: tiny_alone has the splits ")
 
 

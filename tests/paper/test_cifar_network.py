@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_alexnet.data import sources
+from keras_alexnet.data import records, sources
 from keras_alexnet.errors import ArgumentError, RunError, UsageError
 from keras_alexnet.paper import cifar_network
 from keras_alexnet.paper.figure1 import CifarSettings
@@ -52,7 +52,7 @@ def test_a_folder_is_read_to_the_bit(tmp_path, test, monkeypatch):
 
 def test_tensorflow_datasets_and_shapes(monkeypatch, tmp_path):
     made, names = write_images(tmp_path, test="val"), {"train": "train", "test": "val"}
-    monkeypatch.setattr(sources, "open_tfds_split", lambda *each: sources.list_split(tmp_path, names[each[2]]))
+    monkeypatch.setattr(records, "open_tfds_split", lambda *each: sources.list_split(tmp_path, names[each[2]]))
     images = cifar_network.load(CifarSettings())
     assert images.description == "6 / 6 images of cifar10 (TensorFlow Datasets)"
     np.testing.assert_array_equal(images.test[0], made["val"])
@@ -64,7 +64,7 @@ def test_tensorflow_datasets_and_shapes(monkeypatch, tmp_path):
     def fail(*arguments):
         raise UsageError("--dataset=cifar10: could not be downloaded")
 
-    monkeypatch.setattr(sources, "open_tfds_split", fail)
+    monkeypatch.setattr(records, "open_tfds_split", fail)
     with pytest.raises(UsageError, match="could not be downloaded; or give images of your own: --dataset=folder"):
         cifar_network.load(CifarSettings())
 

@@ -132,3 +132,7 @@ def test_the_projector_shows_the_index(pixels, tmp_path):
             whole = decode_center(file.read()).numpy().astype(np.float64)
         np.testing.assert_allclose(cells[place], whole.reshape(64, 4, 64, 4, 3).mean(axis=(1, 3)), atol=0.51)
     assert not cells[18:].any()
+
+
+def test_thumbnails_of_files_that_are_gone_are_black(tmp_path):
+    assert not features.thumbnails([str(tmp_path / "gone.jpg")], 8).any()
