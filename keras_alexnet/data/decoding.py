@@ -13,7 +13,7 @@ import functools
 
 import tensorflow as tf
 
-from keras_alexnet.serving.standalone import EXIF, EXIF_BYTES
+from keras_alexnet.standalone import EXIF, EXIF_BYTES
 
 STORED_SIZE = 256  # rows and columns of an image as section 2 leaves it
 SHORTER_SIDE, STRETCH = "shorter_side", "stretch"  # how it becomes that

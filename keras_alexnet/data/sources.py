@@ -20,7 +20,7 @@ from keras_alexnet.data import imagenet, shapes
 from keras_alexnet.data.base import IndexedSource
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.flags import flag
-from keras_alexnet.serving.standalone import EXIF_BYTES, exif_orientation
+from keras_alexnet.standalone import EXIF_BYTES, exif_orientation
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test")

@@ -2,7 +2,7 @@
 
     formats.export_run("runs/photos", "onnx")    # RUN/onnx/1: model.onnx, predict.py, mean.npy, metadata.json
 
-`predict.py` is `serving.standalone`: it prepares images as the SavedModel does, and runs the file for the comparison.
+`predict.py` is `keras_alexnet.standalone`: it prepares images as the SavedModel does, and runs the file for the comparison.
 """
 
 import dataclasses
@@ -19,11 +19,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_alexnet import evaluate, evaluation, export, rundir
+from keras_alexnet import evaluate, evaluation, export, rundir, standalone
 from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import pipeline, shapes
 from keras_alexnet.errors import RunError, UsageError, optional
-from keras_alexnet.serving import standalone
 from keras_alexnet.training.trainer import read
 
 IMAGES = 16  # that are compared

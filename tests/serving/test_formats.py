@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import AlexNet, config, export, flags, rundir
+from keras_alexnet import AlexNet, config, export, flags, rundir, standalone
 from keras_alexnet.data import shapes, statistics
-from keras_alexnet.serving import formats, standalone
+from keras_alexnet.serving import formats
 from tests.conftest import CLASSES
 from tests.runs import REMOVED, SMALL_CLASSES, call, refusal
 

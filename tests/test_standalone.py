@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.serving.standalone import center_view
+from keras_alexnet.standalone import center_view
 from tests.data.test_decoding import KINDS, QUICKLY, SIZES, encoded, photo
 
 
