@@ -2,7 +2,7 @@
 
     formats.export_run("runs/photos", "onnx")    # RUN/onnx/1: model.onnx, predict.py, mean.npy, metadata.json
 
-`predict.py` is `keras_alexnet.standalone`, which prepares images as the SavedModel does, and runs the file to compare it.
+`predict.py` is `keras_alexnet.standalone`: it prepares images as the SavedModel does, and runs the file to compare it.
 """
 
 import dataclasses
