@@ -165,7 +165,10 @@ def open_set(config, models, split):
     if data.dataset in ("folder", "records", "shapes"):
         split = split or "val"
     if data.dataset == "folder":
-        source = sources.list_split(Path(data.data_dir), split, data.val_fraction, data.split_seed)
+        # Another folder may have a validation folder, of which the run's --val_fraction says nothing.
+        is_whole = config.data_dir and sources.split_folder(data.data_dir, "val")
+        fraction = None if is_whole else data.val_fraction
+        source = sources.list_split(Path(data.data_dir), split, fraction, data.split_seed)
     elif data.dataset in ("records", "shapes"):
         if split not in ("train", "val"):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
