@@ -55,6 +55,6 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
     (tmp_path / "flags").symlink_to(ROOT / "flags")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     stored = nbformat.read(ROOT / "docs" / "tutorial.ipynb", as_version=4)
-    assert all(cell.outputs for cell in stored.cells[3:] if cell.cell_type == "code")
+    assert all(cell.outputs for cell in stored.cells[4:] if cell.cell_type == "code")
     # Raises an error where a cell does.
     nbclient.NotebookClient(stored, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
