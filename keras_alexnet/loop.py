@@ -70,6 +70,7 @@ class Loop:
         }
         folder = os.path.join(config.run.model_dir, rundir.CHECKPOINTS)
         self.checkpoints = Checkpoints(folder, self.trainer.variables(), config.run.checkpoints_to_keep)
+        self.history = os.path.join(config.run.model_dir, "history.csv")
         self.saved = time.monotonic()  # time of the last checkpoint
 
     def fit(self, started, stop):
@@ -80,11 +81,10 @@ class Loop:
         read; RequeueError or KeyboardInterrupt where a signal stops the run, after a checkpoint of the last step.
         """
         config, is_chief = self.config, self.distribution.is_chief
-        history = os.path.join(config.run.model_dir, "history.csv")
         self._resume()
-        if is_chief and (self.progress.history or os.path.exists(history)):
+        if is_chief and (self.progress.history or os.path.exists(self.history)):
             # The file is written after the checkpoint: its last epoch may be missing, or come after the checkpoint.
-            monitoring.write_history(history, self.progress.history)
+            self._write_history()
         if self._is_done():
             print(f"{config.run.model_dir} is done: {self.progress.epochs} epochs")
             return False
@@ -102,7 +102,7 @@ class Loop:
             while not self._is_done():
                 self._epoch(callbacks, stop)
                 if is_chief:
-                    monitoring.write_history(history, self.progress.history)
+                    self._write_history()
             self.checkpoints.wait()
         finally:
             callbacks.on_train_end()
@@ -218,6 +218,14 @@ class Loop:
             self.monitor.flush(self.progress)
             self.checkpoints.write(self.progress)
             self.saved = time.monotonic()
+
+    def _write_history(self):
+        try:
+            monitoring.write_history(self.history, self.progress.history)
+        except OSError as error:
+            raise RunError(
+                f"{self.history}: could not be written ({error.strerror}); {self.checkpoints.kept()}"
+            ) from None
 
     def _stop(self, stop):
         """Saves a checkpoint, and raises KeyboardInterrupt for Ctrl-C and RequeueError for other signals."""
