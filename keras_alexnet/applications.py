@@ -99,8 +99,8 @@ def decode_predictions(predictions, top=5, class_names=None, run=None):
 
     Returns:
         list, one an image, of lists of (id, name, score), best first: id and name as `keras.applications` has them
-        (WordNet id and a word); with `class_names` both are the name. Raises ValueError of another number of classes,
-        and of what are no real numbers.
+        (WordNet id and a word); a name of `class_names` that is no such id is both. Raises ValueError of another
+        number of classes, and of what are no real numbers.
     """
     if not isinstance(top, numbers.Integral) or top < 1:
         raise ArgumentError("top", top, "must be a whole number, at least 1")
@@ -108,7 +108,8 @@ def decode_predictions(predictions, top=5, class_names=None, run=None):
     if isinstance(class_names, (str, os.PathLike)):
         with open(_file_of(class_names, "class_names.txt"), encoding="utf-8", newline="\n") as file:
             class_names = file.read().removesuffix("\n").split("\n")
-    names = imagenet.classes() if class_names is None else [(name, name) for name in class_names]
+    words = dict(imagenet.classes())
+    names = [(name, words.get(name, name)) for name in (words if class_names is None else class_names)]
     predictions = np.asarray(predictions)
     if predictions.dtype.kind in "OSUcmM":
         raise ArgumentError("predictions", str(predictions.dtype), "must be real numbers")
@@ -124,4 +125,5 @@ def decode_predictions(predictions, top=5, class_names=None, run=None):
 
 def _file_of(path, name):
     """The file of a run's folder, or the path itself."""
+    path = rundir.located(path)
     return os.path.join(path, name) if os.path.isdir(path) else path

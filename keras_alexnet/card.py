@@ -14,6 +14,7 @@ import sys
 
 from keras_alexnet import __version__, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.data import imagenet
 from keras_alexnet.errors import UsageError, printable, reading
 from keras_alexnet.flags import flag
 from keras_alexnet.model.variants import VARIANTS
@@ -95,7 +96,7 @@ def text(run):
         form="two towers" if network.towers == 2 else f"one tower, groups {network.groups}",
         width=network.width,
         count=len(names),
-        classes=_escaped(", ".join(names[:CLASSES]) + ", ..." * (len(names) > CLASSES)),
+        classes=_escaped(", ".join(map(imagenet.word, names[:CLASSES])) + ", ..." * (len(names) > CLASSES)),
         parameters=model.count_params(),
         megabytes=4 * model.count_params() / 1e6,
         flops=sum(operations(layer) for layer in model.layers if hasattr(layer, "kernel")),

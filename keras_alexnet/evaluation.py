@@ -16,6 +16,7 @@ from keras_alexnet.data.decoding import STORED_SIZE
 from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import progress_bar
 from keras_alexnet.model import variants
+from keras_alexnet.serving import signatures
 from keras_alexnet.training import metrics
 from keras_alexnet.training.trainer import read
 
@@ -90,7 +91,7 @@ def open_model(folder, checkpoint="newest"):
     """
     if rundir.is_run(folder):
         run = rundir.open_run(folder, checkpoint)
-        return of_run(run, export.served_model(run))
+        return of_run(run, signatures.of_run(run))
     metadata = export.read_metadata(folder)
     with reading(folder):
         config = flags.read(configs.Config, metadata["flags"])

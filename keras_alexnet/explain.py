@@ -145,7 +145,7 @@ def image_panels(model, pixels, inputs, class_names, class_name=None):
 
     `model`: keras.Model of the run; `class_name`: what is explained, one of the class names or None for the best.
     """
-    explanations, batch, names = modules().explanations, inputs[None], in_words(class_names)
+    explanations, batch, names = modules().explanations, inputs[None], [*map(imagenet.word, class_names)]
     scores = explanations.probabilities(model, batch)[0]
     label = int(scores.argmax()) if class_name is None else class_names.index(class_name)
     covered = explanations.occlusion(model, inputs, label, SQUARE, STEP, _BATCH)
@@ -164,12 +164,6 @@ def image_panels(model, pixels, inputs, class_names, class_name=None):
         *normalization_panels(model, batch),
         Panel("Feature maps", "Those with the largest means first, each scaled by its own largest number.", figures),
     ]
-
-
-def in_words(class_names):
-    """The names of classes, list of str; ImageNet's ids in words."""
-    words = dict(imagenet.classes())
-    return [words.get(name, name) for name in class_names]
 
 
 def classes_panel(pixels, scores, names):

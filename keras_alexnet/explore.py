@@ -24,6 +24,7 @@ import numpy as np
 
 from keras_alexnet import explain, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
+from keras_alexnet.data import imagenet
 from keras_alexnet.data.sources import SUFFIXES, conversion
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
 from keras_alexnet.evaluate import EvaluateConfig
@@ -85,7 +86,7 @@ class Explorer:
         else:
             model = needed.evaluation.open_model(config.model)
             self.signatures = model.served.signatures
-        self.names, self.index = explain.in_words(model.class_names), None
+        self.names, self.index = [*map(imagenet.word, model.class_names)], None
         if config.index:
             self.index = needed.features.load_index(config.index)
             if self.index.model != needed.features.model_identity(model):
@@ -161,7 +162,7 @@ class Explorer:
     def _nearest(self, vector):
         """The images of the index that are nearest in the last hidden layer (section 6.1)."""
         distances, places = retrieval.Search(self.index.features).nearest(vector, NEAREST)
-        paths, classes = np.array(self.index.paths())[places], explain.in_words(self.index.class_names)
+        paths, classes = np.array(self.index.paths())[places], [*map(imagenet.word, self.index.class_names)]
         labels = [classes[label] if label >= 0 else "" for label in self.index.labels[places]]
         thumbnails = explain.modules().features.thumbnails(paths.tolist(), THUMBNAIL)
         captions = [f"{name} {distance:.4f}" for name, distance in zip(labels, distances, strict=True)]

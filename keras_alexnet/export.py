@@ -2,6 +2,7 @@
 
     python -m keras_alexnet.export --model_dir=RUN [--views=10]      # RUN/export/1, or the next free number
     python -m keras_alexnet.export --model_dir=RUN --format=onnx,litert,keras [--quantize=int8]      # RUN/onnx/1 ...
+    python -m keras_alexnet.export --model_dir=RUN --format=run      # RUN/run/1: a run to give away, in float16
 
 ONNX, LiteRT and Keras files compute in float32. Each is compared with the run in its own runtime, on a few images of
 the validation set, before it takes its place.
@@ -12,6 +13,8 @@ import datetime
 import json
 import os
 import sys
+
+import numpy as np
 
 from keras_alexnet import __version__, card, flags, rundir
 from keras_alexnet import config as configs
@@ -27,6 +30,7 @@ FORMATS = {
     "onnx": ("tf2onnx", "onnxruntime"),
     "litert": ("ai_edge_litert.interpreter",),
     "keras": (),
+    "run": (),
 }
 QUANTIZED = ("litert", "keras")
 
@@ -61,9 +65,12 @@ def main(argv):
 
     for name in config.format:
         if name == "saved_model":
-            print(f"exported to {export_run(model_dir, config.views, config.checkpoint)}", flush=True)
+            folder = export_run(model_dir, config.views, config.checkpoint)
+        elif name == "run":
+            folder = export_half(model_dir, config.checkpoint)
         else:
-            print(f"exported to {formats.export_run(model_dir, name, config.checkpoint, config.quantize)}", flush=True)
+            folder = formats.export_run(model_dir, name, config.checkpoint, config.quantize)
+        print(f"exported to {folder}", flush=True)
 
 
 def check(config):
@@ -82,20 +89,35 @@ def export_run(model_dir, views=1, checkpoint="newest"):
 
     The views are those of `serving.signatures.ServedModel`, checkpoint and errors those of `rundir.open_run`.
     """
+    from keras_alexnet.serving import signatures  # TensorFlow, which a wrong flag does not wait for
+
     run = rundir.open_run(model_dir, checkpoint)
-    served = served_model(run, views)
+    served = signatures.of_run(run, views)
     folder = save(served, os.path.join(model_dir, "export"), metadata(run, views, served.size))
     write_card(run, os.path.dirname(folder))
     return folder
 
 
-def served_model(run, views=1, network=None):
-    """The network of a rundir.Run with its preprocessing: ServedModel; `network` as of `rundir.build`."""
-    from keras_alexnet.serving.signatures import ServedModel  # TensorFlow, which a wrong flag does not wait for
+def export_half(model_dir, checkpoint="newest"):
+    """Writes a run's folder with weights in float16, and what evaluation, export and prediction need beside them.
 
-    data, mean_image = run.config.data, run.statistics.mean_image
-    ways = data.mean_subtraction == "aligned", views, data.resize, data.served_orientation
-    return ServedModel(rundir.build(run, network), run.class_names, mean_image, *ways)
+    Nothing in it depends on the machine or the time: paths become runs/NAME and data/NAME. Returns the folder,
+    MODEL_DIR/run/VERSION, str.
+    """
+    run = rundir.open_run(model_dir, checkpoint)
+    history = [{name: value for name, value in row.items() if name != "images_per_second"} for row in run.history]
+    halves = {name: value.astype(np.float16) for name, value in run.weights.items()}
+    model_dir, data_dir = os.path.abspath(model_dir), run.config.data.data_dir
+    data = dataclasses.replace(run.config.data, data_dir=data_dir and os.path.join("data", os.path.basename(data_dir)))
+    settings = dataclasses.replace(run.config.run, model_dir=os.path.join("runs", os.path.basename(model_dir)))
+    config = dataclasses.replace(run.config, data=data, run=settings)
+
+    def write(folder):
+        rundir.create(config, halves, run.class_names, run.statistics, history, folder)
+        with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
+            file.write(card.text(rundir.open_run(folder)))
+
+    return write_version(os.path.join(model_dir, "run"), write)
 
 
 def save(served, export_dir, metadata):

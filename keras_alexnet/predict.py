@@ -1,5 +1,6 @@
 """Classifies image files with an exported model or a server, and prints the five best classes of each.
 
+    python -m keras_alexnet.predict --model=imagenette IMAGE...          # comes with the package: ten classes
     python -m keras_alexnet.predict --model=RUN/export/1 IMAGE...
     python -m keras_alexnet.predict --model=http://localhost:8501/v1/models/alexnet --format=jsonl IMAGE...
     python -m keras_alexnet.predict --model=grpc://localhost:8500/alexnet IMAGE...
@@ -18,6 +19,7 @@ import threading
 
 from keras_alexnet import flags
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
+from keras_alexnet.data import imagenet
 from keras_alexnet.data.sources import conversion
 from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.flags import flag
@@ -32,8 +34,8 @@ class PredictConfig:
 
     model: str | None = flag(
         None,
-        "The folder of an exported model, such as RUN/export/1, or a server: http://HOST:8501/v1/models/NAME or "
-        "grpc://HOST:8500/NAME.",
+        "The folder of an exported model, such as RUN/export/1, or of a run; imagenette, which comes with the package; "
+        "or a server: http://HOST:8501/v1/models/NAME or grpc://HOST:8500/NAME.",
         path=True,
     )
     images: tuple[str, ...] = flag((), "JPEG or PNG files.")
@@ -158,7 +160,7 @@ def _as_json(path, answer):
 def _as_block(path, answer):
     if isinstance(answer, RunError):
         return f"{printable(path)}\n  error: {printable(str(answer))}"
-    pairs = zip(answer["classes"], answer["scores"], strict=True)
+    pairs = zip(map(imagenet.word, answer["classes"]), answer["scores"], strict=True)
     return "\n".join([printable(path), *(f"  {100 * score:6.2f} %  {printable(name)}" for name, score in pairs)])
 
 

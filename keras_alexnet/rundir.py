@@ -27,6 +27,7 @@ STATISTICS = "statistics.npz"
 CHECKPOINTS = "checkpoints"
 PROVENANCE = "provenance.json"  # list with an entry for every process that trained the run
 VALIDATION = "validation.json"  # see data.statistics.DatasetSummary
+INCLUDED = ("imagenette",)  # runs that come with the package, in folders of these names
 # The packages that the results of a run depend on.
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "absl-py", "pillow", "tensorboard")
 
@@ -44,14 +45,21 @@ class Run:
     history: tuple[dict, ...]  # a row of `history.csv` for each epoch; empty for imported weights
 
 
+def located(model_dir):
+    """The path of a run's folder, where the name may be one of INCLUDED; a folder of the same name comes first."""
+    if model_dir in INCLUDED and not os.path.isfile(os.path.join(model_dir, FLAGS)):
+        return os.path.join(os.path.dirname(os.path.abspath(__file__)), model_dir)
+    return model_dir
+
+
 def is_run(folder):
     """Whether a folder holds a run, bool."""
-    return os.path.isfile(os.path.join(folder, FLAGS))
+    return os.path.isfile(os.path.join(located(folder), FLAGS))
 
 
 def check_run(model_dir):
     """Raises UsageError unless a folder holds a run."""
-    check_path(model_dir)
+    check_path(located(model_dir))
     if not is_run(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is not a run (its {FLAGS} is missing)")
 
@@ -70,7 +78,7 @@ def has_checkpoint(model_dir):
 
 def read_config(model_dir):
     """The settings that a run was started with: config.Config. Raises RunError where they cannot be read."""
-    path = os.path.join(model_dir, FLAGS)
+    path = os.path.join(located(model_dir), FLAGS)
     try:
         with open(path, encoding="utf-8") as file:
             return configs.read_flags_cfg(file.read())
@@ -80,7 +88,7 @@ def read_config(model_dir):
 
 def read_class_names(model_dir):
     """The class names in the order of the labels, tuple of str. Raises RunError where they cannot be read."""
-    path = os.path.join(model_dir, CLASS_NAMES)
+    path = os.path.join(located(model_dir), CLASS_NAMES)
     with reading(f"{path} (training again writes it)"), open(path, encoding="utf-8", newline="\n") as file:
         names = tuple(file.read().removesuffix("\n").split("\n"))
     if not all(names) or len(set(names)) < len(names):
@@ -88,15 +96,18 @@ def read_class_names(model_dir):
     return names
 
 
-def write_settings(config, class_names):
-    """Writes the class names, and a flagfile of all flags, which makes the folder a run and can repeat its training."""
-    with atomic_write(os.path.join(config.run.model_dir, CLASS_NAMES)) as file:
+def write_settings(config, class_names, folder=None):
+    """Writes the class names, and a flagfile of all flags, which makes the folder a run and can repeat its training.
+
+    `folder`: another one than the config's `model_dir`, whose paths then stay as they are.
+    """
+    with atomic_write(os.path.join(folder or config.run.model_dir, CLASS_NAMES)) as file:
         file.write("".join(f"{name}\n" for name in class_names))
-    path, texts = os.path.join(config.run.model_dir, FLAGS), flags.as_text(config)
-    if texts["data_dir"]:
+    texts = flags.as_text(config)
+    if texts["data_dir"] and not folder:
         texts["data_dir"] = os.path.abspath(texts["data_dir"])  # so that the flagfile works from any folder
-    with atomic_write(path) as file:
-        file.write(f"# python -m keras_alexnet.train --flagfile={path}\n")
+    with atomic_write(os.path.join(folder or config.run.model_dir, FLAGS)) as file:
+        file.write(f"# python -m keras_alexnet.train --flagfile={os.path.join(config.run.model_dir, FLAGS)}\n")
         file.write("".join(f"--{name}={value}\n" for name, value in texts.items()))
 
 
@@ -129,7 +140,7 @@ def open_run(model_dir, which="newest"):
     """
     check_run(model_dir)
     config, class_names, needed = read_config(model_dir), read_class_names(model_dir), _modules()
-    folder = os.path.join(model_dir, CHECKPOINTS)
+    folder = os.path.join(located(model_dir), CHECKPOINTS)
     paths = progresses.epoch_checkpoints(folder)
     if not paths:
         raise RunError(f"{model_dir}: the run has no checkpoint yet; let it finish an epoch first")
@@ -139,8 +150,9 @@ def open_run(model_dir, which="newest"):
         paths = [path for path in paths if os.path.basename(path) == progresses.checkpoint_name(best or 0, 0)]
         if not paths:
             raise RunError(f"{folder}: the checkpoint of the best epoch is missing; use --checkpoint=newest")
-    with reading(f"{os.path.join(model_dir, STATISTICS)} (training again writes it)"):
-        statistics = needed.statistics.load(os.path.join(model_dir, STATISTICS))
+    path = os.path.join(located(model_dir), STATISTICS)
+    with reading(f"{path} (training again writes it)"):
+        statistics = needed.statistics.load(path)
 
     def opened(path):
         history = tuple(needed.checkpoints.read_progress(path).history)
@@ -164,23 +176,23 @@ def build_model(network, num_classes, seed, devices, activation=None):
     return _modules().AlexNet(num_classes, classifier_activation=activation, **settings)
 
 
-def create(config, model, class_names, statistics):
+def create(config, weights, class_names, statistics, history=(), folder=None):
     """Creates a run from weights that were trained elsewhere, for evaluation, export and fine-tuning.
 
-    The model is one of `build_model` for the network of the config.Config, whose `model_dir` is the folder to create.
-    Only the mean image of the data.statistics.Statistics is used. Raises UsageError where the folder is not empty.
+    The weights are those that `model.weights.named` returns for the network of the config.Config, in any floating-point
+    type; its `model_dir` is the folder to create, unless there is a `folder`. Only the mean image of the
+    data.statistics.Statistics is used. The history is that of a Run. Raises UsageError where the folder is not empty.
     """
-    model_dir, needed = config.run.model_dir, _modules()
+    model_dir, needed = folder or config.run.model_dir, _modules()
     check_path(model_dir)
     if os.path.isdir(model_dir) and os.listdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is not empty; name a new folder")
     os.makedirs(model_dir, exist_ok=True)
     needed.statistics.save(statistics, os.path.join(model_dir, STATISTICS))
-    variables = {variable.path: variable.value for variable in model.trainable_variables}
-    checkpoints = needed.checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), variables, keep=1)
-    checkpoints.write(progresses.Progress())
+    checkpoints = needed.checkpoints.Checkpoints(os.path.join(model_dir, CHECKPOINTS), weights, keep=1)
+    checkpoints.write(progresses.Progress(epochs=len(history), history=list(history)))
     checkpoints.wait()
-    write_settings(config, class_names)  # last: from here on the folder is a run
+    write_settings(config, class_names, folder)  # last: from here on the folder is a run
 
 
 def provenance():

@@ -1,4 +1,6 @@
 import importlib.util
+import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -6,8 +8,10 @@ import pytest
 import tensorflow as tf
 
 import keras_alexnet
+from keras_alexnet import predict, rundir
 from keras_alexnet.data import shapes, statistics
 from keras_alexnet.model import layers
+from tests.runs import call
 
 
 def test_another_backend_of_keras_is_one_line(monkeypatch):
@@ -104,3 +108,19 @@ def test_maps_of_both_towers_are_those_of_one_stack(run_of_three_epochs):
     halves = [keras.Model(two.input, two.get_layer(f"conv5_tower{tower}").output)(image) for tower in (0, 1)]
     whole = keras.Model(one.input, one.get_layer("conv5").output)(image)
     np.testing.assert_allclose(np.concatenate(halves, axis=-1), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_the_network_that_comes_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shapes.draw(shapes.CLASS_NAMES[0], 0).resize((400, 300)).save("image.png")
+    image = keras_alexnet.load_image("image.png", run="imagenette")
+    model = keras_alexnet.AlexNet(weights="imagenette")
+    scores = model.predict(keras_alexnet.preprocess_input(image[None], run="imagenette"), verbose=0)
+    best = keras_alexnet.decode_predictions(scores, run="imagenette")[0]
+    _, said, _ = call(predict, "--model=imagenette", "image.png")
+    answers = re.findall(r"([0-9.]+) %  (.+)", said)
+    assert [name.replace("_", " ") for _, name, _ in best] == [name for _, name in answers]
+    np.testing.assert_allclose([100 * score for *_, score in best], [float(score) for score, _ in answers], atol=0.0051)
+    assert best[0][0] in rundir.read_class_names("imagenette") and model.count_params() == 3_572_842
+    files = [path for path in Path(rundir.located("imagenette")).rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 8e6

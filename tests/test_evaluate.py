@@ -10,6 +10,7 @@ from keras_alexnet import config as configs
 from keras_alexnet import evaluate, export, flags, rundir
 from keras_alexnet.data import records, sources
 from keras_alexnet.data.decoding import decode_center
+from keras_alexnet.model.weights import named
 from keras_alexnet.serving.signatures import ServedModel
 from tests.reference.errors import top_k_credit
 from tests.runs import call, refusal
@@ -28,7 +29,7 @@ def other_run(tiny_run, tmp_path_factory):
     run, folder = rundir.open_run(str(tiny_run)), tmp_path_factory.mktemp("other") / "run"
     texts = {**flags.as_text(run.config), "variant": "caffe", "model_dir": str(folder)}
     config = flags.read(configs.Config, texts)
-    rundir.create(config, rundir.build_model(config.network, 3, 1, devices=()), run.class_names, run.statistics)
+    rundir.create(config, named(rundir.build_model(config.network, 3, 1, ())), run.class_names, run.statistics)
     return folder
 
 

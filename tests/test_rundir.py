@@ -63,13 +63,13 @@ def test_a_run_is_created_in_an_empty_folder_only(tiny_run, tmp_path):
     run = rundir.open_run(str(tiny_run))
     config = dataclasses.replace(run.config, run=dataclasses.replace(run.config.run, model_dir=str(tmp_path / "new")))
     names = ("a\x0bb", "c\u2028d", "e\rf")  # lines end at line feeds only
-    rundir.create(config, rundir.build(run), names, run.statistics)
+    rundir.create(config, run.weights, names, run.statistics)
     again = rundir.open_run(str(tmp_path / "new"))
     assert again.class_names == names and not again.history
     for name, value in run.weights.items():
         np.testing.assert_array_equal(again.weights[name], value)
     with pytest.raises(UsageError, match="is not empty; name a new folder"):
-        rundir.create(config, None, (), None)
+        rundir.create(config, {}, (), None)
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

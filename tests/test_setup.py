@@ -21,9 +21,11 @@ def canonical(name):
 
 
 def test_files_that_are_not_modules_are_installed():
-    installed = {f"{name.replace('.', '/')}/{file}" for name, files in GIVEN["package_data"].items() for file in files}
+    patterns = [f"{name.replace('.', '/')}/{each}" for name, given in GIVEN["package_data"].items() for each in given]
+    found = [[path for path in ROOT.glob(pattern) if path.is_file()] for pattern in patterns]
+    installed = {path.relative_to(ROOT).as_posix() for paths in found for path in paths}
     present = (path for path in (ROOT / "keras_alexnet").rglob("*") if path.is_file() and path.suffix != ".pyc")
-    assert {path.relative_to(ROOT).as_posix() for path in present if path.suffix != ".py"} == installed
+    assert all(found) and {path.relative_to(ROOT).as_posix() for path in present if path.suffix != ".py"} == installed
 
 
 def test_requirements_have_both_bounds_and_the_same_ones_everywhere():

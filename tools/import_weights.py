@@ -65,7 +65,8 @@ def main(argv):
     model = rundir.build_model(config.network, len(names), config.run.seed, devices=())
     weights.assign(imported.weights, model)  # splits them between two towers
     rgb_mean = mean_image.mean((0, 1), np.float64)
-    rundir.create(config, model, names, statistics.Statistics(mean_image, rgb_mean, np.zeros((3, 3)), count=0))
+    known = statistics.Statistics(mean_image, rgb_mean, np.zeros((3, 3)), count=0)
+    rundir.create(config, weights.named(model), names, known)
     arrays, variant = imported.weights.values(), settings["variant"]
     parameters = sum(array.size for array in arrays)
     print(f"imported:  {imported.origin}, with --variant={variant} --resize={imported.resize}")

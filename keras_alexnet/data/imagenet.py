@@ -9,6 +9,7 @@ import contextlib
 import csv
 import dataclasses
 import errno
+import functools
 import gzip
 import hashlib
 import importlib.util
@@ -48,6 +49,16 @@ def classes():
     """The thousand classes in the order of their labels: list of (WordNet id, word); crane and maillot occur twice."""
     with open(_CLASSES_FILE, encoding="utf-8", newline="") as file:
         return [(row["wnid"], row["name"]) for row in csv.DictReader(file)]
+
+
+def word(class_name):
+    """The name of a class for people, str: of a WordNet id of ImageNet its word, else the name itself."""
+    return _words().get(class_name, class_name)
+
+
+@functools.cache
+def _words():
+    return {wordnet_id: name.replace("_", " ") for wordnet_id, name in classes()}
 
 
 def class_names(ids, words):

@@ -34,8 +34,9 @@ _KINDS = {
 }
 _IMPORT = "python tools/import_weights.py FILE --out=RUN"
 _NONE = (
-    "no weights come with the package: fetch public ones, such as torchvision's alexnet-owt-7be5be79.pth from "
-    f"https://download.pytorch.org/models, make a run of them with `{_IMPORT}`, and give RUN"
+    "no weights of its 1,000 classes come with the package (imagenette has ten of them): fetch public ones, such as "
+    "torchvision's alexnet-owt-7be5be79.pth from https://download.pytorch.org/models, make a run of them with "
+    f"`{_IMPORT}`, and give RUN"
 )
 
 
@@ -117,7 +118,7 @@ def read(path):
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ArgumentError("weights", path, f"must be the path of {_EXPECTED}")
-    path = os.fspath(path)
+    path = rundir.located(os.fspath(path))
     if path == "imagenet" and not os.path.exists(path):
         raise ArgumentError("weights", path, f"must be a path; {_NONE}")
     if not os.path.isfile(path):
@@ -133,7 +134,7 @@ def read(path):
         if checkpoints:
             return first_readable(checkpoints, read_checkpoint)
         what = "holds no weights" if os.path.isdir(path) else "there is no such file or folder"
-        raise UsageError(f"{path}: {what}; give {_EXPECTED} (no weights come with the package)")
+        raise UsageError(f"{path}: {what}; give {_EXPECTED}, or imagenette, which comes with the package")
 
 
 def read_with_settings(path):
@@ -141,7 +142,7 @@ def read_with_settings(path):
     weights = read(path)
     settings = {"num_classes": weights["fc8/bias"].size} if "fc8/bias" in weights else {}
     with _reading(path):
-        return settings | _settings_of(os.fspath(path)), weights
+        return settings | _settings_of(rundir.located(os.fspath(path))), weights
 
 
 @contextlib.contextmanager
@@ -178,7 +179,8 @@ def read_checkpoint(path):
         keys = {each.full_name: each.checkpoint_key for node in graph.nodes for each in node.attributes}
     else:
         keys = {name: name for name in reader.get_variable_to_shape_map()}
-    found = {name: reader.get_tensor(key) for name, key in keys.items() if _NAME.fullmatch(name)}
+    # Runs that were exported to be given away have float16.
+    found = {name: reader.get_tensor(key).astype(np.float32) for name, key in keys.items() if _NAME.fullmatch(name)}
     if not found:
         raise RunError(f"{path}: is a checkpoint of something else, without a layer named {LAYERS[0]}")
     return found

@@ -241,7 +241,7 @@ def draw_neighbors(rows, thumbnails):
 
 def _words(class_name):
     """What a figure says of a class, ImageNet's ids in words: str."""
-    return dict(imagenet.classes()).get(class_name, printable(class_name)).replace("_", " ")
+    return printable(imagenet.word(class_name)).replace("_", " ")
 
 
 def _size(text, points, characters):

@@ -48,7 +48,8 @@ def open_client(target, deadline=30.0, retries=3):
 
     Args:
         target: str, `http://HOST[:8501][/v1/models/NAME[/versions/N]]`, `https://...`,
-            `grpc://HOST[:8500][/NAME[/versions/N]]`, or the folder of an exported model. NAME is alexnet by default.
+            `grpc://HOST[:8500][/NAME[/versions/N]]`, or the folder of an exported model or a run. NAME is alexnet by
+            default.
         deadline: float, seconds for a request to a server, retries included.
         retries: int, how often a request is repeated when the server cannot be reached or is overloaded.
 
@@ -65,25 +66,25 @@ def open_client(target, deadline=30.0, retries=3):
 
 
 class FolderClient:
-    """An exported model, loaded into this process."""
+    """An exported model or a run, loaded into this process."""
 
     def __init__(self, folder):
-        if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
+        if not (rundir.is_run(folder) or os.path.isfile(os.path.join(folder, "saved_model.pb"))):
             raise UsageError(f"--model={printable(folder)}: {_instead_of(folder)}")
         rundir.check_path(folder, "model")
         with reading(folder):
-            import tensorflow as tf  # takes seconds, and the REST client does not need it
+            from keras_alexnet.serving import signatures  # TensorFlow takes seconds; the REST client does not need it
 
-            self._tf, self._model = tf, tf.saved_model.load(folder)
+            self._tf, self._signatures = signatures.tf, signatures.load(folder)
 
     def predict(self, files, signature="serving_default"):
         """See `open_client`."""
-        signatures = self._model.signatures
-        if signature not in signatures or "image_bytes" not in signatures[signature].structured_input_signature[1]:
-            names = ", ".join(sorted(signatures))
+        function = self._signatures.get(signature)
+        if not function or function.inputs[0].dtype != self._tf.string:
+            names = ", ".join(sorted(self._signatures))
             raise UsageError(f"--signature={signature}: the model has {names}; give a signature of image files")
         try:
-            outputs = signatures[signature](image_bytes=self._tf.constant(files, self._tf.string))
+            outputs = function(image_bytes=self._tf.constant(files, self._tf.string))
         except self._tf.errors.InvalidArgumentError as error:
             raise RefusedError(brief(error)) from None
         return _checked({name: value.numpy() for name, value in outputs.items()}, len(files), "the model")

@@ -23,6 +23,7 @@ from keras_alexnet import evaluate, evaluation, export, rundir, standalone
 from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import pipeline, shapes
 from keras_alexnet.errors import RunError, UsageError, optional
+from keras_alexnet.serving import signatures
 from keras_alexnet.training.trainer import read
 
 IMAGES = 16  # that are compared
@@ -38,7 +39,7 @@ def export_run(model_dir, kind, checkpoint="newest", quantize="none"):
     """
     run = rundir.open_run(model_dir, checkpoint)
     network = dataclasses.replace(run.config.network, precision="float32")
-    served = export.served_model(run, network=network)
+    served = signatures.of_run(run, network=network)
     model = evaluation.Model(model_dir, run.class_names, run.config, served.size, len(run.history), served)
     source, images, taken_from = _images(run, model, needs_set=quantize != "none")
     name, package, write = _FORMATS[kind]
@@ -133,7 +134,7 @@ def _errors(model, source, folder):
 
 def _graph(run, network):
     """(ServedModel, tf.function of prepared images); in towers, since not every runtime has grouped convolutions."""
-    served = export.served_model(run, network=dataclasses.replace(network, towers=network.groups))
+    served = signatures.of_run(run, network=dataclasses.replace(network, towers=network.groups))
     images = tf.TensorSpec((None, served.size, served.size, 3), tf.float32, name="images")
     return served, tf.function(served.network_outputs, [images])
 

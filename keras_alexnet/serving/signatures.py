@@ -10,6 +10,7 @@ import os
 import keras
 import tensorflow as tf
 
+from keras_alexnet import rundir
 from keras_alexnet.data import augmentation, shapes
 from keras_alexnet.data.decoding import APPLY, MAX_PIXELS, SHORTER_SIDE, STORED_SIZE, decode_center
 from keras_alexnet.model import weights
@@ -122,6 +123,21 @@ class ServedModel(tf.Module):
         logits = self._outputs(tf.reshape(views, (-1, self.size, self.size, 3)))[0]
         probabilities = tf.reshape(tf.nn.softmax(logits), (-1, 10, logits.shape[-1]))
         return tf.reduce_mean(probabilities, axis=1)
+
+
+def of_run(run, views=1, network=None):
+    """The network of a rundir.Run with its preprocessing: ServedModel; `network` as of `rundir.build`."""
+    data, mean_image = run.config.data, run.statistics.mean_image
+    ways = data.mean_subtraction == "aligned", views, data.resize, data.served_orientation
+    return ServedModel(rundir.build(run, network), run.class_names, mean_image, *ways)
+
+
+def load(folder):
+    """The signatures of an exported model, or those that a run's would have: dict of name -> tf function."""
+    if not rundir.is_run(folder):
+        return tf.saved_model.load(folder).signatures
+    functions = of_run(rundir.open_run(folder)).signatures()
+    return {name: function.get_concrete_function() for name, function in functions.items()}
 
 
 def _predict_log(signature, name, tensor):

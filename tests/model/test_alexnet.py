@@ -246,7 +246,7 @@ def test_images_of_other_sizes_and_layers_in_front():
         ({"removed_layers": ("conv1",)}, "removed_layers must be of conv2, .*'conv1'"),
         ({"pooling": "avg"}, "pooling must be None, or without the top avg or max .include_top=True"),
         ({"weights": 5}, "weights must be the path of a run's folder.*weights=5"),
-        ({"weights": "imagenet"}, "^weights must be a path; no weights come with the package: fetch public ones, such"),
+        ({"weights": "imagenet"}, "^weights must be a path; no weights of its 1,000 classes come with the package"),
         ({"classes": 4, "num_classes": 3}, "classes must be left out, or 3 as num_classes is.*classes=4"),
         ({"input_shape": (300, 300, 3)}, r"input_shape must be \(224, 224, 3\) with the top"),
         ({"input_shape": (224, 224, 1)}, "input_shape must be .rows, columns, 3., .* repeat the channel of grey"),

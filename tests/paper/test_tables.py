@@ -6,6 +6,7 @@ import pytest
 from keras_alexnet import evaluation, rundir
 from keras_alexnet.data import imagenet
 from keras_alexnet.data.decoding import decode_center
+from keras_alexnet.model import weights
 from keras_alexnet.paper import experiment, table1, table2
 
 ILSVRC_2010, ILSVRC_2012 = table1.TABLE, table2.TABLE
@@ -25,7 +26,7 @@ def networks(run_of_three_epochs, tmp_path_factory):
     folder, opened = str(tmp_path_factory.mktemp("runs") / "second"), rundir.open_run(str(run_of_three_epochs))
     config = dataclasses.replace(opened.config, run=dataclasses.replace(opened.config.run, model_dir=folder, seed=7))
     model = rundir.build_model(config.network, len(opened.class_names), 7, devices=())
-    rundir.create(config, model, opened.class_names, opened.statistics)
+    rundir.create(config, weights.named(model), opened.class_names, opened.statistics)
     return [str(run_of_three_epochs), folder, str(run_of_three_epochs / "export" / "1")]
 
 

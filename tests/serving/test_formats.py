@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from keras_alexnet import AlexNet, config, export, flags, rundir, standalone
 from keras_alexnet.data import shapes, statistics
-from keras_alexnet.serving import formats
+from keras_alexnet.model import weights
+from keras_alexnet.serving import formats, signatures
 from tests.conftest import CLASSES
 from tests.runs import REMOVED, SMALL_CLASSES, call, refusal
 
@@ -37,8 +38,8 @@ def imported(tmp_path_factory, mean_image):
     texts = {"variant": "caffe", "towers": "1", "width": "0.0625", "resize": "stretch", "mean_subtraction": "aligned"}
     texts |= {"model_dir": str(folder), "dataset": "folder", "data_dir": str(folder / "images")}
     settings = flags.read(config.Config, texts)
-    model = rundir.build_model(settings.network, len(CLASSES), 5, devices=())
-    rundir.create(settings, model, CLASSES, statistics.Statistics(mean_image, np.zeros(3), np.zeros((3, 3)), 0))
+    values = weights.named(rundir.build_model(settings.network, len(CLASSES), 5, devices=()))
+    rundir.create(settings, values, CLASSES, statistics.Statistics(mean_image, np.zeros(3), np.zeros((3, 3)), 0))
     return folder
 
 
@@ -62,7 +63,7 @@ def test_a_file_answers_image_files_as_the_saved_model_does(kind, name, request,
     # From a file to the answer, with what is in the folder only.
     image = tmp_path / "image.jpg"
     shapes.draw("red_star", 3).resize((700, 530)).save(image)
-    served = export.served_model(rundir.open_run(str(run)))
+    served = signatures.of_run(rundir.open_run(str(run)))
     answer = standalone.load(folder)(np.stack([standalone.prepare(image, folder)] * 3))
     expected = served.extract_features(tf.constant([image.read_bytes()] * 3))["features"]
     np.testing.assert_allclose(answer["features"], expected, rtol=1e-4, atol=1e-5)

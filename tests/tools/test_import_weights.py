@@ -7,7 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from keras_alexnet import AlexNet, export, rundir
+from keras_alexnet import AlexNet, rundir
+from keras_alexnet.serving import signatures
 from tests.model.test_caffe import CLASSES, blob_2014, blobs_of, caffemodel, converted, npy
 from tests.reference import caffe_network
 from tests.runs import call, refusal
@@ -44,7 +45,7 @@ def test_an_imported_run_is_a_run(folder):
     caffes = (image[..., ::-1].transpose(2, 0, 1) - mean)[:, 14:241, 14:241]
     expected = caffe_network.forward(blobs_of(), caffes[None])
     assert expected.max() < 0.6 and expected.std() > 0.05
-    served = export.served_model(opened)
+    served = signatures.of_run(opened)
     np.testing.assert_allclose(served.center_view(image[None, 14:241, 14:241]), expected, rtol=1e-3)
 
     # One stack takes the weights from the run of two towers.
