@@ -23,6 +23,9 @@ REDUCTIONS = (1, 2, 4, 8)  # what libjpeg can divide by while it decodes
 _MARGIN = 2  # columns beside a window that its colors depend on: they are stored for pairs of columns
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x60\x82"  # how a PNG begins and ends
 _JPEG, _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"  # markers
+# RGB -> luma and the differences of blue and red from it (JFIF 1.02), which are 128 for a gray pixel.
+_TO_YUV = (0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)
+_GRAY = (0.0, 128.0, 128.0)
 _NOT_INLINED = {"_noinline": True}
 # How a file of orientation 0 (unused), 1 to 8 is turned upright: are rows reversed, columns reversed; axes after that.
 _TURNS = (0, 0, 0, 1), (0, 0, 0, 1), (0, 1, 0, 1), (1, 1, 0, 1), (1, 0, 0, 1)
@@ -176,6 +179,29 @@ def center_of(stored, image, size=STORED_SIZE, resize=SHORTER_SIDE, orientation=
     """The center `size` x `size` pixels of an image as its source has it. See `window_of`."""
     margin = (STORED_SIZE - size) // 2
     return window_of(stored, image, margin, margin, size, resize, orientation)
+
+
+def to_yuv420(image):
+    """A 256x256 image, uint8 (256, 256, 3), RGB -> half as many bytes, uint8 (128, 768): luma and halved color.
+
+    For every two rows of pixels the luma of both, then blue's and then red's difference from it, each the mean of 2x2
+    pixels, which JPEG's usual files do not keep finer either. The numbers are JFIF's, which are those of a JPEG.
+    """
+    yuv = tf.tensordot(tf.cast(image, tf.float32), tf.constant(_TO_YUV, tf.float32), [[2], [1]]) + _GRAY
+    luma = tf.reshape(yuv[..., 0], (STORED_SIZE // 2, -1))
+    color = tf.reduce_mean(tf.reshape(yuv[..., 1:], (STORED_SIZE // 2, 2, STORED_SIZE // 2, 2, 2)), (1, 3))
+    color = tf.reshape(tf.transpose(color, (0, 2, 1)), (STORED_SIZE // 2, -1))
+    return tf.cast(tf.clip_by_value(tf.concat([luma, color], 1) + 0.5, 0, 255), tf.uint8)
+
+
+# Compiled, a whole batch is converted in one pass.
+@tf.function(jit_compile=True)
+def from_yuv(planes):
+    """Luma and color of every pixel, as of `to_yuv420`, uint8 (B, 3, rows, columns) -> uint8 (B, rows, columns, 3)."""
+    luma, blue, red = tf.unstack(tf.cast(planes, tf.float32), axis=1)
+    blue, red = blue - 128, red - 128
+    rgb = tf.stack([luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue], axis=-1)
+    return tf.cast(tf.clip_by_value(rgb + 0.5, 0, 255), tf.uint8)
 
 
 def _jpeg_shape(image_bytes):

@@ -21,7 +21,15 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_alexnet.data import records, statistics
-from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH, decode_center, decode_window, require_whole
+from keras_alexnet.data.decoding import (
+    SHORTER_SIDE,
+    STORED_SIZE,
+    STRETCH,
+    decode_center,
+    decode_window,
+    require_whole,
+    to_yuv420,
+)
 from keras_alexnet.data.pipeline import parallel_calls, with_options
 from keras_alexnet.data.records import FILE_NAME, IMAGE, LABEL, MANIFEST, PLACES, SPLITS, WORK, sha256_of
 from keras_alexnet.data.sources import Settings, conversion
@@ -176,7 +184,7 @@ def _plan(splits, settings):
     del recorded["bad_images"]
     if settings.orientation == "auto":
         recorded["orientation"] = "apply" if "apply" in (train.orientation, val.orientation) else "ignore"
-    if settings.encoding == "raw":
+    if settings.encoding != "jpeg":
         recorded["quality"] = None
     read = {
         split: {"name": source.name, "files": source.count, "fingerprint": source.fingerprint()}
@@ -210,10 +218,10 @@ def _storing(size, encoding, quality, resize, orientation):
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
     def stored(image_bytes):
         image = decode_window(require_whole(image_bytes), 0, 0, size, size, resize, orientation)
-        if encoding == "raw":
-            return "", image
-        content = tf.io.encode_jpeg(image, quality=quality)
         # The statistics are of the images before they are encoded, which is to say of the source.
+        if encoding != "jpeg":
+            return (to_yuv420(image) if encoding == "yuv420" else tf.zeros([0], tf.uint8)), image
+        content = tf.io.encode_jpeg(image, quality=quality)
         return content, image if size == STORED_SIZE else decode_center(content)
 
     return stored
@@ -258,9 +266,10 @@ class _Shard:
         self.places.update(places.tolist())
         self.sums.add(images, labels)
         for key, label, content, image in zip(keys, labels, stored, images, strict=True):
-            pixels = b"" if content else image.tobytes()
+            is_file = isinstance(content, bytes)
+            content = content if is_file else (content if content.size else image).tobytes()
             features = {
-                IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content or pixels])),
+                IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])),
                 LABEL: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
                 FILE_NAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[self.name_of(key).encode()])),
             }
@@ -268,8 +277,8 @@ class _Shard:
             # Deterministic: otherwise the order of the features, and with it the bytes, can be any.
             record = example.SerializeToString(deterministic=True)
             writer.write(record)
-            if not content:
-                self.offsets.append(self.bytes + _BEFORE_RECORD + record.index(pixels))
+            if not is_file:
+                self.offsets.append(self.bytes + _BEFORE_RECORD + record.index(content))
                 self.labels.append(label)
             self.bytes += _BEFORE_RECORD + len(record) + _AFTER_RECORD
 
@@ -332,7 +341,7 @@ def _finish(splits, out_dir, settings, plan):
             statistics.save(sums.statistics(fingerprint=fingerprint), os.path.join(out_dir, records.STATISTICS))
     train = splits[SPLITS[0]]
     _describe(train.class_names, out_dir, settings, facts)
-    if settings.encoding == "raw":
+    if settings.encoding != "jpeg":
         with atomic_write(os.path.join(out_dir, PLACES), "wb") as file:
             np.savez(file, **places)
     described = [name for name in sorted(os.listdir(out_dir)) if name.endswith((".json", ".txt", ".npz"))]
@@ -351,9 +360,13 @@ def _finish(splits, out_dir, settings, plan):
 def _describe(class_names, out_dir, settings, facts):
     """Writes what TensorFlow Datasets wants to know of a folder."""
     shape = (settings.size, settings.size, 3)
-    raw = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
+    if settings.encoding == "jpeg":
+        image = tfds.features.Image(shape=shape, encoding_format="jpeg")
+    else:
+        stored = shape if settings.encoding == "raw" else (shape[0] // 2, 3 * shape[1])  # see `decoding.to_yuv420`
+        image = tfds.features.Tensor(shape=stored, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
     features = {
-        IMAGE: raw if settings.encoding == "raw" else tfds.features.Image(shape=shape, encoding_format="jpeg"),
+        IMAGE: image,
         LABEL: tfds.features.ClassLabel(names=list(class_names)),
         FILE_NAME: tfds.features.Text(),
     }

@@ -24,7 +24,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
 from keras_alexnet.data.base import WHOLE, IndexedSource, Source, permutation
-from keras_alexnet.data.decoding import IGNORE, SHORTER_SIDE, STORED_SIZE
+from keras_alexnet.data.decoding import IGNORE, SHORTER_SIDE, STORED_SIZE, from_yuv
 from keras_alexnet.data.sources import check_class_names
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.files import progress_bar
@@ -208,17 +208,53 @@ class RawSource(IndexedSource):
         images = np.empty((len(indices), size, size), _PIXEL)
         band = np.empty((size, STORED_SIZE), _PIXEL)
         with contextlib.ExitStack() as stack:
-            opened = {}
+            read = self._reader(stack)
             for image, index, row, column, turned in zip(images, indices, rows, columns, reflected, strict=True):
-                file = self.files[index]
-                if file not in opened:
-                    opened[file] = stack.enter_context(open(self.paths[file], "rb", buffering=0)).fileno()
-                if os.preadv(opened[file], [band], self.offsets[index] + row * STORED_SIZE * 3) != band.nbytes:
-                    problem = f"it ends before the image at byte {self.offsets[index]} does"
-                    raise OSError(errno.EIO, problem, self.paths[file])
+                read(index, row * STORED_SIZE * 3, band)
                 crop = band[:, column : column + size]
                 image[...] = crop[:, ::-1] if turned else crop
         return images.view(np.uint8).reshape(len(indices), size, size, 3)
+
+    def _reader(self, stack):
+        """A function (index, first byte of the image, array to fill); files are open until the ExitStack ends."""
+
+        @functools.cache
+        def opened(file):
+            return stack.enter_context(open(self.paths[file], "rb", buffering=0)).fileno()
+
+        def read(index, first, band):
+            if os.preadv(opened(self.files[index]), [band], self.offsets[index] + first) != band.nbytes:
+                problem = f"it ends before the image at byte {self.offsets[index]} does"
+                raise OSError(errno.EIO, problem, self.paths[self.files[index]])
+
+        return read
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class YuvSource(RawSource):
+    """As RawSource, of images as `decoding.to_yuv420` stores them: half the bytes, and nothing to decode either."""
+
+    def window_reader(self, size):
+        def read(*arrays):
+            planes = tf.numpy_function(functools.partial(self._crops, size), arrays, tf.uint8)
+            return from_yuv(tf.ensure_shape(planes, (None, 3, size, size)))
+
+        return read
+
+    def _crops(self, size, indices, rows, columns, reflected):
+        images = np.empty((len(indices), 3, size, size), np.uint8)
+        with contextlib.ExitStack() as stack:
+            read = self._reader(stack)
+            for planes, index, row, column, turned in zip(images, indices, rows, columns, reflected, strict=True):
+                # All pairs of rows that the crop touches; a pair has two rows of luma and one of each color.
+                band = np.empty(((row + size + 1) // 2 - row // 2, 6, STORED_SIZE // 2), np.uint8)
+                read(index, row // 2 * band[0].size, band)
+                luma = band[:, :4].reshape(-1, STORED_SIZE)
+                colors = band[:, 4:, column // 2 : (column + size + 1) // 2].swapaxes(0, 1).repeat(2, 1).repeat(2, 2)
+                direction = slice(None, None, -1 if turned else 1)
+                planes[0] = luma[row % 2 :, column:][:size, :size][:, direction]
+                planes[1:] = colors[:, row % 2 :, column % 2 :][:, :size, :size][..., direction]
+        return images
 
 
 def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
@@ -261,11 +297,12 @@ def open_prepared(data_dir, shuffle_buffer):
     for split, facts in manifest["splits"].items():
         known = {"identity": facts["fingerprint"], "label_counts": tuple(facts["label_counts"])}
         known |= {name: settings[name] for name in ("resize", "orientation")}
-        if settings["encoding"] == "raw":
+        if settings["encoding"] != "jpeg":
             with np.load(os.path.join(data_dir, PLACES), allow_pickle=False) as places:
                 known |= {name: places[f"{split}_{name}"] for name in RawSource.per_image}
             known["paths"] = tuple(os.path.join(data_dir, shard["file"]) for shard in facts["shards"])
-            opened.append(RawSource(f"records {split}", class_names=tuple(manifest["class_names"]), **known))
+            kind = RawSource if settings["encoding"] == "raw" else YuvSource
+            opened.append(kind(f"records {split}", class_names=tuple(manifest["class_names"]), **known))
         else:
             builder = tfds.builder_from_directory(data_dir)
             source = of_builder(builder, "records", split, IMAGE, LABEL, shuffle_buffer)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from keras_alexnet.data import prepare as preparation
 from keras_alexnet.data import sources, statistics
-from keras_alexnet.data.decoding import decode_center
+from keras_alexnet.data.decoding import decode_center, to_yuv420
 from keras_alexnet.data.prepare import Settings, prepare
 from keras_alexnet.data.records import WORK, check_files, open_prepared
 from keras_alexnet.errors import ArgumentError, RunError, UsageError
@@ -114,9 +114,13 @@ def test_another_size_is_resized_when_it_is_read_and_records_are_a_source_too(op
     # The mean is that of what training will see.
     seen, found = centers_of(again[0]), statistics.load(str(tmp_path / "large" / "statistics.npz"))
     np.testing.assert_allclose(found.mean_image, np.stack(list(seen.values())).mean(0), atol=1e-4)
-    prepare(*again, str(tmp_path / "again"), Settings(shard_images=3, encoding="raw"))
-    for example in examples_of(tmp_path / "again"):
-        np.testing.assert_array_equal(example["image"], seen.pop(example["file_name"].decode()))
+    for encoding, stored in (("raw", lambda image: image), ("yuv420", to_yuv420)):
+        prepare(*again, str(tmp_path / encoding), Settings(shard_images=3, encoding=encoding))
+        for example in examples_of(tmp_path / encoding):
+            np.testing.assert_array_equal(example["image"], stored(seen[example["file_name"].decode()]))
+    examples = examples_of(tmp_path / "yuv420")
+    for example, (_, image, _) in zip(examples, items_of(open_prepared(str(tmp_path / "yuv420"), 100)[0]), strict=True):
+        assert np.abs(image.astype(float) - seen[example["file_name"].decode()]).mean() < 4  # photos are smooth
 
 
 def at_progress(monkeypatch, function):

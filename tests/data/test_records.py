@@ -5,10 +5,12 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from keras_alexnet.data import pipeline, records
 from keras_alexnet.data.augmentation import Augmentation, draws
-from keras_alexnet.data.records import RawSource, RecordSource
+from keras_alexnet.data.decoding import to_yuv420
+from keras_alexnet.data.records import RawSource, RecordSource, YuvSource
 from keras_alexnet.data.statistics import Statistics, compute
 from keras_alexnet.errors import RunError
 from tests.data.conftest import items_of, operations
@@ -169,6 +171,31 @@ def test_raw_training_batches(raw, stored):
     tail = list(pipeline.training(raw, statistics, **settings, start=3).as_numpy_iterator())
     expected = np.stack([image for image, _ in found[3:]])
     np.testing.assert_array_equal(np.concatenate([images for images, _ in tail]), expected)
+
+
+def test_yuv_crops_are_those_of_the_whole_image_and_close_to_its_pixels(stored, tmp_path):
+    """Pillow's own conversion, with each color the mean of 2x2 pixels and then as wide as those."""
+    smooth = stored[:, ::32, ::32].repeat(32, 1).repeat(32, 2)[:3]  # colors that a mean of 2x2 keeps
+    images = np.concatenate([smooth, stored[:2]])
+    with open(tmp_path / "a", "wb") as file:
+        for image in images:
+            file.write(to_yuv420(image).numpy().tobytes())
+    offsets, labels = np.arange(5, dtype=np.int64) * 98_304, np.zeros(5, np.int32)
+    source = YuvSource("records train", "id", (str(tmp_path / "a"),), labels, offsets, labels, ("x",), (5,))
+    whole = source.window_reader(256)(offsets // 98_304, labels, labels, labels).numpy()
+    assert np.abs(whole[:3].astype(int) - smooth).max() <= 2
+    for image, found in zip(images[3:], whole[3:], strict=True):
+        luma, *colors = Image.fromarray(image).convert("YCbCr").split()
+        halves = [color.reduce(2).resize((256, 256), Image.Resampling.NEAREST) for color in colors]
+        expected = np.asarray(Image.merge("YCbCr", [luma, *halves]).convert("RGB"))
+        assert np.abs(found.astype(int) - expected).max() <= 5  # Pillow rounds before it takes the means
+    rows, columns, turned = (
+        np.array(each, np.int32) for each in ([0, 1, 2, 31, 32], [1, 0, 31, 2, 32], [0, 1, 0, 1, 1])
+    )
+    crops = source.window_reader(224)(np.arange(5), *places).numpy()
+    for crop, image, row, column, reflected in zip(crops, whole, *places, strict=True):
+        expected = image[row : row + 224, column : column + 224]
+        np.testing.assert_array_equal(crop, expected[:, ::-1] if reflected else expected)
 
 
 def test_a_raw_file_that_is_too_short_or_gone(raw, tmp_path):
