@@ -189,9 +189,7 @@ def test_yuv_crops_are_those_of_the_whole_image_and_close_to_its_pixels(stored, 
         halves = [color.reduce(2).resize((256, 256), Image.Resampling.NEAREST) for color in colors]
         expected = np.asarray(Image.merge("YCbCr", [luma, *halves]).convert("RGB"))
         assert np.abs(found.astype(int) - expected).max() <= 5  # Pillow rounds before it takes the means
-    rows, columns, turned = (
-        np.array(each, np.int32) for each in ([0, 1, 2, 31, 32], [1, 0, 31, 2, 32], [0, 1, 0, 1, 1])
-    )
+    places = np.array([[0, 1, 2, 31, 32], [1, 0, 31, 2, 32], [0, 1, 0, 1, 1]], np.int32)
     crops = source.window_reader(224)(np.arange(5), *places).numpy()
     for crop, image, row, column, reflected in zip(crops, whole, *places, strict=True):
         expected = image[row : row + 224, column : column + 224]
