@@ -30,6 +30,7 @@ ROWS = {
     "decode_prepared": "limit: the prepared JPEGs as files, read and decoded whole",
     "records": "prepared JPEG records -> training batches",
     "torch_prepared": "PyTorch: DataLoader and Pillow on the prepared JPEGs",
+    "yuv420": "prepared records of luma and halved color -> training batches",
     "raw": "prepared raw records -> training batches",
 }
 COMPARED = {
@@ -37,9 +38,9 @@ COMPARED = {
     "direct": {"of_limit": "decode", "of_keras": "keras", "of_torch": "torch"},
     "records": {"of_limit": "decode_prepared", "of_torch_prepared": "torch_prepared"},
     "torch_prepared": {"of_limit": "decode_prepared"},
-    "raw": {"of_limit": "decode_prepared", "of_records": "records"},
+    **dict.fromkeys(("yuv420", "raw"), {"of_limit": "decode_prepared", "of_records": "records"}),
 }
-READ = {"direct": "original_kb", "records": "prepared_kb", "raw": "raw_kb"}  # an image, from storage
+READ = {"direct": "original_kb", "records": "prepared_kb", "yuv420": "yuv420_kb", "raw": "raw_kb"}  # an image, from storage
 
 
 @dataclasses.dataclass(frozen=True)

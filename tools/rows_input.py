@@ -1,7 +1,7 @@
 """Rows of benchmark_input.py in TensorFlow, and the images that all rows read.
 
     WORK/originals/CLASS/*.jpg      links to the chosen files
-    WORK/jpeg, WORK/raw             the same, prepared as records
+    WORK/jpeg, yuv420, raw          the same, prepared as records
     WORK/prepared/CLASS/*.jpg       the images of the JPEG records as files
 
 Each function of a row returns what a turn reads: (images, a function of nothing that reads them and counts them).
@@ -54,7 +54,7 @@ def lay_out(row, settings):
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
     source = sources.list_split(work, "originals")
-    for encoding in ("jpeg", "raw"):
+    for encoding in ("jpeg", "yuv420", "raw"):
         options = prepare.Settings(encoding=encoding)
         prepare.prepare(source, few(settings), str(work / encoding), options, threads=settings.threads)
     sizes, stored = [], records.open_prepared(str(work / "jpeg"), 1)[0]
@@ -64,7 +64,7 @@ def lay_out(row, settings):
         sizes.append(path.write_bytes(content))
     height, width = (int(statistics.median(column)) for column in zip(*shapes, strict=True))
     originals = [os.path.getsize(path) for _, path in chosen]
-    kinds = {"original_kb": originals, "prepared_kb": sizes, "raw_kb": [256 * 256 * 3]}
+    kinds = {"original_kb": originals, "prepared_kb": sizes, "yuv420_kb": [98_304], "raw_kb": [196_608]}
     kilobytes = {name: statistics.fmean(each) / 1e3 for name, each in kinds.items()}
     return {"images": len(chosen), "size": f"{width}x{height}", **kilobytes}, dict
 
