@@ -5,7 +5,7 @@
 
 The placement is read from the graphs that TensorFlow executes, not from the scopes that asked for it. Exits with 1 if
 anything of a tower ran elsewhere, if a weight or its gradient crossed, or if more than 1.02 times the least possible
-bytes did.
+bytes did: of activations and gradients, or of the batch to a device, whose least is its crops as uint8.
 """
 
 import dataclasses
@@ -50,13 +50,19 @@ def main(argv):
     least = settings.batch_size * minimum(settings.variant, settings.width, 4 if settings.precision == "float32" else 2)
     report = dataclasses.asdict(settings) | {"devices": devices, "operations": operations, "crossings": crossings}
     report |= {"counts": counts, "bytes": total, "minimum_bytes": least, "ratio": total / least}
+    inputs = [c for c in crossings if c["kind"] == "input"]
+    report["input_bytes"] = {device: sum(c["bytes"] for c in inputs if c["target"] == device) for device in devices}
+    report["input_minimum_bytes"] = crops = settings.batch_size * 3 * VARIANTS[settings.variant].input_size ** 2
+    report["input_ratio"] = max(report["input_bytes"].values()) / crops
     report["strays"] = [o for o in operations if o["tower"] is not None and o["device"] != devices[o["tower"]]]
     report["weights_crossing"] = sum(c["kind"] == "weight" for c in crossings)
     harness.publish(report, as_text(report), settings.json)
-    if report["strays"] or report["weights_crossing"] or report["ratio"] > ALLOWED:
+    ratios = report["ratio"], report["input_ratio"]
+    if report["strays"] or report["weights_crossing"] or max(ratios) > ALLOWED:
         raise RunError(
             f"{len(report['strays'])} operations ran on the other tower's device, {report['weights_crossing']} weights "
-            f"or their gradients crossed, {report['ratio']:.3f} times the least possible bytes (at most {ALLOWED})"
+            f"or their gradients crossed, {ratios[0]:.3f} times the least possible bytes, of the batch {ratios[1]:.3f} "
+            f"times (at most {ALLOWED})"
         )
 
 
@@ -96,6 +102,11 @@ def as_text(report):
         "",
         f"Crossing, inputs aside: {report['bytes'] / 1e6:.3f} MB, {report['ratio']:.4f} times the least possible "
         f"{report['minimum_bytes'] / 1e6:.3f} MB; weights and their gradients: {report['weights_crossing']}",
+        *(
+            f"Input of {device}: {each / report['batch_size']:,.0f} bytes an image, of which the crop as uint8 is "
+            f"{report['input_minimum_bytes'] // report['batch_size']:,}"
+            for device, each in report["input_bytes"].items()
+        ),
     ]
 
 
