@@ -161,13 +161,13 @@ def build(run, network=None, activation=None):
 def build_model(network, num_classes, seed, devices, activation=None):
     """The network of a config.NetworkConfig with random weights: keras.Model, images -> logits; see `AlexNet`.
 
-    On two devices its inputs are two, the images of each tower, so that each device can make its own.
+    On two devices it has an input for each tower, so that each device can make its own.
     """
     settings = {**variants.settings_of(network), "devices": devices, "dtype": network.precision, "seed": seed}
-    needed, size = _modules(), variants.VARIANTS[network.variant].input_size
-    inputs = [needed.tf.keras.Input((size, size, 3), dtype="float32", name=f"images_tower{place}") for place in (0, 1)]
-    given = inputs if len(devices) == 2 else None
-    return needed.AlexNet(num_classes, classifier_activation=activation, input_tensor=given, **settings)
+    if len(devices) == 2:
+        shape = (*[variants.VARIANTS[network.variant].input_size] * 2, 3)
+        settings["input_tensor"] = [_modules().tf.keras.Input(shape, dtype="float32") for _ in devices]
+    return _modules().AlexNet(num_classes, classifier_activation=activation, **settings)
 
 
 def create(config, model, class_names, statistics):

@@ -52,17 +52,16 @@ def main(argv):
     report |= {"counts": counts, "bytes": total, "minimum_bytes": least, "ratio": total / least}
     inputs = [c for c in crossings if c["kind"] == "input"]
     report["input_bytes"] = {device: sum(c["bytes"] for c in inputs if c["target"] == device) for device in devices}
-    report["input_minimum_bytes"] = crops = settings.batch_size * 3 * VARIANTS[settings.variant].input_size ** 2
+    crops = settings.batch_size * 3 * VARIANTS[settings.variant].input_size ** 2
     report["input_ratio"] = max(report["input_bytes"].values()) / crops
     report["strays"] = [o for o in operations if o["tower"] is not None and o["device"] != devices[o["tower"]]]
     report["weights_crossing"] = sum(c["kind"] == "weight" for c in crossings)
     harness.publish(report, as_text(report), settings.json)
-    ratios = report["ratio"], report["input_ratio"]
-    if report["strays"] or report["weights_crossing"] or max(ratios) > ALLOWED:
+    if report["strays"] or report["weights_crossing"] or max(report["ratio"], report["input_ratio"]) > ALLOWED:
         raise RunError(
             f"{len(report['strays'])} operations ran on the other tower's device, {report['weights_crossing']} weights "
-            f"or their gradients crossed, {ratios[0]:.3f} times the least possible bytes, of the batch {ratios[1]:.3f} "
-            f"times (at most {ALLOWED})"
+            f"or their gradients crossed, {report['ratio']:.3f} times the least possible bytes, of the batch "
+            f"{report['input_ratio']:.3f} times (at most {ALLOWED})"
         )
 
 
@@ -86,7 +85,7 @@ def as_text(report):
         if c["kind"] != "scalar":
             shape = f"{c['kind']} {c['dtype']} {'x'.join(map(str, c['shape']))}"
             crossed.append((f"{c['source']} -> {c['target']}  {layer_of(c)}", {"MB": c["bytes"] / 1e6}, shape))
-    scalars = [c["bytes"] for c in report["crossings"] if c["kind"] == "scalar"]
+    sizes, scalars = report["input_bytes"], [c["bytes"] for c in report["crossings"] if c["kind"] == "scalar"]
     columns = {owner: (owner, "d") for owner in OWNERS.values()}
     return [
         f"One training step: {report['variant']}, batch of {report['batch_size']}, {report['precision']}, "
@@ -102,11 +101,7 @@ def as_text(report):
         "",
         f"Crossing, inputs aside: {report['bytes'] / 1e6:.3f} MB, {report['ratio']:.4f} times the least possible "
         f"{report['minimum_bytes'] / 1e6:.3f} MB; weights and their gradients: {report['weights_crossing']}",
-        *(
-            f"Input of {device}: {each / report['batch_size']:,.0f} bytes an image, of which the crop as uint8 is "
-            f"{report['input_minimum_bytes'] // report['batch_size']:,}"
-            for device, each in report["input_bytes"].items()
-        ),
+        *(f"Batch to {name}: {size / report['batch_size']:,.0f} bytes an image" for name, size in sizes.items()),
     ]
 
 

@@ -41,8 +41,7 @@ def measure(settings):
     preprocess = Preprocessing(np.zeros((256, 256, 3), np.float32), model.input_shape[0][1], devices=devices)
     keras.config.disable_interactive_logging()
     scaled = settings.loss_scale or settings.precision == "mixed_float16"
-    optimizer = LossScale(MomentumSGD()) if scaled else MomentumSGD()
-    trainer = Trainer(model, optimizer, devices[0], preprocess=preprocess)
+    trainer = Trainer(model, LossScale(MomentumSGD()) if scaled else MomentumSGD(), devices[0], None, preprocess)
     step = trainer.train_step.get_concrete_function()
     by_handle = {id(each.value.handle): each for each in [*model.variables, *trainer.optimizer.variables]}
     captured = enumerate(step.captured_inputs, len(step.inputs) - len(step.captured_inputs))
@@ -104,12 +103,9 @@ class Graph:
                 yield {**facts, "phase": phase, "tower": tower}
 
     def crossings(self, batch_size):
-        """Every tensor that goes to another device, dict: tensor, source, target, kind, shape, dtype and bytes.
-
-        What a device is called with of the batch has the source "batch".
-        """
+        """Every tensor that goes to another device, dict: tensor, source, target, kind, shape, dtype and bytes."""
         for node in self.nodes.values():
-            if node.op in ARGUMENTS and node.attr["index"].i < self.of_batch:
+            if node.op in ARGUMENTS and node.attr["index"].i < self.of_batch:  # what the step is called with
                 facts = {"tensor": node.name, "source": "batch", "target": _short(node.device), "kind": "input"}
                 yield facts | _size(self.step.inputs[node.attr["index"].i].shape, node.attr["T"].type, batch_size)
             if node.op not in ("_Send", "_HostSend"):

@@ -27,25 +27,23 @@ class Augmentation:
 
 
 class Preprocessing:
-    """Crops -> the network's input, as a part of the compiled step on the device that uses it.
+    """Crops -> the network's input, float32 (B, size, size, 3), on the device that uses it, as a part of its step.
 
-    Called with a pair: crops, uint8 (B, size, size, 3), and their adjustments, float32 (B, 7): row, column, reflected,
-    see `draws`; the color noise, three numbers in 0..255 units; and a factor. Returns (crop - mean + noise) * factor,
-    float32 (B, size, size, 3); with two devices a list, one made on each of them.
+    Called with a pair, whose tf.TensorSpecs are `signature`: crops, uint8 (B, size, size, 3), and adjustments, float32
+    (B, 7): row, column and reflected, see `draws`; color noise, three numbers in 0..255 units; a factor. Returns
+    (crop - mean + noise) * factor; with two devices a list, one made on each.
 
     Args:
         mean_image: float32 (256, 256, 3), 0..255, of which the center is subtracted.
         size: int, rows and columns of a crop.
         aligned: bool, subtract the part of the mean image under the crop instead, reflected with it.
         devices: names, () for where the call is.
-
-    Attributes:
-        signature: the pair as tf.TensorSpecs.
     """
 
     def __init__(self, mean_image, size, aligned=False, devices=()):
-        self.mean = mean_image if aligned else center_crop(mean_image, size)
-        self.aligned, self.devices = aligned, devices
+        self.mean, self.aligned = mean_image if aligned else center_crop(mean_image, size), aligned
+        self.devices, gpus = devices, [device.name for device in tf.config.list_logical_devices("GPU")]
+        self.make = _network_input if any("GPU" in name for name in devices or gpus) else _in_one_pass
         self.signature = tf.TensorSpec((None, size, size, 3), tf.uint8), tf.TensorSpec((None, 7), tf.float32)
 
     def __call__(self, images):
@@ -53,20 +51,23 @@ class Preprocessing:
         for device in self.devices or (None,):
             # tf.device(None) would clear a replica's device. The mean is a constant of each device: it never crosses.
             with tf.device(device) if device else contextlib.nullcontext():
-                made.append(_network_input(*images, tf.constant(self.mean), self.aligned))
+                made.append(self.make(*images, tf.constant(self.mean), self.aligned))
         return made if len(made) > 1 else made[0]
 
 
-# Compiled, a whole batch goes from uint8 to the network's input in one pass, not in one for each operation.
-@tf.function(jit_compile=True)
 def _network_input(crops, adjustments, mean, aligned):
     if aligned:
-        row, column, reflected = tf.unstack(tf.cast(adjustments[:, :3, None], tf.int32), axis=1)
-        places = tf.range(crops.shape[1])
+        # int64, since TensorFlow has int32 in the memory of the host
+        row, column, reflected = tf.unstack(tf.cast(adjustments[:, :3, None], tf.int64), axis=1)
+        places = tf.range(crops.shape[1], dtype=tf.int64)
         columns = column + tf.where(reflected == 1, places[::-1], places)
         mean = tf.gather(tf.reshape(mean, (-1, 3)), (row + places)[:, :, None] * mean.shape[1] + columns[:, None])
     noise, factor = adjustments[:, None, None, 3:6], adjustments[:, None, None, 6:]
     return (tf.cast(crops, tf.float32) - mean + noise) * factor
+
+
+# A CPU writes and reads a whole batch in memory for each operation, unless they are compiled.
+_in_one_pass = tf.function(_network_input, jit_compile=True)
 
 
 def center_crop(images, size):

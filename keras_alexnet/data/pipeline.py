@@ -7,7 +7,6 @@ Everything from the bytes of a file on is TensorFlow's graph, without Python.
 
 import os
 
-import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.data import augmentation as augment
@@ -29,7 +28,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     scale, stddev = augmentation.pca_scale, augmentation.pca_stddev
     matrix = tf.constant(augment.noise_matrix(statistics.rgb_covariance, scale, stddev))
     # The release divides a noisy image by 1 + its coefficient (1.1), the paper does not.
-    factor = np.reciprocal(np.float32(1.0 + stddev)) if noisy and scale == "stddev" else 1.0
+    factor = 1.0 / tf.constant(1.0 + stddev) if noisy and scale == "stddev" else 1.0
     load = source.loader()
 
     def view(item, draw):
@@ -70,12 +69,9 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
 def center_view(source, *, size, batch_size, threads=0, part=WHOLE):
     """Validation: every image once, in the order of the source, its center view without noise. See `training`."""
     first = (STORED_SIZE - size) // 2
-    adjustments = tf.constant([[first, first, 0, 0, 0, 0, 1]], tf.float32)
-
-    def finish(images, labels):
-        return (images[0], tf.repeat(adjustments, tf.size(labels), axis=0)), labels
-
-    batches = _centers(source, (size,), batch_size, threads, part).map(finish)
+    center = tf.constant([[first, first, 0, 0, 0, 0, 1]], tf.float32)
+    batches = _centers(source, (size,), batch_size, threads, part)
+    batches = batches.map(lambda images, labels: ((images[0], tf.repeat(center, tf.size(labels), axis=0)), labels))
     return with_options(batches.prefetch(2), threads)
 
 

@@ -97,16 +97,15 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         raise ArgumentError("pooling", pooling, problem)
     devices = choose_devices(devices, network.towers) if devices is None or len(devices) else ()
     layers = TowerLayers(network, devices, dtype, seed)
-    several = isinstance(input_tensor, (list, tuple))
-    tensors = list(input_tensor) if several else [input_tensor]
-    if several and len(tensors) != network.towers:
+    tensors = input_tensor if isinstance(input_tensor, (list, tuple)) else [input_tensor]
+    if len(tensors) not in (1, network.towers):
         problem = f"must be one image, or one for each tower (towers={network.towers})"
         raise ArgumentError("input_tensor", f"{len(tensors)} images", problem)
     images = [_input(network, include_top, input_shape, tensor) for tensor in tensors]
-    x = _convolutional_layers(layers, images if several else images * network.towers)
+    x = _convolutional_layers(layers, images * (network.towers // len(images)))
     output = _dense_layers(layers, x, classifier_activation) if include_top else layers.features(x, pooling)
-    found = {id(each): each for image in images for each in keras.utils.get_source_inputs(image)}
-    model = keras.Model(images[0] if input_tensor is None else list(found.values()), output, name=name)
+    sources = {id(each): each for image in images for each in keras.utils.get_source_inputs(image)}
+    model = keras.Model(images[0] if input_tensor is None else [*sources.values()], output, name=name)
     if values:
         stored_weights.assign(values, model)
     return model

@@ -126,23 +126,20 @@ def run(settings):
     os.makedirs(folder, exist_ok=True)
     statistics, source, _, _ = datasets.prepare_datasets(config, None, source, val_source, is_chief=True)
 
-    size = VARIANTS[network.variant].input_size
-    preprocess = augmentation.Preprocessing(statistics.mean_image, size)
-
     def batches(data, batch_size, epoch):
-        given = {"size": size, "batch_size": batch_size, "seed": seed, "epoch": epoch}
-        drawn = datasets.augmentation(data, network.variant)
-        return trainer.read(pipeline.training(source, statistics, drawn, **given))
+        given = {"size": VARIANTS[network.variant].input_size, "batch_size": batch_size, "seed": seed, "epoch": epoch}
+        preprocess = augmentation.Preprocessing(statistics.mean_image, given["size"])
+        dataset = pipeline.training(source, statistics, datasets.augmentation(data, network.variant), **given)
+        return trainer.read(dataset.map(lambda images, labels: (preprocess(images), labels)))
 
     # The fixed batch: some of the training set by their centers, in an order that no training has.
     centers = configs.DataConfig(crop_positions=1, reflections=False, pca_color="none")
-    crops, labels = next(batches(centers, 8 if settings.quick else 64, 2**20))
-    fixed = preprocess(crops), labels
+    fixed = next(batches(centers, 8 if settings.quick else 64, 2**20))
     # Measured by a copy in float32: small differences would be lost in bfloat16.
     exact = dataclasses.replace(network, precision="float32")
     model, copy = (rundir.build_model(each, len(source.class_names), seed, ()) for each in (network, exact))
     rates = training.learning_rate, training.momentum, training.weight_decay, training.bias_learning_rate_multiplier
-    updates = trainer.Trainer(model, optimizer.MomentumSGD(*rates), preprocess=preprocess)
+    updates = trainer.Trainer(model, optimizer.MomentumSGD(*rates))
     begin = {name: variable.numpy() for name, variable in updates.variables().items()}
     statistics_of, starts = activation_statistics(copy), {}
 

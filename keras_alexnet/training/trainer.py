@@ -103,15 +103,14 @@ class Trainer:
         # Replicas are numbered over all processes, which have the same number of replicas each.
         replicas = context.num_replicas_in_sync // self.processes
         start = (context.replica_id_in_sync_group % replicas) * self.replica_batch
-        count = tf.size(labels[start : start + self.replica_batch])
+        own = slice(start, start + self.replica_batch)
+        # A replica without images gets a black image that is not counted: CPU convolutions fail on empty batches.
+        padding = tf.cast(tf.equal(tf.size(labels[own]), 0), tf.int32)
 
         def part(tensor):
-            # A replica without images gets a black image that is not counted: CPU convolutions fail on empty batches.
-            own = tensor[start : start + self.replica_batch]
-            return tf.pad(own, [[0, tf.cast(tf.equal(count, 0), tf.int32)]] + [[0, 0]] * (own.shape.rank - 1))
+            return tf.pad(tensor[own], [[0, padding]] + [[0, 0]] * (tensor.shape.rank - 1))
 
-        images, labels, counted = tf.nest.map_structure(part, (images, labels, tf.ones_like(labels, tf.float32)))
-        return images, labels, counted
+        return tf.nest.map_structure(part, (images, labels, tf.ones_like(labels, tf.float32)))
 
     def variables(self):
         """The variables that a checkpoint saves: dict of str -> tf.Variable."""
@@ -185,8 +184,7 @@ class Trainer:
     def _copied_ahead(self, dataset):
         """A dataset whose batches are copied to the GPU in advance, two in flight; replicas copy theirs in the step."""
         device = self.device or ("GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0")
-        is_alone = self.strategy.num_replicas_in_sync == 1 and isinstance(dataset, tf.data.Dataset)
-        if not is_alone or device.startswith("CPU"):
+        if device.startswith("CPU") or self.strategy.num_replicas_in_sync > 1 or not hasattr(dataset, "apply"):
             return dataset
         copied = dataset.apply(tf.data.experimental.prefetch_to_device(device, 2))
         return copied.with_options(dataset.options())  # which do not pass on to the device, tuning for one

@@ -226,12 +226,26 @@ def test_center_view_and_evaluation_give_every_image_once_in_order(source, image
     assert small.dtype == whole.dtype == np.uint8 and whole.shape == (11, 256, 256, 3)
     mean, images = middle(statistics.mean_image, 224), np.concatenate([images for images, _ in batches])
     np.testing.assert_array_equal(small - mean, images)
+    # Their places are those of the center: the part of the mean image under them is its center.
+    aligned = preprocessed(pipeline.center_view(source, **settings), statistics.mean_image, aligned=True)
+    np.testing.assert_array_equal(joined(aligned)[0], images)
     np.testing.assert_array_equal(small, np.stack([middle(image, 224) for image in images_of]))
     for part in (0, 1):
         dataset = pipeline.center_view(source, **settings, part=(part, 2))
         own, its_labels = joined(preprocessed(dataset, statistics.mean_image))
         np.testing.assert_array_equal(own, images[part::2])
         assert its_labels.tolist() == list(range(part, COUNT, 2)) and source.part_count(None, (part, 2)) == 6 - part
+
+
+def test_a_batch_is_bytes_until_it_is_on_the_device(source, statistics):
+    settings = {"size": 224, "batch_size": 4}
+    for dataset in (
+        pipeline.training(source, statistics, Augmentation(), **settings, seed=5, epoch=2),
+        pipeline.center_view(source, **settings),
+    ):
+        assert dataset.element_spec[0] == augment.Preprocessing(statistics.mean_image, 224).signature
+        (crops, adjustments), _ = next(dataset.as_numpy_iterator())
+        assert (crops.nbytes, adjustments.nbytes) == (4 * 150_528, 4 * 28)
 
 
 def test_the_batches_of_two_parts_are_those_of_the_whole(source, statistics):
