@@ -43,7 +43,8 @@ class Loop:
         self.schedule = schedules.parse(training.lr_schedule)
         self.augmentation = datasets.augmentation(config.data, config.network.variant)
         size = variants.VARIANTS[config.network.variant].input_size
-        preprocess = Preprocessing(statistics.mean_image, size, self.augmentation.aligned_mean, devices)
+        aligned, dtype = self.augmentation.aligned_mean, model.inputs[0].dtype
+        preprocess = Preprocessing(statistics.mean_image, size, aligned, devices, dtype)
         replica_batch = training.batch_size // distribution.replicas
         with distribution.strategy.scope():
             self.sgd = MomentumSGD(

@@ -38,7 +38,8 @@ def measure(settings):
     check_precision(settings.precision, devices)
     network = NetworkConfig(variant=settings.variant, width=settings.width, precision=settings.precision)
     model = rundir.build_model(network, 1000, 0, devices)
-    preprocess = Preprocessing(np.zeros((256, 256, 3), np.float32), model.input_shape[0][1], devices=devices)
+    image = model.inputs[0]
+    preprocess = Preprocessing(np.zeros((256, 256, 3), np.float32), image.shape[1], False, devices, image.dtype)
     keras.config.disable_interactive_logging()
     scaled = settings.loss_scale or settings.precision == "mixed_float16"
     trainer = Trainer(model, LossScale(MomentumSGD()) if scaled else MomentumSGD(), devices[0], None, preprocess)

@@ -27,7 +27,7 @@ class Augmentation:
 
 
 class Preprocessing:
-    """Crops -> the network's input, float32 (B, size, size, 3), on the device that uses it, as a part of its step.
+    """Crops -> the network's input, (B, size, size, 3), on the device that uses it, as a part of its step.
 
     Called with a pair, whose tf.TensorSpecs are `signature`: crops, uint8 (B, size, size, 3), and adjustments, float32
     (B, 7): row, column and reflected, see `draws`; color noise, three numbers in 0..255 units; a factor. Returns
@@ -38,12 +38,14 @@ class Preprocessing:
         size: int, rows and columns of a crop.
         aligned: bool, subtract the part of the mean image under the crop instead, reflected with it.
         devices: names, () for where the call is.
+        dtype: of the input, computed in float32. Keras would convert to a network's own on the first device.
     """
 
-    def __init__(self, mean_image, size, aligned=False, devices=()):
-        self.mean, self.aligned = mean_image if aligned else center_crop(mean_image, size), aligned
-        self.devices, gpus = devices, [device.name for device in tf.config.list_logical_devices("GPU")]
-        self.make = _network_input if any("GPU" in name for name in devices or gpus) else _in_one_pass
+    def __init__(self, mean_image, size, aligned=False, devices=(), dtype="float32"):
+        self.mean = mean_image if aligned else center_crop(mean_image, size)
+        self.aligned, self.devices, self.dtype = aligned, devices, dtype
+        names = devices or [device.name for device in tf.config.list_logical_devices("GPU")]
+        self.make = _network_input if any("GPU" in name for name in names) else _in_one_pass
         self.signature = tf.TensorSpec((None, size, size, 3), tf.uint8), tf.TensorSpec((None, 7), tf.float32)
 
     def __call__(self, images):
@@ -51,11 +53,11 @@ class Preprocessing:
         for device in self.devices or (None,):
             # tf.device(None) would clear a replica's device. The mean is a constant of each device: it never crosses.
             with tf.device(device) if device else contextlib.nullcontext():
-                made.append(self.make(*images, tf.constant(self.mean), self.aligned))
+                made.append(self.make(*images, tf.constant(self.mean), self.aligned, self.dtype))
         return made if len(made) > 1 else made[0]
 
 
-def _network_input(crops, adjustments, mean, aligned):
+def _network_input(crops, adjustments, mean, aligned, dtype):
     if aligned:
         # int64, since TensorFlow has int32 in the memory of the host
         row, column, reflected = tf.unstack(tf.cast(adjustments[:, :3, None], tf.int64), axis=1)
@@ -63,7 +65,7 @@ def _network_input(crops, adjustments, mean, aligned):
         columns = column + tf.where(reflected == 1, places[::-1], places)
         mean = tf.gather(tf.reshape(mean, (-1, 3)), (row + places)[:, :, None] * mean.shape[1] + columns[:, None])
     noise, factor = adjustments[:, None, None, 3:6], adjustments[:, None, None, 6:]
-    return (tf.cast(crops, tf.float32) - mean + noise) * factor
+    return tf.cast((tf.cast(crops, tf.float32) - mean + noise) * factor, dtype)
 
 
 # A CPU writes and reads a whole batch in memory for each operation, unless they are compiled.
