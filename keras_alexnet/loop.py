@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_alexnet import datasets, flags, rundir
 from keras_alexnet.data import pipeline
+from keras_alexnet.data.augmentation import Preprocessing
 from keras_alexnet.errors import RequeueError, RunError, UsageError, brief
 from keras_alexnet.files import print_above_bar
 from keras_alexnet.model import variants, weights
@@ -41,6 +42,9 @@ class Loop:
         self.val_counts = val_summary.label_counts
         self.schedule = schedules.parse(training.lr_schedule)
         self.augmentation = datasets.augmentation(config.data, config.network.variant)
+        size = variants.VARIANTS[config.network.variant].input_size
+        aligned, dtype = self.augmentation.aligned_mean, model.inputs[0].dtype
+        preprocess = Preprocessing(statistics.mean_image, size, aligned, devices, dtype)
         replica_batch = training.batch_size // distribution.replicas
         with distribution.strategy.scope():
             self.sgd = MomentumSGD(
@@ -51,7 +55,7 @@ class Loop:
                 dict.fromkeys(sorted(schedules.layer_labels(self.schedule)), 1.0),
             )
             optimizer = LossScale(self.sgd) if config.network.precision == "mixed_float16" else self.sgd
-            self.trainer = Trainer(model, optimizer, devices[0] if devices else None, replica_batch)
+            self.trainer = Trainer(model, optimizer, devices[0] if devices else None, replica_batch, preprocess)
         if distribution.replicas > 1:
             for layer in model.layers:
                 if isinstance(layer, Dropout):
@@ -63,7 +67,7 @@ class Loop:
         self.progress = Progress(workers=distribution.workers)
         self.batch_size = training.batch_size // distribution.workers  # of this process
         self.input_options = {
-            "size": model.input_shape[1],
+            "size": size,
             "batch_size": self.batch_size,
             "threads": config.data.input_threads,
             "part": (distribution.worker, distribution.workers),
@@ -123,7 +127,7 @@ class Loop:
 
     def validation_batches(self):
         """This process's part of the validation set: a tf.data.Dataset."""
-        return pipeline.center_view(self.val_source, self.statistics, **self.input_options)
+        return pipeline.center_view(self.val_source, **self.input_options)
 
     def _resume(self):
         path, self.progress = self.checkpoints.resume()

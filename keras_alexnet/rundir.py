@@ -171,8 +171,15 @@ def build(run, network=None, activation=None):
 
 
 def build_model(network, num_classes, seed, devices, activation=None):
-    """The network of a config.NetworkConfig with random weights: keras.Model, images -> logits; see `AlexNet`."""
+    """The network of a config.NetworkConfig with random weights: keras.Model, images -> logits; see `AlexNet`.
+
+    On two devices it has an input for each tower, so that each device can make its own, in the tower's arithmetic.
+    """
     settings = {**variants.settings_of(network), "devices": devices, "dtype": network.precision, "seed": seed}
+    if len(devices) == 2:
+        shape = (*[variants.VARIANTS[network.variant].input_size] * 2, 3)
+        dtype = network.precision.removeprefix("mixed_")
+        settings["input_tensor"] = [_modules().tf.keras.Input(shape, dtype=dtype) for _ in devices]
     return _modules().AlexNet(num_classes, classifier_activation=activation, **settings)
 
 

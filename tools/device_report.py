@@ -5,7 +5,7 @@
 
 The placement is read from the graphs that TensorFlow executes, not from the scopes that asked for it. Exits with 1 if
 anything of a tower ran elsewhere, if a weight or its gradient crossed, or if more than 1.02 times the least possible
-bytes did.
+bytes did: of activations and gradients, or of the batch to a device, whose least is its crops as uint8.
 """
 
 import dataclasses
@@ -50,13 +50,18 @@ def main(argv):
     least = settings.batch_size * minimum(settings.variant, settings.width, 4 if settings.precision == "float32" else 2)
     report = dataclasses.asdict(settings) | {"devices": devices, "operations": operations, "crossings": crossings}
     report |= {"counts": counts, "bytes": total, "minimum_bytes": least, "ratio": total / least}
+    inputs = [c for c in crossings if c["kind"] == "input"]
+    report["input_bytes"] = {device: sum(c["bytes"] for c in inputs if c["target"] == device) for device in devices}
+    crops = settings.batch_size * 3 * VARIANTS[settings.variant].input_size ** 2
+    report["input_ratio"] = max(report["input_bytes"].values()) / crops
     report["strays"] = [o for o in operations if o["tower"] is not None and o["device"] != devices[o["tower"]]]
     report["weights_crossing"] = sum(c["kind"] == "weight" for c in crossings)
     harness.publish(report, as_text(report), settings.json)
-    if report["strays"] or report["weights_crossing"] or report["ratio"] > ALLOWED:
+    if report["strays"] or report["weights_crossing"] or max(report["ratio"], report["input_ratio"]) > ALLOWED:
         raise RunError(
             f"{len(report['strays'])} operations ran on the other tower's device, {report['weights_crossing']} weights "
-            f"or their gradients crossed, {report['ratio']:.3f} times the least possible bytes (at most {ALLOWED})"
+            f"or their gradients crossed, {report['ratio']:.3f} times the least possible bytes, of the batch "
+            f"{report['input_ratio']:.3f} times (at most {ALLOWED})"
         )
 
 
@@ -80,7 +85,7 @@ def as_text(report):
         if c["kind"] != "scalar":
             shape = f"{c['kind']} {c['dtype']} {'x'.join(map(str, c['shape']))}"
             crossed.append((f"{c['source']} -> {c['target']}  {layer_of(c)}", {"MB": c["bytes"] / 1e6}, shape))
-    scalars = [c["bytes"] for c in report["crossings"] if c["kind"] == "scalar"]
+    sizes, scalars = report["input_bytes"], [c["bytes"] for c in report["crossings"] if c["kind"] == "scalar"]
     columns = {owner: (owner, "d") for owner in OWNERS.values()}
     return [
         f"One training step: {report['variant']}, batch of {report['batch_size']}, {report['precision']}, "
@@ -96,6 +101,7 @@ def as_text(report):
         "",
         f"Crossing, inputs aside: {report['bytes'] / 1e6:.3f} MB, {report['ratio']:.4f} times the least possible "
         f"{report['minimum_bytes'] / 1e6:.3f} MB; weights and their gradients: {report['weights_crossing']}",
+        *(f"Batch to {name}: {size / report['batch_size']:,.0f} bytes an image" for name, size in sizes.items()),
     ]
 
 

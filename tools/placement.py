@@ -9,10 +9,13 @@ import re
 import tempfile
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from keras_alexnet import AlexNet
+from keras_alexnet import rundir
 from keras_alexnet.cli import quiet_start
+from keras_alexnet.config import NetworkConfig
+from keras_alexnet.data.augmentation import Preprocessing
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.model.towers import check_precision, choose_devices
 from keras_alexnet.training.optimizer import LossScale, MomentumSGD
@@ -33,11 +36,13 @@ def measure(settings):
     if len(devices) < 2:
         raise UsageError(f"--devices={settings.devices}: give two, or nothing crosses")
     check_precision(settings.precision, devices)
-    options = {"width": settings.width, "dtype": settings.precision, "seed": 0}
-    model = AlexNet(1000, settings.variant, 2, 2, devices, None, **options)
+    network = NetworkConfig(variant=settings.variant, width=settings.width, precision=settings.precision)
+    model = rundir.build_model(network, 1000, 0, devices)
+    image = model.inputs[0]
+    preprocess = Preprocessing(np.zeros((256, 256, 3), np.float32), image.shape[1], False, devices, image.dtype)
     keras.config.disable_interactive_logging()
     scaled = settings.loss_scale or settings.precision == "mixed_float16"
-    trainer = Trainer(model, LossScale(MomentumSGD()) if scaled else MomentumSGD(), devices[0])
+    trainer = Trainer(model, LossScale(MomentumSGD()) if scaled else MomentumSGD(), devices[0], None, preprocess)
     step = trainer.train_step.get_concrete_function()
     by_handle = {id(each.value.handle): each for each in [*model.variables, *trainer.optimizer.variables]}
     captured = enumerate(step.captured_inputs, len(step.inputs) - len(step.captured_inputs))
@@ -52,7 +57,8 @@ def measure(settings):
 
 def run(step, batch_size):
     """Runs a training step; returns the graphs that its devices executed, list of tf.compat.v1.GraphDef."""
-    inputs = [tf.zeros((batch_size, *spec.shape[1:]), spec.dtype) for spec in step.inputs[:2]]
+    specs = step.structured_input_signature[0]
+    inputs = tf.nest.map_structure(lambda spec: tf.zeros((batch_size, *spec.shape[1:]), spec.dtype), specs)
     # TensorBoard's way of looking at a graph is the public way to the partition graphs.
     with tempfile.TemporaryDirectory() as folder:
         tf.summary.trace_on(graph=True)
@@ -81,6 +87,7 @@ class Graph:
 
     def __init__(self, graph, step, variables):
         self.nodes, self.step, self.variables = {node.name: node for node in graph.node}, step, variables
+        self.of_batch = len(step.inputs) - len(step.captured_inputs)  # arguments that are not variables
 
     def operations(self):
         """Every operation that did work, dict: name, type, device ("CPU:1"), phase and tower.
@@ -99,6 +106,9 @@ class Graph:
     def crossings(self, batch_size):
         """Every tensor that goes to another device, dict: tensor, source, target, kind, shape, dtype and bytes."""
         for node in self.nodes.values():
+            if node.op in ARGUMENTS and node.attr["index"].i < self.of_batch:  # what the step is called with
+                facts = {"tensor": node.name, "source": "batch", "target": _short(node.device), "kind": "input"}
+                yield facts | _size(self.step.inputs[node.attr["index"].i].shape, node.attr["T"].type, batch_size)
             if node.op not in ("_Send", "_HostSend"):
                 continue
             tensor = node.input[0]
@@ -107,15 +117,13 @@ class Graph:
                 continue  # it only says that something is done
             shape, origin = self.shape(tensor), self.origin(producer, ("Cast", "Identity"))
             kind = "gradient" if phase_of(tensor) == "backward" else "activation"
-            if origin.op in ARGUMENTS and origin.attr["index"].i < 2:
+            if origin.op in ARGUMENTS and origin.attr["index"].i < self.of_batch:
                 kind = "input"
             elif not shape or shape[0] is not None:
                 kind = "weight" if shape else "scalar"  # a weight's gradient too: all that is not of an image
-            dtype = tf.dtypes.as_dtype(node.attr["T"].type)
-            shape = [batch_size if length is None else length for length in shape]
             source, target = (_short(node.attr[end].s.decode()) for end in ("send_device", "recv_device"))
-            facts = {"tensor": tensor, "source": source, "target": target, "kind": kind, "shape": shape}
-            yield {**facts, "dtype": dtype.name, "bytes": dtype.size * math.prod(shape)}
+            facts = {"tensor": tensor, "source": source, "target": target, "kind": kind}
+            yield facts | _size(shape, node.attr["T"].type, batch_size)
 
     def updated(self, node):
         """The paths of the variables behind an operation of the update, looking no further than the update."""
@@ -159,6 +167,11 @@ class Graph:
         if None in shape[1:]:
             raise RunError(f"{tensor} ({node.op}) crosses, and its size is not known")
         return shape
+
+
+def _size(shape, number, batch_size):
+    dtype, shape = tf.dtypes.as_dtype(number), [batch_size if length is None else length for length in shape]
+    return {"shape": shape, "dtype": dtype.name, "bytes": dtype.size * math.prod(shape)}
 
 
 def _name(tensor):

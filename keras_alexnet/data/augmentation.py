@@ -4,6 +4,7 @@ In training a random crop, perhaps reflected, with noise along the principal com
 ten views. Every draw is a pure function of (seed, epoch, place in the epoch): a run can resume within an epoch.
 """
 
+import contextlib
 import dataclasses
 
 import numpy as np
@@ -23,6 +24,52 @@ class Augmentation:
     pca_scale: str = "eigenvalue"  # of pixels in [0, 1] (the paper), or "stddev" (the release)
     pca_stddev: float = 0.1  # >= 0, standard deviation of the factors
     aligned_mean: bool = False  # subtract the part of the mean image under the crop, not its center
+
+
+class Preprocessing:
+    """Crops -> the network's input, (B, size, size, 3), on the device that uses it, as a part of its step.
+
+    Called with a pair, whose tf.TensorSpecs are `signature`: crops, uint8 (B, size, size, 3), and adjustments, float32
+    (B, 7): row, column and reflected, see `draws`; color noise, three numbers in 0..255 units; a factor. Returns
+    (crop - mean + noise) * factor; with two devices a list, one made on each.
+
+    Args:
+        mean_image: float32 (256, 256, 3), 0..255, of which the center is subtracted.
+        size: int, rows and columns of a crop.
+        aligned: bool, subtract the part of the mean image under the crop instead, reflected with it.
+        devices: names, () for where the call is.
+        dtype: of the input, computed in float32. Keras would convert to a network's own on the first device.
+    """
+
+    def __init__(self, mean_image, size, aligned=False, devices=(), dtype="float32"):
+        self.mean = mean_image if aligned else center_crop(mean_image, size)
+        self.aligned, self.devices, self.dtype = aligned, devices, dtype
+        names = devices or [device.name for device in tf.config.list_logical_devices("GPU")]
+        self.make = _network_input if any("GPU" in name for name in names) else _in_one_pass
+        self.signature = tf.TensorSpec((None, size, size, 3), tf.uint8), tf.TensorSpec((None, 7), tf.float32)
+
+    def __call__(self, images):
+        made = []
+        for device in self.devices or (None,):
+            # tf.device(None) would clear a replica's device. The mean is a constant of each device: it never crosses.
+            with tf.device(device) if device else contextlib.nullcontext():
+                made.append(self.make(*images, tf.constant(self.mean), self.aligned, self.dtype))
+        return made if len(made) > 1 else made[0]
+
+
+def _network_input(crops, adjustments, mean, aligned, dtype):
+    if aligned:
+        # int64, since TensorFlow has int32 in the memory of the host
+        row, column, reflected = tf.unstack(tf.cast(adjustments[:, :3, None], tf.int64), axis=1)
+        places = tf.range(crops.shape[1], dtype=tf.int64)
+        columns = column + tf.where(reflected == 1, places[::-1], places)
+        mean = tf.gather(tf.reshape(mean, (-1, 3)), (row + places)[:, :, None] * mean.shape[1] + columns[:, None])
+    noise, factor = adjustments[:, None, None, 3:6], adjustments[:, None, None, 6:]
+    return tf.cast((tf.cast(crops, tf.float32) - mean + noise) * factor, dtype)
+
+
+# A CPU writes and reads a whole batch in memory for each operation, unless they are compiled.
+_in_one_pass = tf.function(_network_input, jit_compile=True)
 
 
 def center_crop(images, size):

@@ -1,8 +1,8 @@
 """Training and validation batches, side by side: they differ in the view of an image and in the noise.
 
-    JPEG bytes -> a view of the 256x256 image, uint8 -> batch -> float32 minus the mean, plus color noise
+    JPEG bytes -> a view of the 256x256 image, RGB, uint8 -> batch -> `augmentation.Preprocessing`, on the device
 
-Values: RGB, 0..255 minus the mean. Everything from the bytes of a file on is TensorFlow's graph, without Python.
+Everything from the bytes of a file on is TensorFlow's graph, without Python.
 """
 
 import os
@@ -15,10 +15,11 @@ from keras_alexnet.data.decoding import STORED_SIZE, center_of, window_of
 
 
 def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=WHOLE):
-    """One epoch of augmented batches, (float32 (B, size, size, 3), int32 (B,)), in its own order: tf.data.Dataset.
+    """One epoch of augmented batches in its own order: tf.data.Dataset of ((crops, adjustments), labels).
 
-    `statistics`: of the training set; `size`: int, rows and columns of a crop. The last batch holds what is left. The
-    same seed and epoch, int, give the same batches. `start`: int, images of this epoch to leave out; after a whole
+    Crops, uint8 (B, size, size, 3), and their adjustments are what `augmentation.Preprocessing` takes; labels are int32
+    (B,). `statistics`: of the training set; `size`: int, rows and columns of a crop. The last batch holds what is left.
+    The same seed and epoch, int, give the same batches. `start`: int, images of this epoch to leave out; after a whole
     number of batches the rest is the same to the bit. `threads`: int, of the data graph, 0 for one per core. `part`:
     (which, of how many) that share the epoch; batch size and start are those of the part. Where images are files, the
     batches of all parts are together those of the whole.
@@ -26,7 +27,8 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     noisy = augmentation.pca_color != "none" and augmentation.pca_stddev > 0
     scale, stddev = augmentation.pca_scale, augmentation.pca_stddev
     matrix = tf.constant(augment.noise_matrix(statistics.rgb_covariance, scale, stddev))
-    mean_image = tf.constant(statistics.mean_image)
+    # The release divides a noisy image by 1 + its coefficient (1.1), the paper does not.
+    factor = 1.0 / tf.constant(1.0 + stddev) if noisy and scale == "stddev" else 1.0
     load = source.loader()
 
     def view(item, draw):
@@ -41,16 +43,14 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
         return images, tf.gather(source.labels, items[0]), draws
 
     def finish(images, labels, draws):
-        center = augment.center_crop(mean_image, size)
-        means = _aligned(mean_image, size, draws) if augmentation.aligned_mean else center
         if not noisy:
-            return _centered(images, means), labels
-        if augmentation.pca_color == "image":
+            noise = tf.zeros_like(draws[:, 3:])
+        elif augmentation.pca_color == "image":
             noise = augment.image_noise(draws[:, 3:], images, scale, stddev)
         else:
             noise = tf.matmul(draws[:, 3:], matrix, transpose_b=True)
-        # The release divides a noisy image by 1 + its coefficient (1.1), the paper does not.
-        return _noised(images, means, noise, 1.0 + stddev if scale == "stddev" else 1.0), labels
+        adjustments = tf.concat([draws[:, :3], noise], axis=1)
+        return (images, tf.pad(adjustments, ((0, 0), (0, 1)), constant_values=factor)), labels
 
     # Shuffled before anything is decoded; decoded in parallel but handed on in order; uint8 until there is a batch.
     which, parts = part
@@ -66,16 +66,17 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     return with_options(dataset.map(finish, num_parallel_calls=2).prefetch(2), threads)
 
 
-def center_view(source, statistics, *, size, batch_size, threads=0, part=WHOLE):
+def center_view(source, *, size, batch_size, threads=0, part=WHOLE):
     """Validation: every image once, in the order of the source, its center view without noise. See `training`."""
-    mean = augment.center_crop(tf.constant(statistics.mean_image), size)
+    first = (STORED_SIZE - size) // 2
+    center = tf.constant([[first, first, 0, 0, 0, 0, 1]], tf.float32)
     batches = _centers(source, (size,), batch_size, threads, part)
-    batches = batches.map(lambda images, labels: (_centered(images[0], mean), labels))
+    batches = batches.map(lambda images, labels: ((images[0], tf.repeat(center, tf.size(labels), axis=0)), labels))
     return with_options(batches.prefetch(2), threads)
 
 
 def evaluation_batches(source, sizes, *, batch_size, threads=0):
-    """As `center_view`, without a mean: (tuple of uint8 (B, size, size, 3), the centers of these sizes; int32 (B,))."""
+    """As `center_view`, alone: (tuple of uint8 (B, size, size, 3), the centers of these sizes; int32 (B,))."""
     return with_options(_centers(source, sizes, batch_size, threads, WHOLE).prefetch(2), threads)
 
 
@@ -109,27 +110,6 @@ def _centers(source, sizes, batch_size, threads, part):
     return source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
 
 
-def _aligned(mean_image, size, draws):
-    """The parts of the mean image under the crops, float32 (B, size, size, 3), reflected with them."""
-
-    def part(draw):
-        row, column, reflected = tf.unstack(tf.cast(draw[:3], tf.int32))
-        return _reflected(tf.slice(mean_image, tf.stack([row, column, 0]), (size, size, 3)), reflected)
-
-    return tf.map_fn(part, draws, fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32))
-
-
 def _reflected(image, reflected):
     """Reverses the columns where `reflected` is 1: the axes to reverse are none or one, which needs no branch."""
     return tf.ensure_shape(tf.reverse(image, tf.range(1, 1 + reflected)), image.shape)
-
-
-# Compiled, a whole batch goes from uint8 to the network's input in one pass, not in one for each operation.
-@tf.function(jit_compile=True)
-def _centered(images, means):
-    return tf.cast(images, tf.float32) - means
-
-
-@tf.function(jit_compile=True)
-def _noised(images, means, noise, divisor):
-    return (tf.cast(images, tf.float32) - means + noise[:, None, None, :]) / divisor

@@ -77,7 +77,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         classes: the same as num_classes, as `keras.applications` call it.
         input_shape: without the top, (rows, columns, 3) of the images, from about 40 on (default: the variant's).
         input_tensor: optional KerasTensor that is the image, such as the output of layers in front of the network,
-            which become part of the model.
+            which become part of the model; or a list of one for each tower.
 
     Returns:
         keras.Model on float32 (B, 224, 224, 3) -> float32 (B, num_classes); (B, 227, 227, 3) for "caffe". Without the
@@ -97,10 +97,15 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         raise ArgumentError("pooling", pooling, problem)
     devices = choose_devices(devices, network.towers) if devices is None or len(devices) else ()
     layers = TowerLayers(network, devices, dtype, seed)
-    image = _input(network, include_top, input_shape, input_tensor)
-    x = _convolutional_layers(layers, [image] * network.towers)
+    tensors = input_tensor if isinstance(input_tensor, (list, tuple)) else [input_tensor]
+    if len(tensors) not in (1, network.towers):
+        problem = f"must be one image, or one for each tower (towers={network.towers})"
+        raise ArgumentError("input_tensor", f"{len(tensors)} images", problem)
+    images = [_input(network, include_top, input_shape, tensor) for tensor in tensors]
+    x = _convolutional_layers(layers, images * (network.towers // len(images)))
     output = _dense_layers(layers, x, classifier_activation) if include_top else layers.features(x, pooling)
-    model = keras.Model(image if input_tensor is None else keras.utils.get_source_inputs(image), output, name=name)
+    sources = {id(each): each for image in images for each in keras.utils.get_source_inputs(image)}
+    model = keras.Model(images[0] if input_tensor is None else [*sources.values()], output, name=name)
     if values:
         stored_weights.assign(values, model)
     return model

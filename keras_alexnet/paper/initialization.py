@@ -111,7 +111,7 @@ def run(settings):
     cli.start_tensorflow()
     # TensorFlow, which `--help` does not wait for.
     from keras_alexnet import datasets
-    from keras_alexnet.data import pipeline
+    from keras_alexnet.data import augmentation, pipeline
     from keras_alexnet.training import optimizer, trainer
 
     experiment.pyplot()
@@ -128,8 +128,9 @@ def run(settings):
 
     def batches(data, batch_size, epoch):
         given = {"size": VARIANTS[network.variant].input_size, "batch_size": batch_size, "seed": seed, "epoch": epoch}
-        augmentation = datasets.augmentation(data, network.variant)
-        return trainer.read(pipeline.training(source, statistics, augmentation, **given))
+        preprocess = augmentation.Preprocessing(statistics.mean_image, given["size"])
+        dataset = pipeline.training(source, statistics, datasets.augmentation(data, network.variant), **given)
+        return trainer.read(dataset.map(lambda images, labels: (preprocess(images), labels)))
 
     # The fixed batch: some of the training set by their centers, in an order that no training has.
     centers = configs.DataConfig(crop_positions=1, reflections=False, pca_color="none")

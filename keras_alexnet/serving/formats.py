@@ -111,9 +111,9 @@ def _images(run, model, needs_set):
         images = np.stack([np.asarray(image, np.float32) for image in drawn])
         return None, images - model.served.mean.numpy(), "built-in shapes"
     part = (0, max(1, source.count // IMAGES))  # from all over the set, which is often in the order of its classes
-    batches = pipeline.center_view(source, run.statistics, size=model.size, batch_size=IMAGES, part=part)
-    images, _ = next(iter(read(batches)))
-    return source, images.numpy(), f"{described['dataset']} {described['split']}"
+    batches = pipeline.center_view(source, size=model.size, batch_size=IMAGES, part=part)
+    (crops, _), _ = next(iter(read(batches)))
+    return source, crops.numpy() - model.served.mean.numpy(), f"{described['dataset']} {described['split']}"
 
 
 def _errors(model, source, folder):

@@ -32,10 +32,13 @@ class Trainer:
         optimizer: keras optimizer, which the Trainer builds.
         device: name of the device of the loss and all other operations outside the towers, or None.
         replica_batch: int, images per replica of a batch; None for a single replica.
+        preprocess: None, or what makes the model's input of a batch's images within the steps, such as
+            `data.augmentation.Preprocessing`: a function whose attribute `signature` is the images' tf.TensorSpecs.
     """
 
-    def __init__(self, model, optimizer, device=None, replica_batch=None):
+    def __init__(self, model, optimizer, device=None, replica_batch=None, preprocess=None):
         self.model, self.optimizer, self.device, self.replica_batch = model, optimizer, device, replica_batch
+        self.preprocess = preprocess or (lambda images: images)
         self.strategy, self.waited = tf.distribute.get_strategy(), 0.0  # seconds spent waiting for images
         resolver = self.strategy.cluster_resolver
         cluster = resolver.cluster_spec() if resolver else None
@@ -45,10 +48,10 @@ class Trainer:
         self.sgd = getattr(optimizer, "inner_optimizer", optimizer)  # without loss scaling
         self.stops = None  # what `any_of_all` was called with last, summed over all processes
         optimizer.build(model.trainable_variables)
-        images = tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
-        labels = tf.TensorSpec((None,), tf.int32)
-        self.train_step = tf.function(self._train_step, input_signature=[images, labels])
-        self.test_step = tf.function(self._test_step, input_signature=[images, labels])
+        images = preprocess.signature if preprocess else tf.TensorSpec((None, *model.input_shape[1:]), tf.float32)
+        self.signature = images, tf.TensorSpec((None,), tf.int32)
+        self.train_step = tf.function(self._train_step, input_signature=self.signature)
+        self.test_step = tf.function(self._test_step, input_signature=self.signature)
 
     def _train_step(self, images, labels):
         """Updates the weights by the mean gradient of a batch; returns the mean loss, float32.
@@ -77,9 +80,9 @@ class Trainer:
         return self.strategy.experimental_local_results(sums)[0]
 
     def _update(self, images, labels, counted):
-        variables = self.model.trainable_variables
+        variables, inputs = self.model.trainable_variables, self.preprocess(images)
         with tf.GradientTape() as tape:
-            values = metrics.per_image(self.model(images, training=True), labels)
+            values = metrics.per_image(self.model(inputs, training=True), labels)
             # Divide by the images of all replicas, since the gradients of the replicas are summed.
             count = _sum_over_replicas(tf.reduce_sum(counted))
             scaled = self.optimizer.scale_loss(tf.reduce_sum(counted * values["loss"]) / count)
@@ -89,7 +92,8 @@ class Trainer:
         return sums
 
     def _test(self, images, labels, counted):
-        return _sum_over_replicas(metrics.sums(metrics.per_image(self.model(images, training=False), labels), counted))
+        logits = self.model(self.preprocess(images), training=False)
+        return _sum_over_replicas(metrics.sums(metrics.per_image(logits, labels), counted))
 
     def _part(self, images, labels):
         """(images, labels, 1.0 for each image) of a replica: consecutive images of its process's batch."""
@@ -99,11 +103,14 @@ class Trainer:
         # Replicas are numbered over all processes, which have the same number of replicas each.
         replicas = context.num_replicas_in_sync // self.processes
         start = (context.replica_id_in_sync_group % replicas) * self.replica_batch
-        images, labels = images[start : start + self.replica_batch], labels[start : start + self.replica_batch]
+        own = slice(start, start + self.replica_batch)
         # A replica without images gets a black image that is not counted: CPU convolutions fail on empty batches.
-        padding = tf.cast(tf.equal(tf.size(labels), 0), tf.int32)
-        counted = tf.pad(tf.ones_like(labels, tf.float32), [[0, padding]])
-        return tf.pad(images, [[0, padding], [0, 0], [0, 0], [0, 0]]), tf.pad(labels, [[0, padding]]), counted
+        padding = tf.cast(tf.equal(tf.size(labels[own]), 0), tf.int32)
+
+        def part(tensor):
+            return tf.pad(tensor[own], [[0, padding]] + [[0, 0]] * (tensor.shape.rank - 1))
+
+        return tf.nest.map_structure(part, (images, labels, tf.ones_like(labels, tf.float32)))
 
     def variables(self):
         """The variables that a checkpoint saves: dict of str -> tf.Variable."""
@@ -163,16 +170,24 @@ class Trainer:
     def _filled(self, dataset, count):
         """Yields `count` batches: those of a dataset and, with several processes, empty batches after them."""
         number = 0
-        for number, batch in enumerate(read(dataset), 1):
+        for number, batch in enumerate(read(self._copied_ahead(dataset)), 1):
             if number > count:
                 break
             yield batch
         while number < count and self.processes > 1:
             number += 1
-            yield tf.zeros((0, *self.model.input_shape[1:])), tf.zeros((0,), tf.int32)
+            yield tf.nest.map_structure(lambda spec: tf.zeros((0, *spec.shape[1:]), spec.dtype), self.signature)
         if number != count:
             more = "more than " * (number > count)
             raise RunError(f"there are {more}{min(number, count)} batches instead of {count}; the images have changed")
+
+    def _copied_ahead(self, dataset):
+        """A dataset whose batches are copied to the GPU in advance, two in flight; replicas copy theirs in the step."""
+        device = self.device or ("GPU:0" if tf.config.list_logical_devices("GPU") else "CPU:0")
+        if device.startswith("CPU") or self.strategy.num_replicas_in_sync > 1 or not hasattr(dataset, "apply"):
+            return dataset
+        copied = dataset.apply(tf.data.experimental.prefetch_to_device(device, 2))
+        return copied.with_options(dataset.options())  # which do not pass on to the device, tuning for one
 
     def is_same_for_all(self, number):
         """True if all processes pass the same number; every process must call this."""

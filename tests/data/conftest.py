@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from keras_alexnet.cli import run_command
+from keras_alexnet.data.augmentation import Preprocessing
 from keras_alexnet.data.sources import FolderSource
 
 
@@ -56,6 +57,12 @@ def items_of(source, **options):
     load = source.loader()
     items = source.items(**options).map(lambda *item: (item[0], *load(*item))).as_numpy_iterator()
     return [(source.name_of(key), image, int(label)) for key, image, label in items]
+
+
+def preprocessed(dataset, mean_image, aligned=False):
+    """The batches of a pipeline as the network sees them, (float32 (B, size, size, 3), labels): tf.data.Dataset."""
+    preprocess = Preprocessing(mean_image, dataset.element_spec[0][0].shape[1], aligned)
+    return dataset.map(lambda images, labels: (preprocess(images), labels))
 
 
 def files_of(folder):

@@ -30,6 +30,28 @@ def test_ten_crops_are_the_releases_in_its_order(size, margin):
     np.testing.assert_array_equal(found[0, 2], augment.center_crop(image, size))
 
 
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("count", [1, 5])
+def test_each_device_makes_its_own_input_of_the_crops(aligned, count):
+    rng = np.random.default_rng(count)
+    mean_image = rng.uniform(90, 160, (256, 256, 3)).astype(np.float32)
+    crops = rng.integers(0, 256, (count, 224, 224, 3)).astype(np.uint8)
+    (rows, columns), reflected = rng.integers(0, 33, (2, count)), rng.integers(0, 2, count)
+    noise = rng.normal(0, 20, (count, 3)).astype(np.float32)
+    factors = np.float32(1) / rng.choice(np.array([1, 1.1], np.float32), count)
+    means = mean_image[None, 16:240, 16:240].repeat(count, axis=0)
+    if aligned:
+        parts = [mean_image[row : row + 224, column : column + 224] for row, column in zip(rows, columns, strict=True)]
+        means = np.stack([part[:, ::-1] if turned else part for part, turned in zip(parts, reflected, strict=True)])
+    expected = (crops.astype(np.float32) - means + noise[:, None, None]) * factors[:, None, None, None]
+    adjustments = np.column_stack([rows, columns, reflected, noise, factors]).astype(np.float32)
+    preprocess = augment.Preprocessing(mean_image, 224, aligned, ("CPU:0", "CPU:1"))
+    # One pass rounds as these operations do in this order.
+    for made, device in zip(preprocess((crops, adjustments)), preprocess.devices, strict=True):
+        np.testing.assert_array_equal(made, expected)
+        assert made.device.endswith(device)
+
+
 @cache
 def drawn(count=DRAWS, run=7, epoch=1, start=0, margin=32, positions=33):
     (values,) = augment.draws(run, epoch, start, margin, positions).take(count).batch(count).as_numpy_iterator()

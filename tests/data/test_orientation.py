@@ -16,7 +16,7 @@ from keras_alexnet.data import pipeline, prepare, records, sources, statistics
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.data.decoding import decode_center, decode_window, exif_orientation
 from keras_alexnet.serving.signatures import ServedModel
-from tests.data.conftest import encoded, flat_source, photo, refusal, write_folder
+from tests.data.conftest import encoded, flat_source, photo, preprocessed, refusal, write_folder
 
 
 def tiff(orientation, order="<", at=8, tag=0x0112, entries=2):
@@ -93,7 +93,8 @@ def test_all_ways_see_the_upright_image(folder):
     ((images,), _) = next(iter(pipeline.evaluation_batches(val, (256,), batch_size=3)))
     np.testing.assert_array_equal(images, UPRIGHT)
     augmentation = Augmentation(crop_positions=1, reflections=False, pca_color="none")
-    images, labels = next(iter(pipeline.training(train, known, augmentation, size=224, batch_size=3, seed=1, epoch=0)))
+    batches = pipeline.training(train, known, augmentation, size=224, batch_size=3, seed=1, epoch=0)
+    images, labels = next(iter(preprocessed(batches, known.mean_image)))
     centers = np.stack([decode_center(each, 224, orientation="apply") for each in FILES.values()])
     expected = centers - known.mean_image[16:240, 16:240]
     np.testing.assert_allclose(images, expected[labels.numpy()], atol=1e-4)

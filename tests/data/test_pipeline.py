@@ -10,7 +10,7 @@ from keras_alexnet.data import augmentation as augment
 from keras_alexnet.data import pipeline
 from keras_alexnet.data.augmentation import Augmentation, draws
 from keras_alexnet.data.statistics import Statistics
-from tests.data.conftest import encoded, flat_source, operations, photo
+from tests.data.conftest import encoded, flat_source, operations, photo, preprocessed
 from tests.reference import color
 from tests.reference import decoding as reference
 from tests.reference.statistics import mean_and_covariance
@@ -60,7 +60,9 @@ def joined(dataset):
 
 
 def train(source, statistics, augmentation=PLAIN, **changes):
-    return pipeline.training(source, statistics, augmentation, **(SETTINGS | changes))
+    """An epoch's batches as the network sees them."""
+    dataset = pipeline.training(source, statistics, augmentation, **(SETTINGS | changes))
+    return preprocessed(dataset, statistics.mean_image, augmentation.aligned_mean)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +148,7 @@ def test_same_seed_and_epoch_same_batches(source, statistics, augmentation):
         assert not same(batches, batches_of(train(source, statistics, augmentation, **change)))
     assert dataset.options().deterministic is True  # so few images would come in order by chance, too
     # Python in the graph would be slow.
-    for graph in (dataset, pipeline.center_view(source, statistics, size=224, batch_size=4)):
+    for graph in (dataset, pipeline.center_view(source, size=224, batch_size=4)):
         found = operations(graph)
         assert "DecodeAndCropJpeg" in found and not {name for name in found if "pyfunc" in name.lower()}
 
@@ -215,7 +217,7 @@ def test_noise_and_aligned_mean_together(epoch_of):
 
 def test_center_view_and_evaluation_give_every_image_once_in_order(source, images_of, statistics):
     settings = {"size": 224, "batch_size": 4}
-    batches = batches_of(pipeline.center_view(source, statistics, **settings))
+    batches = batches_of(preprocessed(pipeline.center_view(source, **settings), statistics.mean_image))
     assert [labels.tolist() for _, labels in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     dataset = pipeline.evaluation_batches(source, (224, 256), batch_size=4)
     found = [(small.numpy(), whole.numpy(), labels.numpy()) for (small, whole), labels in dataset]
@@ -224,11 +226,26 @@ def test_center_view_and_evaluation_give_every_image_once_in_order(source, image
     assert small.dtype == whole.dtype == np.uint8 and whole.shape == (11, 256, 256, 3)
     mean, images = middle(statistics.mean_image, 224), np.concatenate([images for images, _ in batches])
     np.testing.assert_array_equal(small - mean, images)
+    # Their places are those of the center: the part of the mean image under them is its center.
+    aligned = preprocessed(pipeline.center_view(source, **settings), statistics.mean_image, aligned=True)
+    np.testing.assert_array_equal(joined(aligned)[0], images)
     np.testing.assert_array_equal(small, np.stack([middle(image, 224) for image in images_of]))
     for part in (0, 1):
-        own, its_labels = joined(pipeline.center_view(source, statistics, **settings, part=(part, 2)))
+        dataset = pipeline.center_view(source, **settings, part=(part, 2))
+        own, its_labels = joined(preprocessed(dataset, statistics.mean_image))
         np.testing.assert_array_equal(own, images[part::2])
         assert its_labels.tolist() == list(range(part, COUNT, 2)) and source.part_count(None, (part, 2)) == 6 - part
+
+
+def test_a_batch_is_bytes_until_it_is_on_the_device(source, statistics):
+    settings = {"size": 224, "batch_size": 4}
+    for dataset in (
+        pipeline.training(source, statistics, Augmentation(), **settings, seed=5, epoch=2),
+        pipeline.center_view(source, **settings),
+    ):
+        assert dataset.element_spec[0] == augment.Preprocessing(statistics.mean_image, 224).signature
+        (crops, adjustments), _ = next(dataset.as_numpy_iterator())
+        assert (crops.nbytes, adjustments.nbytes) == (4 * 150_528, 4 * 28)
 
 
 def test_the_batches_of_two_parts_are_those_of_the_whole(source, statistics):

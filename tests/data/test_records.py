@@ -13,7 +13,7 @@ from keras_alexnet.data.decoding import to_yuv420
 from keras_alexnet.data.records import RawSource, RecordSource, YuvSource
 from keras_alexnet.data.statistics import Statistics, compute
 from keras_alexnet.errors import RunError
-from tests.data.conftest import items_of, operations
+from tests.data.conftest import items_of, operations, preprocessed
 
 LENGTHS = (7, 1, 40, 12)  # records of the files
 COUNT = sum(LENGTHS)
@@ -159,7 +159,7 @@ def test_raw_training_batches(raw, stored):
     mean = np.random.default_rng(2).uniform(90, 160, (256, 256, 3)).astype(np.float32)
     statistics = Statistics(mean, np.zeros(3), np.eye(3), IMAGES)
     settings = {"augmentation": Augmentation(pca_color="none"), "size": 224, "batch_size": 5, "seed": 5, "epoch": 2}
-    batches = list(pipeline.training(raw, statistics, **settings).as_numpy_iterator())
+    batches = list(preprocessed(pipeline.training(raw, statistics, **settings), mean).as_numpy_iterator())
     assert [len(labels) for _, labels in batches] == [5, 5, 3]
     order = [int(index) for (index,) in raw.items(order=(5, 2)).as_numpy_iterator()]
     views = draws(5, 2, 0, 32, 33).take(IMAGES).as_numpy_iterator()
@@ -168,7 +168,7 @@ def test_raw_training_batches(raw, stored):
         expected = stored[index, int(row) : int(row) + 224, int(column) : int(column) + 224].astype(np.float32)
         np.testing.assert_array_equal(image, (expected[:, ::-1] if turned else expected) - mean[16:240, 16:240])
         assert label == raw.labels[index]
-    tail = list(pipeline.training(raw, statistics, **settings, start=3).as_numpy_iterator())
+    tail = list(preprocessed(pipeline.training(raw, statistics, **settings, start=3), mean).as_numpy_iterator())
     expected = np.stack([image for image, _ in found[3:]])
     np.testing.assert_array_equal(np.concatenate([images for images, _ in tail]), expected)
 

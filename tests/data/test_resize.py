@@ -9,7 +9,7 @@ from keras_alexnet.config import DataConfig
 from keras_alexnet.data import pipeline, prepare, records, sources, statistics
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.data.decoding import decode_center
-from tests.data.conftest import encoded, flat_source, photo, refusal
+from tests.data.conftest import encoded, flat_source, photo, preprocessed, refusal
 
 FILES = {"a/1.jpg": encoded(photo(400, 260)), "b/2.png": encoded(photo(120, 310), "PNG")}
 STRETCHED = np.stack([decode_center(data, resize="stretch") for data in FILES.values()])
@@ -30,10 +30,11 @@ def test_all_ways_see_the_stretched_image(folder):
     np.testing.assert_array_equal(images, STRETCHED)
     centers = np.stack([decode_center(data, 224, "stretch") for data in FILES.values()])
     expected = centers - known.mean_image[16:240, 16:240]
-    images, _ = next(iter(pipeline.center_view(val, known, size=224, batch_size=2)))
+    images, _ = next(iter(preprocessed(pipeline.center_view(val, size=224, batch_size=2), known.mean_image)))
     np.testing.assert_allclose(images, expected, atol=1e-4)
     augmentation = Augmentation(crop_positions=1, reflections=False, pca_color="none")
-    images, labels = next(iter(pipeline.training(train, known, augmentation, size=224, batch_size=2, seed=1, epoch=0)))
+    batches = pipeline.training(train, known, augmentation, size=224, batch_size=2, seed=1, epoch=0)
+    images, labels = next(iter(preprocessed(batches, known.mean_image)))
     np.testing.assert_allclose(images, expected[labels.numpy()], atol=1e-4)
     # Statistics of images that were resized in another way are of another set.
     plain, _ = sources.open_training(DataConfig(dataset="folder", data_dir=folder))

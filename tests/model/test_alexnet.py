@@ -252,6 +252,7 @@ def test_images_of_other_sizes_and_layers_in_front():
         ({"input_shape": (224, 224, 1)}, "input_shape must be .rows, columns, 3., .* repeat the channel of grey"),
         ({"input_shape": (35, 224, 3), "include_top": False}, "input_shape must have known numbers .* 36 or more"),
         ({"input_tensor": keras.Input((99, 99, 3))}, r"input_tensor must be \(224, 224, 3\) with the top"),
+        ({"input_tensor": [keras.Input((224, 224, 3))] * 3}, "input_tensor must be one image, or one for each tower"),
     ],
 )
 def test_wrong_arguments_are_named(settings, words):

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import AlexNet
+from keras_alexnet.data.augmentation import Preprocessing
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.model import towers, weights
 from keras_alexnet.model.towers import check_precision, choose_devices
@@ -65,6 +66,9 @@ def test_a_step_runs_where_its_towers_are(flags, tmp_path, capsys):
         crossed = sorted(c["shape"] for c in found["crossings"] if c["kind"] == kind)
         assert crossed == sorted([*both_ways, [BATCH, DENSE]])  # the last is into fc8, which is on one device
     assert {c["kind"] for c in found["crossings"]} == {"activation", "gradient", "scalar", "input"}
+    # Each device gets the crops as bytes, with seven numbers of each, and the first one the labels.
+    crop = 227 * 227 * 3 if "--variant=caffe" in flags else 150_528
+    assert found["input_bytes"] == {"CPU:0": BATCH * (crop + 28 + 4), "CPU:1": BATCH * (crop + 28)}
     size = 2 if "--precision=mixed_bfloat16" in flags else 4
     assert found["minimum_bytes"] == 2 * size * sum(np.prod(shape) for shape in [*both_ways, [BATCH, DENSE]])
     assert 1 <= found["ratio"] <= 1.02
@@ -93,6 +97,16 @@ def test_the_report_fails_where_an_ordinary_scope_leaves_work_behind(tmp_path, m
     found = json.loads((tmp_path / "report.json").read_text())
     assert sum(o["phase"] == "backward" for o in found["strays"]) > 20
     assert found["weights_crossing"] > 0 and found["ratio"] > 1.5
+
+
+def test_the_report_fails_where_one_device_makes_the_input_of_both(tmp_path, monkeypatch, capsys):
+    class OnFirst(Preprocessing):
+        def __call__(self, images):
+            return super().__call__(images)[:1] * 2
+
+    monkeypatch.setattr(load_tool("placement"), "Preprocessing", OnFirst)
+    with pytest.raises(RunError, match="^0 operations ran .* 0 weights or their gradients crossed, [2-9].* times"):
+        report(tmp_path / "report.json")
 
 
 @pytest.mark.parametrize("variant, removed", [("release2012", ()), ("caffe", ("conv3", "conv4", "fc7"))])

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_alexnet.data.pipeline import with_options
 from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 from keras_alexnet.training.progress import Progress
-from keras_alexnet.training.trainer import NonFiniteError, Trainer
+from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer
 
 STEPS, READ_EVERY = 100, 20
 
@@ -56,3 +57,29 @@ def test_nothing_is_updated_from_a_loss_on_that_is_not_finite(loss_scale):
             states[progress.steps] = state(broken)
     for found, expected in zip(states[39], state(good), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_batches_are_copied_ahead_to_a_gpu_only(monkeypatch):
+    """In place of the GPU, which is not here, the second CPU device."""
+    trainer, progress, copy, seen = trainer_of(), Progress(), tf.data.experimental.prefetch_to_device, []
+    numbers = tf.data.Dataset.from_tensor_slices([1.0, 1.0, math.nan])
+    broken = numbers.map(lambda number: tf.debugging.check_numerics(number, "bad"))  # as a file that cannot be read
+    dataset = with_options(tf.data.Dataset.zip(batches(), broken).map(lambda batch, _: batch), 0)
+    assert trainer._copied_ahead(dataset) is dataset
+
+    def copied(device, count):
+        assert (device, count) == ("GPU:0", 2)
+        return copy("CPU:1", count)
+
+    monkeypatch.setattr(tf.data.experimental, "prefetch_to_device", copied)
+    trainer.train_step(*next(iter(dataset)))  # traced where there is no GPU
+    trainer.device, step = "GPU:0", trainer.train_step
+    assert trainer._copied_ahead(dataset).options().autotune.enabled is False
+    trainer.train_step = lambda *batch: (seen.append(batch), step(*batch))
+    with pytest.raises(ReadError, match="bad"):
+        for _ in trainer.steps(dataset, STEPS, keras.callbacks.CallbackList(), progress, READ_EVERY):
+            pass
+    for batch, expected in zip(seen, batches().take(2), strict=True):
+        for tensor, wanted in zip(batch, expected, strict=True):
+            assert tensor.device.endswith("CPU:1")
+            np.testing.assert_array_equal(tensor, wanted)
