@@ -40,7 +40,8 @@ COMPARED = {
     "torch_prepared": {"of_limit": "decode_prepared"},
     **dict.fromkeys(("yuv420", "raw"), {"of_limit": "decode_prepared", "of_records": "records"}),
 }
-READ = {"direct": "original_kb", "records": "prepared_kb", "yuv420": "yuv420_kb", "raw": "raw_kb"}  # an image, from storage
+# From storage, an image.
+READ = {"direct": "original_kb", "records": "prepared_kb", "yuv420": "yuv420_kb", "raw": "raw_kb"}
 
 
 @dataclasses.dataclass(frozen=True)
