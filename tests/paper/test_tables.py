@@ -69,7 +69,7 @@ def test_rows_of_another_set(measured, small_images):
         "2 CNNs, ours": ("-", "-", f"{average['top1_error']:.1f} / -", "-", "-"),
         "2 CNNs + 1 CNN*, ours": ("-", "-", f"{measured['results'][4]['top1_error']:.1f} / -", "-", "-"),
     }
-    table, alone = table2.tables(measured)
+    table, alone, _ = table2.tables(measured)
     words = f"{small_images.name} val (9 images of 3 classes)"
     assert words in table.title and "not on the paper's set" in table.title
     assert f"ours, test: {small_images.name} train (18 images of 3 classes)" in table.note
