@@ -34,6 +34,7 @@ def test_snippets_run(page, run_of_three_epochs, tmp_path, monkeypatch):
     (tmp_path / "runs" / "quickstart").symlink_to(run_of_three_epochs)
     (tmp_path / "fresh").mkdir()
     shapes.draw("red_star", 0).resize((300, 256)).save(tmp_path / "fresh" / "red_star_0.jpg")
+    shapes.draw("red_star", 0).save(tmp_path / "photograph.jpg")
     monkeypatch.chdir(tmp_path)
     found = re.findall("```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert len(found) >= 1
