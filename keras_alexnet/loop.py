@@ -42,9 +42,8 @@ class Loop:
         self.val_counts = val_summary.label_counts
         self.schedule = schedules.parse(training.lr_schedule)
         self.augmentation = datasets.augmentation(config.data, config.network.variant)
-        size = variants.VARIANTS[config.network.variant].input_size
-        aligned, dtype = self.augmentation.aligned_mean, model.inputs[0].dtype
-        preprocess = Preprocessing(statistics.mean_image, size, aligned, devices, dtype)
+        image, aligned = model.inputs[0], self.augmentation.aligned_mean
+        preprocess = Preprocessing(statistics.mean_image, image.shape[1], aligned, devices, image.dtype)
         replica_batch = training.batch_size // distribution.replicas
         with distribution.strategy.scope():
             self.sgd = MomentumSGD(
@@ -67,7 +66,7 @@ class Loop:
         self.progress = Progress(workers=distribution.workers)
         self.batch_size = training.batch_size // distribution.workers  # of this process
         self.input_options = {
-            "size": size,
+            "size": image.shape[1],
             "batch_size": self.batch_size,
             "threads": config.data.input_threads,
             "part": (distribution.worker, distribution.workers),

@@ -177,9 +177,8 @@ def build_model(network, num_classes, seed, devices, activation=None):
     """
     settings = {**variants.settings_of(network), "devices": devices, "dtype": network.precision, "seed": seed}
     if len(devices) == 2:
-        shape = (*[variants.VARIANTS[network.variant].input_size] * 2, 3)
-        dtype = network.precision.removeprefix("mixed_")
-        settings["input_tensor"] = [_modules().tf.keras.Input(shape, dtype=dtype) for _ in devices]
+        size, dtype = variants.VARIANTS[network.variant].input_size, network.precision.removeprefix("mixed_")
+        settings["input_tensor"] = [_modules().tf.keras.Input((size, size, 3), dtype=dtype) for _ in devices]
     return _modules().AlexNet(num_classes, classifier_activation=activation, **settings)
 
 

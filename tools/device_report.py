@@ -50,10 +50,9 @@ def main(argv):
     least = settings.batch_size * minimum(settings.variant, settings.width, 4 if settings.precision == "float32" else 2)
     report = dataclasses.asdict(settings) | {"devices": devices, "operations": operations, "crossings": crossings}
     report |= {"counts": counts, "bytes": total, "minimum_bytes": least, "ratio": total / least}
-    inputs = [c for c in crossings if c["kind"] == "input"]
-    report["input_bytes"] = {device: sum(c["bytes"] for c in inputs if c["target"] == device) for device in devices}
+    sizes = {d: sum(c["bytes"] for c in crossings if (c["kind"], c["target"]) == ("input", d)) for d in devices}
     crops = settings.batch_size * 3 * VARIANTS[settings.variant].input_size ** 2
-    report["input_ratio"] = max(report["input_bytes"].values()) / crops
+    report |= {"input_bytes": sizes, "input_ratio": max(sizes.values()) / crops}
     report["strays"] = [o for o in operations if o["tower"] is not None and o["device"] != devices[o["tower"]]]
     report["weights_crossing"] = sum(c["kind"] == "weight" for c in crossings)
     harness.publish(report, as_text(report), settings.json)

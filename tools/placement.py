@@ -9,7 +9,6 @@ import re
 import tempfile
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_alexnet import rundir
@@ -38,8 +37,8 @@ def measure(settings):
     check_precision(settings.precision, devices)
     network = NetworkConfig(variant=settings.variant, width=settings.width, precision=settings.precision)
     model = rundir.build_model(network, 1000, 0, devices)
-    image = model.inputs[0]
-    preprocess = Preprocessing(np.zeros((256, 256, 3), np.float32), image.shape[1], False, devices, image.dtype)
+    image, mean_image = model.inputs[0], tf.zeros((256, 256, 3)).numpy()
+    preprocess = Preprocessing(mean_image, image.shape[1], False, devices, image.dtype)
     keras.config.disable_interactive_logging()
     scaled = settings.loss_scale or settings.precision == "mixed_float16"
     trainer = Trainer(model, LossScale(MomentumSGD()) if scaled else MomentumSGD(), devices[0], None, preprocess)

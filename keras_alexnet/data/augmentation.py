@@ -45,7 +45,8 @@ class Preprocessing:
         self.mean = mean_image if aligned else center_crop(mean_image, size)
         self.aligned, self.devices, self.dtype = aligned, devices, dtype
         names = devices or [device.name for device in tf.config.list_logical_devices("GPU")]
-        self.make = _network_input if any("GPU" in name for name in names) else _in_one_pass
+        # A CPU would write and read a whole batch in memory for each operation; compiled, they are one pass.
+        self.make = _input_of if any("GPU" in name for name in names) else tf.function(_input_of, jit_compile=True)
         self.signature = tf.TensorSpec((None, size, size, 3), tf.uint8), tf.TensorSpec((None, 7), tf.float32)
 
     def __call__(self, images):
@@ -57,7 +58,7 @@ class Preprocessing:
         return made if len(made) > 1 else made[0]
 
 
-def _network_input(crops, adjustments, mean, aligned, dtype):
+def _input_of(crops, adjustments, mean, aligned, dtype):
     if aligned:
         # int64, since TensorFlow has int32 in the memory of the host
         row, column, reflected = tf.unstack(tf.cast(adjustments[:, :3, None], tf.int64), axis=1)
@@ -66,10 +67,6 @@ def _network_input(crops, adjustments, mean, aligned, dtype):
         mean = tf.gather(tf.reshape(mean, (-1, 3)), (row + places)[:, :, None] * mean.shape[1] + columns[:, None])
     noise, factor = adjustments[:, None, None, 3:6], adjustments[:, None, None, 6:]
     return tf.cast((tf.cast(crops, tf.float32) - mean + noise) * factor, dtype)
-
-
-# A CPU writes and reads a whole batch in memory for each operation, unless they are compiled.
-_in_one_pass = tf.function(_network_input, jit_compile=True)
 
 
 def center_crop(images, size):

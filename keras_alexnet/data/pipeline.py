@@ -68,8 +68,7 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
 
 def center_view(source, *, size, batch_size, threads=0, part=WHOLE):
     """Validation: every image once, in the order of the source, its center view without noise. See `training`."""
-    first = (STORED_SIZE - size) // 2
-    center = tf.constant([[first, first, 0, 0, 0, 0, 1]], tf.float32)
+    center = tf.constant([[(STORED_SIZE - size) // 2] * 2 + [0, 0, 0, 0, 1]], tf.float32)
     batches = _centers(source, (size,), batch_size, threads, part)
     batches = batches.map(lambda images, labels: ((images[0], tf.repeat(center, tf.size(labels), axis=0)), labels))
     return with_options(batches.prefetch(2), threads)

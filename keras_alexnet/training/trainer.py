@@ -106,11 +106,10 @@ class Trainer:
         own = slice(start, start + self.replica_batch)
         # A replica without images gets a black image that is not counted: CPU convolutions fail on empty batches.
         padding = tf.cast(tf.equal(tf.size(labels[own]), 0), tf.int32)
-
-        def part(tensor):
-            return tf.pad(tensor[own], [[0, padding]] + [[0, 0]] * (tensor.shape.rank - 1))
-
-        return tf.nest.map_structure(part, (images, labels, tf.ones_like(labels, tf.float32)))
+        return tf.nest.map_structure(
+            lambda each: tf.pad(each[own], [[0, padding]] + [[0, 0]] * (each.shape.rank - 1)),
+            (images, labels, tf.ones_like(labels, tf.float32)),
+        )
 
     def variables(self):
         """The variables that a checkpoint saves: dict of str -> tf.Variable."""
