@@ -1,5 +1,6 @@
 """The loop over the epochs of a run (steps, validation, checkpoints, resuming, signals), and its `--dry_run`."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -24,6 +25,7 @@ from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer, read
 
+MACHINE_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes
 LEAST_STEPS = 300  # in all, from random weights; below it the networks here had hardly left the start
 
 
@@ -37,6 +39,7 @@ class Loop:
     def __init__(self, config, model, devices, distribution, statistics, val_summary, train_source, val_source):
         training = config.training
         self.config, self.model, self.distribution, self.statistics = config, model, distribution, statistics
+        self.devices = devices
         self.train_source, self.val_source = train_source, val_source
         self.val_counts = val_summary.label_counts
         self.schedule = schedules.parse(training.lr_schedule)
@@ -151,7 +154,8 @@ class Loop:
             self.trainer.averages.reset()
         callbacks.on_epoch_begin(progress.epochs)
         try:
-            row = self._train_and_validate(rate, callbacks, stop)
+            with self.memory_errors():
+                row = self._train_and_validate(rate, callbacks, stop)
         except tf.errors.OpError as error:
             if self.distribution.workers == 1:
                 raise
@@ -173,6 +177,21 @@ class Loop:
             progress.plateau = dataclasses.asdict(self.plateau)
         callbacks.on_epoch_end(progress.epochs - 1, row)
         self._save()
+
+    @contextlib.contextmanager
+    def memory_errors(self):
+        """A block of steps: where a device has too little memory for one, RunError says what should fit."""
+        try:
+            yield
+        except tf.errors.ResourceExhaustedError as error:
+            if "No space left" in error.message:  # on the disk of TensorBoard's files
+                raise
+            devices, capacity, limit = 1, MACHINE_MEMORY, self.config.run.gpu_memory
+            if tf.config.list_logical_devices("GPU"):
+                devices, capacity = len(self.devices) or 1, int(limit) << 20 if limit.isdecimal() else None
+            asked = self.config.training.batch_size, self.config.network.precision
+            advice = monitoring.memory_advice(self.model, *asked, self.distribution.replicas, devices, capacity)
+            raise RunError(f"out of memory ({brief(error)}); {advice}") from None
 
     def _train_and_validate(self, rate, callbacks, stop):
         progress = self.progress
@@ -354,13 +373,12 @@ def dry_run(loop, devices):
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
     memory = ", ".join(f"{name} {size / GIGABYTE:.1f} GB" for name, size in monitoring.memory().items())
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     print(
         f"{describe(loop, devices)}"
         f"steps:      {loop.steps:,} an epoch, {training.epochs * loop.steps:,} in {training.epochs} epochs to go\n"
         f"time:       {seconds:.2f} s a step, about {monitoring.duration(epoch)} an epoch with its validation, up to "
         f"{monitoring.duration(training.epochs * epoch)} in all\n"
-        f"memory:     {memory}, of {total / GIGABYTE:.1f} GB of the machine\n"
+        f"memory:     {memory}, of {MACHINE_MEMORY / GIGABYTE:.1f} GB of the machine\n"
         f"disk:       {needed / GIGABYTE:.2f} GB for {run.checkpoints_to_keep} checkpoints, those of the last and the "
         f"best epoch, a temporary one{' and the export' if run.export else ''}; {free / GIGABYTE:.1f} GB free at "
         f"{folder}",
@@ -385,7 +403,8 @@ def _step_seconds(loop):
         reader = read(batches.repeat())  # a set may hold one batch only
         for _ in range(2):
             started = time.perf_counter()
-            loss = step(*next(reader))
+            with loop.memory_errors():
+                loss = step(*next(reader))
             seconds = time.perf_counter() - started
         if loss is not None and not math.isfinite(float(loss)):
             raise RunError(f"the loss is {float(loss)} after two steps; lower --learning_rate")

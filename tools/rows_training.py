@@ -18,6 +18,7 @@ from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.data.statistics import Statistics
 from keras_alexnet.model.towers import choose_devices
 from keras_alexnet.training.checkpoints import Checkpoints
+from keras_alexnet.training.monitoring import on_paper
 from keras_alexnet.training.optimizer import MomentumSGD
 from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.trainer import Trainer
@@ -117,15 +118,6 @@ def flop_per_image(model):
     """
     layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
     return sum(card.operations(layer) * (2 if layer.kernel.shape[-2] == 3 else 3) for layer in layers)
-
-
-def on_paper(model, batch_size, number_bytes):
-    """What a step must hold, in MB by kind; weights, momentum and gradients in float32."""
-    in_place = ("InputLayer", "ZeroPadding2D", "Activation", "Copies", "Flatten")
-    kept = sum(math.prod(layer.output.shape[1:]) for layer in model.layers if type(layer).__name__ not in in_place)
-    activations = batch_size * (4 * math.prod(model.input_shape[1:]) + kept * number_bytes) / 1e6
-    weights = 4 * model.count_params() / 1e6
-    return {**dict.fromkeys(("weights", "momentum", "gradients"), weights), "activations": activations}
 
 
 def checkpoint(row, settings):

@@ -37,6 +37,7 @@ def choose(run, network, batch_size):
     operations itself. Raises UsageError or ArgumentError where a device is missing or lacks the precision, the
     environment describes no cluster, or the batch cannot be divided.
     """
+    limit_gpu_memory(run.gpu_memory)
     names = network.device_names()
     if run.strategy == "one":
         towers = all_devices = choose_devices(names, network.towers)
@@ -49,6 +50,20 @@ def choose(run, network, batch_size):
         keras.utils.set_random_seed(run.seed)
         tf.config.experimental.enable_op_determinism()
     return distribution, towers, all_devices
+
+
+def limit_gpu_memory(limit):
+    """Applies --gpu_memory to all GPUs. Raises UsageError where this process uses them with another limit already."""
+    gpus = tf.config.list_physical_devices("GPU")
+    try:
+        for gpu in gpus if limit != "all" else ():
+            if limit == "grow":
+                tf.config.experimental.set_memory_growth(gpu, True)
+            else:
+                part = tf.config.LogicalDeviceConfiguration(memory_limit=int(limit))
+                tf.config.set_logical_device_configuration(gpu, [part])
+    except (RuntimeError, ValueError):
+        raise UsageError(f"--gpu_memory={limit}: TensorFlow has started with another limit; restart Python") from None
 
 
 def open_distribution(strategy, devices=(), batch_size=1):

@@ -29,6 +29,8 @@ WARM_UP = 50  # first steps of a process, in which the data graph fills its buff
 FLAT = 0.02  # relative distance of a loss from that of the majority-class baseline
 FLAT_STEPS, FLAT_EPOCHS = 2000, 10  # whichever comes first
 GIGABYTE = 1e9
+# By precision: bytes of an activation, and the peak of a step over `on_paper`, measured on a CPU (docs/performance.md).
+PEAK_OVER_PAPER = {"float32": (4, 1.72), "mixed_bfloat16": (2, 2.32), "mixed_float16": (2, 2.32)}
 
 # TensorBoard's tags: its groups are in alphabetical order, so loss and errors come first.
 DESCRIPTIONS = {
@@ -264,6 +266,39 @@ def memory():
         name = device.name.removeprefix("/device:")
         used[name] = tf.config.experimental.get_memory_info(name)["current"]
     return used
+
+
+def on_paper(model, batch_size, number_bytes):
+    """What a step must hold, in MB by kind; weights, momentum and gradients in float32."""
+    in_place = ("InputLayer", "ZeroPadding2D", "Activation", "Copies", "Flatten")
+    kept = sum(math.prod(layer.output.shape[1:]) for layer in model.layers if type(layer).__name__ not in in_place)
+    activations = batch_size * (4 * math.prod(model.input_shape[1:]) + kept * number_bytes) / 1e6
+    weights = 4 * model.count_params() / 1e6
+    return {**dict.fromkeys(("weights", "momentum", "gradients"), weights), "activations": activations}
+
+
+def memory_advice(model, batch_size, precision, replicas, devices, capacity):
+    """Flags that should fit where a step was too large for the memory of a device, str.
+
+    Batches are halved, of each of the replicas; two towers divide what a step holds between their devices. `capacity`
+    is the memory in bytes, None where it is not known: then the flags are of steps that are smaller.
+    """
+
+    def needed(batch, precision):
+        number_bytes, factor = PEAK_OVER_PAPER[precision]
+        return 1e6 * factor * sum(on_paper(model, batch, number_bytes).values()) / devices
+
+    own, best = batch_size // replicas, {}
+    limit = capacity or needed(own, precision) - 1
+    for name in (precision, *["mixed_bfloat16"] * (precision == "float32")):
+        batch = own // 2 if name == precision else own
+        while batch and needed(batch, name) > limit:
+            batch //= 2
+        if batch > max(best.values(), default=0):
+            best[name] = batch
+    flags = [f"--batch_size={replicas * batch} --precision={name}" for name, batch in best.items()]
+    where = f"fit in {capacity / GIGABYTE:.1f} GB" if capacity else "need less"
+    return f"estimated to {where}: {' or '.join(flags) or 'no batch; lower --width or raise --gpu_memory'}"
 
 
 def idle_gpus(model):

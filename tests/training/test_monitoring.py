@@ -88,3 +88,20 @@ def test_gpus_and_their_memory(monkeypatch):
     assert monitoring.idle_gpus(types.SimpleNamespace(variables=towers)) == ["GPU:1"]
     replicated = types.SimpleNamespace(value=types.SimpleNamespace(values=tuple(values)))
     assert monitoring.idle_gpus(types.SimpleNamespace(variables=[replicated])) == []
+
+
+def test_what_fits_in_less_memory(tiny_model):
+    paper, gigabyte = monitoring.on_paper(tiny_model, 64, 4), 1e9
+    needed = 1.72 * sum(paper.values()) * 1e6
+    for capacity, replicas, devices, words in (
+        (needed, 1, 1, f"fit in {needed / gigabyte:.1f} GB: --batch_size=64 --precision=float32"),
+        (needed / 2, 1, 2, "--batch_size=64 --precision=float32"),
+        (needed, 2, 1, "--batch_size=128 --precision=float32"),
+        (None, 1, 1, "need less: --batch_size=64 --precision=float32"),
+        (1000, 1, 1, "no batch; lower --width or raise --gpu_memory"),
+    ):
+        found = monitoring.memory_advice(tiny_model, 128 * replicas, "float32", replicas, devices, capacity)
+        assert words in found
+    # In bfloat16 the activations are half as large, images and weights are not.
+    whole = "--batch_size=64 --precision=float32 or --batch_size=128 --precision=mixed_bfloat16"
+    assert monitoring.memory_advice(tiny_model, 128, "float32", 1, 1, 3 * needed).endswith(whole)
