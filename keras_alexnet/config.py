@@ -206,11 +206,7 @@ class RunConfig:
         choices=STRATEGIES,
         free=True,
     )
-    gpu_memory: str = flag(
-        "all",
-        "Of every GPU: all of it at the start, grow as needed, or at most a number of MB, so that others find room.",
-        free=True,
-    )
+    gpu_memory: str = flag("all", "Of each GPU: all, grow (as needed), or at most a number of MB.", free=True)
     deterministic: bool = flag(False, "Results that repeat to the bit on GPUs, as they do on CPUs.", free=True)
     dry_run: bool = flag(
         False, "Check everything, train two steps, estimate time and memory, write nothing.", saved=False, first=True

@@ -1,6 +1,5 @@
 """The loop over the epochs of a run (steps, validation, checkpoints, resuming, signals), and its `--dry_run`."""
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -25,7 +24,6 @@ from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer, read
 
-MACHINE_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes
 LEAST_STEPS = 300  # in all, from random weights; below it the networks here had hardly left the start
 
 
@@ -39,12 +37,12 @@ class Loop:
     def __init__(self, config, model, devices, distribution, statistics, val_summary, train_source, val_source):
         training = config.training
         self.config, self.model, self.distribution, self.statistics = config, model, distribution, statistics
-        self.devices = devices
         self.train_source, self.val_source = train_source, val_source
         self.val_counts = val_summary.label_counts
         self.schedule = schedules.parse(training.lr_schedule)
         self.augmentation = datasets.augmentation(config.data, config.network.variant)
         replica_batch = training.batch_size // distribution.replicas
+        self.asked = model, training.batch_size, config.network.precision, distribution.replicas
         with distribution.strategy.scope():
             self.sgd = MomentumSGD(
                 training.learning_rate,
@@ -154,7 +152,7 @@ class Loop:
             self.trainer.averages.reset()
         callbacks.on_epoch_begin(progress.epochs)
         try:
-            with self.memory_errors():
+            with monitoring.memory_errors(*self.asked):
                 row = self._train_and_validate(rate, callbacks, stop)
         except tf.errors.OpError as error:
             if self.distribution.workers == 1:
@@ -177,21 +175,6 @@ class Loop:
             progress.plateau = dataclasses.asdict(self.plateau)
         callbacks.on_epoch_end(progress.epochs - 1, row)
         self._save()
-
-    @contextlib.contextmanager
-    def memory_errors(self):
-        """A block of steps: where a device has too little memory for one, RunError says what should fit."""
-        try:
-            yield
-        except tf.errors.ResourceExhaustedError as error:
-            if "No space left" in error.message:  # on the disk of TensorBoard's files
-                raise
-            devices, capacity, limit = 1, MACHINE_MEMORY, self.config.run.gpu_memory
-            if tf.config.list_logical_devices("GPU"):
-                devices, capacity = len(self.devices) or 1, int(limit) << 20 if limit.isdecimal() else None
-            asked = self.config.training.batch_size, self.config.network.precision
-            advice = monitoring.memory_advice(self.model, *asked, self.distribution.replicas, devices, capacity)
-            raise RunError(f"out of memory ({brief(error)}); {advice}") from None
 
     def _train_and_validate(self, rate, callbacks, stop):
         progress = self.progress
@@ -372,13 +355,14 @@ def dry_run(loop, devices):
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     memory = ", ".join(f"{name} {size / GIGABYTE:.1f} GB" for name, size in monitoring.memory().items())
     print(
         f"{describe(loop, devices)}"
         f"steps:      {loop.steps:,} an epoch, {training.epochs * loop.steps:,} in {training.epochs} epochs to go\n"
         f"time:       {seconds:.2f} s a step, about {monitoring.duration(epoch)} an epoch with its validation, up to "
         f"{monitoring.duration(training.epochs * epoch)} in all\n"
-        f"memory:     {memory}, of {MACHINE_MEMORY / GIGABYTE:.1f} GB of the machine\n"
+        f"memory:     {memory}, of {total / GIGABYTE:.1f} GB of the machine\n"
         f"disk:       {needed / GIGABYTE:.2f} GB for {run.checkpoints_to_keep} checkpoints, those of the last and the "
         f"best epoch, a temporary one{' and the export' if run.export else ''}; {free / GIGABYTE:.1f} GB free at "
         f"{folder}",
@@ -403,7 +387,7 @@ def _step_seconds(loop):
         reader = read(batches.repeat())  # a set may hold one batch only
         for _ in range(2):
             started = time.perf_counter()
-            with loop.memory_errors():
+            with monitoring.memory_errors(*loop.asked):
                 loss = step(*next(reader))
             seconds = time.perf_counter() - started
         if loss is not None and not math.isfinite(float(loss)):

@@ -19,7 +19,7 @@ from keras_alexnet.data.statistics import Statistics
 from keras_alexnet.model.towers import choose_devices
 from keras_alexnet.training.checkpoints import Checkpoints
 from keras_alexnet.training.monitoring import on_paper
-from keras_alexnet.training.optimizer import MomentumSGD
+from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.trainer import Trainer
 
@@ -68,6 +68,13 @@ def start(row, settings):
     return {"parameters": model.count_params()}, step_turn(settings, lambda: float(train_step(*batch)), peak_mb)
 
 
+def trainer_of(settings, precision, devices=(), loss_scale=False):
+    """A Trainer of the network of --variant and --width, in two towers and with 1000 classes."""
+    options = {"classifier_activation": None, "width": settings.width, "dtype": precision, "seed": 0}
+    sgd = LossScale(MomentumSGD()) if loss_scale or precision == "mixed_float16" else MomentumSGD()
+    return Trainer(AlexNet(1000, settings.variant, devices=devices, **options), sgd, devices[0] if devices else None)
+
+
 def plain_keras(width):
     """The two towers as anyone would write them with Keras alone: (model, training step)."""
     layers = keras.layers
@@ -111,13 +118,14 @@ def plain_keras(width):
 
 
 def flop_per_image(model):
-    """Floating-point operations of convolutions and matrix products in a training step, for one image.
+    """Floating-point operations of convolutions and matrix products in a training step, for one image."""
+    return sum(flop_of(layer) for layer in model.layers if hasattr(layer, "kernel"))
 
-    Two a multiplication with its addition; once forward, once for the kernel's gradient, once for the input's, which
-    layers that see the image do without.
-    """
-    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
-    return sum(card.operations(layer) * (2 if layer.kernel.shape[-2] == 3 else 3) for layer in layers)
+
+def flop_of(layer):
+    """Those of one layer: two a multiplication with its addition; once forward, once for the kernel's gradient, once
+    for the input's, which layers that see the image do without."""
+    return card.operations(layer) * (2 if layer.kernel.shape[-2] == 3 else 3)
 
 
 def checkpoint(row, settings):

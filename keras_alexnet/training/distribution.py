@@ -53,17 +53,13 @@ def choose(run, network, batch_size):
 
 
 def limit_gpu_memory(limit):
-    """Applies --gpu_memory to all GPUs. Raises UsageError where this process uses them with another limit already."""
-    gpus = tf.config.list_physical_devices("GPU")
-    try:
-        for gpu in gpus if limit != "all" else ():
-            if limit == "grow":
-                tf.config.experimental.set_memory_growth(gpu, True)
-            else:
-                part = tf.config.LogicalDeviceConfiguration(memory_limit=int(limit))
-                tf.config.set_logical_device_configuration(gpu, [part])
-    except (RuntimeError, ValueError):
-        raise UsageError(f"--gpu_memory={limit}: TensorFlow has started with another limit; restart Python") from None
+    """Applies --gpu_memory to all GPUs. Raises RuntimeError where TensorFlow uses them with another limit already."""
+    for gpu in tf.config.list_physical_devices("GPU") if limit != "all" else ():
+        if limit == "grow":
+            tf.config.experimental.set_memory_growth(gpu, True)
+        else:
+            part = tf.config.LogicalDeviceConfiguration(memory_limit=int(limit))
+            tf.config.set_logical_device_configuration(gpu, [part])
 
 
 def open_distribution(strategy, devices=(), batch_size=1):

@@ -1,5 +1,6 @@
 """Monitors training: TensorBoard's curves and filters, `history.csv`, and warnings."""
 
+import contextlib
 import csv
 import glob
 import math
@@ -12,6 +13,7 @@ import time
 import keras
 import tensorflow as tf
 
+from keras_alexnet.errors import RunError, brief
 from keras_alexnet.files import atomic_write, print_above_bar, progress_bar
 from keras_alexnet.model import filters
 from keras_alexnet.training import metrics
@@ -29,8 +31,6 @@ WARM_UP = 50  # first steps of a process, in which the data graph fills its buff
 FLAT = 0.02  # relative distance of a loss from that of the majority-class baseline
 FLAT_STEPS, FLAT_EPOCHS = 2000, 10  # whichever comes first
 GIGABYTE = 1e9
-# By precision: bytes of an activation, and the peak of a step over `on_paper`, measured on a CPU (docs/performance.md).
-PEAK_OVER_PAPER = {"float32": (4, 1.72), "mixed_bfloat16": (2, 2.32), "mixed_float16": (2, 2.32)}
 
 # TensorBoard's tags: its groups are in alphabetical order, so loss and errors come first.
 DESCRIPTIONS = {
@@ -277,28 +277,20 @@ def on_paper(model, batch_size, number_bytes):
     return {**dict.fromkeys(("weights", "momentum", "gradients"), weights), "activations": activations}
 
 
-def memory_advice(model, batch_size, precision, replicas, devices, capacity):
-    """Flags that should fit where a step was too large for the memory of a device, str.
-
-    Batches are halved, of each of the replicas; two towers divide what a step holds between their devices. `capacity`
-    is the memory in bytes, None where it is not known: then the flags are of steps that are smaller.
-    """
-
-    def needed(batch, precision):
-        number_bytes, factor = PEAK_OVER_PAPER[precision]
-        return 1e6 * factor * sum(on_paper(model, batch, number_bytes).values()) / devices
-
-    own, best = batch_size // replicas, {}
-    limit = capacity or needed(own, precision) - 1
-    for name in (precision, *["mixed_bfloat16"] * (precision == "float32")):
-        batch = own // 2 if name == precision else own
-        while batch and needed(batch, name) > limit:
-            batch //= 2
-        if batch > max(best.values(), default=0):
-            best[name] = batch
-    flags = [f"--batch_size={replicas * batch} --precision={name}" for name, batch in best.items()]
-    where = f"fit in {capacity / GIGABYTE:.1f} GB" if capacity else "need less"
-    return f"estimated to {where}: {' or '.join(flags) or 'no batch; lower --width or raise --gpu_memory'}"
+@contextlib.contextmanager
+def memory_errors(model, batch_size, precision, replicas):
+    """A block of steps: if one has too little memory, RunError says what it and smaller ones hold on each replica."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        if "No space left" in error.message:  # on the disk of TensorBoard's files
+            raise
+        found = []
+        for name in (precision, *["mixed_bfloat16"] * (precision == "float32")):
+            for batch in (batch_size, batch_size // 2):
+                megabytes = sum(on_paper(model, batch // replicas, 4 if name == "float32" else 2).values())
+                found.append(f"{megabytes / 1000:.2f} GB with --batch_size={batch} --precision={name}")
+        raise RunError(f"out of memory ({brief(error)}); a step takes at least {', '.join(found)}") from None
 
 
 def idle_gpus(model):

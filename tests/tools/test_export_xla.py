@@ -27,15 +27,16 @@ def test_the_exported_step_takes_its_own_outputs(tmp_path):
         # Kernels, biases and velocities of two towers and fc8; four random states; two rates, sums and step number.
         variables = 2 * 2 * 15 + 4 + 4
         assert all(shape[0] == batch for _, shape in parameters[:-variables]) and len(parameters) >= 2 + variables
-        assert len(alias) == len(outputs) - 1 == variables - 2 and outputs[0][1] == ()  # the rates stay, the loss is new
+        # The two rates stay; the loss is new.
+        assert len(alias) == len(outputs) - 1 == variables - 2 and outputs[0][1] == ()
         assert all(parameters[place] == outputs[output] for output, place in alias.items())
 
 
 def test_wrong_usage_is_one_line(tmp_path, capsys):
     for argv, words in (
         ([], "name one folder for the files, not 0"),
-        ([tmp_path, "--batch_size=0"], "--batch_size=0: must be numbers of images from 1"),
-        ([tmp_path, "--precision=float64"], "--precision=float64: must be some of float32, mixed_bfloat16"),
+        ([tmp_path, "--batch_size=0"], "--batch_size=0: must be whole numbers from 1"),
+        ([tmp_path, "--precision=float64"], "--precision=float64: must be float32 or mixed_bfloat16"),
         ([tmp_path, "--width=0.01"], "--width=0.01: must give two towers the same units"),
     ):
         run(*argv, code=2)

@@ -43,10 +43,3 @@ def test_the_memory_of_every_gpu_is_limited(monkeypatch):
         distribution.limit_gpu_memory(limit)
     assert made[:2] == [("first", True), ("second", True)]
     assert [(gpu, part.memory_limit) for gpu, (part,) in made[2:]] == [("first", 4000), ("second", 4000)]
-
-    def refuse(*arguments):
-        raise RuntimeError("Physical devices cannot be modified after being initialized")
-
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", refuse)
-    with pytest.raises(UsageError, match="--gpu_memory=grow: TensorFlow has started with another limit"):
-        distribution.limit_gpu_memory("grow")

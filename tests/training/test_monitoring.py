@@ -1,10 +1,12 @@
 import math
 import types
 
+import keras
 import pytest
 import tensorflow as tf
 
 from keras_alexnet.config import RunConfig
+from keras_alexnet.errors import RunError
 from keras_alexnet.training import metrics, monitoring
 from keras_alexnet.training.progress import Progress
 from tests.runs import points
@@ -90,18 +92,18 @@ def test_gpus_and_their_memory(monkeypatch):
     assert monitoring.idle_gpus(types.SimpleNamespace(variables=[replicated])) == []
 
 
-def test_what_fits_in_less_memory(tiny_model):
-    paper, gigabyte = monitoring.on_paper(tiny_model, 64, 4), 1e9
-    needed = 1.72 * sum(paper.values()) * 1e6
-    for capacity, replicas, devices, words in (
-        (needed, 1, 1, f"fit in {needed / gigabyte:.1f} GB: --batch_size=64 --precision=float32"),
-        (needed / 2, 1, 2, "--batch_size=64 --precision=float32"),
-        (needed, 2, 1, "--batch_size=128 --precision=float32"),
-        (None, 1, 1, "need less: --batch_size=64 --precision=float32"),
-        (1000, 1, 1, "no batch; lower --width or raise --gpu_memory"),
-    ):
-        found = monitoring.memory_advice(tiny_model, 128 * replicas, "float32", replicas, devices, capacity)
-        assert words in found
-    # In bfloat16 the activations are half as large, images and weights are not.
-    whole = "--batch_size=64 --precision=float32 or --batch_size=128 --precision=mixed_bfloat16"
-    assert monitoring.memory_advice(tiny_model, 128, "float32", 1, 1, 3 * needed).endswith(whole)
+def test_what_a_step_holds_and_what_smaller_ones_hold():
+    layers = [keras.Input((224, 224, 3)), keras.layers.Conv2D(16, 3, padding="same"), keras.layers.Flatten()]
+    model = keras.Sequential([*layers, keras.layers.Dense(10)])
+    images, kept, weights = 4 * 224 * 224 * 3, 224 * 224 * 16 + 10, 448 + 10 * (224 * 224 * 16 + 1)
+    sizes = [12 * weights + batch * (images + size * kept) for size in (4, 2) for batch in (100, 50)]
+    with pytest.raises(RunError) as error, monitoring.memory_errors(model, 200, "float32", 2):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    assert str(error.value) == (
+        "out of memory (OOM when allocating); "
+        "a step takes at least {:.2f} GB with --batch_size=200 --precision=float32, "
+        "{:.2f} GB with --batch_size=100 --precision=float32, {:.2f} GB with --batch_size=200 --precision="
+        "mixed_bfloat16, {:.2f} GB with --batch_size=100 --precision=mixed_bfloat16"
+    ).format(*(size / 1e9 for size in sizes))
+    with pytest.raises(tf.errors.ResourceExhaustedError), monitoring.memory_errors(model, 200, "float32", 2):
+        raise tf.errors.ResourceExhaustedError(None, None, "logs/train; No space left on device")
