@@ -192,12 +192,11 @@ class _Flag(absl_flags.ArgumentParser):
         low = self.low or 0
         with contextlib.suppress(ValueError):
             items = tuple(map(self.type, parts))
-            if set(items) <= set(self.choices or items) and (
-                self.type is str or all(low <= each <= LARGEST for each in items)
-            ):
+            allowed = items if self.type is str else [item for item in items if low <= item <= LARGEST]
+            if set(items) <= set(self.choices or allowed):
                 return items
-        allowed = f"{'whole ' * (self.type is int)}numbers from {low} to {LARGEST}"
-        raise ValueError(f"must be {' or '.join(self.choices or [allowed])}, separated by commas")
+        numbers = f"{'whole ' * (self.type is int)}numbers from {low} to {LARGEST}"
+        raise ValueError(f"must be {' or '.join(self.choices or [numbers])}, separated by commas")
 
 
 def _fields(kind):

@@ -2,8 +2,8 @@
 
     python tools/export_xla.py OUT [--batch_size=128,1024] [--precision=float32,mixed_bfloat16]
 
-PRECISION-BATCH.hlo in the folder OUT is the step as a serialized HloModuleProto: forward, backward, update and dropout;
-its parameters are the batch and all variables. PRECISION-BATCH.alias is the first line of its text, whose
+PRECISION-BATCH.hlo in the folder OUT is the step, forward, backward and update, as a serialized HloModuleProto whose
+parameters are the batch and all variables. PRECISION-BATCH.alias is the first line of its text, whose
 input_output_alias says which output is which parameter of the next step: {OUTPUT}: (PARAMETER, ...).
 """
 
@@ -39,20 +39,19 @@ def main(argv):
     settings = flags.parse(Settings, argv, __doc__, positional="out")
     if len(settings.out) != 1:
         raise UsageError(f"name one folder for the files, not {len(settings.out)}")
+    os.makedirs(settings.out[0], exist_ok=True)
     for precision in settings.precision:
         trainer = trainer_of(settings, precision)
-        os.makedirs(settings.out[0], exist_ok=True)
         for batch_size in settings.batch_size:
-            stem = os.path.join(settings.out[0], f"{precision}-{batch_size}")
-            module, text = compiled(trainer, batch_size)
-            for path, content in ((f"{stem}.hlo", module), (f"{stem}.alias", text.partition("\n")[0].encode())):
+            for suffix, content in compiled(trainer, batch_size).items():
+                path = os.path.join(settings.out[0], f"{precision}-{batch_size}{suffix}")
                 with atomic_write(path, "wb") as file:
                     file.write(content)
-            print(f"{stem}.hlo, {len(module) / 1e6:.1f} MB, and its .alias", flush=True)
+                print(f"{path}: {len(content):,} bytes", flush=True)
 
 
 def compiled(trainer, batch_size):
-    """The step of a Trainer for one batch size, before XLA's optimizations: (HloModuleProto as bytes, its text)."""
+    """The files of a Trainer's step for one batch size, before XLA's optimizations: {suffix: bytes}."""
     signature = list(trainer.train_step.input_signature)
     flat = [(spec.dtype, [length or batch_size for length in spec.shape]) for spec in tf.nest.flatten(signature)]
 
@@ -60,8 +59,8 @@ def compiled(trainer, batch_size):
     def step(*arguments):  # flat: specs are not taken within a structure
         return trainer._train_step(*tf.nest.pack_sequence_as(signature, arguments))
 
-    representation = step.experimental_get_compiler_ir(*(tf.TensorSpec(shape, dtype) for dtype, shape in flat))
-    return representation("hlo_serialized"), representation("hlo")
+    stage = step.experimental_get_compiler_ir(*(tf.TensorSpec(shape, dtype) for dtype, shape in flat))
+    return {".hlo": stage("hlo_serialized"), ".alias": stage("hlo").partition("\n")[0].encode()}
 
 
 if __name__ == "__main__":

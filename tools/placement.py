@@ -89,23 +89,19 @@ def timed(row, settings):
     for layer in (layer for layer in trainer.model.layers if hasattr(layer, "kernel")):
         flop[row_of(f"{layer.name}/")] += settings.batch_size * flop_of(layer)
 
-    def step():
-        float(trainer.train_step(*batch))
-
     def turn():
         with tempfile.TemporaryDirectory() as folder:
             with tf.profiler.experimental.Profile(folder):
-                step_ms = 1000 * seconds(step)
+                step_ms = 1000 * seconds(trainer.train_step, *batch)
             (path,) = Path(folder).rglob("*.xplane.pb")
             planes, spent = XSpace.FromString(path.read_bytes()).planes, collections.Counter()
         for plane in planes:
             for event in (event for line in plane.lines for event in line.events):
-                named = re.fullmatch(r"([\w./]+):\w+", plane.event_metadata[event.metadata_id].name)
-                if named:
+                if named := re.fullmatch(r"([\w./]+):\w+", plane.event_metadata[event.metadata_id].name):
                     spent[row_of(named[1]), phase_of(named[1])] += event.duration_ps / 1e9
         return {"step_ms": step_ms, "spent": spent}
 
-    step(), step()
+    trainer.train_step(*batch), trainer.train_step(*batch)
     return {"flop": flop}, turn
 
 

@@ -2,9 +2,9 @@
 
     python tools/profile_step.py [--width=0.25] [--batch_size=32] [--json=profile.json]
 
-TensorFlow's profiler times every operation; one runs at a time, so that they add up to the step. Padding, bias and ReLU
-belong to their convolution or product. Of limit: the time of the same multiplications in TensorFlow's 4096x4096 float32
-matrix product, measured before each step, over that of the layer.
+TensorFlow's profiler times every operation; one runs at a time, so that they add up to the step. Share: percent of all.
+Padding, bias and ReLU belong to their convolution or product. Of limit: the time of the same multiplications in a
+4096x4096 float32 matrix product, measured before each step, over that of the layer.
 """
 
 import collections
@@ -44,17 +44,16 @@ def main(argv):
         figures[phase] = milliseconds / settings.steps
         figures["share"] += 100 * milliseconds / spent.total()
     limit = {row: flop / gflops / 1e6 for row, flop in facts["step"]["flop"].items()}  # milliseconds
-    for row, milliseconds in limit.items():
-        rows[row]["of_limit"] = milliseconds / (rows[row]["forward"] + rows[row]["backward"])
+    for row in limit:
+        rows[row]["of_limit"] = limit[row] / (rows[row]["forward"] + rows[row]["backward"])
     report = {**dataclasses.asdict(settings), "step_ms": step_ms, "product_gflops": gflops, "rows": rows}
     report["of_limit"] = sum(limit.values()) / step_ms
-    columns = {phase: (phase, ".1f") for phase in ("forward", "backward", "update")}
-    columns |= {"%": ("share", ".1f"), "of limit": ("of_limit", ".2f")}
-    asked = f"{settings.variant}, width {settings.width:g}, {settings.precision}, batch of {settings.batch_size}"
+    columns = {name: (name, ".1f") for name in ("forward", "backward", "update", "share")}
+    columns["of limit"] = "of_limit", ".2f"
     text = harness.table("ms", columns, [(row, figures, "") for row, figures in rows.items()])
-    text += ["", f"{asked}: {step_ms:.1f} ms a step, mean of {settings.steps}, on the CPU. The matrix product at"]
-    text += [f"{gflops:.1f} GFLOP/s explains {100 * report['of_limit']:.0f} % of it."]
-    harness.publish(report, text, settings.json)
+    explained = f"{step_ms:.1f} ms a step, of which {gflops:.1f} GFLOP/s explain {100 * report['of_limit']:.0f} %"
+    asked = f"{settings.variant}, width {settings.width:g}, {settings.precision}, batch of {settings.batch_size}"
+    harness.publish(report, [f"{asked}: {explained}", "", *text], settings.json)
 
 
 if __name__ == "__main__":

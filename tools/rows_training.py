@@ -71,8 +71,9 @@ def start(row, settings):
 def trainer_of(settings, precision, devices=(), loss_scale=False):
     """A Trainer of the network of --variant and --width, in two towers and with 1000 classes."""
     options = {"classifier_activation": None, "width": settings.width, "dtype": precision, "seed": 0}
+    variant = getattr(settings, "variant", "paper")
     sgd = LossScale(MomentumSGD()) if loss_scale or precision == "mixed_float16" else MomentumSGD()
-    return Trainer(AlexNet(1000, settings.variant, devices=devices, **options), sgd, devices[0] if devices else None)
+    return Trainer(AlexNet(1000, variant, devices=devices, **options), sgd, devices[0] if devices else None)
 
 
 def plain_keras(width):
@@ -130,8 +131,7 @@ def flop_of(layer):
 
 def checkpoint(row, settings):
     """A turn measures three steps alone, then a checkpoint with steps beside it, then reading it."""
-    model = AlexNet(1000, "paper", devices=(), classifier_activation=None, width=settings.width)
-    trainer, epochs = Trainer(model, MomentumSGD()), itertools.count(1)
+    trainer, epochs = trainer_of(settings, "float32"), itertools.count(1)
     batch = random_batch(settings)
     checkpoints = Checkpoints(os.path.join(settings.folder, row), trainer.variables(), keep=1)
 

@@ -37,7 +37,12 @@ def choose(run, network, batch_size):
     operations itself. Raises UsageError or ArgumentError where a device is missing or lacks the precision, the
     environment describes no cluster, or the batch cannot be divided.
     """
-    limit_gpu_memory(run.gpu_memory)
+    for gpu in tf.config.list_physical_devices("GPU") if run.gpu_memory != "all" else ():
+        if run.gpu_memory == "grow":
+            tf.config.experimental.set_memory_growth(gpu, True)
+        else:
+            part = tf.config.LogicalDeviceConfiguration(int(run.gpu_memory))
+            tf.config.set_logical_device_configuration(gpu, [part])
     names = network.device_names()
     if run.strategy == "one":
         towers = all_devices = choose_devices(names, network.towers)
@@ -50,16 +55,6 @@ def choose(run, network, batch_size):
         keras.utils.set_random_seed(run.seed)
         tf.config.experimental.enable_op_determinism()
     return distribution, towers, all_devices
-
-
-def limit_gpu_memory(limit):
-    """Applies --gpu_memory to all GPUs. Raises RuntimeError where TensorFlow uses them with another limit already."""
-    for gpu in tf.config.list_physical_devices("GPU") if limit != "all" else ():
-        if limit == "grow":
-            tf.config.experimental.set_memory_growth(gpu, True)
-        else:
-            part = tf.config.LogicalDeviceConfiguration(memory_limit=int(limit))
-            tf.config.set_logical_device_configuration(gpu, [part])
 
 
 def open_distribution(strategy, devices=(), batch_size=1):

@@ -33,12 +33,10 @@ def test_the_exported_step_takes_its_own_outputs(tmp_path):
 
 
 def test_wrong_usage_is_one_line(tmp_path, capsys):
-    for argv, words in (
-        ([], "name one folder for the files, not 0"),
-        ([tmp_path, "--batch_size=0"], "--batch_size=0: must be whole numbers from 1"),
-        ([tmp_path, "--precision=float64"], "--precision=float64: must be float32 or mixed_bfloat16"),
-        ([tmp_path, "--width=0.01"], "--width=0.01: must give two towers the same units"),
+    for flag, words in (
+        ("--batch_size=0", "must be whole numbers from 1"),
+        ("--precision=half", "must be float32 or "),
     ):
-        run(*argv, code=2)
+        run(tmp_path, flag, code=2)
         error = capsys.readouterr().err
-        assert words in error and error.count("\n") == 1
+        assert f"{flag}: {words}" in error and error.count("\n") == 1
