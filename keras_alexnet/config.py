@@ -206,6 +206,7 @@ class RunConfig:
         choices=STRATEGIES,
         free=True,
     )
+    gpu_memory: str = flag("all", "Of each GPU: all, grow (as needed), or at most a number of MB.", free=True)
     deterministic: bool = flag(False, "Results that repeat to the bit on GPUs, as they do on CPUs.", free=True)
     dry_run: bool = flag(
         False, "Check everything, train two steps, estimate time and memory, write nothing.", saved=False, first=True
@@ -271,6 +272,8 @@ def check(config):
             if not any(layer.startswith(name) for layer in variants.LAYERS):
                 problem = f"must name layers of {', '.join(variants.LAYERS)}, not {name!r}"
                 raise ArgumentError(flag_name, flags.as_text(config)[flag_name], problem)
+    if not re.fullmatch(r"all|grow|[1-9]\d{0,8}", run.gpu_memory):
+        raise ArgumentError("gpu_memory", run.gpu_memory, "must be all, grow, or a number of MB such as 20000")
     if run.profile and (len(run.profile) != 2 or not 1 <= run.profile[0] <= run.profile[1]):
         problem = "must be the first and the last step, such as 10,15"
         raise ArgumentError("profile", flags.as_text(config)["profile"], problem)

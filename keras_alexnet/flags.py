@@ -165,7 +165,7 @@ class _Flag(absl_flags.ArgumentParser):
             return argument  # the default
         if len(argument.splitlines()) > 1 or "\0" in argument:
             raise ValueError("must not contain line breaks or null characters")
-        if self.choices:
+        if self.choices and not self.is_tuple:
             absl_flags.EnumParser([str(choice) for choice in self.choices]).parse(argument)
             return next(choice for choice in self.choices if str(choice) == argument)
         if self.is_tuple and not self.many:
@@ -189,11 +189,14 @@ class _Flag(absl_flags.ArgumentParser):
         return value
 
     def _items(self, parts):
+        low = self.low or 0
         with contextlib.suppress(ValueError):
             items = tuple(map(self.type, parts))
-            if self.type is str or all(0 <= item <= LARGEST for item in items):
+            allowed = items if self.type is str else [item for item in items if low <= item <= LARGEST]
+            if set(items) <= set(self.choices or allowed):
                 return items
-        raise ValueError(f"must be {'whole ' * (self.type is int)}numbers from 0 to {LARGEST}, separated by commas")
+        numbers = f"{'whole ' * (self.type is int)}numbers from {low} to {LARGEST}"
+        raise ValueError(f"must be {' or '.join(self.choices or [numbers])}, separated by commas")
 
 
 def _fields(kind):

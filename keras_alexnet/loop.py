@@ -45,6 +45,7 @@ class Loop:
         image, aligned = model.inputs[0], self.augmentation.aligned_mean
         preprocess = Preprocessing(statistics.mean_image, image.shape[1], aligned, devices, image.dtype)
         replica_batch = training.batch_size // distribution.replicas
+        self.asked = model, training.batch_size, config.network.precision, distribution.replicas
         with distribution.strategy.scope():
             self.sgd = MomentumSGD(
                 training.learning_rate,
@@ -154,7 +155,8 @@ class Loop:
             self.trainer.averages.reset()
         callbacks.on_epoch_begin(progress.epochs)
         try:
-            row = self._train_and_validate(rate, callbacks, stop)
+            with monitoring.memory_errors(*self.asked):
+                row = self._train_and_validate(rate, callbacks, stop)
         except tf.errors.OpError as error:
             if self.distribution.workers == 1:
                 raise
@@ -356,8 +358,8 @@ def dry_run(loop, devices):
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
     free = shutil.disk_usage(folder).free
-    memory = ", ".join(f"{name} {size / GIGABYTE:.1f} GB" for name, size in monitoring.memory().items())
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = ", ".join(f"{name} {size / GIGABYTE:.1f} GB" for name, size in monitoring.memory().items())
     print(
         f"{describe(loop, devices)}"
         f"steps:      {loop.steps:,} an epoch, {training.epochs * loop.steps:,} in {training.epochs} epochs to go\n"
@@ -388,7 +390,8 @@ def _step_seconds(loop):
         reader = read(batches.repeat())  # a set may hold one batch only
         for _ in range(2):
             started = time.perf_counter()
-            loss = step(*next(reader))
+            with monitoring.memory_errors(*loop.asked):
+                loss = step(*next(reader))
             seconds = time.perf_counter() - started
         if loss is not None and not math.isfinite(float(loss)):
             raise RunError(f"the loss is {float(loss)} after two steps; lower --learning_rate")

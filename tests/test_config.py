@@ -77,6 +77,7 @@ def test_an_ablation_differs_from_the_baseline_by_what_it_says_and_nothing_else(
         (["--devices=GPU:0,GPU:1", "--towers=1"], "must not be more devices than towers"),
         (["--devices=GPU:0", "--strategy=multi_worker"], "--devices=GPU:0: must be left out"),
         (["--precision=mixed_float16", "--strategy=mirrored"], "--precision=mixed_float16: must be mixed_bfloat16"),
+        (["--gpu_memory=0"], "--gpu_memory=0: must be all, grow, or a number of MB such as 20000"),
         (["--profile=5,2"], "--profile=5,2: must be the first and the last step"),
     ],
 )

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from keras_alexnet import __version__, datasets, evaluate, export, loop, predict
 from keras_alexnet import config as configs
 from keras_alexnet.model import weights
 from keras_alexnet.paper import experiment
+from keras_alexnet.training import metrics
 from tests.runs import SMALL_CLASSES, TINY_RUN, call, history, newest, points, refusal, state
 
 
@@ -226,3 +228,17 @@ def test_what_speaks_against_a_good_result(tiny_run, small_images, tmp_path):
     assert "warning:    3 training steps are few" in shown
     error = float(history(tmp_path)[0]["val_top1_error"])
     assert ("no better than always giving the most frequent class (66.67 %)" in shown) == (error >= 66.66)
+
+
+@pytest.mark.parametrize("more", [["--dry_run"], []], ids=["dry_run", "train"])
+def test_a_step_that_is_too_large_says_what_would_fit(more, small_images, tmp_path, monkeypatch):
+    per_image = metrics.per_image
+
+    def huge(logits, labels):
+        return per_image(logits + tf.reduce_mean(tf.random.normal((1 << 14, 1 << 20, 1 << 10))), labels)  # 64 TB
+
+    monkeypatch.setattr(metrics, "per_image", huge)
+    argv = [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={tmp_path / 'run'}", *more]
+    line = refusal(train, *argv, code=1)
+    assert line.startswith("out of memory (OOM when allocating tensor with shape[16384,1048576,1024]")
+    assert re.search(r"\); a step takes at least .* GB with --batch_size=4 --precision=mixed_bfloat16$", line)

@@ -106,7 +106,7 @@ def as_text(report):
 
 def layer_of(crossing):
     """The layer of a tensor, or the tensor where it is of none."""
-    layers = re.findall(r"(?:join|norm|conv|fc|relu|pool|dropout)\d\w*?(?:_tower\d)?(?=_\d+/|/|$)", crossing["tensor"])
+    layers = re.findall(r"(?:pad|join|norm|conv|fc|relu|pool|dropout)\d\w*?(?=_\d+/|/|$)", crossing["tensor"])
     return layers[0] if layers and crossing["kind"] != "input" else crossing["tensor"]
 
 

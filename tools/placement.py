@@ -1,24 +1,24 @@
-"""Where the operations of a training step run and what crosses between devices, for device_report.py.
+"""Where the operations of a training step run, what crosses between devices (device_report.py), and how long they take.
 
-Read from the partition graphs that TensorFlow hands to its devices, after all its optimizations.
+Read from the partition graphs that TensorFlow hands to its devices, after all its optimizations, and from its profiler.
 """
 
+import collections
 import math
 import os
 import re
 import tempfile
+from pathlib import Path
 
-import keras
 import tensorflow as tf
+from device_report import layer_of
+from harness import seconds
+from rows_training import flop_of, random_batch, trainer_of
+from tensorflow.tsl.profiler.protobuf.xplane_pb2 import XSpace
 
-from keras_alexnet import rundir
 from keras_alexnet.cli import quiet_start
-from keras_alexnet.config import NetworkConfig
-from keras_alexnet.data.augmentation import Preprocessing
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.model.towers import check_precision, choose_devices
-from keras_alexnet.training.optimizer import LossScale, MomentumSGD
-from keras_alexnet.training.trainer import Trainer
 
 # What a partition graph holds beside work: its ends, the ends of crossings, and what is there only to be waited for.
 NO_WORK = {"_Arg", "_Retval", "_Send", "_Recv", "_HostSend", "_HostRecv", "_DeviceArg", "_DeviceRetval", "NoOp"}
@@ -35,15 +35,9 @@ def measure(settings):
     if len(devices) < 2:
         raise UsageError(f"--devices={settings.devices}: give two, or nothing crosses")
     check_precision(settings.precision, devices)
-    network = NetworkConfig(variant=settings.variant, width=settings.width, precision=settings.precision)
-    model = rundir.build_model(network, 1000, 0, devices)
-    image, mean_image = model.inputs[0], tf.zeros((256, 256, 3)).numpy()
-    preprocess = Preprocessing(mean_image, image.shape[1], False, devices, image.dtype)
-    keras.config.disable_interactive_logging()
-    scaled = settings.loss_scale or settings.precision == "mixed_float16"
-    trainer = Trainer(model, LossScale(MomentumSGD()) if scaled else MomentumSGD(), devices[0], None, preprocess)
+    trainer = trainer_of(settings, settings.precision, devices, settings.loss_scale)
     step = trainer.train_step.get_concrete_function()
-    by_handle = {id(each.value.handle): each for each in [*model.variables, *trainer.optimizer.variables]}
+    by_handle = {id(each.value.handle): each for each in [*trainer.model.variables, *trainer.optimizer.variables]}
     captured = enumerate(step.captured_inputs, len(step.inputs) - len(step.captured_inputs))
     # The Keras variable behind each argument of the step, by the number of the argument.
     variables = {number: by_handle[id(handle)] for number, handle in captured if id(handle) in by_handle}
@@ -78,7 +72,39 @@ def phase_of(name):
     if "gradient_tape/" in name:
         return "backward"
     # With a scaled loss the whole update is a branch, taken when all gradients are finite.
-    return "update" if re.search(r"\b(momentum_sgd|loss_scale|cond)/", name) else "forward"
+    return "update" if re.search(r"\b(momentum_sgd|loss_scale|cond)/|^ResourceApply", name) else "forward"
+
+
+def row_of(name):
+    """An operation's row of profile_step.py: conv1 to fc8, the kind of another layer, update, or loss: all else."""
+    layer = re.match(r"([a-z]+)(\d)", layer_of({"tensor": name, "kind": ""}))
+    kind, number = layer.groups() if layer else ("loss", "")
+    if kind in ("pad", "conv", "relu", "fc"):
+        kind = ("conv" if number < "6" else "fc") + number
+    return "update" if phase_of(name) == "update" else kind
+
+
+def timed(row, settings):
+    """A row of profile_step.py; a turn is one step: "step_ms", and "spent", milliseconds by (row, phase)."""
+    trainer, flop = trainer_of(settings, settings.precision), collections.Counter()
+    batch = random_batch(settings.batch_size, trainer.signature)
+    for layer in (layer for layer in trainer.model.layers if hasattr(layer, "kernel")):
+        flop[row_of(f"{layer.name}/")] += settings.batch_size * flop_of(layer)
+
+    def turn():
+        with tempfile.TemporaryDirectory() as folder:
+            with tf.profiler.experimental.Profile(folder):
+                step_ms = 1000 * seconds(trainer.train_step, *batch)
+            (path,) = Path(folder).rglob("*.xplane.pb")
+            planes, spent = XSpace.FromString(path.read_bytes()).planes, collections.Counter()
+        for plane in planes:
+            for event in (event for line in plane.lines for event in line.events):
+                if named := re.fullmatch(r"([\w./]+):\w+", plane.event_metadata[event.metadata_id].name):
+                    spent[row_of(named[1]), phase_of(named[1])] += event.duration_ps / 1e9
+        return {"step_ms": step_ms, "spent": spent}
+
+    trainer.train_step(*batch), trainer.train_step(*batch)
+    return {"flop": flop}, turn
 
 
 class Graph:

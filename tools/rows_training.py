@@ -11,14 +11,16 @@ import numpy as np
 import tensorflow as tf
 from harness import resident_peak, seconds, step_turn
 
-from keras_alexnet import AlexNet, card
+from keras_alexnet import AlexNet, card, rundir
 from keras_alexnet.cli import quiet_start
+from keras_alexnet.config import NetworkConfig
 from keras_alexnet.data import pipeline, sources
-from keras_alexnet.data.augmentation import Augmentation
+from keras_alexnet.data.augmentation import Augmentation, Preprocessing
 from keras_alexnet.data.statistics import Statistics
 from keras_alexnet.model.towers import choose_devices
 from keras_alexnet.training.checkpoints import Checkpoints
-from keras_alexnet.training.optimizer import MomentumSGD
+from keras_alexnet.training.monitoring import on_paper
+from keras_alexnet.training.optimizer import LossScale, MomentumSGD
 from keras_alexnet.training.progress import Progress
 from keras_alexnet.training.trainer import Trainer
 
@@ -44,10 +46,16 @@ def product(row, settings):
     return facts | {"product_size": PRODUCT}, turn
 
 
-def random_batch(settings):
-    """(images, labels) that stay where they are."""
-    images = tf.random.normal((settings.batch_size, 224, 224, 3), stddev=60.0)
-    return images, tf.random.uniform((settings.batch_size,), maxval=1000, dtype=tf.int32)
+def random_batch(batch_size, signature):
+    """A batch that stays where it is, by the signature of a Trainer: images or crops, 1 for adjustments, and labels."""
+
+    def filled(spec):
+        shape = (batch_size, *spec.shape[1:])
+        if spec.dtype == tf.float32:
+            return tf.random.normal(shape, stddev=60.0) if len(shape) == 4 else tf.ones(shape)
+        return tf.cast(tf.random.uniform(shape, maxval=256, dtype=tf.int32), spec.dtype)
+
+    return tf.nest.map_structure(filled, signature)
 
 
 def start(row, settings):
@@ -55,8 +63,9 @@ def start(row, settings):
     kind = "GPU" if GPUS else "CPU"
     with quiet_start():
         devices = choose_devices([f"{kind}:{place}" for place in range(2 if row == "two_devices" else 1)], 2)
+    signature = tf.TensorSpec((None, 224, 224, 3), tf.float32), tf.TensorSpec((None,), tf.int32)
     with tf.device(devices[0]):
-        batch = random_batch(settings)
+        batch = random_batch(settings.batch_size, signature)
     peak_mb = (lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e6) if GPUS else resident_peak()
     if row == "keras":
         model, train_step = plain_keras(settings.width)
@@ -65,6 +74,18 @@ def start(row, settings):
         model = AlexNet(1000, devices=pinned, classifier_activation=None, width=settings.width, dtype=dtype, seed=0)
         train_step = Trainer(model, MomentumSGD(), devices[0]).train_step
     return {"parameters": model.count_params()}, step_turn(settings, lambda: float(train_step(*batch)), peak_mb)
+
+
+def trainer_of(settings, precision, devices=(), loss_scale=False):
+    """A Trainer of the network of --variant and --width, two towers and 1000 classes, whose batches are as in training."""
+    variant = getattr(settings, "variant", "paper")
+    model = rundir.build_model(
+        NetworkConfig(variant=variant, width=settings.width, precision=precision), 1000, 0, devices
+    )
+    image, mean_image = model.inputs[0], np.zeros((256, 256, 3), np.float32)
+    preprocess = Preprocessing(mean_image, image.shape[1], False, devices, image.dtype)
+    sgd = LossScale(MomentumSGD()) if loss_scale or precision == "mixed_float16" else MomentumSGD()
+    return Trainer(model, sgd, devices[0] if devices else None, None, preprocess)
 
 
 def plain_keras(width):
@@ -110,29 +131,20 @@ def plain_keras(width):
 
 
 def flop_per_image(model):
-    """Floating-point operations of convolutions and matrix products in a training step, for one image.
-
-    Two a multiplication with its addition; once forward, once for the kernel's gradient, once for the input's, which
-    layers that see the image do without.
-    """
-    layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
-    return sum(card.operations(layer) * (2 if layer.kernel.shape[-2] == 3 else 3) for layer in layers)
+    """Floating-point operations of convolutions and matrix products in a training step, for one image."""
+    return sum(flop_of(layer) for layer in model.layers if hasattr(layer, "kernel"))
 
 
-def on_paper(model, batch_size, number_bytes):
-    """What a step must hold, in MB by kind; weights, momentum and gradients in float32."""
-    in_place = ("InputLayer", "ZeroPadding2D", "Activation", "Copies", "Flatten")
-    kept = sum(math.prod(layer.output.shape[1:]) for layer in model.layers if type(layer).__name__ not in in_place)
-    activations = batch_size * (4 * math.prod(model.input_shape[1:]) + kept * number_bytes) / 1e6
-    weights = 4 * model.count_params() / 1e6
-    return {**dict.fromkeys(("weights", "momentum", "gradients"), weights), "activations": activations}
+def flop_of(layer):
+    """Those of one layer: two a multiplication with its addition; once forward, once for the kernel's gradient, once
+    for the input's, which layers that see the image do without."""
+    return card.operations(layer) * (2 if layer.kernel.shape[-2] == 3 else 3)
 
 
 def checkpoint(row, settings):
     """A turn measures three steps alone, then a checkpoint with steps beside it, then reading it."""
-    model = AlexNet(1000, "paper", devices=(), classifier_activation=None, width=settings.width)
-    trainer, epochs = Trainer(model, MomentumSGD()), itertools.count(1)
-    batch = random_batch(settings)
+    trainer, epochs = trainer_of(settings, "float32"), itertools.count(1)
+    batch = random_batch(settings.batch_size, trainer.signature)
     checkpoints = Checkpoints(os.path.join(settings.folder, row), trainer.variables(), keep=1)
 
     def step():

@@ -71,7 +71,7 @@ def _normalized_by_band(x, k, n, alpha, beta):
     Faster on a CPU: the sums are a matrix product, and the gradient reads the activations half as often.
     """
     channels, shape = x.shape[-1], tf.shape(x)
-    place = np.arange(channels)
+    place, scope = np.arange(channels), tf.get_current_name_scope()
     window = (abs(place[:, None] - place) <= n // 2).astype(np.float32)
 
     @tf.custom_gradient
@@ -84,9 +84,10 @@ def _normalized_by_band(x, k, n, alpha, beta):
 
         def gradient(upstream):
             # With s = base: dy_j / dx_i = [i = j] s_i^-beta - 2 alpha beta x_i y_j / s_j, for j in the window of i.
-            upstream = tf.reshape(upstream, (-1, channels))
-            spread = (upstream * y / base) @ (2 * alpha * beta * window)
-            return tf.reshape(upstream * factor - x * spread, shape)
+            with tf.name_scope(f"gradient_tape/{scope or 'norm'}"):  # as TensorFlow names what is backward
+                upstream = tf.reshape(upstream, (-1, channels))
+                spread = (upstream * y / base) @ (2 * alpha * beta * window)
+                return tf.reshape(upstream * factor - x * spread, shape)
 
         return tf.reshape(y, shape), gradient
 

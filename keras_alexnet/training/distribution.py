@@ -37,6 +37,12 @@ def choose(run, network, batch_size):
     operations itself. Raises UsageError or ArgumentError where a device is missing or lacks the precision, the
     environment describes no cluster, or the batch cannot be divided.
     """
+    for gpu in tf.config.list_physical_devices("GPU") if run.gpu_memory != "all" else ():
+        if run.gpu_memory == "grow":
+            tf.config.experimental.set_memory_growth(gpu, True)
+        else:
+            part = tf.config.LogicalDeviceConfiguration(int(run.gpu_memory))
+            tf.config.set_logical_device_configuration(gpu, [part])
     names = network.device_names()
     if run.strategy == "one":
         towers = all_devices = choose_devices(names, network.towers)

@@ -1,5 +1,6 @@
 """Monitors training: TensorBoard's curves and filters, `history.csv`, and warnings."""
 
+import contextlib
 import csv
 import glob
 import math
@@ -12,6 +13,7 @@ import time
 import keras
 import tensorflow as tf
 
+from keras_alexnet.errors import RunError, brief
 from keras_alexnet.files import atomic_write, print_above_bar, progress_bar
 from keras_alexnet.model import filters
 from keras_alexnet.training import metrics
@@ -264,6 +266,31 @@ def memory():
         name = device.name.removeprefix("/device:")
         used[name] = tf.config.experimental.get_memory_info(name)["current"]
     return used
+
+
+def on_paper(model, batch_size, number_bytes):
+    """What a step must hold, in MB by kind; weights, momentum and gradients in float32."""
+    in_place = ("InputLayer", "ZeroPadding2D", "Activation", "Copies", "Flatten")
+    kept = sum(math.prod(layer.output.shape[1:]) for layer in model.layers if type(layer).__name__ not in in_place)
+    activations = batch_size * (4 * math.prod(model.input_shape[1:]) + kept * number_bytes) / 1e6
+    weights = 4 * model.count_params() / 1e6
+    return {**dict.fromkeys(("weights", "momentum", "gradients"), weights), "activations": activations}
+
+
+@contextlib.contextmanager
+def memory_errors(model, batch_size, precision, replicas):
+    """A block of steps: if one has too little memory, RunError says what it and smaller ones hold on each replica."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        if "No space left" in error.message:  # on the disk of TensorBoard's files
+            raise
+        found = []
+        for name in (precision, *["mixed_bfloat16"] * (precision == "float32")):
+            for batch in (batch_size, batch_size // 2):
+                megabytes = sum(on_paper(model, batch // replicas, 4 if name == "float32" else 2).values())
+                found.append(f"{megabytes / 1000:.2f} GB with --batch_size={batch} --precision={name}")
+        raise RunError(f"out of memory ({brief(error)}); a step takes at least {', '.join(found)}") from None
 
 
 def idle_gpus(model):

@@ -1,5 +1,7 @@
 import pytest
+import tensorflow as tf
 
+from keras_alexnet import config as configs
 from keras_alexnet.errors import UsageError
 from keras_alexnet.training import distribution
 
@@ -31,3 +33,16 @@ def test_slurms_environment_is_a_cluster(monkeypatch):
     resolver = distribution.resolver()
     assert resolver.cluster_spec().as_dict() == {"worker": ["node1:8888", "node1:8889", "node2:8888", "node2:8889"]}
     assert (resolver.task_type, resolver.task_id) == ("worker", 2)
+
+
+def test_the_memory_of_every_gpu_is_limited(monkeypatch):
+    made = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first", "second"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(tf.config, "set_logical_device_configuration", lambda *arguments: made.append(arguments))
+    for limit in ("all", "grow", "4000"):
+        argv = ["--dataset=shapes", "--model_dir=run", "--devices=CPU:0", f"--gpu_memory={limit}"]
+        config = configs.parse_train(argv, "usage")
+        distribution.choose(config.run, config.network, 8)
+    assert made[:2] == [("first", True), ("second", True)]
+    assert [(gpu, part.memory_limit) for gpu, (part,) in made[2:]] == [("first", 4000), ("second", 4000)]

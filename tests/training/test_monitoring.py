@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet.config import RunConfig
+from keras_alexnet.errors import RunError
 from keras_alexnet.training import metrics, monitoring
 from keras_alexnet.training.progress import Progress
 from tests.runs import points
@@ -88,3 +89,14 @@ def test_gpus_and_their_memory(monkeypatch):
     assert monitoring.idle_gpus(types.SimpleNamespace(variables=towers)) == ["GPU:1"]
     replicated = types.SimpleNamespace(value=types.SimpleNamespace(values=tuple(values)))
     assert monitoring.idle_gpus(types.SimpleNamespace(variables=[replicated])) == []
+
+
+def test_what_a_step_and_smaller_ones_hold(tiny_model):
+    sizes = [sum(monitoring.on_paper(tiny_model, 500 // part, size).values()) for size in (4, 2) for part in (1, 2)]
+    first, *others = (f"{size / 1000:.2f} GB with --batch_size=" for size in sizes)
+    with pytest.raises(RunError) as error, monitoring.memory_errors(tiny_model, 1000, "float32", 2):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    assert str(error.value).startswith(f"out of memory (OOM when allocating); a step takes at least {first}1000 ")
+    assert all(words in str(error.value) for words in others)
+    with pytest.raises(tf.errors.ResourceExhaustedError), monitoring.memory_errors(tiny_model, 1000, "float32", 2):
+        raise tf.errors.ResourceExhaustedError(None, None, "logs/train; No space left on device")
