@@ -77,7 +77,7 @@ def start(row, settings):
 
 
 def trainer_of(settings, precision, devices=(), loss_scale=False):
-    """A Trainer of the network of --variant and --width, two towers and 1000 classes, whose batches are as in training."""
+    """A Trainer of the network of --variant and --width, two towers, 1000 classes; its batches are as in training."""
     variant = getattr(settings, "variant", "paper")
     model = rundir.build_model(
         NetworkConfig(variant=variant, width=settings.width, precision=precision), 1000, 0, devices

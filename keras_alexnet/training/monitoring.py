@@ -272,7 +272,7 @@ def on_paper(model, batch_size, number_bytes):
     """What a step must hold, in MB by kind; weights, momentum and gradients in float32."""
     in_place = ("InputLayer", "ZeroPadding2D", "Activation", "Copies", "Flatten")
     kept = sum(math.prod(layer.output.shape[1:]) for layer in model.layers if type(layer).__name__ not in in_place)
-    activations = batch_size * (4 * math.prod(model.input_shape[1:]) + kept * number_bytes) / 1e6
+    activations = batch_size * (4 * math.prod(model.inputs[0].shape[1:]) + kept * number_bytes) / 1e6
     weights = 4 * model.count_params() / 1e6
     return {**dict.fromkeys(("weights", "momentum", "gradients"), weights), "activations": activations}
 
