@@ -136,8 +136,7 @@ def flop_per_image(model):
 
 
 def flop_of(layer):
-    """Those of one layer: two a multiplication with its addition; once forward, once for the kernel's gradient, once
-    for the input's, which layers that see the image do without."""
+    """Those of one layer: forward, the kernel's gradient, and the input's, which layers that see images do without."""
     return card.operations(layer) * (2 if layer.kernel.shape[-2] == 3 else 3)
 
 

@@ -41,8 +41,7 @@ def choose(run, network, batch_size):
         if run.gpu_memory == "grow":
             tf.config.experimental.set_memory_growth(gpu, True)
         else:
-            part = tf.config.LogicalDeviceConfiguration(int(run.gpu_memory))
-            tf.config.set_logical_device_configuration(gpu, [part])
+            tf.config.set_logical_device_configuration(gpu, [tf.config.LogicalDeviceConfiguration(int(run.gpu_memory))])
     names = network.device_names()
     if run.strategy == "one":
         towers = all_devices = choose_devices(names, network.towers)
