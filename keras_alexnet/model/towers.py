@@ -11,14 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_alexnet.errors import ArgumentError
-from keras_alexnet.model.layers import (
-    ChannelShare,
-    Copies,
-    Dropout,
-    InMapNormalization,
-    LocalResponseNormalization,
-    PixelConvolution,
-)
+from keras_alexnet.model.layers import ChannelShare, Copies, Dropout, InMapNormalization, LocalResponseNormalization
 from keras_alexnet.model.variants import TOPOLOGIES, UNITS, VARIANTS
 
 _ORDER = "channels_last"  # whatever Keras' global image_data_format is
@@ -64,8 +57,7 @@ class TowerLayers:
             "data_format": _ORDER,
             "groups": 1 if name in ("conv1", "conv6", self.linking) else self.own_groups,
         }
-        kind = PixelConvolution if name == "conv1" else keras.layers.Conv2D
-        make = partial(kind, self._units_of(name), size, **options)
+        make = partial(keras.layers.Conv2D, self._units_of(name), size, **options)
         return self._layer(partial(self._with_weights, make, stddev, bias), name, parts)
 
     def dense(self, name, parts, stddev, bias):

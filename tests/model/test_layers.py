@@ -3,14 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet.model.layers import (
-    ChannelShare,
-    Copies,
-    Dropout,
-    InMapNormalization,
-    LocalResponseNormalization,
-    PixelConvolution,
-)
+from keras_alexnet.model.layers import ChannelShare, Copies, Dropout, InMapNormalization, LocalResponseNormalization
 from tests.reference import dropout as dropout_reference
 from tests.reference import normalization as reference
 
@@ -129,20 +122,3 @@ def test_wrong_arguments_are_named():
     ):
         with pytest.raises(ValueError, match=words):
             make()
-
-
-@pytest.mark.parametrize("size, stride, shape", [(11, 4, (227, 227)), (11, 4, (64, 97)), (7, 2, (50, 49))])
-def test_a_convolution_of_pixels_is_the_same_in_training(size, stride, shape, monkeypatch):
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind=None: [])
-    layer = PixelConvolution(8, size, stride, bias_initializer="ones", kernel_initializer="glorot_normal")
-    images = tf.constant(np.random.default_rng(0).normal(size=(2, *shape, 3)), tf.float32)
-    layer.build(images.shape)
-    found = []
-    for training in (False, True):
-        with tf.GradientTape() as tape:
-            outputs = layer(images, training=training)
-            total = tf.reduce_sum(outputs**2)
-        found.append([outputs, *tape.gradient(total, layer.trainable_variables)])
-    for whole, blocks in zip(*found, strict=True):
-        np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5 * np.abs(whole).max())
-    assert not np.array_equal(found[0][0], found[1][0])  # sums in another order
