@@ -20,16 +20,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from keras_alexnet.data import records, statistics
-from keras_alexnet.data.decoding import (
-    SHORTER_SIDE,
-    STORED_SIZE,
-    STRETCH,
-    decode_center,
-    decode_window,
-    require_whole,
-    to_yuv420,
-)
+from keras_alexnet.data import decoding, records, statistics
+from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH
 from keras_alexnet.data.pipeline import parallel_calls, with_options
 from keras_alexnet.data.records import FILE_NAME, IMAGE, LABEL, MANIFEST, PLACES, SPLITS, WORK, sha256_of
 from keras_alexnet.data.sources import Settings, conversion
@@ -96,8 +88,8 @@ def claim(out_dir):
 def write_shards(source, split, numbers, folder, settings, threads=0):
     """Writes the shards of these numbers, rising, of a split; yields int, the images done since the last time."""
     files, order = settings.files(split, source.count), (settings.seed,)
-    load, decoding = source.loader(), (settings.resize, source.orientation)
-    stored = _storing(settings.size, settings.encoding, settings.quality, *decoding)
+    load = source.loader()
+    stored = _storing(settings.size, settings.encoding, settings.quality, settings.resize, source.orientation)
 
     def encode(place, item):
         image_bytes, label = load(*item)
@@ -217,12 +209,12 @@ def _storing(size, encoding, quality, resize, orientation):
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string)], autograph=False)
     def stored(image_bytes):
-        image = decode_window(require_whole(image_bytes), 0, 0, size, size, resize, orientation)
+        image = decoding.decode_window(decoding.require_whole(image_bytes), 0, 0, size, size, resize, orientation)
         # The statistics are of the images before they are encoded, which is to say of the source.
         if encoding != "jpeg":
-            return (to_yuv420(image) if encoding == "yuv420" else tf.zeros([0], tf.uint8)), image
+            return (decoding.to_yuv420(image) if encoding == "yuv420" else tf.zeros([0], tf.uint8)), image
         content = tf.io.encode_jpeg(image, quality=quality)
-        return content, image if size == STORED_SIZE else decode_center(content)
+        return content, image if size == STORED_SIZE else decoding.decode_center(content)
 
     return stored
 
