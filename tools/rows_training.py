@@ -79,9 +79,8 @@ def start(row, settings):
 def trainer_of(settings, precision, devices=(), loss_scale=False):
     """A Trainer of the network of --variant and --width, two towers, 1000 classes; its batches are as in training."""
     variant = getattr(settings, "variant", "paper")
-    model = rundir.build_model(
-        NetworkConfig(variant=variant, width=settings.width, precision=precision), 1000, 0, devices
-    )
+    network = NetworkConfig(variant=variant, width=settings.width, precision=precision)
+    model = rundir.build_model(network, 1000, 0, devices)
     image, mean_image = model.inputs[0], np.zeros((256, 256, 3), np.float32)
     preprocess = Preprocessing(mean_image, image.shape[1], False, devices, image.dtype)
     sgd = LossScale(MomentumSGD()) if loss_scale or precision == "mixed_float16" else MomentumSGD()

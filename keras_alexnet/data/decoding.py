@@ -25,7 +25,6 @@ _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x60\x82"  # how a PNG begins and ends
 _JPEG, _END_OF_IMAGE, _START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", b"\xff\xda"  # markers
 # RGB -> luma and the differences of blue and red from it (JFIF 1.02), which are 128 for a gray pixel.
 _TO_YUV = (0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)
-_GRAY = (0.0, 128.0, 128.0)
 _NOT_INLINED = {"_noinline": True}
 # How a file of orientation 0 (unused), 1 to 8 is turned upright: are rows reversed, columns reversed; axes after that.
 _TURNS = (0, 0, 0, 1), (0, 0, 0, 1), (0, 1, 0, 1), (1, 1, 0, 1), (1, 0, 0, 1)
@@ -187,11 +186,11 @@ def to_yuv420(image):
     For every two rows of pixels the luma of both, then blue's and then red's difference from it, each the mean of 2x2
     pixels, which JPEG's usual files do not keep finer either. The numbers are JFIF's, which are those of a JPEG.
     """
-    yuv = tf.tensordot(tf.cast(image, tf.float32), tf.constant(_TO_YUV, tf.float32), [[2], [1]]) + _GRAY
+    yuv = tf.tensordot(tf.cast(image, tf.float32), tf.constant(_TO_YUV, tf.float32), [[2], [1]]) + (0.0, 128.0, 128.0)
     luma = tf.reshape(yuv[..., 0], (STORED_SIZE // 2, -1))
     color = tf.reduce_mean(tf.reshape(yuv[..., 1:], (STORED_SIZE // 2, 2, STORED_SIZE // 2, 2, 2)), (1, 3))
-    color = tf.reshape(tf.transpose(color, (0, 2, 1)), (STORED_SIZE // 2, -1))
-    return tf.cast(tf.clip_by_value(tf.concat([luma, color], 1) + 0.5, 0, 255), tf.uint8)
+    planes = tf.concat([luma, tf.reshape(tf.transpose(color, (0, 2, 1)), (STORED_SIZE // 2, -1))], 1)
+    return tf.cast(tf.clip_by_value(planes + 0.5, 0, 255), tf.uint8)
 
 
 # Compiled, a whole batch is converted in one pass.

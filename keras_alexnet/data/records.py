@@ -224,8 +224,8 @@ class RawSource(IndexedSource):
 
         def read(index, first, band):
             if os.preadv(opened(self.files[index]), [band], self.offsets[index] + first) != band.nbytes:
-                problem = f"it ends before the image at byte {self.offsets[index]} does"
-                raise OSError(errno.EIO, problem, self.paths[self.files[index]])
+                place, path = self.offsets[index], self.paths[self.files[index]]
+                raise OSError(errno.EIO, f"it ends before the image at byte {place} does", path)
 
         return read
 

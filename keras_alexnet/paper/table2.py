@@ -60,8 +60,7 @@ TABLE = table1.Ilsvrc(
     "--seed",
     COMMAND,
 )
-# Their authors' figures: github.com/osmr/imgclsmob, CNTK's AlexNet example, Caffe's bvlc_alexnet (its weights measured
-# by others again: 43.2 to 45.4), torchvision's documentation, and github.com/gitthhub/AlexNet.
+# By their authors: osmr/imgclsmob, CNTK's example, Caffe's model zoo, torchvision's documentation, gitthhub/AlexNet.
 OTHERS = Table(
     "Published by others, not measured here: ILSVRC-2012 validation set, one center crop, errors in percent",
     ("", "top-1", "top-5"),

@@ -48,8 +48,7 @@ def open_client(target, deadline=30.0, retries=3):
 
     Args:
         target: str, `http://HOST[:8501][/v1/models/NAME[/versions/N]]`, `https://...`,
-            `grpc://HOST[:8500][/NAME[/versions/N]]`, or the folder of an exported model or a run. NAME is alexnet by
-            default.
+            `grpc://HOST[:8500][/NAME[/versions/N]]`, or the folder of an export or of a run. NAME: alexnet by default.
         deadline: float, seconds for a request to a server, retries included.
         retries: int, how often a request is repeated when the server cannot be reached or is overloaded.
 
