@@ -104,7 +104,7 @@ def test_the_report_fails_where_one_device_makes_the_input_of_both(tmp_path, mon
         def __call__(self, images):
             return super().__call__(images)[:1] * 2
 
-    monkeypatch.setattr(load_tool("placement"), "Preprocessing", OnFirst)
+    monkeypatch.setitem(load_tool("placement").trainer_of.__globals__, "Preprocessing", OnFirst)
     with pytest.raises(RunError, match="^0 operations ran .* 0 weights or their gradients crossed, [2-9].* times"):
         report(tmp_path / "report.json")
 
