@@ -180,7 +180,7 @@ def _json_folder(config):
     """The folder of the JSON file: that of --json, or of the first model's run. Raises UsageError if not writable."""
     first = config.model_dir[0]
     run_of_export = os.path.dirname(os.path.dirname(os.path.abspath(first)))
-    folder = next((each for each in (first, run_of_export) if rundir.is_run(each)), ".")
+    folder = next((each for each in (first, run_of_export) if rundir.is_run(each) and os.path.isdir(each)), ".")
     if config.json:
         folder = os.path.dirname(config.json) or "."
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(config.json or ""):
