@@ -134,6 +134,7 @@ class NetworkConfig:
     local_response_normalization: bool = flag(True, "Section 3.3; off: no normalization layers.")
     overlapping_pooling: bool = flag(True, "Section 3.4: 3x3 windows, stride 2; off: 2x2 windows, stride 2.")
     dropout: float = flag(0.5, "Section 4.2: probability that a hidden unit is set to zero.", low=0.0, below=1.0)
+    inverted_dropout: bool = flag(False, "Scale up in training what dropout keeps, as Keras does, not down in tests.")
 
     def device_names(self):
         """The names in --devices: tuple of str, or None for auto."""

@@ -35,6 +35,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
     local_response_normalization=None,
     overlapping_pooling=None,
     dropout=None,
+    inverted_dropout=None,
     width=None,
     dtype=None,
     seed=None,
@@ -69,6 +70,7 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         local_response_normalization: False leaves out the normalizations (section 3.3, and the release's in-map one).
         overlapping_pooling: False pools windows of 2 every 2 pixels instead of 3 every 2 (section 3.4).
         dropout: float, 0 <= dropout < 1, probability of a hidden unit being zeroed (section 4.2; default: 0.5).
+        inverted_dropout: True scales up in training what dropout keeps, as Keras has it, in place of halving in tests.
         width: float > 0, factor on the units of every layer but fc8 (default: 1).
         dtype: Keras dtype policy or its name, such as "mixed_bfloat16" (default: Keras' global one); the output is
             float32 always.

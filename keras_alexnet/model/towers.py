@@ -97,7 +97,8 @@ class TowerLayers:
         return self._layer(partial(keras.layers.Flatten, data_format=_ORDER), name, parts)
 
     def dropout(self, name, parts):
-        make = partial(Dropout, self.network.dropout, inverted=self.variant.dropout != "published")
+        inverted = self.network.inverted_dropout or self.variant.dropout != "published"
+        make = partial(Dropout, self.network.dropout, inverted=inverted)
         return self._layer(lambda **common: make(seed=next(self.seeds), **common), name, parts)
 
     def normalization(self, name, parts):

@@ -101,6 +101,7 @@ class Network:
     local_response_normalization: bool = True
     overlapping_pooling: bool = True
     dropout: float = 0.5
+    inverted_dropout: bool = False
     width: float = 1.0
 
     def __post_init__(self):

@@ -1,9 +1,9 @@
 """What every part of the network is worth: runs without it against runs with it, on a small set.
 
 The grid is every flagfile of flags/ablations times the seeds, see tools/run_grid.py. Each ablation is compared with the
-baseline seed by seed, by a paired t-test corrected by Holm's method for the number of comparisons: nothing is called
-worse or better unless its corrected p is below 0.05. A run that is unfinished, or has other flags than its flagfile, is
-named and left out.
+baseline seed by seed, corrected by Holm's method for the number of comparisons: nothing is called worse or better
+unless its corrected p is below 0.05. All that learned share one estimate of the spread (randomized blocks), since three
+seeds alone tell it badly. A run that is unfinished, or has other flags than its flagfile, is named and left out.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from keras_alexnet import cli, flags, rundir
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.flags import flag
+from keras_alexnet.model.variants import REMOVABLE
 from keras_alexnet.paper import experiment, grid
 from keras_alexnet.paper.experiment import NOT_RUN, Result, Table, Verdict
 
@@ -47,15 +48,15 @@ class Settings(experiment.Settings):
     flags_dir: str = flag("flags/ablations", "Holds baseline.cfg and the ablations.", path=True)
     data_dir: str | None = flag(
         None,
-        "Images, DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*: what the grid lacks is trained on them. Without it "
-        "nothing is trained.",
+        "Images, prepared by tools/prepare_dataset.py: what the grid lacks is trained on them. Without it nothing is.",
         path=True,
     )
     train: bool = flag(True, "Off: nothing is trained; --data_dir only says where the images of the ten views are.")
     seeds: tuple[int, ...] = flag((2012, 2013, 2014), "At least three for a test.")
+    baseline_seeds: tuple[int, ...] = flag((2015, 2016), "Further seeds of the baseline, for its spread; trained first.")
 
     def __post_init__(self):
-        grid.check_seeds(self.seeds)
+        grid.check_seeds((*self.seeds, *self.baseline_seeds))
 
 
 # What is left out (name of the flagfile, title), and what that changes on ImageNet, in points of top-1 / top-5 error:
@@ -70,8 +71,9 @@ ABLATIONS = {
     "fixed_crops": ("no random crops", '"substantial overfitting" (section 4.1)', "-"),
     "no_dropout": ("no dropout (a quarter of the learning rate)", '"substantial overfitting" (section 4.2)', "-"),
     "tanh": ("tanh for ReLU", "slower, no error given (section 3.1)", "-"),
-    **{f"no_{name}": (f"no {name}", "about +2 / - (section 7)", "-") for name in ("conv2", "conv3", "conv4", "conv5")},
-    "no_fc7": ("no fc7", "about +2 / - (section 7)", "-"),
+    **{f"no_{name}": (f"no {name}", "about +2 / - (section 7)", "-") for name in REMOVABLE},
+    "as_published": ("constants and start as published", "-", "-"),
+    "inverted_dropout": ("dropout as Keras has it", "-", "-"),
     # No run of its own: the baseline by its center view against the same by ten views.
     CENTER: ("center for ten views", "+1.5 / +1.3 (section 6)", "+1.55 / +1.30 (145-2010)"),
 }
@@ -83,14 +85,15 @@ def run(settings):
     if BASELINE not in found:
         raise ArgumentError("flags_dir", settings.flags_dir, f"must be a folder with a {BASELINE}.cfg")
     names = [name for name in (BASELINE, *_every(found)) if name in found]
-    folder, seeds = flags.required(settings, "grid"), settings.seeds
+    folder, seeds, more = flags.required(settings, "grid"), settings.seeds, settings.baseline_seeds
     further = [f"--data_dir={settings.data_dir}"] if settings.data_dir else []
     if settings.quick:
         if settings.data_dir:
             print("--quick trains on a few drawn shapes: --data_dir and --grid are ignored", flush=True)
-        folder, names, seeds = os.path.join(settings.results_dir, "ablations"), QUICK, seeds[:2]
+        folder, names, seeds, more = os.path.join(settings.results_dir, "ablations"), QUICK, seeds[:2], ()
         further = ["--dataset=shapes", f"--data_dir={folder}/shapes", "--precision=float32", *QUICK_FLAGS]
-    cells = grid.cells_of([found[name] for name in names], seeds, folder, further)
+    cells = grid.cells_of([found[BASELINE]], (*seeds, *more), folder, further)
+    cells += grid.cells_of([found[name] for name in names if name != BASELINE], seeds, folder, further)
     trains = settings.quick or (settings.data_dir and settings.train)
     if not trains and not os.path.isdir(folder):
         raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
@@ -108,7 +111,7 @@ def run(settings):
     protocol = (
         f"{values['training_images']} training and {values['images']} validation images, {values['classes']} classes; "
         f"one network by its center view after {values['epochs']} epochs; {numbers}; seeds of the baseline: "
-        f"{', '.join(map(str, values['rows'][0]['seeds']))}; paired t-test over seeds, Holm's correction; each "
+        f"{', '.join(map(str, values['rows'][0]['seeds']))}; randomized blocks over seeds, Holm's correction; each "
         "ablation as its flagfile in flags/ablations says"
     )
     caption = (
@@ -147,6 +150,7 @@ def compare(cells, evaluate, data_dir=None):
         row = {"name": name, "seeds": list(own), "errors": errors, "training_errors": training_errors}
         row["unlearned"] = [seed for seed, run in own.items() if run["error"] >= majority]
         rows.append({**row, "difference": experiment.paired(pairs) if pairs and name != BASELINE else None})
+    pool(rows)
     for seed, run in baseline.items():
         try:
             views[seed] = [error_by_views(run, count, evaluate, data_dir) for count in (1, 10)]
@@ -165,7 +169,47 @@ def compare(cells, evaluate, data_dir=None):
         "training_images": first["training_images"],
         "classes": len(counts),
         "flags": {name: text for name, text in flags.as_text(cells[0].config).items() if name in shown},
+        "least_effect": least_effect([run["error"] for run in baseline.values()], len(rows) - 1),
     }
+
+
+def pool(rows):
+    """Replaces interval and p in the differences of rows as of `compare` by those of randomized blocks.
+
+    An error is a sum of what the network, the seed and chance add, and chance has the same deviation in all rows. Rows
+    with a seed that did not learn keep their own paired t-test, since their errors lie far apart, or all at chance.
+    """
+    learned = [row for row in rows if not row["unlearned"] and len(row["errors"]) >= experiment.LEAST_SEEDS]
+    found = {(row["name"], seed): error for row in learned for seed, error in zip(row["seeds"], row["errors"])}
+    names, seeds = [row["name"] for row in learned if row["difference"]], sorted({seed for _, seed in found})
+    design = np.array([[name == each for each in names] + [seed == each for each in seeds] for name, seed in found])
+    errors, count, free = np.array(list(found.values())), len(names), len(found) - len(names) - len(seeds)
+    if free < 1 or not count:
+        return
+    estimates, left = np.linalg.lstsq(design.astype(float), errors, rcond=None)[:2]
+    inverse, t = np.linalg.inv(design.T.astype(float) @ design), experiment.optional("scipy.stats").t(free)
+    for place, row in enumerate(row for row in learned if row["difference"]):
+        mean, deviation = float(estimates[place]), float(np.sqrt(left.sum() / free * inverse[place, place]))
+        reach = float(deviation * t.ppf(0.975))
+        p = float(2 * t.sf(abs(mean) / deviation)) if deviation else float(mean == 0)
+        row["difference"] |= {"mean": mean, "low": mean - reach, "high": mean + reach, "p": p}
+
+
+def least_effect(errors, rows, seeds=experiment.LEAST_SEEDS, draws=10_000):
+    """The points of difference that four of five grids would find, by simulation from the errors of the baseline's seeds.
+
+    `rows` ablations with `seeds` seeds each, one of which has an effect; its p is corrected for all of them. None with
+    one error only.
+    """
+    if len(errors) < 2:
+        return None
+    shape = (draws, rows + 1, seeds)  # the baseline first, then the ablation with an effect
+    drawn = np.random.default_rng(0).normal(scale=np.std(errors, ddof=1), size=shape)
+    means, free = drawn.mean(2), rows * (seeds - 1)
+    left = drawn - means[..., None] - drawn.mean(1, keepdims=True) + drawn.mean((1, 2), keepdims=True)
+    t = float(experiment.optional("scipy.stats").t(free).ppf(1 - LEVEL / rows / 2))
+    needed = t * np.sqrt((left**2).sum((1, 2)) / free * 2 / seeds)
+    return float(np.quantile(needed - means[:, 1] + means[:, 0], 0.8))
 
 
 def holm(ps):
@@ -316,14 +360,11 @@ def _note(values):
     note = (
         "paper and release: points of top-1 / top-5 error on ImageNet; ours: after the last epoch, center view, mean ± "
         "standard deviation over seeds; difference to the baseline of the same seed (of the last row: to ten views of "
-        "the same runs) in points, mean [95 % interval]; p of the paired t-test, and corrected by Holm for all rows"
+        "the same runs) in points, mean [95 % interval]; p of randomized blocks (of a paired t-test "
+        "where a seed did not learn, and of the last row), and corrected by Holm for all rows"
     )
-    tested = [row["difference"] for row in values["rows"] if row["difference"] and row["difference"]["low"] is not None]
-    if tested:
-        reach, seeds = sorted((each["high"] - each["mean"], each["seeds"]) for each in tested)[len(tested) // 2]
-        t = experiment.optional("scipy.stats").t(seeds - 1)
-        least = reach * float(t.ppf(1 - LEVEL / len(tested) / 2) / t.ppf(0.975))
-        note += f"; with these seeds and so many rows a difference is certain from about {least:.1f} points on"
+    if values["least_effect"]:
+        note += f"; four of five such grids would find an effect of {values['least_effect']:.1f} points (simulated)"
     unlearned = [f"{row['name']}/seed{seed}" for row in values["rows"] for seed in row["unlearned"]]
     return note + f"; no better than the majority-class baseline: {', '.join(unlearned)}" * bool(unlearned)
 
