@@ -29,7 +29,7 @@ def compare(tmp_path, monkeypatch):
         for cell in cells:
             error = errors[cell.stem][SEEDS.index(cell.seed)]
             if error is not None:
-                fake_trainer.write(cell.config, 6, error)
+                fake_trainer.write(cell.config, 12, error)
         damage(tmp_path)
         return ablations.compare(cells, evaluate)
 
@@ -126,9 +126,9 @@ def test_effects_of_the_release_are_differences_of_its_notes():
 
 def test_runs_that_are_not_what_they_should_be_are_named_and_left_out(compare):
     def damage(folder):
-        for seed, epochs, flag in ((1, 4, "--epochs=6"), (2, 6, "--momentum=0.8"), (3, 6, "--activation=relu")):
+        for seed, epochs, flag in ((1, 4, "--epochs=12"), (2, 12, "--momentum=0.8"), (3, 12, "--activation=relu")):
             fake_trainer.write(cells_of(folder, "tanh", seeds=[seed], further=[flag])[0].config, epochs)
-        fake_trainer.write(cells_of(folder, "no_conv2", seeds=[1])[0].config, 7)
+        fake_trainer.write(cells_of(folder, "no_conv2", seeds=[1])[0].config, 13)
         (folder / "no_conv2" / "seed2" / "flags.cfg").write_text("--nonsense=1\n")
         (folder / "no_conv2" / "seed3" / "validation.json").write_text("{")
         other = folder / "no_fc7" / "seed2" / "validation.json"
@@ -137,7 +137,7 @@ def test_runs_that_are_not_what_they_should_be_are_named_and_left_out(compare):
     errors = {name: [40.0, 40.0, 40.0] for name in ("tanh", "no_conv2", "no_fc7")}
     values = compare(damage, baseline=BASELINE, **errors)
     why = dict(values["missing"])
-    assert why["tanh/seed1"] == "has 4 of 6 epochs" and why["no_conv2/seed1"] == "has 7 of 6 epochs"
+    assert why["tanh/seed1"] == "has 4 of 12 epochs" and why["no_conv2/seed1"] == "has 13 of 12 epochs"
     assert why["tanh/seed2"] == "has other flags than its flagfile: --momentum=0.9 (the run has 0.8)"
     assert why["tanh/seed3"].endswith("--activation=tanh (the run has relu)")
     assert "nonsense" in why["no_conv2/seed2"] and "cannot be read" in why["no_conv2/seed3"]
