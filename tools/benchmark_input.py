@@ -5,7 +5,8 @@
 
 IMAGES holds class folders, or train/CLASS/ as in training. The images are prepared once at the start. Each row is a
 process of its own; they take turns, each reads all images `--repeats` times, and a ratio is the median of the rounds'
-ratios. PyTorch belongs to the extra `benchmark`; without it its rows are left out.
+ratios. PyTorch belongs to the extra `benchmark`; FFCV is compiled against OpenCV and libjpeg-turbo. Rows without their
+library are left out.
 """
 
 import dataclasses
@@ -30,14 +31,15 @@ ROWS = {
     "decode_prepared": "limit: the prepared JPEGs as files, read and decoded whole",
     "records": "prepared JPEG records -> training batches",
     "torch_prepared": "PyTorch: DataLoader and Pillow on the prepared JPEGs",
+    "ffcv": "FFCV: its own file of the prepared JPEGs, random resized crop and flip, uint8",
     "yuv420": "prepared records of luma and halved color -> training batches",
     "raw": "prepared raw records -> training batches",
 }
 COMPARED = {
     **dict.fromkeys(("keras", "torch", "preparation"), {"of_limit": "decode"}),
     "direct": {"of_limit": "decode", "of_keras": "keras", "of_torch": "torch"},
-    "records": {"of_limit": "decode_prepared", "of_torch_prepared": "torch_prepared"},
-    "torch_prepared": {"of_limit": "decode_prepared"},
+    "records": {"of_limit": "decode_prepared", "of_torch_prepared": "torch_prepared", "of_ffcv": "ffcv"},
+    **dict.fromkeys(("torch_prepared", "ffcv"), {"of_limit": "decode_prepared"}),
     **dict.fromkeys(("yuv420", "raw"), {"of_limit": "decode_prepared", "of_records": "records"}),
 }
 # From storage, an image.
@@ -64,7 +66,8 @@ def main(argv):
         if not os.path.isdir(folder):
             raise ArgumentError(name, folder, "there is no such folder")
     rows, missing = harness.choose_rows(settings.rows, ROWS, list(ROWS))
-    starts = {row: "rows_torch.batches" if row.startswith("torch") else "rows_input.start" for row in rows}
+    functions = {"torch": "rows_torch.batches", "torch_prepared": "rows_torch.batches", "ffcv": "rows_torch.ffcv"}
+    starts = {row: functions.get(row, "rows_input.start") for row in rows}
     # So many threads for operations of TensorFlow, and as many for the parts of one.
     os.environ |= dict.fromkeys(("TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS"), str(settings.threads))
     with tempfile.TemporaryDirectory(dir=settings.work_dir, prefix="benchmark-") as folder:
@@ -98,8 +101,9 @@ def as_text(report, missing):
         "",
         *harness.table("row", columns, rows + [(row, {}, why) for row, why in missing.items()]),
         "",
-        "Limit: decode for rows that begin with original files, decode_prepared for the others. Batches: float32, crop "
-        "of 224, reflection, mean and color. Peak: resident memory of the row's process beyond its start.",
+        "Limit: decode for rows that begin with original files, decode_prepared for the others. Batches: crops of 224, "
+        "reflected at random, uint8; of PyTorch float32 minus the mean, with color noise. Peak: resident memory of the "
+        "row's process beyond its start.",
     ]
     if "needed" in report:
         rate = f"For a device that trains {report['device_rate']:g} images a second, in proportion to the above:"

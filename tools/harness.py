@@ -55,11 +55,15 @@ def choose_rows(asked, known, default):
     for row in asked:
         if row not in known or asked.count(row) > 1:
             raise ArgumentError("rows", ",".join(asked), f"{row!r} is none of {', '.join(known)}, or there twice")
-    rows, why = asked or default, "not run: PyTorch is not installed (pip install 'keras-alexnet[benchmark]')"
-    has_torch = importlib.util.find_spec("torch") is not None
-    missing = {row: why for row in rows if row.startswith("torch") and not has_torch}
+    rows, missing = asked or default, {}
+    why = {"torch": "PyTorch is not installed (pip install 'keras-alexnet[benchmark]')"}
+    why["ffcv"] = "FFCV is not installed (pip install ffcv)"
+    for row in rows:
+        library = row.partition("_")[0]
+        if library in why and importlib.util.find_spec(library) is None:
+            missing[row] = f"not run: {why[library]}"
     if asked and missing:
-        raise RunError(f"--rows={','.join(asked)}: {', '.join(missing)}: {why}")
+        raise RunError(f"--rows={','.join(asked)}: {', '.join(missing)}: {missing.popitem()[1]}")
     return [row for row in rows if row not in missing], missing
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's rows of benchmark_step.py and benchmark_input.py (extra `benchmark`)."""
+"""PyTorch's rows of benchmark_step.py and benchmark_input.py (extra `benchmark`), and FFCV's."""
 
 import os
 
@@ -61,12 +61,34 @@ def step(row, settings):
     return {"parameters": parameters}, step_turn(settings, train, peak_mb)
 
 
-class Images(torch.utils.data.Dataset):
-    """Random crops of files, reflected at random, minus the mean, plus color noise: float32, channels first."""
+def ffcv(row, settings):
+    """FFCV on a file of its own with the prepared images: random resized crops, reflection; uint8 batches."""
+    from ffcv import fields, loader, transforms, writer
 
-    def __init__(self, files, mean_image, resize):
-        mean = torch.from_numpy(mean_image)[16:240, 16:240]
-        self.files, self.mean, self.resize = files, mean.permute(2, 0, 1).contiguous(), resize
+    images, file = Images(_files("prepared", settings), None), os.path.join(settings.work_dir, "ffcv.beton")
+    kinds = {"image": fields.RGBImageField("jpg", jpeg_quality=90), "label": fields.IntField()}
+    writer.DatasetWriter(file, kinds, num_workers=settings.threads).from_indexed_dataset(images)
+    decoded = fields.rgb_image.RandomResizedCropRGBImageDecoder((CROP, CROP))
+    pipelines = {
+        "image": [decoded, transforms.RandomHorizontalFlip(), transforms.ToTensor()],
+        "label": [fields.basics.IntDecoder(), transforms.ToTensor()],
+    }
+    options = {"order": loader.OrderOption.RANDOM, "os_cache": True, "drop_last": False, "pipelines": pipelines}
+    indices = np.tile(np.arange(len(images)), settings.repeats)
+    batches = loader.Loader(file, settings.batch_size, settings.threads, indices=indices, **options)
+    return {}, speed_turn(len(indices), lambda: sum(len(labels) for _, labels in batches), settings.peak_mb)
+
+
+class Images(torch.utils.data.Dataset):
+    """Random crops of files, reflected at random, minus the mean, plus color noise: float32, channels first.
+
+    Without a mean image, whole: uint8, channels last.
+    """
+
+    def __init__(self, files, mean_image, resize=False):
+        self.files, self.resize, self.mean = files, resize, None
+        if mean_image is not None:
+            self.mean = torch.from_numpy(mean_image)[16:240, 16:240].permute(2, 0, 1).contiguous()
 
     def __len__(self):
         return len(self.files)
@@ -74,6 +96,8 @@ class Images(torch.utils.data.Dataset):
     def __getitem__(self, index):
         with Image.open(self.files[index]) as opened:
             image = opened.convert("RGB")
+        if self.mean is None:
+            return np.array(image), 0
         if self.resize:
             factor = 256 / min(image.size)
             image = image.resize([max(256, round(side * factor)) for side in image.size], Image.Resampling.BILINEAR)
@@ -85,11 +109,15 @@ class Images(torch.utils.data.Dataset):
         return tensor - self.mean + torch.randn(3, 1, 1), 0
 
 
+def _files(kind, settings):
+    folder = os.path.join(settings.work_dir, kind)
+    return [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
+
+
 def batches(row, settings):
     """PyTorch's loader with Pillow: the same batches as keras_alexnet's, channels first."""
     torch.set_num_threads(1)
-    folder = os.path.join(settings.work_dir, "originals" if row == "torch" else "prepared")
-    files = [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names] * settings.repeats
+    files = _files("originals" if row == "torch" else "prepared", settings) * settings.repeats
     mean_image = np.load(os.path.join(settings.work_dir, "jpeg", "statistics.npz"))["mean_image"]
     options = {"batch_size": settings.batch_size, "num_workers": settings.threads, "persistent_workers": True}
     loader = torch.utils.data.DataLoader(Images(files, mean_image, resize=row == "torch"), shuffle=True, **options)

@@ -53,7 +53,7 @@ class Settings(experiment.Settings):
     )
     train: bool = flag(True, "Off: nothing is trained; --data_dir only says where the images of the ten views are.")
     seeds: tuple[int, ...] = flag((2012, 2013, 2014), "At least three for a test.")
-    baseline_seeds: tuple[int, ...] = flag((2015, 2016), "Further seeds of the baseline, for its spread; trained first.")
+    baseline_seeds: tuple[int, ...] = flag((2015, 2016), "More seeds of the baseline, for its spread; trained first.")
 
     def __post_init__(self):
         grid.check_seeds((*self.seeds, *self.baseline_seeds))
@@ -180,15 +180,16 @@ def pool(rows):
     with a seed that did not learn keep their own paired t-test, since their errors lie far apart, or all at chance.
     """
     learned = [row for row in rows if not row["unlearned"] and len(row["errors"]) >= experiment.LEAST_SEEDS]
-    found = {(row["name"], seed): error for row in learned for seed, error in zip(row["seeds"], row["errors"])}
-    names, seeds = [row["name"] for row in learned if row["difference"]], sorted({seed for _, seed in found})
-    design = np.array([[name == each for each in names] + [seed == each for each in seeds] for name, seed in found])
-    errors, count, free = np.array(list(found.values())), len(names), len(found) - len(names) - len(seeds)
-    if free < 1 or not count:
+    tested = [row for row in learned if row["difference"]]
+    cells = [(row["name"], seed) for row in learned for seed in row["seeds"]]
+    levels = [row["name"] for row in tested] + sorted({seed for _, seed in cells})
+    errors, free = np.concatenate([row["errors"] for row in learned] or [[]]), len(cells) - len(levels)
+    if free < 1 or not tested:
         return
-    estimates, left = np.linalg.lstsq(design.astype(float), errors, rcond=None)[:2]
-    inverse, t = np.linalg.inv(design.T.astype(float) @ design), experiment.optional("scipy.stats").t(free)
-    for place, row in enumerate(row for row in learned if row["difference"]):
+    design = np.array([[level in cell for level in levels] for cell in cells], float)
+    estimates, left = np.linalg.lstsq(design, errors, rcond=None)[:2]
+    inverse, t = np.linalg.inv(design.T @ design), experiment.optional("scipy.stats").t(free)
+    for place, row in enumerate(tested):
         mean, deviation = float(estimates[place]), float(np.sqrt(left.sum() / free * inverse[place, place]))
         reach = float(deviation * t.ppf(0.975))
         p = float(2 * t.sf(abs(mean) / deviation)) if deviation else float(mean == 0)
@@ -196,7 +197,7 @@ def pool(rows):
 
 
 def least_effect(errors, rows, seeds=experiment.LEAST_SEEDS, draws=10_000):
-    """The points of difference that four of five grids would find, by simulation from the errors of the baseline's seeds.
+    """The points of difference that four of five grids would find, by simulation from the errors of a baseline's seeds.
 
     `rows` ablations with `seeds` seeds each, one of which has an effect; its p is corrected for all of them. None with
     one error only.
