@@ -184,7 +184,7 @@ def pool(rows):
     cells = [(row["name"], seed) for row in learned for seed in row["seeds"]]
     levels = [row["name"] for row in tested] + sorted({seed for _, seed in cells})
     errors, free = np.concatenate([row["errors"] for row in learned] or [[]]), len(cells) - len(levels)
-    if free < 1 or not tested:
+    if free < 1 or not tested or learned[0]["name"] != BASELINE:
         return
     design = np.array([[level in cell for level in levels] for cell in cells], float)
     estimates, left = np.linalg.lstsq(design, errors, rcond=None)[:2]
@@ -364,7 +364,7 @@ def _note(values):
         "the same runs) in points, mean [95 % interval]; p of randomized blocks (of a paired t-test "
         "where a seed did not learn, and of the last row), and corrected by Holm for all rows"
     )
-    if values["least_effect"]:
+    if values.get("least_effect"):  # files of version 0.1 have none
         note += f"; four of five such grids would find an effect of {values['least_effect']:.1f} points (simulated)"
     unlearned = [f"{row['name']}/seed{seed}" for row in values["rows"] for seed in row["unlearned"]]
     return note + f"; no better than the majority-class baseline: {', '.join(unlearned)}" * bool(unlearned)

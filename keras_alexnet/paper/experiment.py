@@ -34,7 +34,8 @@ from keras_alexnet.files import atomic_write, make_folder
 from keras_alexnet.flags import flag
 
 # In the order of the report.
-NAMES = ["figure1", "cifar10_lrn", "figure3", "figure4", "retrieval", "table1", "table2", "ablations", "initialization"]
+NAMES = ["figure1", "cifar10_lrn", "figure3", "figure4", "retrieval", "table1", "table2", "transfer", "ablations"]
+NAMES += ["initialization"]
 NOT_RUN = "not run"
 LEAST_SEEDS = 3  # for a confidence interval
 optional = functools.partial(errors.optional, extra="figures")  # function of the name of a module

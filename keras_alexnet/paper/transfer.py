@@ -1,0 +1,213 @@
+"""Weights of one set of images as the start for another: fine-tuned, or frozen below a linear classifier.
+
+Every network is trained with the same flags, flags/transfer, from random weights and from those of --model_dir, on so many
+images of each class; fewer images get more epochs. The classifiers see what a layer of that run gives for the center
+view, each number divided by its standard deviation: softmax regression, the images as they are.
+"""
+
+import dataclasses
+import os
+import sys
+
+import numpy as np
+
+from keras_alexnet import cli, flags, rundir
+from keras_alexnet.errors import ArgumentError, RunError
+from keras_alexnet.flags import flag
+from keras_alexnet.paper import experiment, grid
+from keras_alexnet.paper.experiment import Result, Table, Verdict
+
+TITLE = "Transfer: weights of other images as a start"
+CLAIM = (
+    "A network that was trained on other images first and is then fine-tuned has a lower error (section 6: 16.6 % "
+    "instead of 18.2 % top-5 error, after all of ImageNet's Fall 2011 release)."
+)
+COST = "about 45 minutes on two CPU cores: 24 trainings of a quarter of the width"
+COMMAND = "python -m keras_alexnet.paper.transfer --data_dir=data/flowers"
+
+STARTS = {"random": "random start", "pretrained": "fine-tuned"}
+LAYERS = {"pool5": "pool5", "dropout6": "fc6", "dropout7": "fc7"}  # after nonlinearity and dropout
+KINDS = {**STARTS, **{name: f"frozen, linear on {name}" for name in LAYERS.values()}}
+EPOCHS = {10: 40, 50: 24, 200: 16}  # by images of a class, up to so many; 12 beyond
+PENALTY, FITS = 1e-3, 200  # weight of the squares of the classifiers' weights; epochs of their training
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(experiment.Settings):
+    """Transfer."""
+
+    data_dir: str | None = flag(None, "The other images: DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*.", path=True)
+    model_dir: str = flag(rundir.INCLUDED[0], "The run to start from, of the width in --flags_dir.", path=True)
+    flags_dir: str = flag("flags/transfer", "Holds random.cfg and pretrained.cfg.", path=True)
+    images_per_class: tuple[int, ...] = flag((10, 50, 200, 0), "Training images of each class; 0: all.")
+    seeds: tuple[int, ...] = flag((2012, 2013, 2014), "Of the choice of images and of training.")
+
+    def __post_init__(self):
+        grid.check_seeds(self.seeds)
+        counts = self.images_per_class
+        valid = counts and min(counts) >= 0 and len(set(counts)) == len(counts)
+        self.check("images_per_class", valid, "must be different whole numbers, 0 for all")
+
+
+def run(settings):
+    flags.required(settings, "data_dir")
+    experiment.pyplot()
+    cli.start_tensorflow()
+    from keras_alexnet.data import sources
+
+    if settings.quick:
+        settings = dataclasses.replace(settings, images_per_class=(2, 4), seeds=settings.seeds[:2])
+    training, validation = sources.open_folder(settings.data_dir)
+    folder, errors = os.path.join(settings.results_dir, "transfer"), {kind: [] for kind in KINDS}
+    chosen_of = {(n, seed): choose(training, n, seed) for n in settings.images_per_class for seed in settings.seeds}
+    known, asked = (described_by(settings.model_dir, source) for source in (training, validation))
+    for count in settings.images_per_class:
+        found = {kind: [] for kind in KINDS}
+        for seed in settings.seeds:
+            chosen = chosen_of[count, seed]
+            images = link(training, validation, chosen, os.path.join(folder, str(count or "all"), f"images{seed}"))
+            for kind, error in trained(settings, images, count, seed).items():
+                found[kind].append(error)
+            for layer, name in LAYERS.items():
+                labels = np.array(training.labels)[chosen]
+                found[name].append(linear(known[layer][chosen], labels, asked[layer], validation.labels, seed))
+            of_kinds = ", ".join(f"{kind} {each[-1]:.2f} %" for kind, each in found.items())
+            print(f"{count or 'all'} a class, seed {seed}: {of_kinds}", flush=True)
+        for kind, of_seeds in found.items():
+            errors[kind].append(of_seeds)
+    counts = [count or round(training.count / len(training.class_names)) for count in settings.images_per_class]
+    values = {"counts": counts, "seeds": list(settings.seeds), "errors": errors, "model_dir": settings.model_dir}
+    experiment.write_figure(draw(values), f"{folder}.svg")
+    protocol = (
+        f"{training.count} training images, of which so many of each class are taken, and {validation.count} "
+        f"validation images, {len(training.class_names)} classes; top-1 error by one center view after the last epoch; "
+        f"weights: {settings.model_dir}; seeds {', '.join(map(str, settings.seeds))}, the same images for all"
+    )
+    caption = "Validation error by the number of training images; every seed as a dot, lines through the means."
+    return Result(values, protocol, (("transfer.svg", caption),))
+
+
+def choose(source, count, seed):
+    """Places of `count` images of each class, or of all with 0; more of the same seed contain fewer: int64 array."""
+    order = np.random.default_rng(seed).permutation(source.count)
+    labels = np.asarray(source.labels)[order]
+    own = [order[labels == label] for label in range(len(source.class_names))]
+    if min(map(len, own)) < max(count, 1):
+        least = source.class_names[int(np.argmin([len(each) for each in own]))]
+        problem = f"must be at most {min(map(len, own))}, as many as {least} has"
+        raise ArgumentError("images_per_class", count, problem)
+    return np.sort(np.concatenate([each[: count or None] for each in own]))
+
+
+def link(training, validation, chosen, folder):
+    """Links the chosen images as FOLDER/train/CLASS/* and the validation set as FOLDER/val; returns the folder."""
+    for place in chosen:
+        target = os.path.join(folder, "train", training.files[place])
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        if not os.path.lexists(target):
+            os.symlink(os.path.abspath(os.path.join(training.root, training.files[place])), target)
+    if not os.path.lexists(os.path.join(folder, "val")):
+        os.symlink(os.path.abspath(validation.root), os.path.join(folder, "val"))
+    return folder
+
+
+def trained(settings, images, count, seed):
+    """The errors of the networks trained on a folder, dict of the names in STARTS. Raises RunError where one fails."""
+    epochs = next((each for most, each in sorted(EPOCHS.items()) if count and count <= most), 12)
+    first, last = epochs * 2 // 3, epochs - 1
+    further = [f"--data_dir={images}", f"--epochs={epochs}", f"--pca_color_until_epoch={first}"]
+    schedules = {"random": f"{first}:0.001,{last}:0.0001"}
+    schedules["pretrained"] = f"0:conv=0.002,{first}:0.001,{first}:conv=0.0002,{last}:0.0001,{last}:conv=0.00002"
+    if settings.quick:
+        further[1:], schedules = ["--epochs=1", "--batch_size=8"], dict.fromkeys(STARTS, "1:0.001")
+    cells = []
+    for start, schedule in schedules.items():
+        path, more = os.path.join(settings.flags_dir, f"{start}.cfg"), [f"--lr_schedule={schedule}"]
+        more += [f"--initial_weights={settings.model_dir}"] * (start == "pretrained")
+        cells += grid.cells_of([path], (seed,), os.path.dirname(images), [*further, *more])
+    failed, elsewhere = grid.run(cells)
+    for cell, why in {**elsewhere, **failed}.items():
+        raise RunError(f"{cell.name}: {why}")
+    return {cell.stem: cell.history[-1]["val_top1_error"] for cell in cells}
+
+
+def described_by(weights, source):
+    """What the layers of LAYERS give for the center views of a source: dict of float32 (N, numbers)."""
+    import keras
+    import tensorflow as tf
+
+    from keras_alexnet.data import pipeline
+    from keras_alexnet.data.augmentation import center_crop
+
+    opened = rundir.open_run(weights)
+    model = rundir.build(opened, dataclasses.replace(opened.config.network, towers=1, groups=2, precision="float32"))
+    layers = keras.Model(model.input, [model.get_layer(layer).output for layer in LAYERS])
+    size = model.input_shape[1]
+    mean = center_crop(opened.statistics.mean_image, size)
+    batches = pipeline.evaluation_batches(source, (size,), batch_size=64)
+    found = [layers(tf.cast(images[0], tf.float32) - mean, training=False) for images, _ in batches]
+    joined = (np.concatenate(parts).reshape(source.count, -1) for parts in zip(*found, strict=True))
+    return dict(zip(LAYERS, joined, strict=True))
+
+
+def linear(features, labels, asked, answers, seed):
+    """The error in percent of softmax regression that is fitted to features (N, D) and asked about others (M, D)."""
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    mean, deviation = features.mean(0), features.std(0) + 1e-6
+    model = keras.Sequential([keras.layers.Dense(1 + max(labels), kernel_regularizer=keras.regularizers.L2(PENALTY))])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit((features - mean) / deviation, np.asarray(labels), batch_size=256, epochs=FITS, verbose=0)
+    found = model.predict((asked - mean) / deviation, verbose=0).argmax(1)
+    return float(100 * np.mean(found != np.asarray(answers)))
+
+
+def draw(values):
+    """The errors by the number of images, a figure."""
+    figure, axes = experiment.panel(5.2, 4.0)
+    for place, (kind, title) in enumerate(KINDS.items()):
+        means = [float(np.mean(each)) for each in values["errors"][kind]]
+        style = "-" if kind in STARTS else "--"
+        axes.plot(values["counts"], means, style, color=f"C{place}", label=title)
+        for count, each in zip(values["counts"], values["errors"][kind], strict=True):
+            axes.plot([count] * len(each), each, "o", color=f"C{place}", markersize=3)
+    axes.set(xscale="log", xlabel="training images of a class", ylabel="top-1 error, %", ylim=(0, None))
+    axes.set_xticks(values["counts"], map(str, values["counts"]))
+    axes.minorticks_off()
+    axes.legend(frameon=False)
+    return figure
+
+
+def _gains(values):
+    """Random start minus fine-tuned, see `experiment.paired`, one for each number of images."""
+    pairs = zip(values["errors"]["random"], values["errors"]["pretrained"], strict=True)
+    return [experiment.paired(list(zip(*each, strict=True))) for each in pairs]
+
+
+def tables(values):
+    columns = "", *(f"{count} a class" for count in values["counts"])
+    rows = [
+        (title, *(experiment.mean_and_spread(each) for each in values["errors"][kind])) for kind, title in KINDS.items()
+    ]
+    rows.append(("random start minus fine-tuned, points", *(experiment.paired_text(each) for each in _gains(values))))
+    note = (
+        "mean ± standard deviation over seeds; the last row [95 % interval]. Fine-tuned: the last layer new, the "
+        "convolutions at a fifth of the learning rate; the same flags and epochs as from random weights otherwise"
+    )
+    return [Table("Top-1 error by the number of training images, %", columns, rows, note)]
+
+
+def verdict(values):
+    gains = _gains(values)
+    if any(each["low"] is None for each in gains):
+        return Verdict("cannot be told", f"fewer than {experiment.LEAST_SEEDS} seeds")
+    holds, fails = all(each["low"] > 0 for each in gains), any(each["high"] < 0 for each in gains)
+    texts = zip(values["counts"], map(experiment.paired_text, gains), strict=True)
+    numbers = ", ".join(f"{text} with {count}" for count, text in texts)
+    said = f"points of top-1 error gained by the start, by images of a class: {numbers}"
+    return Verdict("holds" if holds else "does not hold" if fails else "cannot be told", said)
+
+
+if __name__ == "__main__":
+    sys.exit(experiment.main("transfer"))
