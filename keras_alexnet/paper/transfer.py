@@ -1,7 +1,7 @@
 """Weights of one set of images as the start for another: fine-tuned, or frozen below a linear classifier.
 
-Every network is trained with the same flags, flags/transfer, from random weights and from those of --model_dir, on so many
-images of each class; fewer images get more epochs. The classifiers see what a layer of that run gives for the center
+Every network is trained with the same flags, flags/transfer, from random weights and from those of --model_dir, on so
+many images of each class; fewer images get more epochs. The classifiers see what a layer of that run gives for the center
 view, each number divided by its standard deviation: softmax regression, the images as they are.
 """
 
@@ -156,7 +156,8 @@ def linear(features, labels, asked, answers, seed):
 
     keras.utils.set_random_seed(seed)
     mean, deviation = features.mean(0), features.std(0) + 1e-6
-    model = keras.Sequential([keras.layers.Dense(1 + max(labels), kernel_regularizer=keras.regularizers.L2(PENALTY))])
+    decay = keras.regularizers.L2(PENALTY)
+    model = keras.Sequential([keras.layers.Dense(int(max(labels)) + 1, kernel_regularizer=decay)])
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit((features - mean) / deviation, np.asarray(labels), batch_size=256, epochs=FITS, verbose=0)
     found = model.predict((asked - mean) / deviation, verbose=0).argmax(1)
