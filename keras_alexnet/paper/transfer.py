@@ -1,8 +1,8 @@
 """Weights of one set of images as the start for another: fine-tuned, or frozen below a linear classifier.
 
 Every network is trained with the same flags, flags/transfer, from random weights and from those of --model_dir, on so
-many images of each class; fewer images get more epochs. The classifiers see what a layer of that run gives for the center
-view, each number divided by its standard deviation: softmax regression, the images as they are.
+many images of each class; fewer images get more epochs. The classifiers see what a layer of that run gives for the
+center view, each number divided by its standard deviation: softmax regression, the images as they are.
 """
 
 import dataclasses
