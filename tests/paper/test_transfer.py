@@ -1,0 +1,58 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from keras_alexnet.data import sources
+from keras_alexnet.errors import ArgumentError
+from keras_alexnet.paper import experiment, grid, transfer
+from tests.runs import ROOT
+
+
+def test_more_images_contain_fewer(small_images):
+    training = sources.open_folder(str(small_images))[0]
+    labels = np.array(training.labels)
+    some, more, every = (transfer.choose(training, count, 2012) for count in (1, 2, 0))
+    assert np.bincount(labels[some]).tolist() == [1, 1, 1] and np.bincount(labels[more]).tolist() == [2, 2, 2]
+    assert set(some) < set(more) < set(every) == set(range(training.count))
+    assert set(transfer.choose(training, 2, 2013)) != set(more)
+    with pytest.raises(ArgumentError, match="images_per_class must be at most 6, as many"):
+        transfer.choose(training, 1000, 2012)
+
+
+def test_a_classifier_tells_apart_what_is_apart():
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    features = (np.eye(3)[labels] * 5 + generator.normal(size=(60, 3))).astype(np.float32)
+    assert transfer.linear(features[:30], labels[:30], features[30:], labels[30:]) == 0
+    assert transfer.linear(features[:30], labels[:30], features[30:], (labels[30:] + 1) % 3) == 100
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "outcome"),
+    [([30.0, 31.0, 29.5], "holds"), ([41.0, 42.2, 43.1], "does not hold"), ([39.0, 42.0, 41.0], "cannot be told")],
+)
+def test_no_more_is_claimed_than_the_seeds_say(pretrained, outcome):
+    errors = dict.fromkeys(transfer.KINDS, [[40.0, 41.0, 42.0], [35.0, 36.0, 35.5]])
+    errors["pretrained"] = [pretrained, [each - 6 for each in pretrained]]
+    values = {"counts": [10, 100], "seeds": [1, 2, 3], "errors": errors}
+    assert transfer.verdict(values).outcome == outcome
+    (table,) = transfer.tables(values)
+    assert table.rows[0] == ("random start", "41.00 ± 1.00", "35.50 ± 0.50")
+
+
+def test_a_trial_from_start_to_end(small_images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(grid, "TRAINER", (sys.executable, str(ROOT / "tests" / "paper" / "fake_trainer.py")))
+    argv = [f"--data_dir={small_images}", f"--results_dir={tmp_path}", "--quick"]
+    assert experiment.main("transfer", argv) == 0
+    found = json.loads((tmp_path / "quick" / "transfer.json").read_text())["values"]
+    assert found["counts"] == [2, 4] and found["errors"]["random"] == [[32, 33]] * 2
+    assert all(np.shape(each) == (2, 2) for each in found["errors"].values())
+    images = tmp_path / "quick" / "transfer" / "2" / "images2012"
+    assert len(list(images.glob("train/*/*.jpg"))) == 6 and (images / "val").resolve() == small_images / "val"
+    flags = (images.parent / "pretrained" / "seed2012" / "flags.cfg").read_text()
+    assert "--initial_weights=imagenette" in flags
+    assert "Cannot be told: fewer than 3 seeds." in capsys.readouterr().out
