@@ -153,7 +153,7 @@ def described_by(weights, source):
 def linear(features, labels, asked, answers):
     """The error in percent of softmax regression that is fitted to features (N, D) and asked about others (M, D).
 
-    The squared weights' penalty is that of PENALTIES with the lowest error on a third of the images, fitted to the rest.
+    The squared weights' penalty is that of PENALTIES with the lowest error on a third of images, fitted to the others.
     """
     mean, deviation = features.mean(0), features.std(0) + 1e-6
     features, asked, labels = (features - mean) / deviation, (asked - mean) / deviation, np.asarray(labels)
