@@ -31,7 +31,7 @@ class Preprocessing:
 
     Called with a pair, whose tf.TensorSpecs are `signature`: crops, uint8 (B, size, size, 3), and adjustments, float32
     (B, 7): row, column and reflected, see `draws`; color noise, three numbers in 0..255 units; a factor. Returns
-    (crop - mean + noise) * factor; with two devices a list, one made on each.
+    (crop - mean + noise) * factor, the crop reflected or not; with two devices a list, one made on each.
 
     Args:
         mean_image: float32 (256, 256, 3), 0..255, of which the center is subtracted.
@@ -59,6 +59,7 @@ class Preprocessing:
 
 
 def _input_of(crops, adjustments, mean, aligned, dtype):
+    crops = tf.where(adjustments[:, None, None, 2:3] == 1, tf.reverse(crops, [2]), crops)
     if aligned:
         # int64, since TensorFlow has int32 in the memory of the host
         row, column, reflected = tf.unstack(tf.cast(adjustments[:, :3, None], tf.int64), axis=1)

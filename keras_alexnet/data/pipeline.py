@@ -33,13 +33,11 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
 
     def view(item, draw):
         image, label = load(*item)
-        row, column, reflected = tf.unstack(tf.cast(draw[:3], tf.int32))
-        window = window_of(source.stored, image, row, column, size, source.resize, source.orientation)
-        return _reflected(window, reflected), label, draw
+        row, column = tf.unstack(tf.cast(draw[:2], tf.int32))
+        return window_of(source.stored, image, row, column, size, source.resize, source.orientation), label, draw
 
     def raw_views(items, draws):
-        rows, columns, reflected = tf.unstack(tf.cast(draws[:, :3], tf.int32), axis=1)
-        images = source.window_reader(size)(*items, rows, columns, reflected)
+        images = source.window_reader(size)(*items, *tf.unstack(tf.cast(draws[:, :2], tf.int32), axis=1))
         return images, tf.gather(source.labels, items[0]), draws
 
     def finish(images, labels, draws):
@@ -107,8 +105,3 @@ def _centers(source, sizes, batch_size, threads, part):
         return tuple(center_of(source.stored, image, size, *decoding) for size in sizes), label
 
     return source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)
-
-
-def _reflected(image, reflected):
-    """Reverses the columns where `reflected` is 1: the axes to reverse are none or one, which needs no branch."""
-    return tf.ensure_shape(tf.reverse(image, tf.range(1, 1 + reflected)), image.shape)

@@ -185,17 +185,17 @@ class RawSource(IndexedSource):
         return f"{os.path.basename(self.paths[self.files[index]])}@{self.offsets[index]}"
 
     def check_readable(self, index):
-        self._crops(STORED_SIZE, [index], [0], [0], [0])
+        self._crops(STORED_SIZE, [index], [0], [0])
 
     def loader(self):
         labels, read = tf.constant(self.labels), self.window_reader(STORED_SIZE)
         zero = tf.zeros([1], tf.int32)
-        return lambda index: (read(index[None], zero, zero, zero)[0], tf.gather(labels, index))
+        return lambda index: (read(index[None], zero, zero)[0], tf.gather(labels, index))
 
     def window_reader(self, size):
-        """A function of (indices: int64 (B,), rows, columns, reflected: int32 (B,)) -> uint8 (B, size, size, 3), RGB.
+        """A function of (indices: int64 (B,), rows, columns: int32 (B,)) -> uint8 (B, size, size, 3), RGB.
 
-        It reads crops, reflected or not, in a graph; a tf.errors.OpError where a file cannot be read or is too short.
+        It reads crops in a graph; a tf.errors.OpError where a file cannot be read or is too short.
         """
 
         def read(*arrays):
@@ -204,15 +204,14 @@ class RawSource(IndexedSource):
 
         return read
 
-    def _crops(self, size, indices, rows, columns, reflected):
+    def _crops(self, size, indices, rows, columns):
         images = np.empty((len(indices), size, size), _PIXEL)
         band = np.empty((size, STORED_SIZE), _PIXEL)
         with contextlib.ExitStack() as stack:
             read = self._reader(stack)
-            for image, index, row, column, turned in zip(images, indices, rows, columns, reflected, strict=True):
+            for image, index, row, column in zip(images, indices, rows, columns, strict=True):
                 read(index, row * STORED_SIZE * 3, band)
-                crop = band[:, column : column + size]
-                image[...] = crop[:, ::-1] if turned else crop
+                image[...] = band[:, column : column + size]
         return images.view(np.uint8).reshape(len(indices), size, size, 3)
 
     def _reader(self, stack):
@@ -241,19 +240,18 @@ class YuvSource(RawSource):
 
         return read
 
-    def _crops(self, size, indices, rows, columns, reflected):
+    def _crops(self, size, indices, rows, columns):
         images = np.empty((len(indices), 3, size, size), np.uint8)
         with contextlib.ExitStack() as stack:
             read = self._reader(stack)
-            for planes, index, row, column, turned in zip(images, indices, rows, columns, reflected, strict=True):
+            for planes, index, row, column in zip(images, indices, rows, columns, strict=True):
                 # All pairs of rows that the crop touches; a pair has two rows of luma and one of each color.
                 band = np.empty(((row + size + 1) // 2 - row // 2, 6, STORED_SIZE // 2), np.uint8)
                 read(index, row // 2 * band[0].size, band)
                 luma = band[:, :4].reshape(-1, STORED_SIZE)
                 colors = band[:, 4:, column // 2 : (column + size + 1) // 2].swapaxes(0, 1).repeat(2, 1).repeat(2, 2)
-                direction = slice(None, None, -1 if turned else 1)
-                planes[0] = luma[row % 2 :, column:][:size, :size][:, direction]
-                planes[1:] = colors[:, row % 2 :, column % 2 :][:, :size, :size][..., direction]
+                planes[0] = luma[row % 2 :, column:][:size, :size]
+                planes[1:] = colors[:, row % 2 :, column % 2 :][:, :size, :size]
         return images
 
 

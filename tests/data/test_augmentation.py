@@ -43,7 +43,8 @@ def test_each_device_makes_its_own_input_of_the_crops(aligned, count):
     if aligned:
         parts = [mean_image[row : row + 224, column : column + 224] for row, column in zip(rows, columns, strict=True)]
         means = np.stack([part[:, ::-1] if turned else part for part, turned in zip(parts, reflected, strict=True)])
-    expected = (crops.astype(np.float32) - means + noise[:, None, None]) * factors[:, None, None, None]
+    seen = np.stack([crop[:, ::-1] if turned else crop for crop, turned in zip(crops, reflected, strict=True)])
+    expected = (seen.astype(np.float32) - means + noise[:, None, None]) * factors[:, None, None, None]
     adjustments = np.column_stack([rows, columns, reflected, noise, factors]).astype(np.float32)
     preprocess = augment.Preprocessing(mean_image, 224, aligned, ("CPU:0", "CPU:1"))
     # One pass rounds as these operations do in this order.
