@@ -249,7 +249,9 @@ class YuvSource(RawSource):
                 band = np.empty(((row + size + 1) // 2 - row // 2, 6, STORED_SIZE // 2), np.uint8)
                 read(index, row // 2 * band[0].size, band)
                 luma = band[:, :4].reshape(-1, STORED_SIZE)
-                colors = band[:, 4:, column // 2 : (column + size + 1) // 2].swapaxes(0, 1).repeat(2, 1).repeat(2, 2)
+                halved = band[:, 4:, column // 2 : (column + size + 1) // 2].swapaxes(0, 1)
+                # Each number twice along a row, as the two bytes of one of 16 bits: NumPy repeats rows fast, bytes slowly.
+                colors = (halved.astype(np.uint16) * 257).view(np.uint8).repeat(2, 1)
                 planes[0] = luma[row % 2 :, column:][:size, :size]
                 planes[1:] = colors[:, row % 2 :, column % 2 :][:, :size, :size]
         return images
