@@ -250,7 +250,7 @@ class YuvSource(RawSource):
                 read(index, row // 2 * band[0].size, band)
                 luma = band[:, :4].reshape(-1, STORED_SIZE)
                 halved = band[:, 4:, column // 2 : (column + size + 1) // 2].swapaxes(0, 1)
-                # Each number twice along a row, as the two bytes of one of 16 bits: NumPy repeats rows fast, bytes slowly.
+                # Each number twice in a row, as the two bytes of one of 16 bits: NumPy repeats rows fast, bytes slowly.
                 colors = (halved.astype(np.uint16) * 257).view(np.uint8).repeat(2, 1)
                 planes[0] = luma[row % 2 :, column:][:size, :size]
                 planes[1:] = colors[:, row % 2 :, column % 2 :][:, :size, :size]
