@@ -75,14 +75,12 @@ def decode_window(image_bytes, row, column, size, side=STORED_SIZE, resize=SHORT
     first = tf.minimum(first, region - count)  # both may have been rounded up
     # Rounded so that the square is that of the upright image.
     corner = (reduced - region + are_reversed) // 2 + first
-    pixels = tf.cond(
+    resized = functools.partial(tf.raw_ops.ResizeBilinear, size=tf.where(enlarged, side, size), half_pixel_centers=True)
+    image = tf.cond(
         is_png,
-        lambda: _png_pixels(image_bytes, corner, count, factor),
-        lambda: _jpeg_pixels(image_bytes, corner, count, reduced[1], halvings),
-    )
-    resized = tf.where(enlarged, side, size)
-    images = tf.cast(pixels, tf.float32)[None]
-    image = tf.raw_ops.ResizeBilinear(images=images, size=resized, half_pixel_centers=True)[0]
+        lambda: resized(images=_png_pixels(image_bytes, corner, count, factor)),
+        lambda: resized(images=_jpeg_pixels(image_bytes, corner, count, reduced[1], halvings)[None]),
+    )[0]
     window = tf.slice(image, tf.concat([tf.where(enlarged, start, 0), [0]], 0), (size, size, 3))
     window = tf.cast(window + 0.5, tf.uint8)  # rounded, halves up
     if orientation == APPLY:
@@ -224,11 +222,11 @@ def _checked(condition, words):
 
 
 def _jpeg_pixels(image_bytes, corner, count, width, halvings):
-    """A part of a JPEG after a reduction to this width, float32."""
+    """A part of a JPEG after a reduction to this width, uint8."""
     # In the branches nothing but what has to differ: they cost time by the operation, taken or not.
     part = corner[0], corner[1], count[0], count[1]
     branches = [functools.partial(_decode_jpeg, image_bytes, *part, width, ratio) for ratio in REDUCTIONS]
-    return tf.cast(tf.switch_case(halvings, branches), tf.float32)
+    return tf.switch_case(halvings, branches)
 
 
 def _decode_jpeg(image_bytes, row, column, rows, columns, width, ratio):
@@ -245,7 +243,7 @@ def _decode_jpeg(image_bytes, row, column, rows, columns, width, ratio):
 
 
 def _png_pixels(image_bytes, corner, count, factor):
-    """A part of a PNG after a reduction, float32."""
+    """A part of a PNG after a reduction, float32, as a batch of one."""
     pixels = tf.io.decode_png(image_bytes, channels=3)
     part = tf.slice(pixels, tf.concat([corner * factor, [0]], 0), tf.concat([count * factor, [3]], 0))
-    return tf.raw_ops.ResizeArea(images=part[None], size=count)[0]
+    return tf.raw_ops.ResizeArea(images=part[None], size=count)
