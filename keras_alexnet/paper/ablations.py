@@ -56,7 +56,9 @@ class Settings(experiment.Settings):
     baseline_seeds: tuple[int, ...] = flag((2015, 2016), "More seeds of the baseline, for its spread; trained first.")
 
     def __post_init__(self):
-        grid.check_seeds((*self.seeds, *self.baseline_seeds))
+        grid.check_seeds(self.seeds)
+        others = not set(self.baseline_seeds) & set(self.seeds)
+        self.check("baseline_seeds", others, "must be other seeds than those of --seeds")
 
 
 # What is left out (name of the flagfile, title), and what that changes on ImageNet, in points of top-1 / top-5 error:

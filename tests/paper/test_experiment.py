@@ -139,6 +139,7 @@ def test_without_the_extra_it_is_named(monkeypatch):
     ("command", "flags", "words"),
     [
         ("ablations", "--seeds=1,1", "--seeds=1,1: must be different whole numbers"),
+        ("ablations", "--baseline_seeds=2012", "--baseline_seeds=2012: must be other seeds than those of --seeds"),
         ("ablations", "--grid=", "--grid is missing"),
         ("ablations", "--flags_dir=nowhere", "--flags_dir=nowhere: must be a folder with a baseline.cfg"),
         ("ablations", "--grid=nowhere", "--grid=nowhere: is not a folder; give --data_dir"),
@@ -160,6 +161,10 @@ def test_without_the_extra_it_is_named(monkeypatch):
         ("retrieval", "{model} {data} --query={tmp}/none.jpg", "none.jpg: is not a file"),
         ("retrieval", "{model} --query=README.md --index={tmp}/none.npz", "none.npz: there is no such index"),
         ("retrieval", "{model} {data} --query_split=test", "--query_split=test: there is no folder"),
+        ("transfer", "", "--data_dir is missing"),
+        ("transfer", "{data} --images_per_class=5,-1", "--images_per_class=5,-1: must be different whole numbers"),
+        ("transfer", "{data} --images_per_class=7", "--images_per_class=7: must be at most 6, as many as"),
+        ("transfer", "{data} --model_dir=nowhere", "--model_dir=nowhere: is not a run"),
         ("table1", "--cnn={tmp}", ": is neither a run"),
         ("table1", "--cnn={run} --cnn={run}", "one too many"),
         ("table1", "--cnn={run}", "--split=test: is not a folder in"),  # the table is of the test set
