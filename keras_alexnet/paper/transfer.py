@@ -45,8 +45,7 @@ class Settings(experiment.Settings):
     def __post_init__(self):
         grid.check_seeds(self.seeds)
         counts = self.images_per_class
-        valid = counts and min(counts) >= 0 and len(set(counts)) == len(counts)
-        self.check("images_per_class", valid, "must be different whole numbers, 0 for all")
+        self.check("images_per_class", counts and len(set(counts)) == len(counts), "must be different whole numbers")
 
 
 def run(settings):

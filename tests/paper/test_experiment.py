@@ -162,9 +162,9 @@ def test_without_the_extra_it_is_named(monkeypatch):
         ("retrieval", "{model} --query=README.md --index={tmp}/none.npz", "none.npz: there is no such index"),
         ("retrieval", "{model} {data} --query_split=test", "--query_split=test: there is no folder"),
         ("transfer", "", "--data_dir is missing"),
-        ("transfer", "{data} --images_per_class=5,-1", "--images_per_class=5,-1: must be different whole numbers"),
+        ("transfer", "{data} --images_per_class=5,5", "--images_per_class=5,5: must be different whole numbers"),
         ("transfer", "{data} --images_per_class=7", "--images_per_class=7: must be at most 6, as many as"),
-        ("transfer", "{data} --model_dir=nowhere", "--model_dir=nowhere: is not a run"),
+        ("transfer", "{data} --images_per_class=2 --model_dir=nowhere", "--model_dir=nowhere: is not a run"),
         ("table1", "--cnn={tmp}", ": is neither a run"),
         ("table1", "--cnn={run} --cnn={run}", "one too many"),
         ("table1", "--cnn={run}", "--split=test: is not a folder in"),  # the table is of the test set
