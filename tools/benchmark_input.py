@@ -102,8 +102,8 @@ def as_text(report, missing):
         *harness.table("row", columns, rows + [(row, {}, why) for row, why in missing.items()]),
         "",
         "Limit: decode for rows that begin with original files, decode_prepared for the others. Batches: crops of 224, "
-        "reflected at random, uint8; of PyTorch float32 minus the mean, with color noise. Peak: resident memory of the "
-        "row's process beyond its start.",
+        "uint8, which are reflected on the device; the peers reflect here, and PyTorch's are float32 with color noise. "
+        "Peak: resident memory of the row's process beyond its start.",
     ]
     if "needed" in report:
         rate = f"For a device that trains {report['device_rate']:g} images a second, in proportion to the above:"

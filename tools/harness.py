@@ -63,7 +63,7 @@ def choose_rows(asked, known, default):
         if library in why and importlib.util.find_spec(library) is None:
             missing[row] = f"not run: {why[library]}"
     if asked and missing:
-        raise RunError(f"--rows={','.join(asked)}: {', '.join(missing)}: {missing.popitem()[1]}")
+        raise RunError(f"--rows={','.join(asked)}: {'; '.join(f'{row}: {why}' for row, why in missing.items())}")
     return [row for row in rows if row not in missing], missing
 
 

@@ -74,9 +74,9 @@ def ffcv(row, settings):
         "label": [fields.basics.IntDecoder(), transforms.ToTensor()],
     }
     options = {"order": loader.OrderOption.RANDOM, "os_cache": True, "drop_last": False, "pipelines": pipelines}
-    indices = np.tile(np.arange(len(images)), settings.repeats)
+    indices, peak_mb = np.tile(np.arange(len(images)), settings.repeats), resident_peak()
     batches = loader.Loader(file, settings.batch_size, settings.threads, indices=indices, **options)
-    return {}, speed_turn(len(indices), lambda: sum(len(labels) for _, labels in batches), settings.peak_mb)
+    return {}, speed_turn(len(indices), lambda: sum(len(labels) for _, labels in batches), peak_mb)
 
 
 class Images(torch.utils.data.Dataset):

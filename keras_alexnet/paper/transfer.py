@@ -1,11 +1,12 @@
 """Weights of one set of images as the start for another: fine-tuned, or frozen below a linear classifier.
 
-Every network is trained with the same flags, flags/transfer, from random weights and from those of --model_dir, on so
+Networks are trained with the same flags, flags/transfer, from random weights and from those of --model_dir, on so
 many images of each class; fewer images get more epochs. The classifiers see what a layer of that run gives for the
-center view, each number divided by its standard deviation: softmax regression.
+center view, each number minus its mean and divided by its standard deviation: softmax regression.
 """
 
 import dataclasses
+import hashlib
 import os
 import sys
 
@@ -51,36 +52,43 @@ class Settings(experiment.Settings):
 def run(settings):
     flags.required(settings, "data_dir")
     experiment.pyplot()
-    cli.start_tensorflow()
-    from keras_alexnet.data import sources
+    from keras_alexnet.data import sources  # TensorFlow, which `--help` does not wait for
 
     if settings.quick:
         settings = dataclasses.replace(settings, images_per_class=(2, 4), seeds=settings.seeds[:2])
+    rundir.check_run(settings.model_dir)
     training, validation = sources.open_folder(settings.data_dir)
-    folder, errors = os.path.join(settings.results_dir, "transfer"), {kind: [] for kind in KINDS}
-    chosen_of = {(n, seed): choose(training, n, seed) for n in settings.images_per_class for seed in settings.seeds}
+    # Other images have another folder.
+    key = hashlib.sha256(f"{training.fingerprint()} {validation.fingerprint()}".encode()).hexdigest()[:8]
+    folder = os.path.join(settings.results_dir, "transfer")
+    chosen = {(n, seed): choose(training, n, seed) for n in settings.images_per_class for seed in settings.seeds}
+    cells = {}
+    for (count, seed), places in chosen.items():
+        images = os.path.join(folder, key, str(count or "all"), f"images{seed}")
+        link(training, places, os.path.join(images, "train"))
+        link(validation, range(validation.count), os.path.join(images, "val"))
+        cells[count, seed] = cells_of(settings, images, count, seed)
+    failed, elsewhere = grid.run([cell for each in cells.values() for cell in each])
+    for cell, why in {**elsewhere, **failed}.items():
+        raise RunError(f"{cell.name}: {why}")
+    cli.start_tensorflow()  # until here the GPUs are free for the trainers
+    errors = {kind: [[] for _ in settings.images_per_class] for kind in KINDS}
     known, asked = (described_by(settings.model_dir, source) for source in (training, validation))
-    for count in settings.images_per_class:
-        found = {kind: [] for kind in KINDS}
-        for seed in settings.seeds:
-            chosen = chosen_of[count, seed]
-            images = link(training, validation, chosen, os.path.join(folder, str(count or "all"), f"images{seed}"))
-            for kind, error in trained(settings, images, count, seed).items():
-                found[kind].append(error)
-            for layer, name in LAYERS.items():
-                labels = np.array(training.labels)[chosen]
-                found[name].append(linear(known[layer][chosen], labels, asked[layer], validation.labels))
-            of_kinds = ", ".join(f"{kind} {each[-1]:.2f} %" for kind, each in found.items())
-            print(f"{count or 'all'} a class, seed {seed}: {of_kinds}", flush=True)
-        for kind, of_seeds in found.items():
-            errors[kind].append(of_seeds)
+    for (count, seed), places in chosen.items():
+        at, labels = settings.images_per_class.index(count), np.array(training.labels)[places]
+        for cell in cells[count, seed]:
+            errors[cell.stem][at].append(cell.history[-1]["val_top1_error"])
+        for layer, name in LAYERS.items():
+            errors[name][at].append(linear(known[layer][places], labels, asked[layer], validation.labels))
     counts = [count or round(training.count / len(training.class_names)) for count in settings.images_per_class]
     values = {"counts": counts, "seeds": list(settings.seeds), "errors": errors, "model_dir": settings.model_dir}
     experiment.write_figure(draw(values), f"{folder}.svg")
+    steps = [-(-len(chosen[count, settings.seeds[0]]) // 32) * epochs_of(count) for count in settings.images_per_class]
     protocol = (
         f"{training.count} training images, of which so many of each class are taken, and {validation.count} "
         f"validation images, {len(training.class_names)} classes; top-1 error by one center view after the last epoch; "
-        f"weights: {settings.model_dir}; seeds {', '.join(map(str, settings.seeds))}, the same images for all"
+        f"batches of 32, {', '.join(map(str, steps))} steps; weights: {settings.model_dir}; seeds "
+        f"{', '.join(map(str, settings.seeds))}, the same images for all"
     )
     caption = "Validation error by the number of training images; every seed as a dot, lines through the means."
     return Result(values, protocol, (("transfer.svg", caption),))
@@ -98,21 +106,23 @@ def choose(source, count, seed):
     return np.sort(np.concatenate([each[: count or None] for each in own]))
 
 
-def link(training, validation, chosen, folder):
-    """Links the chosen images as FOLDER/train/CLASS/* and the validation set as FOLDER/val; returns the folder."""
-    for place in chosen:
-        target = os.path.join(folder, "train", training.files[place])
+def link(source, places, folder):
+    """Links images of a source as FOLDER/CLASS/PLACE_NAME."""
+    for place in places:
+        file, name = source.files[place], source.class_names[source.labels[place]]
+        target = os.path.join(folder, name, f"{place}_{os.path.basename(file)}")
         os.makedirs(os.path.dirname(target), exist_ok=True)
         if not os.path.lexists(target):
-            os.symlink(os.path.abspath(os.path.join(training.root, training.files[place])), target)
-    if not os.path.lexists(os.path.join(folder, "val")):
-        os.symlink(os.path.abspath(validation.root), os.path.join(folder, "val"))
-    return folder
+            os.symlink(os.path.abspath(os.path.join(source.root, file)), target)
 
 
-def trained(settings, images, count, seed):
-    """The errors of the networks trained on a folder, dict of the names in STARTS. Raises RunError where one fails."""
-    epochs = next((each for most, each in sorted(EPOCHS.items()) if count and count <= most), 12)
+def epochs_of(count):
+    return next((epochs for most, epochs in sorted(EPOCHS.items()) if count and count <= most), 12)
+
+
+def cells_of(settings, images, count, seed):
+    """The networks to train on a folder of linked images, one for each of STARTS: list of grid.Cell."""
+    epochs = epochs_of(count)
     first, last = epochs * 2 // 3, epochs - 1
     further = [f"--data_dir={images}", f"--epochs={epochs}", f"--pca_color_until_epoch={first}"]
     schedules = {"random": f"{first}:0.001,{last}:0.0001"}
@@ -124,10 +134,7 @@ def trained(settings, images, count, seed):
         path, more = os.path.join(settings.flags_dir, f"{start}.cfg"), [f"--lr_schedule={schedule}"]
         more += [f"--initial_weights={settings.model_dir}"] * (start == "pretrained")
         cells += grid.cells_of([path], (seed,), os.path.dirname(images), [*further, *more])
-    failed, elsewhere = grid.run(cells)
-    for cell, why in {**elsewhere, **failed}.items():
-        raise RunError(f"{cell.name}: {why}")
-    return {cell.stem: cell.history[-1]["val_top1_error"] for cell in cells}
+    return cells
 
 
 def described_by(weights, source):
@@ -135,12 +142,18 @@ def described_by(weights, source):
     import keras
     import tensorflow as tf
 
-    from keras_alexnet.data import pipeline
+    from keras_alexnet.data import pipeline, sources
     from keras_alexnet.data.augmentation import center_crop
 
     opened = rundir.open_run(weights)
-    model = rundir.build(opened, dataclasses.replace(opened.config.network, towers=1, groups=2, precision="float32"))
+    network = opened.config.network
+    groups = 2 if 2 in (network.towers, network.groups) else 1
+    model = rundir.build(opened, dataclasses.replace(network, towers=1, groups=groups, precision="float32"))
+    missing = [title for layer, title in LAYERS.items() if layer not in {each.name for each in model.layers}]
+    if missing:
+        raise ArgumentError("model_dir", weights, f"must be a network with dropout behind {' and '.join(missing)}")
     layers = keras.Model(model.input, [model.get_layer(layer).output for layer in LAYERS])
+    source = sources.with_decoding(source, dataclasses.replace(opened.config.data, dataset="folder"))
     size = model.input_shape[1]
     mean = center_crop(opened.statistics.mean_image, size)
     batches = pipeline.evaluation_batches(source, (size,), batch_size=64)

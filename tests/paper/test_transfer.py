@@ -51,8 +51,9 @@ def test_a_trial_from_start_to_end(small_images, tmp_path, monkeypatch, capsys):
     found = json.loads((tmp_path / "quick" / "transfer.json").read_text())["values"]
     assert found["counts"] == [2, 4] and found["errors"]["random"] == [[32, 33]] * 2
     assert all(np.shape(each) == (2, 2) for each in found["errors"].values())
-    images = tmp_path / "quick" / "transfer" / "2" / "images2012"
-    assert len(list(images.glob("train/*/*.jpg"))) == 6 and (images / "val").resolve() == small_images / "val"
+    (images,) = tmp_path.glob("quick/transfer/*/2/images2012")
+    assert [len(list(images.glob(f"{split}/*/*.jpg"))) for split in ("train", "val")] == [6, 9]
+    assert {each.resolve() for each in images.glob("val/*/*")} == set(small_images.glob("val/*/*"))
     flags = (images.parent / "pretrained" / "seed2012" / "flags.cfg").read_text()
     assert "--initial_weights=imagenette" in flags
     assert "Cannot be told: fewer than 3 seeds." in capsys.readouterr().out
