@@ -23,7 +23,7 @@ CLAIM = (
     "A network that was trained on other images first and is then fine-tuned has a lower error (section 6: 16.6 % "
     "instead of 18.2 % top-5 error, after all of ImageNet's Fall 2011 release and with a sixth convolutional layer)."
 )
-COST = "about 45 minutes on two CPU cores: 24 trainings of a quarter of the width"
+COST = "about an hour on two CPU cores (estimated): 24 trainings of a quarter of the width, 36 classifiers"
 COMMAND = "python -m keras_alexnet.paper.transfer --data_dir=data/flowers"
 
 STARTS = {"random": "random start", "pretrained": "fine-tuned"}
