@@ -66,7 +66,7 @@ def main(argv):
         if not os.path.isdir(folder):
             raise ArgumentError(name, folder, "there is no such folder")
     rows, missing = harness.choose_rows(settings.rows, ROWS, list(ROWS))
-    functions = {"torch": "rows_torch.batches", "torch_prepared": "rows_torch.batches", "ffcv": "rows_torch.ffcv"}
+    functions = {"torch": "rows_torch.batches", "torch_prepared": "rows_torch.batches", "ffcv": "rows_ffcv.ffcv"}
     starts = {row: functions.get(row, "rows_input.start") for row in rows}
     # So many threads for operations of TensorFlow, and as many for the parts of one.
     os.environ |= dict.fromkeys(("TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS"), str(settings.threads))

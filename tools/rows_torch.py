@@ -1,4 +1,4 @@
-"""PyTorch's rows of benchmark_step.py and benchmark_input.py (extra `benchmark`), and FFCV's."""
+"""PyTorch's rows of benchmark_step.py and benchmark_input.py (extra `benchmark`)."""
 
 import os
 
@@ -61,24 +61,6 @@ def step(row, settings):
     return {"parameters": parameters}, step_turn(settings, train, peak_mb)
 
 
-def ffcv(row, settings):
-    """FFCV on a file of its own with the prepared images: random resized crops, reflection; uint8 batches."""
-    from ffcv import fields, loader, transforms, writer
-
-    images, file = Images(_files("prepared", settings), None), os.path.join(settings.work_dir, "ffcv.beton")
-    kinds = {"image": fields.RGBImageField("jpg", jpeg_quality=90), "label": fields.IntField()}
-    writer.DatasetWriter(file, kinds, num_workers=settings.threads).from_indexed_dataset(images)
-    decoded = fields.rgb_image.RandomResizedCropRGBImageDecoder((CROP, CROP))
-    pipelines = {
-        "image": [decoded, transforms.RandomHorizontalFlip(), transforms.ToTensor()],
-        "label": [fields.basics.IntDecoder(), transforms.ToTensor()],
-    }
-    options = {"order": loader.OrderOption.RANDOM, "os_cache": True, "drop_last": False, "pipelines": pipelines}
-    indices, peak_mb = np.tile(np.arange(len(images)), settings.repeats), resident_peak()
-    batches = loader.Loader(file, settings.batch_size, settings.threads, indices=indices, **options)
-    return {}, speed_turn(len(indices), lambda: sum(len(labels) for _, labels in batches), peak_mb)
-
-
 class Images(torch.utils.data.Dataset):
     """Random crops of files, reflected at random, minus the mean, plus color noise: float32, channels first.
 
@@ -109,7 +91,7 @@ class Images(torch.utils.data.Dataset):
         return tensor - self.mean + torch.randn(3, 1, 1), 0
 
 
-def _files(kind, settings):
+def files_of(kind, settings):
     folder = os.path.join(settings.work_dir, kind)
     return [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
 
@@ -117,7 +99,7 @@ def _files(kind, settings):
 def batches(row, settings):
     """PyTorch's loader with Pillow: the same batches as keras_alexnet's, channels first."""
     torch.set_num_threads(1)
-    files = _files("originals" if row == "torch" else "prepared", settings) * settings.repeats
+    files = files_of("originals" if row == "torch" else "prepared", settings) * settings.repeats
     mean_image = np.load(os.path.join(settings.work_dir, "jpeg", "statistics.npz"))["mean_image"]
     options = {"batch_size": settings.batch_size, "num_workers": settings.threads, "persistent_workers": True}
     loader = torch.utils.data.DataLoader(Images(files, mean_image, resize=row == "torch"), shuffle=True, **options)

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_alexnet.data.base import IndexedSource
-from keras_alexnet.errors import UsageError, printable
+from keras_alexnet.errors import UsageError, optional, printable
 from keras_alexnet.files import atomic_write, progress_bar
 
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -312,9 +312,8 @@ def _packaged_labels(data_dir):
 def _read_kit(data_dir, path):
     """What the development kit says: WordNet ids of validation images 1, 2, ..., list; words of classes, {id: str}."""
     said, away = f"--data_dir={data_dir}: {KIT_ARCHIVE}", "or move it away: then tensorflow-datasets gives the labels"
+    matlab = optional("scipy.io", "imagenet", f"{said} is read with scipy, which is not installed; move it away, or")
     try:
-        from scipy.io import loadmat  # in the extra `imagenet`
-
         with gzip.open(path) as file:
             content = file.read(_KIT_BYTES + 1)
         if len(content) > _KIT_BYTES:
@@ -323,15 +322,14 @@ def _read_kit(data_dir, path):
             # A sparse member could grow beyond the bound.
             members = {os.path.basename(each.name): each for each in tar if each.isreg() and not each.issparse()}
             truth, meta = (tar.extractfile(members[name]).read() for name in _KIT_FILES)
-        synsets = np.atleast_1d(loadmat(io.BytesIO(meta), variable_names=["synsets"], squeeze_me=True)["synsets"])
+        synsets = np.atleast_1d(
+            matlab.loadmat(io.BytesIO(meta), variable_names=["synsets"], squeeze_me=True)["synsets"]
+        )
         # The kit has inner nodes of the tree too, which are not classes.
         leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
         ids = {int(synset["ILSVRC2012_ID"]): WORDNET_ID.fullmatch(str(synset["WNID"]))[0] for synset in leaves}
         words = {str(synset["WNID"]): str(synset["words"]).partition(",")[0].strip() for synset in leaves}
         numbered = [ids[int(number)] for number in truth.decode("ascii").split()]
-    except ImportError:
-        problem = "is read with scipy, which is not installed; pip install 'keras-alexnet[imagenet]'"
-        raise UsageError(f"{said} {problem}, {away}") from None
     except Exception as error:
         # Three formats in one another, each with errors of its own.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -29,7 +29,8 @@ from tensorboard.plugins import projector
 
 from keras_alexnet import evaluation, export, rundir
 from keras_alexnet.cli import hidden_library_messages
-from keras_alexnet.data import sources, statistics
+from keras_alexnet.data import pipeline, sources, statistics
+from keras_alexnet.data.augmentation import center_crop
 from keras_alexnet.data.decoding import APPLY, decode_center
 from keras_alexnet.errors import ArgumentError, RunError, brief, printable, reading
 from keras_alexnet.files import atomic_write, make_folder, progress_bar
@@ -127,6 +128,27 @@ def feature_extractor(model_dir):
         return answer(image_bytes=tf.constant(files, tf.string))["features"].numpy()
 
     return Extractor("features", model_identity(model), extract, model)
+
+
+def of_layers(model_dir, names, source):
+    """What layers of a run give for the center views of a source: dict of name -> float32 (N, numbers).
+
+    `names`: of layers in one stack, such as dropout6. Raises ArgumentError where the run's network lacks one.
+    """
+    run = rundir.open_run(model_dir)
+    network = run.config.network
+    groups = 2 if 2 in (network.towers, network.groups) else 1
+    model = rundir.build(run, dataclasses.replace(network, towers=1, groups=groups, precision="float32"))
+    missing = set(names) - {layer.name for layer in model.layers}
+    if missing:
+        raise ArgumentError("model_dir", model_dir, f"must be a network with {' and '.join(sorted(missing))}")
+    layers = keras.Model(model.input, [model.get_layer(name).output for name in names])
+    source = sources.with_decoding(source, dataclasses.replace(run.config.data, dataset="folder"))
+    mean = center_crop(run.statistics.mean_image, model.input_shape[1])
+    batches = pipeline.evaluation_batches(source, model.input_shape[1:2], batch_size=64)
+    found = [layers(tf.cast(images[0], tf.float32) - mean, training=False) for images, _ in batches]
+    joined = (np.concatenate(parts).reshape(source.count, -1) for parts in zip(*found, strict=True))
+    return dict(zip(names, joined, strict=True))
 
 
 def pixel_extractor(size=PIXELS, orientation=APPLY):

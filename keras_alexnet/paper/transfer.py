@@ -13,6 +13,7 @@ import sys
 import numpy as np
 
 from keras_alexnet import cli, flags, rundir
+from keras_alexnet.data import sources
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment, grid
@@ -52,8 +53,6 @@ class Settings(experiment.Settings):
 def run(settings):
     flags.required(settings, "data_dir")
     experiment.pyplot()
-    from keras_alexnet.data import sources  # TensorFlow, which `--help` does not wait for
-
     if settings.quick:
         settings = dataclasses.replace(settings, images_per_class=(2, 4), seeds=settings.seeds[:2])
     rundir.check_run(settings.model_dir)
@@ -72,8 +71,10 @@ def run(settings):
     for cell, why in {**elsewhere, **failed}.items():
         raise RunError(f"{cell.name}: {why}")
     cli.start_tensorflow()  # until here the GPUs are free for the trainers
+    from keras_alexnet.paper import features
+
     errors = {kind: [[] for _ in settings.images_per_class] for kind in KINDS}
-    known, asked = (described_by(settings.model_dir, source) for source in (training, validation))
+    known, asked = (features.of_layers(settings.model_dir, LAYERS, source) for source in (training, validation))
     for (count, seed), places in chosen.items():
         at, labels = settings.images_per_class.index(count), np.array(training.labels)[places]
         for cell in cells[count, seed]:
@@ -135,31 +136,6 @@ def cells_of(settings, images, count, seed):
         more += [f"--initial_weights={settings.model_dir}"] * (start == "pretrained")
         cells += grid.cells_of([path], (seed,), os.path.dirname(images), [*further, *more])
     return cells
-
-
-def described_by(weights, source):
-    """What the layers of LAYERS give for the center views of a source: dict of float32 (N, numbers)."""
-    import keras
-    import tensorflow as tf
-
-    from keras_alexnet.data import pipeline, sources
-    from keras_alexnet.data.augmentation import center_crop
-
-    opened = rundir.open_run(weights)
-    network = opened.config.network
-    groups = 2 if 2 in (network.towers, network.groups) else 1
-    model = rundir.build(opened, dataclasses.replace(network, towers=1, groups=groups, precision="float32"))
-    missing = [title for layer, title in LAYERS.items() if layer not in {each.name for each in model.layers}]
-    if missing:
-        raise ArgumentError("model_dir", weights, f"must be a network with dropout behind {' and '.join(missing)}")
-    layers = keras.Model(model.input, [model.get_layer(layer).output for layer in LAYERS])
-    source = sources.with_decoding(source, dataclasses.replace(opened.config.data, dataset="folder"))
-    size = model.input_shape[1]
-    mean = center_crop(opened.statistics.mean_image, size)
-    batches = pipeline.evaluation_batches(source, (size,), batch_size=64)
-    found = [layers(tf.cast(images[0], tf.float32) - mean, training=False) for images, _ in batches]
-    joined = (np.concatenate(parts).reshape(source.count, -1) for parts in zip(*found, strict=True))
-    return dict(zip(LAYERS, joined, strict=True))
 
 
 def linear(features, labels, asked, answers):
