@@ -6,6 +6,7 @@ a machine whose speed changes is equally fast or slow for all rows.
 """
 
 import dataclasses
+import glob
 import importlib.util
 import json
 import multiprocessing
@@ -56,12 +57,12 @@ def choose_rows(asked, known, default):
         if row not in known or asked.count(row) > 1:
             raise ArgumentError("rows", ",".join(asked), f"{row!r} is none of {', '.join(known)}, or there twice")
     rows, missing = asked or default, {}
-    why = {"torch": "PyTorch is not installed (pip install 'keras-alexnet[benchmark]')"}
-    why["ffcv"] = "FFCV is not installed (pip install ffcv)"
+    needed = {"torch": "PyTorch is not installed (pip install 'keras-alexnet[benchmark]')"}
+    needed["ffcv"] = "FFCV is not installed (pip install ffcv)"
     for row in rows:
         library = row.partition("_")[0]
-        if library in why and importlib.util.find_spec(library) is None:
-            missing[row] = f"not run: {why[library]}"
+        if library in needed and importlib.util.find_spec(library) is None:
+            missing[row] = f"not run: {needed[library]}"
     if asked and missing:
         raise RunError(f"--rows={','.join(asked)}: {'; '.join(f'{row}: {why}' for row, why in missing.items())}")
     return [row for row in rows if row not in missing], missing
@@ -119,6 +120,11 @@ def start(row, function, settings):
 def take_turn(row):
     """In the process of a row: what it measures."""
     return _turns[row]()
+
+
+def files_of(kind, settings):
+    """The paths of all images in WORK/KIND, see rows_input.py."""
+    return glob.glob(os.path.join(glob.escape(os.path.join(settings.work_dir, kind)), "*", "*"))
 
 
 def seconds(work, *arguments):

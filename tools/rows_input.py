@@ -8,7 +8,6 @@ Each function of a row returns what a turn reads: (images, a function of nothing
 """
 
 import dataclasses
-import glob
 import itertools
 import os
 import statistics
@@ -18,7 +17,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from harness import speed_turn
+from harness import files_of, speed_turn
 
 from keras_alexnet.data import pipeline, prepare, records, sources
 from keras_alexnet.data.augmentation import Augmentation
@@ -110,8 +109,7 @@ def count_images(dataset, settings, autotune):
 
 
 def decoder(row, settings):
-    folder = os.path.join(settings.work_dir, "originals" if row == "decode" else "prepared")
-    files = glob.glob(os.path.join(glob.escape(folder), "*", "*")) * settings.repeats
+    files = files_of("originals" if row == "decode" else "prepared", settings) * settings.repeats
 
     def decoded(path):
         # One number of each image: all of it would be copied, none of it not even decoded.

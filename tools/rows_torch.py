@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import torch
-from harness import resident_peak, speed_turn, step_turn
+from harness import files_of, resident_peak, speed_turn, step_turn
 from PIL import Image
 from torch import nn
 
@@ -62,15 +62,11 @@ def step(row, settings):
 
 
 class Images(torch.utils.data.Dataset):
-    """Random crops of files, reflected at random, minus the mean, plus color noise: float32, channels first.
+    """Random crops of files, reflected at random, minus the mean, plus color noise: float32, channels first."""
 
-    Without a mean image, whole: uint8, channels last.
-    """
-
-    def __init__(self, files, mean_image, resize=False):
-        self.files, self.resize, self.mean = files, resize, None
-        if mean_image is not None:
-            self.mean = torch.from_numpy(mean_image)[16:240, 16:240].permute(2, 0, 1).contiguous()
+    def __init__(self, files, mean_image, resize):
+        mean = torch.from_numpy(mean_image)[16:240, 16:240]
+        self.files, self.mean, self.resize = files, mean.permute(2, 0, 1).contiguous(), resize
 
     def __len__(self):
         return len(self.files)
@@ -78,8 +74,6 @@ class Images(torch.utils.data.Dataset):
     def __getitem__(self, index):
         with Image.open(self.files[index]) as opened:
             image = opened.convert("RGB")
-        if self.mean is None:
-            return np.array(image), 0
         if self.resize:
             factor = 256 / min(image.size)
             image = image.resize([max(256, round(side * factor)) for side in image.size], Image.Resampling.BILINEAR)
@@ -89,11 +83,6 @@ class Images(torch.utils.data.Dataset):
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float()
         return tensor - self.mean + torch.randn(3, 1, 1), 0
-
-
-def files_of(kind, settings):
-    folder = os.path.join(settings.work_dir, kind)
-    return [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]
 
 
 def batches(row, settings):

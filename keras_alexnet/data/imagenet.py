@@ -311,8 +311,9 @@ def _packaged_labels(data_dir):
 
 def _read_kit(data_dir, path):
     """What the development kit says: WordNet ids of validation images 1, 2, ..., list; words of classes, {id: str}."""
-    said, away = f"--data_dir={data_dir}: {KIT_ARCHIVE}", "or move it away: then tensorflow-datasets gives the labels"
-    scipy = optional("scipy.io", "imagenet", f"{said} is read with scipy, which is not installed; move it away, or")
+    said, away = f"--data_dir={data_dir}: {KIT_ARCHIVE}", "move it away: then tensorflow-datasets gives the labels"
+    missing = f"{said} is read with scipy, which is not installed; {away}, or"
+    loadmat = optional("scipy.io", "imagenet", missing).loadmat
     try:
         with gzip.open(path) as file:
             content = file.read(_KIT_BYTES + 1)
@@ -322,7 +323,7 @@ def _read_kit(data_dir, path):
             # A sparse member could grow beyond the bound.
             members = {os.path.basename(each.name): each for each in tar if each.isreg() and not each.issparse()}
             truth, meta = (tar.extractfile(members[name]).read() for name in _KIT_FILES)
-        synsets = np.atleast_1d(scipy.loadmat(io.BytesIO(meta), variable_names=["synsets"], squeeze_me=True)["synsets"])
+        synsets = np.atleast_1d(loadmat(io.BytesIO(meta), variable_names=["synsets"], squeeze_me=True)["synsets"])
         # The kit has inner nodes of the tree too, which are not classes.
         leaves = [synset for synset in synsets if int(synset["num_children"]) == 0]
         ids = {int(synset["ILSVRC2012_ID"]): WORDNET_ID.fullmatch(str(synset["WNID"]))[0] for synset in leaves}
@@ -331,5 +332,5 @@ def _read_kit(data_dir, path):
     except Exception as error:
         # Three formats in one another, each with errors of its own.
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UsageError(f"{said} cannot be read ({reason}); fetch it again, {away}") from None
+        raise UsageError(f"{said} cannot be read ({reason}); fetch it again, or {away}") from None
     return numbered, {wordnet_id: word for wordnet_id, word in words.items() if word.isprintable()}

@@ -6,6 +6,7 @@ center view, each number minus its mean and divided by its standard deviation: s
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import sys
@@ -75,20 +76,28 @@ def run(settings):
 
     errors = {kind: [[] for _ in settings.images_per_class] for kind in KINDS}
     known, asked = (features.of_layers(settings.model_dir, LAYERS, source) for source in (training, validation))
+
+    @functools.cache  # all images are the same ones with every seed
+    def frozen(layer, places):
+        labels = np.array(training.labels)[list(places)]
+        return linear(known[layer][list(places)], labels, asked[layer], validation.labels)
+
     for (count, seed), places in chosen.items():
-        at, labels = settings.images_per_class.index(count), np.array(training.labels)[places]
+        at = settings.images_per_class.index(count)
         for cell in cells[count, seed]:
             errors[cell.stem][at].append(cell.history[-1]["val_top1_error"])
         for layer, name in LAYERS.items():
-            errors[name][at].append(linear(known[layer][places], labels, asked[layer], validation.labels))
+            errors[name][at].append(frozen(layer, tuple(places)))
     counts = [count or round(training.count / len(training.class_names)) for count in settings.images_per_class]
     values = {"counts": counts, "seeds": list(settings.seeds), "errors": errors, "model_dir": settings.model_dir}
     experiment.write_figure(draw(values), f"{folder}.svg")
-    steps = [-(-len(chosen[count, settings.seeds[0]]) // 32) * epochs_of(count) for count in settings.images_per_class]
+    first = {count: cells[count, settings.seeds[0]][0].config.training for count in settings.images_per_class}
+    batch_size = next(iter(first.values())).batch_size
+    steps = [-(-len(chosen[n, settings.seeds[0]]) // batch_size) * each.epochs for n, each in first.items()]
     protocol = (
         f"{training.count} training images, of which so many of each class are taken, and {validation.count} "
         f"validation images, {len(training.class_names)} classes; top-1 error by one center view after the last epoch; "
-        f"batches of 32, {', '.join(map(str, steps))} steps; weights: {settings.model_dir}; seeds "
+        f"batches of {batch_size}, {', '.join(map(str, steps))} steps; weights: {settings.model_dir}; seeds "
         f"{', '.join(map(str, settings.seeds))}, the same images for all"
     )
     caption = "Validation error by the number of training images; every seed as a dot, lines through the means."
@@ -117,13 +126,9 @@ def link(source, places, folder):
             os.symlink(os.path.abspath(os.path.join(source.root, file)), target)
 
 
-def epochs_of(count):
-    return next((epochs for most, epochs in sorted(EPOCHS.items()) if count and count <= most), 12)
-
-
 def cells_of(settings, images, count, seed):
     """The networks to train on a folder of linked images, one for each of STARTS: list of grid.Cell."""
-    epochs = epochs_of(count)
+    epochs = next((epochs for most, epochs in EPOCHS.items() if count and count <= most), 12)
     first, last = epochs * 2 // 3, epochs - 1
     further = [f"--data_dir={images}", f"--epochs={epochs}", f"--pca_color_until_epoch={first}"]
     schedules = {"random": f"{first}:0.001,{last}:0.0001"}
