@@ -66,7 +66,8 @@ def main(argv):
     config = flags.parse(CardConfig, argv, __doc__, positional="run")
     if len(config.run) != 1:
         raise UsageError(f"name one run's folder, not {len(config.run)}")
-    rundir.check_run(config.run[0])
+    if not rundir.is_run(config.run[0]):
+        raise UsageError(f"{config.run[0]}: is not a run (its {rundir.FLAGS} is missing)")
     start_tensorflow()
     print(text(rundir.open_run(config.run[0])), end="")
 
@@ -80,11 +81,11 @@ def text(run):
     values = {"dataset": _escaped(dataset), "images": f"{count:,} training images" if count else "imported weights"}
     values |= {"training": "not known", "errors": "not run", "metrics": ""}
     if run.history:
-        last = run.history[-1]
+        last, s = run.history[-1], "s" * (len(run.history) > 1)
         values["metrics"] = _metrics(dataset, last)
         values["errors"] = "{val_top1_error:.2f} %, {val_top5_error:.2f} %: validation set, center view".format(**last)
         values["training"] = (
-            f"{len(run.history)} epochs, batches of {training.batch_size}, learning rate {training.learning_rate:g} "
+            f"{len(run.history)} epoch{s}, batches of {training.batch_size}, learning rate {training.learning_rate:g} "
             f"({training.lr_policy}), momentum {training.momentum:g}, weight decay {training.weight_decay:g}, dropout "
             f"{network.dropout:g}, seed {run.config.run.seed}, {network.precision}"
         )

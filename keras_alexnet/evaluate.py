@@ -79,10 +79,7 @@ class EvaluateConfig:
 def main(argv):
     config = parse_evaluate(argv, __doc__)
     for folder in config.model_dir:
-        rundir.check_path(folder)
-        if not rundir.is_run(folder) and not os.path.isfile(os.path.join(folder, "saved_model.pb")):
-            problem = f"has neither the {rundir.FLAGS} of a run nor the saved_model.pb of an exported model"
-            raise UsageError(f"--model_dir={folder}: {problem}")
+        rundir.check_model(folder)
     json_folder = _json_folder(config)
     start_tensorflow()
     from keras_alexnet import evaluation

@@ -99,8 +99,9 @@ def main(argv):
         print(f"{printable(path)}: {printable(name)}, {percent(probability)}", flush=True)
         sections[f"{number}_{Path(path).stem}"] = printable(os.path.basename(path)), panels
     sections["run"] = "The run", [filter_panel(model), *(sample_panels(model, *sample) if sample else ())]
-    network, trained = run.config.network, f"trained for {len(run.history)} epochs on {run.statistics.count:,} images"
-    trained = trained if run.history else "not trained here"
+    network, epochs = run.config.network, len(run.history)
+    trained = f"trained for {epochs} epoch{'s' * (epochs > 1)} on {run.statistics.count:,} images"
+    trained = trained if epochs else "not trained here"
     lead = f"{network.variant}, width {network.width:g}, {len(names)} classes, {trained}."
     for slug, (_, panels) in sections.items():
         for name, _, pixels in (figure for panel in panels for figure in panel.figures):

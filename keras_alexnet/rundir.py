@@ -26,6 +26,7 @@ CLASS_NAMES = "class_names.txt"
 STATISTICS = "statistics.npz"
 CHECKPOINTS = "checkpoints"
 PROVENANCE = "provenance.json"  # list with an entry for every process that trained the run
+SAVED_MODEL = "saved_model.pb"  # of an export
 VALIDATION = "validation.json"  # see data.statistics.DatasetSummary
 INCLUDED = ("imagenette",)  # runs that come with the package, in folders of these names
 # The packages that the results of a run depend on.
@@ -55,6 +56,14 @@ def located(model_dir):
 def is_run(folder):
     """Whether a folder holds a run, bool."""
     return os.path.isfile(os.path.join(located(folder), FLAGS))
+
+
+def check_model(folder):
+    """Raises UsageError unless a folder holds a run or an exported model."""
+    check_path(located(folder))
+    if not is_run(folder) and not os.path.isfile(os.path.join(folder, SAVED_MODEL)):
+        problem = f"is neither a run (no {FLAGS}) nor an exported model (no {SAVED_MODEL})"
+        raise UsageError(f"--model_dir={folder}: {problem}")
 
 
 def check_run(model_dir):

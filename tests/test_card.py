@@ -58,4 +58,4 @@ def test_operations_of_the_whole_network():
 
 def test_what_has_no_card(tmp_path):
     assert refusal(card) == "name one run's folder, not 0"
-    assert "is not a run" in refusal(card, tmp_path)
+    assert refusal(card, tmp_path) == f"{tmp_path}: is not a run (its flags.cfg is missing)"

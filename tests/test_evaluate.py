@@ -138,7 +138,7 @@ def test_images_that_change_meanwhile_are_noticed(tiny_run, monkeypatch):
     ("flags", "words"),
     [
         ("", "--model_dir is missing"),
-        ("--model_dir={tmp}", "has neither the flags.cfg of a run nor the saved_model.pb of an exported model"),
+        ("--model_dir={tmp}", "is neither a run (no flags.cfg) nor an exported model (no saved_model.pb)"),
         ("--model_dir={tmp}/a[1]", "must not contain [ ] * ? or \\"),
         ("--model_dir={run} --split=test", "/test is missing; it holds one folder per class"),
         ("--model_dir={run} --dataset=folder", "--data_dir is missing"),

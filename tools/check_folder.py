@@ -66,10 +66,10 @@ def report(both, bad):
     turned = collections.Counter(each.orientation for own in facts for each in own if each.orientation > 1)
     kinds = ", ".join(f"{count} of {orientation}" for orientation, count in sorted(turned.items()))
     yield f"EXIF orientation: {turned.total()} images are not stored upright" + f" ({kinds})" * bool(turned)
-    copies = collections.defaultdict(list)
+    copies, above = collections.defaultdict(list), os.path.commonpath([os.path.abspath(each.root) for each in both])
     for source, own in zip(both, facts, strict=True):
         for file, label, each in zip(source.files, source.labels, own, strict=True):
-            copies[each.digest].append((source.name, f"{source.name}/{file}", label))
+            copies[each.digest].append((source.name, os.path.relpath(os.path.join(source.root, file), above), label))
     copies = [each for digest, each in copies.items() if digest and len(each) > 1]
     across = [each for each in copies if len({split for split, _, _ in each}) > 1]
     other_class = [each for each in copies if len({label for _, _, label in each}) > 1]
@@ -80,7 +80,10 @@ def report(both, bad):
     ):
         yield from _named(title, [" = ".join(path for _, path, _ in each) for each in groups])
     names = [(source, name) for source, own in zip(both, bad, strict=True) for name in (*source.other_files, *own)]
-    others = [f"{source.name}/{name} ({source.reason(name) or 'not an image'})" for source, name in names]
+    others = [
+        f"{os.path.relpath(os.path.join(source.root, name), above)} ({source.reason(name) or 'not an image'})"
+        for source, name in names
+    ]
     yield from _named("files that are not read", others)
 
 

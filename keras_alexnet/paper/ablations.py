@@ -3,7 +3,8 @@
 The grid is every flagfile of flags/ablations times the seeds, see tools/run_grid.py. Each ablation is compared with the
 baseline seed by seed, corrected by Holm's method for the number of comparisons: nothing is called worse or better
 unless its corrected p is below 0.05. All that learned share one estimate of the spread (randomized blocks), since three
-seeds alone tell it badly. A run that is unfinished, or has other flags than its flagfile, is named and left out.
+seeds alone tell it badly. A run that is unfinished, or has other flags than its flagfile, is named and left out. What
+RESULTS/ablations.json has of a run with the same flags is not trained again: a grid may take several machines and days.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import sys
 import numpy as np
 
 from keras_alexnet import cli, flags, rundir
+from keras_alexnet import config as configs
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.flags import flag
@@ -96,25 +98,28 @@ def run(settings):
         further = ["--dataset=shapes", f"--data_dir={folder}/shapes", "--precision=float32", *QUICK_FLAGS]
     cells = grid.cells_of([found[BASELINE]], (*seeds, *more), folder, further)
     cells += grid.cells_of([found[name] for name in names if name != BASELINE], seeds, folder, further)
-    trains = settings.quick or (settings.data_dir and settings.train)
-    if not trains and not os.path.isdir(folder):
+    runs = {} if settings.quick else earlier(settings.results_dir, cells)
+    left = [cell for cell in cells if cell.name not in runs]
+    trains = left and (settings.quick or (settings.data_dir and settings.train))
+    if not trains and not runs and not os.path.isdir(folder):
         raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
     experiment.pyplot()
     if trains:
-        failed, elsewhere = grid.run(cells)
+        failed, elsewhere = grid.run(left)
         for cell, why in {**elsewhere, **failed}.items():
             print(f"{cell.name}: {why}", file=sys.stderr)
     cli.start_tensorflow()  # until here the GPUs are free for the trainers
     from keras_alexnet import evaluation  # TensorFlow, which `--help` does not wait for
 
-    values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir)
+    values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir, runs)
     experiment.write_figure(draw(values), os.path.join(settings.results_dir, "ablations.svg"))
     numbers = ", ".join(f"{name} {value}" for name, value in values["flags"].items())
+    made = sorted({f"{each['commit']} on {each['device']}" for each in values["runs"].values()})
     protocol = (
         f"{values['training_images']} training and {values['images']} validation images, {values['classes']} classes; "
         f"one network by its center view after {values['epochs']} epochs; {numbers}; seeds of the baseline: "
         f"{', '.join(map(str, values['rows'][0]['seeds']))}; randomized blocks over seeds, Holm's correction; each "
-        "ablation as its flagfile in flags/ablations says"
+        f"ablation as its flagfile in flags/ablations says; trained by {'; '.join(made)}"
     )
     caption = (
         "Points of top-1 error above the baseline of the same seed: single seeds gray, means with 95 % intervals. Red "
@@ -123,18 +128,27 @@ def run(settings):
     return Result(values, protocol, (("ablations.svg", caption),))
 
 
-def compare(cells, evaluate, data_dir=None):
+def earlier(results_dir, cells):
+    """What RESULTS/ablations.json has of runs with the flags of cells: dict of a cell's name -> as of `read`."""
+    runs = (experiment.read("ablations", results_dir) or {"values": {}})["values"].get("runs", {})
+    return {cell.name: runs[cell.name] for cell in cells if runs.get(cell.name, {}).get("flags") == _settings_of(cell)}
+
+
+def compare(cells, evaluate, data_dir=None, known=None):
     """Reads the runs of a grid and compares them with the baseline; None as data_dir: the images are where they were.
+
+    `known`: as of `earlier`, what need not be read.
 
     Returns:
         dict: `rows`, list of dict: name, seeds, errors and training_errors (percent, one a seed), of the center view's
         row ten_views too; unlearned (seeds whose error is not below the majority-class baseline's); difference, see
-        experiment.paired, or None; corrected, p by Holm or None. `missing`, list of (run, why); and more.
+        experiment.paired, or None; corrected, p by Holm or None. `missing`, list of (run, why); `runs`, as `known`,
+        with `views`, errors by the center view and by ten, where they were asked for; and more.
     """
-    runs, missing, first = {cell.stem: {} for cell in cells}, [], None
+    runs, missing, first, known = {cell.stem: {} for cell in cells}, [], None, known or {}
     for cell in sorted(cells, key=lambda cell: cell.stem != BASELINE):
         try:
-            run = read(cell)
+            run = known.get(cell.name) or read(cell)
             first = first or run
             if run["fingerprints"] != first["fingerprints"]:
                 raise RunError("has other images than the baseline")
@@ -155,7 +169,8 @@ def compare(cells, evaluate, data_dir=None):
     pool(rows)
     for seed, run in baseline.items():
         try:
-            views[seed] = [error_by_views(run, count, evaluate, data_dir) for count in (1, 10)]
+            run["views"] = run.get("views") or [error_by_views(run, n, evaluate, data_dir) for n in (1, 10)]
+            views[seed] = run["views"]
         except (RunError, UsageError) as error:
             missing.append((f"ten views of {BASELINE}/seed{seed}", str(error)))
     center, ten = ([errors[place] for errors in views.values()] for place in (0, 1))
@@ -166,6 +181,7 @@ def compare(cells, evaluate, data_dir=None):
     return {
         "rows": [{**row, "corrected": p} for row, p in zip(rows, corrected, strict=True)],
         "missing": missing,
+        "runs": {f"{name}/seed{seed}": run for name, own in runs.items() for seed, run in own.items()},
         "epochs": first["epochs"],
         "images": sum(counts),
         "training_images": first["training_images"],
@@ -227,7 +243,7 @@ def holm(ps):
 
 
 def read(cell):
-    """What the folder of a finished run says, dict; errors in percent after the last epoch, by center views.
+    """What the folder of a finished run says, dict for JSON; errors in percent after the last epoch, by center views.
 
     Raises RunError, one line without the folder's name, where there is none.
     """
@@ -242,17 +258,28 @@ def read(cell):
         reading("its files"),
         open(os.path.join(cell.folder, rundir.VALIDATION), encoding="utf-8") as file,
         np.load(os.path.join(cell.folder, rundir.STATISTICS)) as trained_on,
+        open(os.path.join(cell.folder, rundir.PROVENANCE), encoding="utf-8") as record,
     ):
-        validation, last = json.load(file), cell.history[-1]
+        validation, last, made = json.load(file), cell.history[-1], json.load(record)[0]
         return {
             "folder": cell.folder,
+            "flags": _settings_of(cell),
+            "commit": made["commit"],
+            "device": made["device"],
             "epochs": cell.epochs,
             "error": last["val_top1_error"],
             "training_error": last["top1_error"],
             "training_images": int(trained_on["count"]),
             "label_counts": validation["label_counts"],
-            "fingerprints": (str(trained_on["fingerprint"]), validation["fingerprint"]),
+            "fingerprints": [str(trained_on["fingerprint"]), validation["fingerprint"]],
         }
+
+
+def _settings_of(cell):
+    """The flags of a cell that are not the defaults and affect its run, wherever its images are: dict for JSON."""
+    usual = grid.settings_of(flags.read(configs.Config, {}))
+    own = grid.settings_of(cell.config)
+    return {name: value for name, value in own.items() if value != usual[name] and name != "data_dir"}
 
 
 def error_by_views(run, views, evaluate, data_dir=None):

@@ -169,7 +169,7 @@ def pixel_extractor(size=PIXELS, orientation=APPLY):
 def model_identity(model):
     """A hash of everything that a network's features depend on, str: a run and its export have the same."""
     if rundir.is_run(model.name):  # the mean image of its training set is subtracted from the input
-        training_set = statistics.load(os.path.join(model.name, rundir.STATISTICS)).fingerprint
+        training_set = statistics.load(os.path.join(rundir.located(model.name), rundir.STATISTICS)).fingerprint
     else:
         training_set = export.read_metadata(model.name).get("training_set", {}).get("fingerprint")
     network = dataclasses.asdict(model.config.network)

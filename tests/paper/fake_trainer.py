@@ -45,7 +45,7 @@ def write(config, epochs, error=None):
         file.write("epoch,loss,top1_error,top5_error,val_loss,val_top1_error,images_per_second\n")
         file.writelines(f"{each},1.5,25,1,0.75,{error + epochs - each},50\n" for each in range(1, epochs + 1))
     with open(os.path.join(folder, rundir.PROVENANCE), "w") as file:
-        json.dump([{"training_set": {"images": 100}}], file)
+        json.dump([{"training_set": {"images": 100}, "commit": "0123456", "device": "a device"}], file)
     with open(os.path.join(folder, rundir.VALIDATION), "w") as file:
         json.dump({"label_counts": [10, 10], "skipped": [], "fingerprint": "validation"}, file)
     zeros = {"mean_image": np.zeros((256, 256, 3), np.float32), "rgb_mean": np.zeros(3), "rgb_covariance": np.eye(3)}

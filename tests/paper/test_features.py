@@ -136,3 +136,8 @@ def test_the_projector_shows_the_index(pixels, tmp_path):
 
 def test_thumbnails_of_files_that_are_gone_are_black(tmp_path):
     assert not features.thumbnails([str(tmp_path / "gone.jpg")], 8).any()
+
+
+def test_the_network_in_the_package_describes_images(small_images):
+    found = features.feature_extractor("imagenette").extract([next((small_images / "val").rglob("*.jpg")).read_bytes()])
+    assert found.shape == (1, 1024) and np.isfinite(found).all() and found.any()

@@ -2,6 +2,8 @@ import importlib.util
 import json
 import math
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from keras_alexnet import AlexNet
 from keras_alexnet.cli import run_command
 from keras_alexnet.data import records
 from tests.data.conftest import encoded, photo, write_folder
+from tests.runs import ROOT
 from tests.tools.conftest import load_tool
 
 TINY = ["--width=0.0625", "--batch_size=2", "--rounds=2"]
@@ -111,6 +114,21 @@ def test_torch(images, tmp_path):
     run("benchmark_step", *TINY, "--rows=torch", f"--json={tmp_path / 'step.json'}")
     parameters = json.loads((tmp_path / "step.json").read_text())["parameters"]
     assert parameters == AlexNet(1000, width=1 / 16).count_params()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("torchvision"), reason="torchvision is not installed (extra parity)")
+def test_peer(tiny_run, small_images, tmp_path):
+    """In a process of its own, as test_torch."""
+    command = [sys.executable, ROOT / "tools" / "benchmark_peer.py", f"--model_dir={tiny_run}", "--batch_size=6"]
+    command += [f"--data_dir={small_images}", "--workers=1", f"--json={tmp_path / 'peer.json'}"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = json.loads((tmp_path / "peer.json").read_text())
+    rows = np.genfromtxt(tiny_run / "history.csv", delimiter=",", names=True)
+    assert found["rows"]["keras_alexnet"]["error"] == rows["val_top1_error"][-1]
+    errors = [error for error, _ in found["history"]["torchvision"]]
+    assert len(errors) == 3 and all(round(error * 9 / 100, 6).is_integer() for error in errors)  # of nine images
+    assert "after 3 epochs  top-1 error, %  minutes" in said
 
 
 def test_input_that_is_no_image_is_named(in_process, tmp_path, capsys):

@@ -42,5 +42,9 @@ def test_the_report(tmp_path, capsys):
         f"    train/dog/g.jpg (a GIF image; {convert} {tmp_path}/train/dog/g.jpg`)",
         "    val/dog/cut.jpg (not an image)",
     ]
+    images = {f"{name}/{number}.jpg": encoded(photo(64, 64, number)) for name in "ab" for number in range(20)}
+    write_folder(tmp_path / "unsplit", images)
+    assert run_command("check_folder", tool.main, [str(tmp_path / "unsplit")]) == 0
+    assert "    a/1.jpg = b/1.jpg" in capsys.readouterr().out  # as it lies there, without the name of a split
     assert run_command("check_folder", tool.main, []) == 2
     assert capsys.readouterr().err == "check_folder: name one folder of images\n"
