@@ -1,7 +1,5 @@
 """Lists the commands of the package."""
 
-import sys
-
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import UsageError
 
@@ -30,4 +28,4 @@ def show(package, commands, argv):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("keras_alexnet", main, sys.argv[1:]))
+    raise SystemExit(run_command("keras_alexnet", main))

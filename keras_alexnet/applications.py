@@ -108,7 +108,7 @@ def decode_predictions(predictions, top=5, class_names=None, run=None):
     if isinstance(class_names, (str, os.PathLike)):
         with open(_file_of(class_names, "class_names.txt"), encoding="utf-8", newline="\n") as file:
             class_names = file.read().removesuffix("\n").split("\n")
-    words = dict(imagenet.classes())
+    words = imagenet.classes()
     names = [(name, words.get(name, name)) for name in (words if class_names is None else class_names)]
     predictions = np.asarray(predictions)
     if predictions.dtype.kind in "OSUcmM":

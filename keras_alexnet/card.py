@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import sys
 
 from keras_alexnet import __version__, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
@@ -149,4 +148,4 @@ def _files(model_dir):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("card", main, sys.argv[1:]))
+    raise SystemExit(run_command("card", main))

@@ -16,8 +16,8 @@ REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: schedulers can be configured to reque
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 
 
-def run_command(command, main, argv):
-    """Runs `main(argv)`; error lines start with the name `command`.
+def run_command(command, main, argv=None):
+    """Runs `main(argv)`, by default with the arguments of this process; error lines start with the name `command`.
 
     Returns the exit code: 0 done, 1 failed, 2 wrong usage, 75 stopped by a signal and resumable, 130 interrupted by
     Ctrl-C.
@@ -31,7 +31,7 @@ def run_command(command, main, argv):
         if isinstance(getattr(sys, name), io.TextIOWrapper):
             getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
-        main(argv)
+        main(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
         return _fail(command, error, 2)
     except ArgumentError as error:

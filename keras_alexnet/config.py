@@ -237,12 +237,6 @@ def parse_train(argv, usage):
     return config
 
 
-def read_flags_cfg(text):
-    """The Config of the text of a run's `flags.cfg`. Raises UsageError where the text is invalid."""
-    lines = (line[2:].partition("=") for line in text.split("\n") if line.startswith("--"))
-    return flags.read(Config, {name: value.rstrip("\r") for name, _, value in lines})
-
-
 def check(config):
     """Checks what concerns several flags, without TensorFlow. Raises ArgumentError or UsageError."""
     data, network, training, run = config.data, config.network, config.training, config.run

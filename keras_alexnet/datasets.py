@@ -3,7 +3,6 @@
 import atexit
 import dataclasses
 import itertools
-import json
 import os
 import shutil
 import sys
@@ -13,11 +12,10 @@ import numpy as np
 
 from keras_alexnet import rundir
 from keras_alexnet.config import DATASETS
-from keras_alexnet.data import imagenet, prepare, records, sources
-from keras_alexnet.data import statistics as stats
+from keras_alexnet.data import imagenet, prepare, records, sources, statistics as stats
 from keras_alexnet.data.augmentation import Augmentation
 from keras_alexnet.errors import RunError, UsageError, printable
-from keras_alexnet.files import atomic_write
+from keras_alexnet.files import atomic_write, read_json, write_json
 from keras_alexnet.model.variants import VARIANTS
 
 NAMED = 10  # bad files named on the screen; skipped.txt in the run's folder names all
@@ -171,8 +169,7 @@ def describe_bad_files(both, bad):
 def read_summary(path):
     """The summary of a validation set in a run's folder; None where it is missing or damaged."""
     try:
-        with open(path, encoding="utf-8") as file:
-            saved = json.load(file)
+        saved = read_json(path)
         summary = stats.DatasetSummary(tuple(saved["label_counts"]), tuple(saved["skipped"]), saved["fingerprint"])
         return summary if all(isinstance(count, int) for count in summary.label_counts) else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -207,8 +204,7 @@ def _summary(config, source, is_chief):
     prepared = source.label_counts and stats.DatasetSummary(source.label_counts, (), source.fingerprint())
     summary = prepared or stats.summarize(source, config.data.input_threads)
     if is_chief:
-        with atomic_write(path) as file:
-            json.dump(dataclasses.asdict(summary), file)
+        write_json(path, dataclasses.asdict(summary))
     return summary
 
 

@@ -37,15 +37,16 @@ def optional(module, extra, problem=None):
 
 
 @contextlib.contextmanager
-def reading(path):
-    """A block that reads files of a run or a model: whatever fails in it becomes a RunError that names `path`."""
+def reading(path, problem="cannot be read"):
+    """A block that reads files of a run or a model: whatever fails in it becomes a RunError, `PATH: PROBLEM (why)`."""
     try:
         yield
     except (UsageError, RunError):
         raise
     except Exception as error:
         # What is truncated or written by another program fails with errors of all kinds (weights: an IndexError).
-        raise RunError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        words = printable(" ".join(str(error).split())) or type(error).__name__
+        raise RunError(f"{path}: {problem} ({words[:200]})") from None
 
 
 def printable(text):

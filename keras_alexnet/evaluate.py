@@ -7,17 +7,14 @@ Errors are in percent; every image counts once, and ties are shared as in the re
 """
 
 import dataclasses
-import json
 import math
 import os
 import re
-import sys
 
-from keras_alexnet import config as configs
-from keras_alexnet import flags, rundir
+from keras_alexnet import config as configs, flags, rundir
 from keras_alexnet.cli import Table, run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, UsageError
-from keras_alexnet.files import atomic_write
+from keras_alexnet.files import write_json
 from keras_alexnet.flags import flag
 
 NAMED = 5  # left-out files named on the screen; the JSON file names all
@@ -87,8 +84,7 @@ def main(argv):
     report = evaluation.evaluate(config)
     print(as_text(report), flush=True)
     path = config.json or os.path.join(json_folder, _json_name(config, report))
-    with atomic_write(path) as file:
-        json.dump(report, file, indent=1, ensure_ascii=False)
+    write_json(path, report, indent=1, ensure_ascii=False)
     print(f"all results: {path}")
 
 
@@ -193,4 +189,4 @@ def _json_name(config, report):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("evaluate", main, sys.argv[1:]))
+    raise SystemExit(run_command("evaluate", main))

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from keras_alexnet import __version__, datasets, export, flags, rundir
-from keras_alexnet import config as configs
+from keras_alexnet import __version__, config as configs, datasets, export, flags, rundir
 from keras_alexnet.data import pipeline, records, shapes, sources, statistics
 from keras_alexnet.data.decoding import STORED_SIZE
 from keras_alexnet.errors import RunError, UsageError, reading

@@ -14,7 +14,6 @@ import io
 import os
 import re
 import string
-import sys
 import types
 import typing
 from pathlib import Path
@@ -22,8 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_alexnet import config as configs
-from keras_alexnet import flags, rundir
+from keras_alexnet import config as configs, flags, rundir
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
 from keras_alexnet.data import imagenet
 from keras_alexnet.data.sources import conversion
@@ -353,4 +351,4 @@ def modules():
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("explain", main, sys.argv[1:]))
+    raise SystemExit(run_command("explain", main))

@@ -76,11 +76,10 @@ class Explorer:
         needed, self.folder, self.lock, self.network = explain.modules(), config.model, threading.Lock(), None
         if rundir.is_run(config.model):
             run = rundir.open_run(config.model)
-            self.network, self.plain, settings = rundir.build(run), None, run.config.network
+            self.network, self.plain = rundir.build(run), None
             if any(layer.name.startswith("norm") for layer in self.network.layers):
-                settings = dataclasses.replace(settings, local_response_normalization=False)
-                self.plain = rundir.build_model(settings, len(run.class_names), run.config.run.seed, devices=())
-                needed.weights.assign(run.weights, self.plain)
+                settings = dataclasses.replace(run.config.network, local_response_normalization=False)
+                self.plain = rundir.build(run, settings)
             served = types.SimpleNamespace(weights=needed.weights.variables(self.network))
             model = needed.evaluation.of_run(run, served)
         else:
@@ -241,4 +240,4 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("explore", main, sys.argv[1:]))
+    raise SystemExit(run_command("explore", main))

@@ -10,17 +10,14 @@ the validation set, before it takes its place.
 
 import dataclasses
 import datetime
-import json
 import os
-import sys
 
 import numpy as np
 
-from keras_alexnet import __version__, card, flags, rundir
-from keras_alexnet import config as configs
+from keras_alexnet import __version__, card, config as configs, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, UsageError, optional
-from keras_alexnet.files import atomic_directory, atomic_write, remove_temp_files
+from keras_alexnet.files import atomic_directory, atomic_write, read_json, remove_temp_files, write_json
 from keras_alexnet.flags import flag
 
 METADATA = os.path.join("assets.extra", "metadata.json")
@@ -128,7 +125,7 @@ def save(served, export_dir, metadata):
 
     def write(folder):
         served.save(folder)
-        write_metadata(os.path.join(folder, METADATA), metadata)
+        write_json(os.path.join(folder, METADATA), metadata, indent=1, ensure_ascii=False)
 
     return write_version(export_dir, write)
 
@@ -146,11 +143,6 @@ def write_version(export_dir, write):
     return atomic_directory(export_dir, next_version, write)
 
 
-def write_metadata(path, metadata):
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(metadata, file, indent=1, ensure_ascii=False)
-
-
 def write_card(run, export_dir):
     """Writes the model card of a rundir.Run, see `keras_alexnet.card`, beside the versions of an export."""
     with atomic_write(os.path.join(export_dir, "README.md")) as file:
@@ -165,8 +157,7 @@ def read_metadata(folder):
     if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
         raise UsageError(f"{folder}: is not an exported model (its saved_model.pb is missing)")
     try:
-        with open(os.path.join(folder, METADATA), encoding="utf-8") as file:
-            metadata = json.load(file)
+        metadata = read_json(os.path.join(folder, METADATA))
         if not all(isinstance(metadata[name], kind) for name, kind in (("class_names", list), ("flags", dict))):
             raise ValueError("class_names and flags are of other kinds")
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -206,4 +197,4 @@ def metadata(run, views, size):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("export", main, sys.argv[1:]))
+    raise SystemExit(run_command("export", main))

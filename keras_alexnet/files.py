@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -39,6 +40,18 @@ def atomic_write(path, mode="w", **options):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def read_json(path):
+    """The value in a JSON file. Raises OSError, and ValueError of anything else."""
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_json(path, value, **options):
+    """Writes a value as JSON, see `atomic_write`; the options are those of `json.dump`."""
+    with atomic_write(path) as file:
+        json.dump(value, file, **options)
 
 
 def atomic_directory(parent, name, write):

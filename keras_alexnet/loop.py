@@ -96,7 +96,9 @@ class Loop:
         if is_chief:
             self.monitor = monitoring.Monitor(config, self.trainer, self.progress, self.val_counts, self.steps)
             if not self.progress.steps:
-                self.monitor.note(_settings_table(config), "settings")
+                # Values are code, in which a backslash needs no escape.
+                rows = [f"| {name} | `{text or '-'}` |" for name, text in flags.as_text(config).items()]
+                self.monitor.note("\n".join(["| flag | value |", "|---|---|", *rows]), "settings")
             monitors = [self.monitor, monitoring.Screen(self.progress, config.training.epochs, len(self.val_counts))]
         callbacks = keras.callbacks.CallbackList(monitors, model=self.model, steps=self.steps)
         callbacks.on_train_begin()
@@ -293,12 +295,6 @@ def load_initial_weights(config, model):
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
     print(f"weights:    from {path}; new layers: {', '.join(new_layers) or 'none'}", flush=True)
-
-
-def _settings_table(config):
-    """The flags of a run as a Markdown table, str; values are code, in which a backslash needs no escape."""
-    rows = [f"| {name} | `{text or '-'}` |" for name, text in flags.as_text(config).items()]
-    return "\n".join(["| flag | value |", "|---|---|", *rows])
 
 
 def describe(loop, devices):

@@ -14,15 +14,13 @@ import dataclasses
 import itertools
 import json
 import os
-import sys
 import threading
 
-from keras_alexnet import flags
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
 from keras_alexnet.data import imagenet
 from keras_alexnet.data.sources import conversion
 from keras_alexnet.errors import RunError, UsageError, printable
-from keras_alexnet.flags import flag
+from keras_alexnet.flags import flag, parse, required
 from keras_alexnet.serving import client as clients
 
 MAX_BYTES = 2**29  # of a file: the largest image that is decoded, 134 million pixels, takes 400 MB uncompressed
@@ -48,8 +46,8 @@ class PredictConfig:
 
 
 def main(argv):
-    config = flags.parse(PredictConfig, argv, __doc__, positional="images")
-    flags.required(config, "model")
+    config = parse(PredictConfig, argv, __doc__, positional="images")
+    required(config, "model")
     check_files(config.images)
     if not config.model.startswith("http"):
         start_tensorflow()
@@ -165,4 +163,4 @@ def _as_block(path, answer):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("predict", main, sys.argv[1:]))
+    raise SystemExit(run_command("predict", main))

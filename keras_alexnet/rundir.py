@@ -8,16 +8,14 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
 import types
 
-from keras_alexnet import __version__, flags
-from keras_alexnet import config as configs
+from keras_alexnet import __version__, config as configs, flags
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
-from keras_alexnet.files import atomic_write
+from keras_alexnet.files import atomic_write, read_json, write_json
 from keras_alexnet.model import variants
 from keras_alexnet.training import progress as progresses
 
@@ -58,12 +56,11 @@ def is_run(folder):
     return os.path.isfile(os.path.join(located(folder), FLAGS))
 
 
-def check_model(folder):
-    """Raises UsageError unless a folder holds a run or an exported model."""
-    check_path(located(folder))
+def check_model(folder, name="model_dir"):
+    """Raises ArgumentError unless a folder holds a run or an exported model."""
+    check_path(located(folder), name)
     if not is_run(folder) and not os.path.isfile(os.path.join(folder, SAVED_MODEL)):
-        problem = f"is neither a run (no {FLAGS}) nor an exported model (no {SAVED_MODEL})"
-        raise UsageError(f"--model_dir={folder}: {problem}")
+        raise ArgumentError(name, folder, f"is neither a run (no {FLAGS}) nor an exported model (no {SAVED_MODEL})")
 
 
 def check_run(model_dir):
@@ -90,7 +87,8 @@ def read_config(model_dir):
     path = os.path.join(located(model_dir), FLAGS)
     try:
         with open(path, encoding="utf-8") as file:
-            return configs.read_flags_cfg(file.read())
+            lines = (line[2:].partition("=") for line in file.read().split("\n") if line.startswith("--"))
+        return flags.read(configs.Config, {name: value for name, _, value in lines})
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: is not the flags of a run ({error}); restore it") from None
 
@@ -123,15 +121,14 @@ def write_settings(config, class_names, folder=None):
 def write_provenance(model_dir, statistics, val_summary):
     """Adds the provenance of this process to a run's file; returns what has changed since the first, list of str."""
     path, record = os.path.join(model_dir, PROVENANCE), []
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="utf-8") as file:
-        record = json.load(file)
+    with contextlib.suppress(OSError, ValueError):
+        record = read_json(path)
     now = provenance()
     now["training_set"] = {"images": statistics.count, "fingerprint": statistics.fingerprint}
     now["validation_set"] = {"images": sum(val_summary.label_counts), "fingerprint": val_summary.fingerprint}
     now["begun"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     record = [each for each in record if isinstance(each, dict)] if isinstance(record, list) else []
-    with atomic_write(path) as file:
-        json.dump([*record, now], file, indent=1, ensure_ascii=False)
+    write_json(path, [*record, now], indent=1, ensure_ascii=False)
     first = [*record, now][0]
     return [
         f"{name} {first.get(name)} -> {now[name]}"

@@ -7,11 +7,9 @@ If --model_dir already holds a run, it is resumed. TensorBoard: `tensorboard --l
 
 import contextlib
 import os
-import sys
 import time
 
-from keras_alexnet import config as configs
-from keras_alexnet import export, files, flags, rundir
+from keras_alexnet import config as configs, export, files, flags, rundir
 from keras_alexnet.cli import catch_signals, quiet_start, run_command
 from keras_alexnet.data import sources
 from keras_alexnet.errors import UsageError
@@ -114,4 +112,4 @@ def lock(model_dir):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("train", main, sys.argv[1:]))
+    raise SystemExit(run_command("train", main))

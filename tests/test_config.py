@@ -1,7 +1,6 @@
 import pytest
 
-from keras_alexnet import config as configs
-from keras_alexnet import flags
+from keras_alexnet import config as configs, flags, rundir
 from keras_alexnet.errors import ArgumentError, UsageError
 from tests.runs import ROOT
 
@@ -27,11 +26,12 @@ def test_the_flags_of_a_run_give_the_same_settings_again(tmp_path):
     config = parse("--devices=CPU:0,cpu:1", "--lr_policy=schedule", "--lr_schedule=2:bias=0.1,1:0.001", "--profile=2,3")
     assert config.network.device_names() == ("CPU:0", "CPU:1") and config.run.profile == (2, 3)
     text = "# a run\n" + "".join(f"--{name}={value}\r\n" for name, value in flags.as_text(config).items())
-    assert configs.read_flags_cfg(text) == config
     (tmp_path / "flags.cfg").write_text(text)
+    assert rundir.read_config(str(tmp_path)) == config
     assert configs.parse_train([f"--flagfile={tmp_path / 'flags.cfg'}"], "usage") == config
     # The run of an older version has fewer flags.
-    assert flags.changes(configs.read_flags_cfg("--model_dir=run\n--dataset=shapes\n"), parse("--epochs=5")) == []
+    (tmp_path / "flags.cfg").write_text("--model_dir=run\n--dataset=shapes\n")
+    assert flags.changes(rundir.read_config(str(tmp_path)), parse("--epochs=5")) == []
 
 
 @pytest.mark.parametrize("path", FLAGFILES, ids=lambda path: path.name)

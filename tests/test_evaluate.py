@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import config as configs
-from keras_alexnet import evaluate, export, flags, rundir
+from keras_alexnet import config as configs, evaluate, export, flags, rundir
 from keras_alexnet.data import records, sources
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.model.weights import named

@@ -6,11 +6,9 @@ import pkgutil
 import string
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
-from keras_alexnet import config as configs
-from keras_alexnet import evaluate, export, flags, paper, predict
+from keras_alexnet import config as configs, evaluate, export, flags, paper, predict
 from keras_alexnet.errors import ArgumentError, UsageError
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_alexnet import __version__, datasets, evaluate, export, loop, predict, train
-from keras_alexnet import config as configs
+from keras_alexnet import __version__, config as configs, datasets, evaluate, export, loop, predict, train
 from keras_alexnet.model import weights
 from keras_alexnet.paper import experiment
 from keras_alexnet.training import metrics

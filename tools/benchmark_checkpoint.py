@@ -8,15 +8,13 @@ Steps without and with a checkpoint that is written beside them take turns; figu
 
 import dataclasses
 import statistics
-import sys
 import tempfile
 
 import harness
 
-from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.config import RunConfig
-from keras_alexnet.flags import flag
+from keras_alexnet.flags import flag, parse
 
 FIGURES = {
     "step": "a training step",
@@ -40,7 +38,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings, rows = flags.parse(Settings, argv, __doc__), {"checkpoint": "rows_training.checkpoint"}
+    settings, rows = parse(Settings, argv, __doc__), {"checkpoint": "rows_training.checkpoint"}
     if settings.data_dir:
         rows["epoch"] = "rows_training.epoch"
     with tempfile.TemporaryDirectory() as folder:
@@ -60,4 +58,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("benchmark_checkpoint", main, sys.argv[1:]))
+    raise SystemExit(run_command("benchmark_checkpoint", main))

@@ -12,15 +12,13 @@ library are left out.
 import dataclasses
 import math
 import os
-import sys
 import tempfile
 
 import harness
 
-from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError
-from keras_alexnet.flags import flag, required
+from keras_alexnet.flags import flag, parse, required
 
 ROWS = {
     "decode": "limit: files read and decoded whole, nothing else",
@@ -61,7 +59,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings = flags.parse(Settings, argv, __doc__)
+    settings = parse(Settings, argv, __doc__)
     for name, folder in (("data_dir", required(settings, "data_dir")), ("work_dir", settings.work_dir or ".")):
         if not os.path.isdir(folder):
             raise ArgumentError(name, folder, "there is no such folder")
@@ -113,4 +111,4 @@ def as_text(report, missing):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("benchmark_input", main, sys.argv[1:]))
+    raise SystemExit(run_command("benchmark_input", main))

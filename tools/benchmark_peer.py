@@ -10,7 +10,6 @@ by the center 224 of 256. It has 32 images on each of eight devices; here a step
 import csv
 import dataclasses
 import os
-import sys
 import time
 
 import harness
@@ -112,4 +111,4 @@ def fit(settings, train, test, epochs):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("benchmark_peer", main, sys.argv[1:]))
+    raise SystemExit(run_command("benchmark_peer", main))

@@ -10,15 +10,13 @@ one of 500x375 is drawn.
 
 import dataclasses
 import os
-import sys
 
 import harness
 import numpy as np
 
-from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError, UsageError
-from keras_alexnet.flags import flag, required
+from keras_alexnet.flags import flag, parse, required
 
 BATCHES = ("batch 1", "batch 32")
 FIGURES = {
@@ -53,7 +51,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings = flags.parse(Settings, argv, __doc__, positional="images")
+    settings = parse(Settings, argv, __doc__, positional="images")
     if not os.path.isfile(os.path.join(required(settings, "model"), "saved_model.pb")):
         raise ArgumentError("model", settings.model, "is no exported model (there is no saved_model.pb in it)")
     for path in settings.images:
@@ -101,4 +99,4 @@ def percentiles(values):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("benchmark_serving", main, sys.argv[1:]))
+    raise SystemExit(run_command("benchmark_serving", main))

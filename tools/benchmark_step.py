@@ -9,14 +9,12 @@ ratio the median of the rounds' ratios. PyTorch belongs to the extra `benchmark`
 
 import dataclasses
 import statistics
-import sys
 
 import harness
 
-from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import RunError
-from keras_alexnet.flags import flag
+from keras_alexnet.flags import flag, parse
 
 # Each row trains with random images that stay where they are.
 ROWS = {
@@ -41,7 +39,7 @@ class Settings(harness.Settings):
 
 
 def main(argv):
-    settings = flags.parse(Settings, argv, __doc__)
+    settings = parse(Settings, argv, __doc__)
     rows, missing = harness.choose_rows(settings.rows, ROWS, [row for row in ROWS if row != "two_devices"])
     starts = {row: "rows_torch.step" if row == "torch" else "rows_training.start" for row in rows}
     starts["product"] = "rows_training.product"
@@ -95,4 +93,4 @@ def as_text(report, missing):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("benchmark_step", main, sys.argv[1:]))
+    raise SystemExit(run_command("benchmark_step", main))

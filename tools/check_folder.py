@@ -9,15 +9,13 @@ import collections
 import contextlib
 import dataclasses
 import os
-import sys
 
 from PIL import Image
 
-from keras_alexnet import flags
 from keras_alexnet.cli import Table, hidden_library_messages, run_command, start_tensorflow
 from keras_alexnet.data import sources
 from keras_alexnet.errors import UsageError, printable
-from keras_alexnet.flags import flag
+from keras_alexnet.flags import flag, parse
 
 NAMED = 10  # files of a kind that are named
 
@@ -32,7 +30,7 @@ class CheckConfig:
 
 
 def main(argv):
-    config = flags.parse(CheckConfig, argv, __doc__, positional="folders")
+    config = parse(CheckConfig, argv, __doc__, positional="folders")
     if len(config.folders) != 1:
         raise UsageError("name one folder of images")
     both = sources.open_folder(os.path.expanduser(config.folders[0]), config.val_fraction, config.split_seed)
@@ -101,4 +99,4 @@ def _named(title, lines):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("check_folder", main, sys.argv[1:]))
+    raise SystemExit(run_command("check_folder", main))

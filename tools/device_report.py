@@ -10,14 +10,12 @@ bytes did: of activations and gradients, or of the batch to a device, whose leas
 
 import dataclasses
 import re
-import sys
 
 import harness
 
-from keras_alexnet import flags
 from keras_alexnet.cli import quiet_start, run_command
 from keras_alexnet.errors import RunError
-from keras_alexnet.flags import flag
+from keras_alexnet.flags import flag, parse
 from keras_alexnet.model.variants import VARIANTS
 
 ALLOWED = 1.02  # times the least possible bytes
@@ -38,7 +36,7 @@ class Settings(harness.Report):
 
 
 def main(argv):
-    settings = flags.parse(Settings, argv, __doc__)
+    settings = parse(Settings, argv, __doc__)
     with quiet_start():
         import placement  # TensorFlow, which a wrong flag does not wait for
     devices, operations, crossings = placement.measure(settings)
@@ -111,4 +109,4 @@ def layer_of(crossing):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("device_report", main, sys.argv[1:]))
+    raise SystemExit(run_command("device_report", main))

@@ -9,14 +9,12 @@ input_output_alias says which output is which parameter of the next step: {OUTPU
 
 import dataclasses
 import os
-import sys
 
-from keras_alexnet import flags
 from keras_alexnet.cli import quiet_start, run_command
 from keras_alexnet.config import PRECISIONS
 from keras_alexnet.errors import UsageError
 from keras_alexnet.files import atomic_write
-from keras_alexnet.flags import flag
+from keras_alexnet.flags import flag, parse
 from keras_alexnet.model.variants import VARIANTS
 
 with quiet_start():
@@ -36,7 +34,7 @@ class Settings:
 
 
 def main(argv):
-    settings = flags.parse(Settings, argv, __doc__, positional="out")
+    settings = parse(Settings, argv, __doc__, positional="out")
     if len(settings.out) != 1:
         raise UsageError(f"name one folder for the files, not {len(settings.out)}")
     os.makedirs(settings.out[0], exist_ok=True)
@@ -64,4 +62,4 @@ def compiled(trainer, batch_size):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("export_xla", main, sys.argv[1:]))
+    raise SystemExit(run_command("export_xla", main))

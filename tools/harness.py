@@ -8,7 +8,6 @@ a machine whose speed changes is equally fast or slow for all rows.
 import dataclasses
 import glob
 import importlib.util
-import json
 import multiprocessing
 import os
 import signal
@@ -24,7 +23,7 @@ from pathlib import Path
 from keras_alexnet import rundir
 from keras_alexnet.cli import Table, quiet_start, start_tensorflow
 from keras_alexnet.errors import ArgumentError, RunError
-from keras_alexnet.files import atomic_write
+from keras_alexnet.files import write_json
 from keras_alexnet.flags import flag
 from keras_alexnet.model import variants
 
@@ -196,5 +195,4 @@ def publish(report, lines, path):
     """Prints the text of a report; writes its figures as JSON where a file was asked for."""
     print("\n".join(lines))
     if path:
-        with atomic_write(path) as file:
-            json.dump(report, file, indent=1)
+        write_json(path, report, indent=1)

@@ -14,12 +14,10 @@ file tells: a .npy does not.
 
 import dataclasses
 import os
-import sys
 
 import numpy as np
 
-from keras_alexnet import config as configs
-from keras_alexnet import flags, rundir
+from keras_alexnet import config as configs, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.data import imagenet
 from keras_alexnet.errors import ArgumentError, UsageError
@@ -86,7 +84,7 @@ def class_names(path, count, weights):
     if not path:
         if count != 1000:
             raise UsageError(f"--class_names is missing: {weights} has {count} classes, and ImageNet 1000")
-        return imagenet.class_names([wordnet_id for wordnet_id, _ in imagenet.classes()], {})
+        return imagenet.class_names(list(imagenet.classes()), {})
     try:
         with open(path, encoding="utf-8") as file:
             names = tuple(line.strip() for line in file if line.strip())
@@ -99,4 +97,4 @@ def class_names(path, count, weights):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("import_weights", main, sys.argv[1:]))
+    raise SystemExit(run_command("import_weights", main))

@@ -4,7 +4,6 @@ python tools/plot_run.py runs/flowers docs/flowers.png
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from keras_alexnet import rundir
@@ -54,4 +53,4 @@ def draw(panels, rows, grid):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("plot_run", main, sys.argv[1:]))
+    raise SystemExit(run_command("plot_run", main))

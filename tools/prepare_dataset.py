@@ -12,7 +12,6 @@ All else is the name of a TensorFlow Datasets set. The same command resumes an i
 
 import dataclasses
 import functools
-import sys
 
 from keras_alexnet import flags
 from keras_alexnet.cli import run_command, start_tensorflow
@@ -108,4 +107,4 @@ def show(report, sources, out):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("prepare_dataset", main, sys.argv[1:]))
+    raise SystemExit(run_command("prepare_dataset", main))

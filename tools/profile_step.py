@@ -11,13 +11,11 @@ import collections
 import dataclasses
 import os
 import statistics
-import sys
 
 import harness
 
-from keras_alexnet import flags
 from keras_alexnet.cli import run_command
-from keras_alexnet.flags import flag
+from keras_alexnet.flags import flag, parse
 from keras_alexnet.model.variants import VARIANTS
 
 
@@ -33,7 +31,7 @@ class Settings(harness.Report):
 
 
 def main(argv):
-    settings = flags.parse(Settings, argv, __doc__)
+    settings = parse(Settings, argv, __doc__)
     os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     functions = {"step": "placement.timed", "product": "rows_training.product"}
     facts, turns = harness.interleave(functions, settings, settings.steps, before="product")
@@ -57,4 +55,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("profile_step", main, sys.argv[1:]))
+    raise SystemExit(run_command("profile_step", main))

@@ -64,4 +64,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("run_grid", main, sys.argv[1:]))
+    raise SystemExit(run_command("run_grid", main))

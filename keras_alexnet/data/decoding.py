@@ -148,17 +148,13 @@ def _upright(window, turn):
     return tf.transpose(tf.reverse(window, axes), tf.concat([turn[2:], [2]], 0))
 
 
-def window_of(stored, image, row, column, size, resize=SHORTER_SIDE, orientation=IGNORE):
-    """As `decode_window`, of an image as its source has it; of a stored image, bit for bit what all of it has there.
-
-    `stored`: "" for the bytes of any file, "jpeg" for those of a JPEG of 256x256, "raw" for uint8 (256, 256, 3).
-    """
-    return _window_function(stored, size, resize, orientation)(image, row, column)
-
-
 @functools.cache
-def _window_function(stored, size, resize, orientation):
-    """Traced once, and not again for the graph of every epoch."""
+def window_function(stored, size, resize=SHORTER_SIDE, orientation=IGNORE):
+    """A function of (image, row, column), as `decode_window`, of images as their source has them; traced once for all.
+
+    `stored`: "" for the bytes of any file, "jpeg" for those of a JPEG of 256x256, "raw" for uint8 (256, 256, 3). Of a
+    stored image the window is, bit for bit, what all of it has there.
+    """
 
     def window(image, row, column):
         if stored == "raw":
@@ -173,9 +169,9 @@ def _window_function(stored, size, resize, orientation):
 
 
 def center_of(stored, image, size=STORED_SIZE, resize=SHORTER_SIDE, orientation=IGNORE):
-    """The center `size` x `size` pixels of an image as its source has it. See `window_of`."""
+    """The center `size` x `size` pixels of an image as its source has it. See `window_function`."""
     margin = (STORED_SIZE - size) // 2
-    return window_of(stored, image, margin, margin, size, resize, orientation)
+    return window_function(stored, size, resize, orientation)(image, margin, margin)
 
 
 def to_yuv420(image):

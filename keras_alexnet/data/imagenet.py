@@ -14,7 +14,6 @@ import gzip
 import hashlib
 import importlib.util
 import io
-import json
 import os
 import re
 import sys
@@ -25,7 +24,7 @@ import numpy as np
 
 from keras_alexnet.data.base import IndexedSource
 from keras_alexnet.errors import UsageError, optional, printable
-from keras_alexnet.files import atomic_write, progress_bar
+from keras_alexnet.files import progress_bar, read_json, write_json
 
 TRAIN_ARCHIVE, VAL_ARCHIVE = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
@@ -45,26 +44,21 @@ _PADDING_BYTES = 2**20  # behind the end of a tar: GNU tar fills up to 10 KiB, o
 _INDEX_FORMAT = 3  # to be raised whenever another index is made of the same archives
 
 
+@functools.cache
 def classes():
-    """The thousand classes in the order of their labels: list of (WordNet id, word); crane and maillot occur twice."""
+    """The thousand classes in the order of their labels: dict of WordNet id -> word; crane and maillot occur twice."""
     with open(_CLASSES_FILE, encoding="utf-8", newline="") as file:
-        return [(row["wnid"], row["name"]) for row in csv.DictReader(file)]
+        return {row["wnid"]: row["name"] for row in csv.DictReader(file)}
 
 
 def word(class_name):
     """The name of a class for people, str: of a WordNet id of ImageNet its word, else the name itself."""
-    return _words().get(class_name, class_name)
-
-
-@functools.cache
-def _words():
-    return {wordnet_id: name.replace("_", " ") for wordnet_id, name in classes()}
+    return classes()[class_name].replace("_", " ") if class_name in classes() else class_name
 
 
 def class_names(ids, words):
     """One name for each WordNet id, no two of them equal: tuple of str. `words`: {id: name} of other classes."""
-    known = dict(classes())
-    names = [known.get(wordnet_id) or words.get(wordnet_id) or wordnet_id for wordnet_id in ids]
+    names = [classes().get(wordnet_id) or words.get(wordnet_id) or wordnet_id for wordnet_id in ids]
     for _ in range(2):  # once more where a name of `words` equals one of these
         counts = collections.Counter(names)
         pairs = zip(names, ids, strict=True)
@@ -176,8 +170,7 @@ def _listings(data_dir, paths, index_folder):
     key = [_INDEX_FORMAT, *(value for stat in stats for value in (stat.st_size, stat.st_mtime_ns))]
     # An index that is missing, damaged or of another version is made again.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        with open(index_path, encoding="utf-8") as file:
-            index = json.load(file)
+        index = read_json(index_path)
         if index["key"] == key:
             return index["listings"]
     total, progress = sum(stat.st_size for stat in stats), progress_bar("finding the images in the archives", "bytes")
@@ -188,8 +181,7 @@ def _listings(data_dir, paths, index_folder):
         listings.append(_images(where[1], _members(where[1], file, stats[1].st_size), VAL_IMAGE))
     progress(total, total)
     if index_folder:
-        with atomic_write(index_path) as file:
-            json.dump({"key": key, "listings": listings}, file)
+        write_json(index_path, {"key": key, "listings": listings})
     return listings
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_alexnet.data import augmentation as augment
 from keras_alexnet.data.base import WHOLE
-from keras_alexnet.data.decoding import STORED_SIZE, center_of, window_of
+from keras_alexnet.data.decoding import STORED_SIZE, center_of, window_function
 
 
 def training(source, statistics, augmentation, *, size, batch_size, seed, epoch, start=0, threads=0, part=WHOLE):
@@ -34,7 +34,8 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
     def view(item, draw):
         image, label = load(*item)
         row, column = tf.unstack(tf.cast(draw[:2], tf.int32))
-        return window_of(source.stored, image, row, column, size, source.resize, source.orientation), label, draw
+        window = window_function(source.stored, size, source.resize, source.orientation)
+        return window(image, row, column), label, draw
 
     def raw_views(items, draws):
         images = source.window_reader(size)(*items, *tf.unstack(tf.cast(draws[:, :2], tf.int32), axis=1))
@@ -67,14 +68,21 @@ def training(source, statistics, augmentation, *, size, batch_size, seed, epoch,
 def center_view(source, *, size, batch_size, threads=0, part=WHOLE):
     """Validation: every image once, in the order of the source, its center view without noise. See `training`."""
     center = tf.constant([[(STORED_SIZE - size) // 2] * 2 + [0, 0, 0, 0, 1]], tf.float32)
-    batches = _centers(source, (size,), batch_size, threads, part)
-    batches = batches.map(lambda images, labels: ((images[0], tf.repeat(center, tf.size(labels), axis=0)), labels))
-    return with_options(batches.prefetch(2), threads)
+    batches = evaluation_batches(source, (size,), batch_size=batch_size, threads=threads, part=part)
+    return batches.map(lambda images, labels: ((images[0], tf.repeat(center, tf.size(labels), axis=0)), labels))
 
 
-def evaluation_batches(source, sizes, *, batch_size, threads=0):
+def evaluation_batches(source, sizes, *, batch_size, threads=0, part=WHOLE):
     """As `center_view`, alone: (tuple of uint8 (B, size, size, 3), the centers of these sizes; int32 (B,))."""
-    return with_options(_centers(source, sizes, batch_size, threads, WHOLE).prefetch(2), threads)
+    load = source.loader()
+
+    def view(*item):
+        image, label = load(*item)
+        decoding = source.resize, source.orientation
+        return tuple(center_of(source.stored, image, size, *decoding) for size in sizes), label
+
+    images = source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads))
+    return with_options(images.batch(batch_size).prefetch(2), threads)
 
 
 def parallel_calls(threads):
@@ -93,15 +101,3 @@ def with_options(dataset, threads):
     if threads:
         options.threading.private_threadpool_size = threads
     return dataset.with_options(options)
-
-
-def _centers(source, sizes, batch_size, threads, part):
-    """Batches of (tuple of uint8 (B, size, size, 3), one a size; int32 (B,)), in the order of the source."""
-    load = source.loader()
-
-    def view(*item):
-        image, label = load(*item)
-        decoding = source.resize, source.orientation
-        return tuple(center_of(source.stored, image, size, *decoding) for size in sizes), label
-
-    return source.items(part=part).map(view, num_parallel_calls=parallel_calls(threads)).batch(batch_size)

@@ -26,7 +26,7 @@ from keras_alexnet.data.pipeline import parallel_calls, with_options
 from keras_alexnet.data.records import FILE_NAME, IMAGE, LABEL, MANIFEST, PLACES, SPLITS, WORK, sha256_of
 from keras_alexnet.data.sources import Settings, conversion
 from keras_alexnet.errors import RunError, UsageError, brief, optional, printable
-from keras_alexnet.files import acquire, atomic_write, progress_bar, remove_temp_files
+from keras_alexnet.files import acquire, atomic_write, progress_bar, read_json, remove_temp_files, write_json
 
 _DESCRIBED = {SHORTER_SIDE: "central squares of", STRETCH: "whole images, stretched to"}
 _BATCH = 32  # images that are handed to Python at a time
@@ -54,7 +54,11 @@ def prepare(train, val, out_dir, settings, *, threads=0, write=None):
         if lock is None:
             raise UsageError(f"{out_dir}: another process is preparing images into it; wait for it to end")
         with lock:
-            _begin(out_dir, os.path.join(work, "plan.json"), plan)
+            path = os.path.join(work, "plan.json")
+            if not os.path.isfile(path):
+                write_json(path, plan)
+            _check_same(out_dir, read_json(path), plan)
+            remove_temp_files(out_dir)
             done, progress = 0, progress_bar(f"preparing {out_dir}")
             for split, source in splits.items():
                 files = settings.files(split, source.count)
@@ -166,8 +170,6 @@ def beam_writer(opener, options):
 def _plan(splits, settings):
     """What decides about every byte, dict."""
     train, val = splits.values()
-    if train.class_names != val.class_names:
-        raise UsageError(f"{train.name} and {val.name} have different classes")
     other = [f"{source.name}/{file}" for source in splits.values() for file in source.other_files]
     if other and settings.bad_images == "fail":
         leave = "remove such files, or leave them out with --bad_images=skip"
@@ -191,16 +193,6 @@ def _check_same(out_dir, found, plan):
         changed = [name for name in plan["settings"] if found["settings"].get(name) != plan["settings"][name]]
         what = ", ".join(f"--{name}={found['settings'].get(name)}" for name in changed) or "another source"
         raise UsageError(f"{out_dir}: holds images that were prepared with {what}; prepare into another folder")
-
-
-def _begin(out_dir, path, plan):
-    """Keeps the plan in a file, or compares it with the one that is there, and removes unfinished files."""
-    if not os.path.isfile(path):
-        with atomic_write(path) as file:
-            json.dump(plan, file)
-    with open(path, encoding="utf-8") as file:
-        _check_same(out_dir, json.load(file), plan)
-    remove_temp_files(out_dir)
 
 
 @functools.cache
@@ -344,8 +336,7 @@ def _finish(splits, out_dir, settings, plan):
         "splits": facts,
         "checksums": {name: sha256_of(os.path.join(out_dir, name)) for name in described},
     }
-    with atomic_write(os.path.join(out_dir, MANIFEST)) as file:
-        json.dump(manifest, file, indent=1)
+    write_json(os.path.join(out_dir, MANIFEST), manifest, indent=1)
     return records.read_manifest(out_dir)
 
 
@@ -357,11 +348,7 @@ def _describe(class_names, out_dir, settings, facts):
     else:
         stored = shape if settings.encoding == "raw" else (shape[0] // 2, 3 * shape[1])  # see `decoding.to_yuv420`
         image = tfds.features.Tensor(shape=stored, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES)
-    features = {
-        IMAGE: image,
-        LABEL: tfds.features.ClassLabel(names=list(class_names)),
-        FILE_NAME: tfds.features.Text(),
-    }
+    features = {IMAGE: image, LABEL: tfds.features.ClassLabel(names=list(class_names)), FILE_NAME: tfds.features.Text()}
     template = tfds.core.ShardedFileTemplate(data_dir=out_dir, dataset_name=Settings.name, filetype_suffix="tfrecord")
     infos = []
     for split, found in facts.items():

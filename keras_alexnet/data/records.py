@@ -12,7 +12,6 @@ import errno
 import functools
 import hashlib
 import itertools
-import json
 import logging
 import os
 import urllib.parse
@@ -27,7 +26,7 @@ from keras_alexnet.data.base import WHOLE, IndexedSource, Source, permutation
 from keras_alexnet.data.decoding import IGNORE, SHORTER_SIDE, STORED_SIZE, from_yuv
 from keras_alexnet.data.sources import check_class_names
 from keras_alexnet.errors import RunError, UsageError
-from keras_alexnet.files import progress_bar
+from keras_alexnet.files import progress_bar, read_json
 
 # What is in a prepared folder.
 MANIFEST = "manifest.json"  # written last: a folder that has it is whole
@@ -315,8 +314,7 @@ def read_manifest(folder):
     """The manifest of a prepared folder, dict. Raises UsageError where it is missing or something else."""
     path = os.path.join(folder, MANIFEST)
     try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
+        manifest = read_json(path)
         if manifest["format"] != FORMAT or set(manifest["splits"]) != set(SPLITS):
             raise ValueError
         manifest["settings"] = {**EARLIER_SETTINGS, **manifest["settings"]}

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from keras_alexnet.errors import ArgumentError
 from keras_alexnet.files import progress_bar
 
 CLASS_NAMES = (
@@ -58,11 +57,8 @@ def make(directory, train_per_class, val_per_class, seed):
 
     A folder of that name is always complete. The same arguments give the same images; no image's seed is shared by
     training and validation, nor by two sets. Returns False where `directory` holds exactly this set already, else True.
-    Raises FileExistsError where it holds anything else, and ArgumentError for a number out of range.
+    Raises FileExistsError where it holds anything else.
     """
-    for name, value, least in (("train", train_per_class, 1), ("val", val_per_class, 1), ("seed", seed, 0)):
-        if value < least:
-            raise ArgumentError(f"shapes_{name}", value, f"must be at least {least}")
     info = {"format": _FORMAT, "seed": seed, "train_per_class": train_per_class, "val_per_class": val_per_class}
     info["classes"] = list(CLASS_NAMES)
     target = Path(directory).resolve()  # since a link cannot be replaced by a folder

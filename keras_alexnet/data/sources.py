@@ -140,9 +140,7 @@ def with_decoding(source, data):
         is_imagenet = all(map(imagenet.WORDNET_ID.fullmatch, source.class_names))
         look = orientation == "apply" or not is_imagenet
         orientation = "apply" if look and any(facts.orientation > 1 for facts in source.facts()) else "ignore"
-    changes = {"resize": data.resize, "orientation": "apply" if orientation == "apply" else "ignore"}
-    changes = {name: value for name, value in changes.items() if getattr(source, name) != value}
-    return dataclasses.replace(source, **changes) if changes else source
+    return dataclasses.replace(source, resize=data.resize, orientation="apply" if orientation == "apply" else "ignore")
 
 
 def _open_training(data):
@@ -152,17 +150,19 @@ def _open_training(data):
             parts = f"{train.count} images to train on, {val.count} to validate on"
             print(f"split:      {parts}, chosen by content (--val_fraction, --split_seed)", flush=True)
         return train, val
+    if data.dataset == "shapes":
+        folder = shapes_folder(data)
+        try:
+            shapes.make(folder, data.shapes_train, data.shapes_val, data.shapes_seed)
+        except FileExistsError as error:
+            raise UsageError(f"--data_dir={folder}: {error}") from None
+        return open_folder(folder)
+    from keras_alexnet.data import records  # which needs TensorFlow, and folders are listed without
+
     if data.dataset == "records":
-        return _records().open_prepared(data.data_dir, data.shuffle_buffer)
-    if data.dataset != "shapes":
-        splits = data.train_split, data.val_split
-        return _records().open_tfds(data.dataset, data.data_dir, *splits, data.shuffle_buffer)
-    folder = shapes_folder(data)
-    try:
-        shapes.make(folder, data.shapes_train, data.shapes_val, data.shapes_seed)
-    except FileExistsError as error:
-        raise UsageError(f"--data_dir={folder}: {error}") from None
-    return open_folder(folder)
+        return records.open_prepared(data.data_dir, data.shuffle_buffer)
+    splits = data.train_split, data.val_split
+    return records.open_tfds(data.dataset, data.data_dir, *splits, data.shuffle_buffer)
 
 
 def shapes_folder(data):
@@ -332,9 +332,3 @@ def _list_class(root, name):
 def _visible(folder):
     """The entries of a folder that are not hidden, by name."""
     return sorted((each for each in os.scandir(folder) if not each.name.startswith(".")), key=lambda each: each.name)
-
-
-def _records():
-    from keras_alexnet.data import records  # which needs TensorFlow, and folders are listed without
-
-    return records

@@ -12,9 +12,8 @@ import pickle
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
 
-from keras_alexnet.errors import RunError, UsageError
+from keras_alexnet.errors import RunError, UsageError, reading
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 MAX_BYTES = 2**31 - 1  # of a file: what a protocol buffer may have; the real one has 244 million
@@ -35,17 +34,12 @@ _PROTOCOL = {
 
 
 def read(path):
-    """The kernels and biases of a file: dict of layer -> [kernel, bias], in Caffe's axes and order of channels.
+    """The kernels and biases of a `.caffemodel` or caffe-tensorflow's `.npy`: dict of layer -> [kernel, bias].
 
-    Kernels are (outputs, inputs, rows, columns) or (outputs, inputs), fc6's inputs map by map. What differs from our
-    network beside the axes, `keras_alexnet.model.public_weights` brings into line.
-
-    Args:
-        path: str, a `.caffemodel` or a `.npy` of caffe-tensorflow; told apart by what is in them.
-
-    Raises:
-        UsageError: there is no such file.
-        RunError: it is something else, damaged, or of another network. Nothing in it is run, a pickle neither.
+    In Caffe's axes and order of channels: kernels (outputs, inputs, rows, columns) or (outputs, inputs), fc6's inputs
+    map by map. What differs from our network beside these, `keras_alexnet.model.public_weights` brings into line.
+    Raises UsageError where there is no such file, and RunError where it is something else, damaged, or of another
+    network. Nothing in it is run, a pickle neither.
     """
     content = _content(path)
     layers = _of_npy(path, content) if content.startswith(_NPY) else _of_caffemodel(path, content)
@@ -58,17 +52,13 @@ def read(path):
     return {layer: layers[layer] for layer in LAYERS}
 
 
-def read_mean(path=None):
+def read_mean(path):
     """The mean image of the training set, float32 (256, 256, 3), RGB, 0..255. Raises UsageError and RunError as `read`.
 
-    Args:
-        path: str, Caffe's `imagenet_mean.binaryproto` or `ilsvrc_2012_mean.npy`: (3, 256, 256), blue, green, red. None
-            for the mean color of the latter everywhere, which Caffe's own example subtracts.
+    `path`: Caffe's `imagenet_mean.binaryproto` or `ilsvrc_2012_mean.npy`, (3, 256, 256), blue, green, red.
     """
-    if path is None:
-        return np.full((*_MEAN_SHAPE[1:], 3), IMAGENET_MEAN, np.float32)
     content = _content(path)
-    try:
+    with reading(path, "holds no mean image of 3x256x256, or a truncated one"):
         if content.startswith(_NPY):
             mean = np.load(io.BytesIO(content), allow_pickle=False)
         else:
@@ -76,8 +66,6 @@ def read_mean(path=None):
         if mean.shape[-3:] != _MEAN_SHAPE:
             raise ValueError(f"its shape is {mean.shape}")
         mean = mean.reshape(_MEAN_SHAPE).astype(np.float32)
-    except (ValueError, TypeError, EOFError, OSError, DecodeError) as error:
-        raise RunError(f"{path}: holds no mean image of 3x256x256, or a truncated one ({error})") from None
     if not ((mean >= 0) & (mean <= 255)).all():
         raise RunError(f"{path}: the mean image has numbers outside 0..255")
     return np.ascontiguousarray(mean[::-1].transpose(1, 2, 0))
@@ -100,12 +88,10 @@ def _content(path):
 
 def _of_caffemodel(path, content):
     """{name: its arrays} of the layers that have any."""
-    try:
+    with reading(path, "holds no weights, .caffemodel or .npy, or is truncated"):
         network = _message("Network").FromString(content)
         layers = {"".join(layer.name): layer.blobs for layer in [*network.layers, *network.layer]}
         found = {name: [_array(f"{path}: {name}", blob) for blob in blobs] for name, blobs in layers.items() if blobs}
-    except (DecodeError, ValueError):
-        raise RunError(f"{path}: holds no weights, .caffemodel or .npy, or is truncated") from None
     names = list(layers)
     if "pool1" in names and "norm1" in names[names.index("pool1") :]:
         # The other network that came with Caffe has arrays of the same names and shapes.
@@ -171,7 +157,7 @@ class _Unpickler(pickle.Unpickler):
 def _of_npy(path, content):
     """{name: [kernel, bias]}; of layers that are none of ours without the arrays."""
     file = io.BytesIO(content)
-    try:
+    with reading(path, "holds no weights as caffe-tensorflow writes them"):
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)  # later ones are for types with longer names
         if shape != () or not dtype.hasobject:
@@ -184,9 +170,6 @@ def _of_npy(path, content):
             pairs[name] = [each.array() for each in arrays]
             pairs[name][:1] = [_by_outputs(name, kernel) for kernel in pairs[name][:1]]
         return pairs
-    except Exception as error:
-        # What is wrong in a pickle shows as any error of Python's.
-        raise RunError(f"{path}: holds no weights as caffe-tensorflow writes them ({error})") from None
 
 
 def _by_outputs(layer, kernel):

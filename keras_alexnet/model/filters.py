@@ -58,15 +58,11 @@ def aliasing(kernel, stride):
     sum w[i] w[j] sin(pi (i - j) / stride) / (pi (i - j)), in both directions. Filters of zeros have the share 0.
     """
     kernel = np.asarray(kernel, np.float64)
-    rows, columns = (_band(length, stride) for length in kernel.shape[:2])
+    places = (np.arange(length) for length in kernel.shape[:2])
+    rows, columns = (np.sinc((place[:, None] - place) / stride) / stride for place in places)
     within = np.einsum("ijcf,ik,jl,klcf->f", kernel, rows, columns, kernel, optimize=True)
     energy = np.square(kernel).sum((0, 1, 2))
     return np.where(energy > 0, 1 - within / np.maximum(energy, 1e-30), 0.0)
-
-
-def _band(length, stride):
-    place = np.arange(length)
-    return np.sinc((place[:, None] - place) / stride) / stride
 
 
 def grid(towers, scale=3, normalize="jointly", smooth=False):

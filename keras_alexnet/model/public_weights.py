@@ -17,7 +17,7 @@ import zipfile
 import numpy as np
 
 from keras_alexnet.data.decoding import SHORTER_SIDE, STORED_SIZE, STRETCH
-from keras_alexnet.errors import ArgumentError, RunError, optional, printable, reading
+from keras_alexnet.errors import ArgumentError, RunError, optional, reading
 from keras_alexnet.model import caffe
 from keras_alexnet.model.caffe import LAYERS, MAX_BYTES
 from keras_alexnet.model.variants import UNITS, VARIANTS, Network
@@ -67,9 +67,8 @@ class Imported:
 def read(path):
     """The weights of a file, with what belongs to them: Imported.
 
-    Raises:
-        UsageError: the file is missing, or a package that reads it.
-        RunError: it is something else, damaged or of another network.
+    Raises UsageError where the file, or a package that reads it, is missing, and RunError where it is something else,
+    damaged or of another network.
     """
     caffe.check_file(path)
     with reading(path), open(path, "rb") as file:
@@ -139,10 +138,6 @@ def _package(name, path):
     return optional(name, "parity", f"{path}: is read with {name}, which is missing:")
 
 
-def _first_line(error):
-    return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))[:200]
-
-
 def _limit(path, count):
     """Raises RunError of more numbers than a file of weights has, before memory is taken for them."""
     if not 0 <= 4 * count <= MAX_BYTES:
@@ -170,7 +165,7 @@ def _paired(path, arrays, separator):
 def _of_torch(path):
     """(kind, variant, layers) of a state dict of PyTorch, by its restricted reader."""
     torch = _package("torch", path)
-    try:
+    with reading(path, "holds no state dict that can be read without running code"):
         if zipfile.is_zipfile(path):
             _limit(path, sum(each.file_size for each in zipfile.ZipFile(path).infolist()) // 4)
         found = torch.load(path, map_location="cpu", weights_only=True)
@@ -178,12 +173,6 @@ def _of_torch(path):
         tensors = {name: each for name, each in found.items() if isinstance(each, torch.Tensor)}
         _limit(path, sum(each.numel() for each in tensors.values()))
         arrays = {name: each.float().numpy() for name, each in tensors.items()}
-    except RunError:
-        raise
-    except Exception as error:  # what is wrong in a pickle shows as any error of Python's
-        raise RunError(
-            f"{path}: holds no state dict that can be read without running code ({_first_line(error)})"
-        ) from None
     variant, layers = _paired(path, arrays, ".")
     is_torchvision = variant == "owt2014" and not any("stage" in name for name in arrays)
     return "torchvision" if is_torchvision else "pytorchcv", variant, layers
@@ -198,13 +187,8 @@ def _of_hdf5(path):
             _limit(path, each.size)
             arrays[name] = each[()]
 
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(add)
-    except RunError:
-        raise
-    except Exception as error:
-        raise RunError(f"{path}: is a damaged HDF5 file ({_first_line(error)})") from None
+    with reading(path, "is a damaged HDF5 file"), h5py.File(path, "r") as file:
+        file.visititems(add)
     if not any(name.startswith("output1/") for name in arrays):
         raise RunError(f"{path}: is an HDF5 file, but not the weights of tf2cv's alexnet or alexnetb")
     arrays = {name: each.transpose(3, 2, 0, 1) if each.ndim == 4 else each.T for name, each in arrays.items()}
@@ -213,30 +197,20 @@ def _of_hdf5(path):
 
 def _of_onnx(path):
     """(kind, variant, layers) of an ONNX graph that computes what a variant computes."""
-    onnx = _package("onnx", path)
-    try:
+    onnx, other = _package("onnx", path), f"{path}: is an ONNX graph, but not AlexNet's"
+    with reading(path, "holds no ONNX graph, or a damaged one"):
         model = onnx.load(path, load_external_data=False)
         _limit(path, sum(math.prod(each.dims) for each in model.graph.initializer))
         onnx.load_external_data_for_model(model, os.path.dirname(os.path.abspath(path)))
-        steps, layers = _steps(onnx, model.graph)
-    except _OtherGraphError as error:
-        raise RunError(f"{path}: is an ONNX graph, but not AlexNet's: {error}") from None
-    except RunError:
-        raise
-    except Exception as error:  # of the protocol, of external files and of numbers
-        raise RunError(f"{path}: holds no ONNX graph, or a damaged one ({_first_line(error)})") from None
+        steps, layers = _steps(onnx, model.graph, other)
     networks = {variant: _expected(variant) for kind, variant in ORIGINS if kind == "onnx"}
     alike = {name: len(os.path.commonprefix([steps, expected])) for name, expected in networks.items()}
     variant = max(alike, key=alike.get)
     place, expected = alike[variant], networks[variant]
     if steps != expected:
         said, wanted = (" ".join(map(str, (*each[place : place + 1], "the end")[0])) for each in (steps, expected))
-        raise RunError(f"{path}: is an ONNX graph, but not AlexNet's: at step {place} {said} instead of {wanted}")
+        raise RunError(f"{other}: at step {place} {said} instead of {wanted}")
     return "onnx", variant, dict(zip(LAYERS, layers, strict=True))
-
-
-class _OtherGraphError(ValueError):
-    """A graph computes something else; the message says what."""
 
 
 def _expected(variant):
@@ -254,11 +228,12 @@ def _expected(variant):
     return [("input", v.input_size), *convolutions, *dense]
 
 
-def _steps(onnx, graph):
+def _steps(onnx, graph, other):
     """What a graph does to its image, one step after the other, and its [(kernel, bias)], in PyTorch's axes.
 
     Steps are tuples: an operation, and of what it depends on: sizes of windows, strides, zeros in front, rows of the
-    result (which say how a window at the end is treated), groups.
+    result (which say how a window at the end is treated), groups. Raises RunError, `OTHER: WHY`, of a graph that does
+    something else.
     """
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
 
@@ -276,21 +251,21 @@ def _steps(onnx, graph):
     (image,) = (each for each in graph.input if each.name not in constants)
     name, (_, channels, rows, columns) = image.name, (each.dim_value for each in image.type.tensor_type.shape.dim)
     if (channels, rows) != (3, columns):
-        raise _OtherGraphError(f"its input is {channels}x{rows}x{columns}, and not a square of three channels")
+        raise RunError(f"{other}: its input is {channels}x{rows}x{columns}, and not a square of three channels")
     size, steps, layers = rows, [("input", rows)], []
     while True:
         users = [node for node in graph.node if name in node.input and node.op_type != "Shape"]
         if len(users) > 1:
-            raise _OtherGraphError(f"{name} goes to {users[0].op_type} and to {users[1].op_type}")
+            raise RunError(f"{other}: {name} goes to {users[0].op_type} and to {users[1].op_type}")
         if not users:
             if any(len(pair) != 2 for pair in layers):
-                raise _OtherGraphError("a layer has no bias")
+                raise RunError(f"{other}: a layer has no bias")
             return steps[: -1 if steps[-1] == ("Softmax",) else None], layers
         (node,), name = users, users[0].output[0]
         kind, attributes = node.op_type, attributes_of(node)
         others = [constants[each] for each in node.input[1:] if each] if kind in ("Conv", "Gemm", "MatMul") else []
         if kind in ("Conv", "MaxPool", "AveragePool"):
-            step, size = _window_step(kind, attributes, others, size)
+            step, size = _window_step(other, kind, attributes, others, size)
             steps += [step] if step[:2] != ("AveragePool", 1) else []
         elif kind == "LRN":
             length, alpha = attributes["size"], attributes.get("alpha", 1e-4)
@@ -298,7 +273,7 @@ def _steps(onnx, graph):
             steps.append((kind, length, *(round(number, 9) for number in (alpha / length, *others_of))))
         elif kind in ("Gemm", "MatMul"):
             if attributes.get("transA") or {attributes.get(key, 1) for key in ("alpha", "beta")} != {1}:
-                raise _OtherGraphError(f"a {kind} with a transposed input or factors")
+                raise RunError(f"{other}: a {kind} with a transposed input or factors")
             others[0] = others[0] if attributes.get("transB") else others[0].T
             steps.append(("Dense",))
         elif kind == "Add" and layers and len(layers[-1]) == 1:  # the bias of a MatMul
@@ -306,19 +281,19 @@ def _steps(onnx, graph):
         elif kind in _STEPS:
             steps += [(_STEPS[kind],)] if steps[-1] != (_STEPS[kind],) else []
         elif kind not in _PASSING:
-            raise _OtherGraphError(f"it has a {kind}")
+            raise RunError(f"{other}: it has a {kind}")
         if others:
             layers.append(others)
 
 
-def _window_step(kind, attributes, kernels, size):
+def _window_step(other, kind, attributes, kernels, size):
     """(the step of a convolution or a pooling, rows of its result)."""
     window = attributes.get("kernel_shape") or kernels[0].shape[2:]
     pads, strides = attributes.get("pads", [0, 0, 0, 0]), attributes.get("strides", [1, 1])
     pairs = (window, strides, pads[:2], pads[2:])
     padded = attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
     if padded or any(len(set(pair)) > 1 for pair in pairs) or set(attributes.get("dilations", [1])) != {1}:
-        raise _OtherGraphError(f"a {kind} that is dilated, padded by itself or not the same in both directions")
+        raise RunError(f"{other}: a {kind} that is dilated, padded by itself or not the same in both directions")
     window, stride, before, behind = (pair[0] for pair in pairs)
     reached = size + before + behind - window + (stride - 1 if attributes.get("ceil_mode") else 0)
     size = reached // stride + 1

@@ -81,17 +81,13 @@ class TowerLayers:
         """
         size = 3 if self.network.overlapping_pooling else 2
         over = [length % 2 == 0 and name not in self.variant.floor_pools for length in parts[0].shape[1:3]]
-        if over[0] == over[1]:
-            padding = "same" if over[0] else "valid"
-            make = partial(keras.layers.MaxPooling2D, size, 2, padding=padding, data_format=_ORDER)
-            return self._layer(make, name, parts)
+        rows, columns = ("same" if each else "valid" for each in over)
+        pool = partial(keras.layers.MaxPooling2D, data_format=_ORDER)
+        if rows == columns:
+            return self._layer(partial(pool, size, 2, padding=rows), name, parts)
         # In an image that is not square perhaps in one direction only: a maximum over rows, then over columns.
-        for axis, each in (("_rows", 0), ("", 1)):
-            window, strides = ([of if place == each else 1 for place in (0, 1)] for of in (size, 2))
-            padding = "same" if over[each] else "valid"
-            make = partial(keras.layers.MaxPooling2D, window, strides, padding=padding, data_format=_ORDER)
-            parts = self._layer(make, f"{name}{axis}", parts)
-        return parts
+        parts = self._layer(partial(pool, (size, 1), (2, 1), padding=rows), f"{name}_rows", parts)
+        return self._layer(partial(pool, (1, size), (1, 2), padding=columns), name, parts)
 
     def flatten(self, name, parts):
         return self._layer(partial(keras.layers.Flatten, data_format=_ORDER), name, parts)

@@ -6,7 +6,6 @@ weights.copy(two_towers, grouped)          # keras_alexnet.AlexNet(towers=2) -> 
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import zipfile
@@ -18,6 +17,7 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from keras_alexnet import flags, rundir
 from keras_alexnet.config import NetworkConfig
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
+from keras_alexnet.files import read_json
 from keras_alexnet.model import variants
 from keras_alexnet.model.variants import LAYERS
 from keras_alexnet.training.progress import epoch_checkpoints, first_readable
@@ -107,14 +107,10 @@ def assign(weights, target, without=()):
 def read(path):
     """The named weights that a path holds; nothing is unpickled.
 
-    Args:
-        path: str or os.PathLike: a run's folder, of which the checkpoint is taken that evaluation and export take (the
-            last whole epoch); a folder with a SavedModel that `keras_alexnet.export` wrote; the path of a checkpoint
-            without its suffix; or an `.npz` of what `named` returns (`np.savez(path, **named(model))`).
-
-    Raises:
-        ArgumentError: it is not a path.
-        ValueError: the path has no weights; the message says what it has.
+    `path`: str or os.PathLike: a run's folder, of which the checkpoint is taken that evaluation and export take (the
+    last whole epoch); a folder with a SavedModel that `keras_alexnet.export` wrote; the path of a checkpoint without
+    its suffix; or an `.npz` of what `named` returns (`np.savez(path, **named(model))`). Raises ArgumentError where it
+    is not a path, and ValueError where it has no weights; the message says what it has.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ArgumentError("weights", path, f"must be the path of {_EXPECTED}")
@@ -164,8 +160,7 @@ def _settings_of(path):
     metadata = os.path.join(path, "assets.extra", "metadata.json")
     if not os.path.isfile(metadata):
         return {}
-    with open(metadata, encoding="utf-8") as file:
-        texts = json.load(file)["flags"]
+    texts = read_json(metadata)["flags"]
     names = {field.name for field in dataclasses.fields(NetworkConfig)} & set(texts)
     return variants.settings_of(flags.read(NetworkConfig, {name: texts[name] for name in names})) if texts else {}
 

@@ -1,7 +1,5 @@
 """Lists the commands that repeat the figures and tables of the paper."""
 
-import sys
-
 from keras_alexnet.__main__ import show
 from keras_alexnet.cli import run_command
 from keras_alexnet.paper import experiment
@@ -13,4 +11,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("keras_alexnet.paper", main, sys.argv[1:]))
+    raise SystemExit(run_command("keras_alexnet.paper", main))

@@ -9,16 +9,15 @@ RESULTS/ablations.json has of a run with the same flags is not trained again: a 
 
 import dataclasses
 import glob
-import json
 import os
 import sys
 
 import numpy as np
 
-from keras_alexnet import cli, flags, rundir
-from keras_alexnet import config as configs
+from keras_alexnet import cli, config as configs, flags, rundir
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.evaluate import EvaluateConfig
+from keras_alexnet.files import read_json
 from keras_alexnet.flags import flag
 from keras_alexnet.model.variants import REMOVABLE
 from keras_alexnet.paper import experiment, grid
@@ -112,7 +111,6 @@ def run(settings):
     from keras_alexnet import evaluation  # TensorFlow, which `--help` does not wait for
 
     values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir, runs)
-    experiment.write_figure(draw(values), os.path.join(settings.results_dir, "ablations.svg"))
     numbers = ", ".join(f"{name} {value}" for name, value in values["flags"].items())
     made = sorted({f"{each['commit']} on {each['device']}" for each in values["runs"].values()})
     protocol = (
@@ -125,7 +123,7 @@ def run(settings):
         "Points of top-1 error above the baseline of the same seed: single seeds gray, means with 95 % intervals. Red "
         "is worse and green better with a corrected p below 0.05; black cannot be told."
     )
-    return Result(values, protocol, (("ablations.svg", caption),))
+    return Result(values, protocol, {"ablations.svg": (draw(values), caption)})
 
 
 def earlier(results_dir, cells):
@@ -254,13 +252,9 @@ def read(cell):
     wanted = cell.config.training.epochs
     if not cell.done or cell.epochs > wanted:
         raise RunError(f"has {cell.epochs} of {wanted} epochs")
-    with (
-        reading("its files"),
-        open(os.path.join(cell.folder, rundir.VALIDATION), encoding="utf-8") as file,
-        np.load(os.path.join(cell.folder, rundir.STATISTICS)) as trained_on,
-        open(os.path.join(cell.folder, rundir.PROVENANCE), encoding="utf-8") as record,
-    ):
-        validation, last, made = json.load(file), cell.history[-1], json.load(record)[0]
+    with reading("its files"), np.load(os.path.join(cell.folder, rundir.STATISTICS)) as trained_on:
+        validation = read_json(os.path.join(cell.folder, rundir.VALIDATION))
+        last, made = cell.history[-1], read_json(os.path.join(cell.folder, rundir.PROVENANCE))[0]
         return {
             "folder": cell.folder,
             "flags": _settings_of(cell),
@@ -405,4 +399,4 @@ def _note(values):
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("ablations"))
+    raise SystemExit(experiment.main("ablations"))

@@ -7,7 +7,6 @@ name.
 
 import dataclasses
 import os
-import sys
 
 from keras_alexnet import cli
 from keras_alexnet.errors import ArgumentError
@@ -82,7 +81,6 @@ def run(settings):
             diverged = progress.finished  # training ends early only when it diverges
             trainings[name].append({"seed": seed, **tested, "diverged": diverged, "curve": progress.history})
     values = {"networks": trainings, "epochs": settings.epochs}
-    experiment.write_figure(draw(values), f"{folder}.svg")
     drops = " and ".join(map(str, settings.rate_drops)) or "none"
     size = cifar_network.SIZE - 2 * settings.crop_border
     crops = f"crops of {size} and reflections, centers tested" if settings.crop_border else "none"
@@ -93,7 +91,7 @@ def run(settings):
         f"{settings.seeds} seeds"
     )
     caption = "Training error by epoch of every network and seed; test errors as dots at the end."
-    return Result(values, protocol, (("cifar10_lrn.svg", caption),))
+    return Result(values, protocol, {"cifar10_lrn.svg": (draw(values), caption)})
 
 
 def draw(values):
@@ -166,4 +164,4 @@ def _difference(values, pair):
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("cifar10_lrn"))
+    raise SystemExit(experiment.main("cifar10_lrn"))

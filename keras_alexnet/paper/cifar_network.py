@@ -231,7 +231,10 @@ def build(name, classes=10, size=SIZE, activation="relu", dtype="float32", seed=
     def local(x, name):
         """Filters of 3x3 that positions do not share (type `local` of the layer files), 32 at each."""
         shape, settings = (*x.shape[1:3], 32), {"kernel_initializer": normal(0.04), "name": name, **common}
-        patches = Patches(dtype=dtype, name=f"{name}_patches")(x)
+        # What a 3x3 filter sees at each position, zeros outside: 9 C numbers.
+        window, ones = (1, 3, 3, 1), (1, 1, 1, 1)
+        see = functools.partial(tf.image.extract_patches, sizes=window, strides=ones, rates=ones, padding="SAME")
+        patches = keras.layers.Lambda(see, dtype=dtype, name=f"{name}_patches")(x)
         return keras.layers.EinsumDense("bhwp,hwpf->bhwf", shape, bias_axes="hwf", **settings)(patches)
 
     def normalized(x, layer_name):
@@ -261,11 +264,3 @@ def build(name, classes=10, size=SIZE, activation="relu", dtype="float32", seed=
     x = keras.layers.Dense(classes, kernel_initializer=normal(0.01), dtype=dtype, name="fc10")(x)
     logits = keras.layers.Activation("linear", dtype="float32", name="logits")(x)
     return keras.Model(image, logits, name=f"cifar_{name}")
-
-
-@keras.saving.register_keras_serializable("keras_alexnet")
-class Patches(keras.layers.Layer):
-    """What a 3x3 filter sees at each position, zeros outside: (..., rows, columns, C) -> (..., rows, columns, 9 C)."""
-
-    def call(self, inputs):
-        return tf.image.extract_patches(inputs, (1, 3, 3, 1), (1, 1, 1, 1), (1, 1, 1, 1), "SAME")

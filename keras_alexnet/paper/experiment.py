@@ -17,12 +17,10 @@ import datetime
 import functools
 import importlib
 import io
-import json
 import os
 import shlex
 import shutil
 import statistics
-import sys
 
 import numpy as np
 from PIL import Image
@@ -30,7 +28,7 @@ from PIL import Image
 from keras_alexnet import __version__, cli, errors, flags, rundir
 from keras_alexnet.cli import Table  # noqa: F401 (for the commands)
 from keras_alexnet.errors import ArgumentError, RunError
-from keras_alexnet.files import atomic_write, make_folder
+from keras_alexnet.files import atomic_write, make_folder, read_json, write_json
 from keras_alexnet.flags import flag
 
 # In the order of the report.
@@ -58,7 +56,8 @@ class Result:
 
     values: dict  # serializable as JSON
     protocol: str  # set, images, views, models, what was left out
-    figures: tuple[tuple[str, str], ...] = ()  # (name of a written file in the results folder, caption)
+    # Name of a file, .svg or .png -> (Matplotlib's figure or RGB pixels, uint8 (height, width, 3); caption).
+    figures: dict[str, tuple] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +85,7 @@ def load(name):
 
 def main(name, argv=None):
     """Runs the command `name` of NAMES; returns its exit code."""
-    return cli.run_command(name, lambda argv: _main(name, argv), sys.argv[1:] if argv is None else argv)
+    return cli.run_command(name, lambda argv: _main(name, argv), argv)
 
 
 def _main(name, argv):
@@ -102,6 +101,8 @@ def _main(name, argv):
     result = command.run(settings)
     if result is None:
         return
+    for file, (picture, _) in result.figures.items():
+        write_picture(picture, os.path.join(folder, file))
     content = {
         "name": name,
         "protocol": result.protocol,
@@ -111,16 +112,15 @@ def _main(name, argv):
         "commit": rundir.commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "device": rundir.device(),
-        "pictures": [{"file": file, "shows": caption} for file, caption in result.figures],
+        "pictures": [{"file": file, "shows": caption} for file, (_, caption) in result.figures.items()],
         "values": result.values,
     }
     path = os.path.join(folder, f"{name}.json")
-    with atomic_write(path) as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
+    write_json(path, content, indent=1, ensure_ascii=False)
     for table in command.tables(result.values):
         print(f"{table.as_text()}\n")
     print(f"{command.verdict(result.values)}\nall numbers: {path}")
-    for file, _ in result.figures:
+    for file in result.figures:
         print(f"figure: {os.path.join(folder, file)}")
 
 
@@ -128,8 +128,7 @@ def read(name, folder):
     """The JSON of a command: dict, or None if it was not run. Raises RunError where the file is damaged."""
     path = os.path.join(folder, f"{name}.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return read_json(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -184,18 +183,21 @@ def panel(width, height, columns=1, rows=1, **settings):
     return figure, axes
 
 
-def write_figure(figure, path):
-    """Writes a Matplotlib figure as SVG and as an image in TensorBoard, and closes it."""
-    with atomic_write(path, "wb") as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    _log(pixels_of(figure), path)
+def write_picture(picture, path):
+    """Writes a figure of a Result as SVG or PNG, and as an image in TensorBoard, where it replaces the previous one."""
+    import tensorflow as tf  # not needed by the report
 
-
-def write_pixels(pixels, path):
-    """Writes RGB pixels, uint8 (height, width, 3), as PNG, and in TensorBoard."""
     with atomic_write(path, "wb") as file:
-        Image.fromarray(pixels).save(file, "PNG", optimize=True)
-    _log(pixels, path)
+        if path.endswith(".png"):
+            Image.fromarray(picture).save(file, "PNG", optimize=True)
+        else:
+            picture.savefig(file, format="svg", metadata={"Date": None})
+            picture = pixels_of(picture)
+    folder, name = os.path.split(os.path.splitext(path)[0])
+    log_dir = os.path.join(folder, "logs", name)
+    shutil.rmtree(log_dir, ignore_errors=True)
+    with tf.summary.create_file_writer(log_dir).as_default(0):
+        tf.summary.image(name, picture[None])
 
 
 def pixels_of(figure):
@@ -205,14 +207,3 @@ def pixels_of(figure):
     pyplot().close(figure)
     with Image.open(png) as image:
         return np.asarray(image.convert("RGB"))
-
-
-def _log(pixels, path):
-    """Writes an image for TensorBoard under the name of its file, and removes the previous one."""
-    import tensorflow as tf  # not needed by the report
-
-    folder, name = os.path.split(os.path.splitext(path)[0])
-    log_dir = os.path.join(folder, "logs", name)
-    shutil.rmtree(log_dir, ignore_errors=True)
-    with tf.summary.create_file_writer(log_dir).as_default(0):
-        tf.summary.image(name, pixels[None])

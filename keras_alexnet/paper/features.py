@@ -44,7 +44,6 @@ _FILES = 32  # that are read and decoded at a time
 _ARRAYS = "features", "labels"  # of an index; the rest is JSON in its file
 HIDDEN, BATCH, LEARNING_RATE = 512, 128, 0.001  # of autoencoders
 NOISE = 4.0  # standard deviation, before the sigmoid
-_ROWS = 1024  # that are coded at a time
 
 
 class Extractor(typing.NamedTuple):
@@ -118,11 +117,8 @@ def list_splits(settings, query_flag, data):
 def feature_extractor(model_dir):
     """The Extractor of the last hidden layer of a run or an exported model."""
     model = evaluation.open_model(model_dir)
-    if hasattr(model.served, "extract_features"):
-        files = tf.TensorSpec((None,), tf.string, name="image_bytes")
-        answer = tf.function(model.served.extract_features, input_signature=[files])
-    else:
-        answer = model.served.signatures["features"]
+    found = model.served.signatures  # of a run a function of nothing
+    answer = (found() if callable(found) else found)["features"]
 
     def extract(files):
         return answer(image_bytes=tf.constant(files, tf.string))["features"].numpy()
@@ -321,12 +317,11 @@ class Coder:
             keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(HIDDEN, "relu"), keras.layers.Dense(outputs)])
             for inputs, outputs in ((len(self.mean), length), (length, len(self.mean)))
         )
-        self._encode, self._decode = _compiled(self.encoder), _compiled(self.decoder)
-
-    def variables(self):
-        """dict of the name in a file -> variable."""
-        parts = {"encoder": self.encoder, "decoder": self.decoder}
-        return {f"{name}_{place}": each for name, part in parts.items() for place, each in enumerate(part.weights)}
+        # Keras' own call of one row at a time takes longer than its arithmetic.
+        self._encode, self._decode = (
+            tf.function(part.call, [tf.TensorSpec(part.input_shape, tf.float32)])
+            for part in (self.encoder, self.decoder)
+        )
 
     def train(self, features, epochs, seed, show):
         """Trains it on features; `show` is called with (epochs done, epochs)."""
@@ -343,7 +338,7 @@ class Coder:
 
     def encode(self, features):
         """float32 (B, D) -> codes: float32 (B, length), or uint8 (B, length / 8), the first bit the highest."""
-        codes = self._encode((features - self.mean) / self.scale)
+        codes = self._encode((features - self.mean) / self.scale).numpy()
         return np.packbits(codes > 0, axis=1) if self.binary else codes
 
     def error(self, features):
@@ -351,7 +346,7 @@ class Coder:
         codes = self.encode(features)
         if self.binary:
             codes = np.unpackbits(codes, axis=1).astype(np.float32)
-        lost = np.square(self._decode(codes) * self.scale + self.mean - features).sum(dtype=np.float64)
+        lost = np.square(self._decode(codes).numpy() * self.scale + self.mean - features).sum(dtype=np.float64)
         return float(lost / np.square(features - self.mean).sum(dtype=np.float64))
 
 
@@ -361,26 +356,15 @@ def load_or_train(path, features, length, binary, epochs, seed, show):
     key = hashlib.sha256(repr(settings).encode() + np.ascontiguousarray(features).tobytes()).hexdigest()
     keras.utils.set_random_seed(seed)
     coder = Coder(length, binary, features)
+    parts = (("encoder", coder.encoder), ("decoder", coder.decoder))
+    variables = {f"{name}_{place}": each for name, part in parts for place, each in enumerate(part.weights)}
     if os.path.exists(path):
         with reading(path), np.load(path, allow_pickle=False) as stored:
             if str(stored["key"]) == key:
-                for name, variable in coder.variables().items():
+                for name, variable in variables.items():
                     variable.assign(stored[name])
                 return coder
     coder.train(features, epochs, seed, show)
-    arrays = {name: variable.numpy() for name, variable in coder.variables().items()}
     with atomic_write(path, "wb") as file:
-        np.savez(file, key=key, mean=coder.mean, scale=coder.scale, **arrays)
+        np.savez(file, key=key, **{name: variable.numpy() for name, variable in variables.items()})
     return coder
-
-
-def _compiled(model):
-    """A function of NumPy rows; Keras' own call of one row at a time takes longer than its arithmetic."""
-    rows = tf.TensorSpec(model.input_shape, tf.float32)
-    call = tf.function(lambda rows: model(rows, training=False)).get_concrete_function(rows)
-
-    def run(rows):
-        parts = (tf.constant(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
-        return np.concatenate([call(part).numpy() for part in parts])
-
-    return run

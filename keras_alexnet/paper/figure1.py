@@ -8,7 +8,6 @@ one is left. A training stops at the target error, or when it is longer than the
 import dataclasses
 import math
 import os
-import sys
 
 import numpy as np
 
@@ -103,7 +102,6 @@ def run(settings):
     axes.axhline(values["target_error"], color="tab:red", linewidth=0.8)
     axes.set(xlabel="epochs", ylabel="training error, %")
     axes.legend(frameon=False)
-    experiment.write_figure(figure, f"{folder}.svg")
     relu, tanh = (", ".join(f"{rate:g}" for rate in rates) for rates in (settings.relu_rates, settings.tanh_rates))
     protocol = (
         f"{images.description}; the release's 19pct network without weight decay, crops and dropout, batches of "
@@ -112,7 +110,7 @@ def run(settings):
         f"{2 * settings.first_round}, ... epochs; seeds of the best: {settings.repeats}"
     )
     caption = "Training error by epoch, each nonlinearity at its best learning rate; other learning rates in gray."
-    return Result(values, protocol, (("figure1.svg", caption),))
+    return Result(values, protocol, {"figure1.svg": (figure, caption)})
 
 
 def compare(settings, start):
@@ -214,4 +212,4 @@ def verdict(values):
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("figure1"))
+    raise SystemExit(experiment.main("figure1"))

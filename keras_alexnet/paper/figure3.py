@@ -5,8 +5,6 @@ A filter's color share is how much of its energy, the sum of its squared weights
 """
 
 import dataclasses
-import os
-import sys
 
 import numpy as np
 
@@ -37,7 +35,7 @@ PAPER = ("largely color-agnostic", "largely color-specific")
 class Settings(experiment.Settings):
     """Figure 3."""
 
-    model_dir: str | None = flag(None, "A run's folder.", path=True)
+    model_dir: tuple[str, ...] = flag((), "A run's folder; again for runs of other seeds.", many=True, path=True)
     normalize: str = flag(
         "jointly",
         "jointly: all filters are scaled by one factor. each: every filter by its own mean and spread.",
@@ -46,44 +44,54 @@ class Settings(experiment.Settings):
 
 
 def run(settings):
-    rundir.check_run(flags.required(settings, "model_dir"))
+    for folder in flags.required(settings, "model_dir"):
+        rundir.check_run(folder)
     experiment.pyplot()  # which fails now where Matplotlib is missing, and not after the work
     cli.start_tensorflow()
-
-    opened = rundir.open_run(settings.model_dir)
-    network, names, seed = opened.config.network, opened.class_names, opened.config.run.seed
-    trained, start = filters.conv1_towers(rundir.build(opened)), None
-    if opened.history and not opened.config.training.initial_weights:
-        start = filters.conv1_towers(rundir.build_model(network, len(names), seed, devices=()))
-    values = {
-        **compare(trained, start, PERMUTATIONS // (100 if settings.quick else 1)),
-        "towers": network.towers == 2 or network.groups == 2,  # groups compute the same as towers
-        "epochs": len(opened.history),
-        "model": os.path.basename(os.path.normpath(opened.model_dir)),
-    }
-    pixels = filters.grid(trained, SCALE, settings.normalize, smooth=True)
-    experiment.write_pixels(pixels, os.path.join(settings.results_dir, "figure3.png"))
-    figure, axes = experiment.panel(6.4, 2.4)
-    for tower, shares in enumerate(values["shares"]):
-        # Spread in height, always the same way, so that dots of similar filters can be told apart.
-        heights = tower + 0.5 * (np.arange(len(shares)) * 0.618 % 1 - 0.5)
-        axes.plot(shares, heights, "o", color=f"C{tower}", markersize=4, alpha=0.7, markeredgewidth=0)
-        axes.plot([np.mean(shares)] * 2, [tower - 0.35, tower + 0.35], color="black", linewidth=1.8)
-    axes.axvline(RANDOM, color="0.5", linestyle="--", linewidth=0.8)
-    axes.set_yticks([0, 1], ["tower 0", "tower 1"])
-    # As in the image of the filters tower 0 is above.
-    axes.set(xlim=(0, 1), ylim=(1.5, -0.5), xlabel="color share (0: gray, 1: color only)")
-    experiment.write_figure(figure, os.path.join(settings.results_dir, "figure3_color.svg"))
-    protocol = (
-        f"{sum(kernel.shape[-1] for kernel in trained)} filters of one run, {network.variant}, width "
-        f"{network.width:g}, {opened.config.data.dataset} with {opened.statistics.count:,} training images of "
-        f"{len(names)} classes, {values['epochs']} epochs, seed {seed}; permutation test of the difference of the "
-        f"towers' means, two-sided, {values['permutations']:,} permutations"
-    )
+    permutations, runs, pixels, said = PERMUTATIONS // (100 if settings.quick else 1), [], None, []
+    for folder in settings.model_dir:
+        opened = rundir.open_run(folder)
+        config, classes = opened.config, opened.class_names
+        network, seed, epochs = config.network, config.run.seed, len(opened.history)
+        trained, start = filters.conv1_towers(rundir.build(opened)), None
+        if opened.history and not config.training.initial_weights:
+            start = filters.conv1_towers(rundir.build_model(network, len(classes), seed, devices=()))
+        if not runs:
+            pixels = filters.grid(trained, SCALE, settings.normalize, smooth=True)
+        name = f"seed {seed}, width {network.width:g}"
+        has_towers = network.towers == 2 or network.groups == 2  # groups compute the same as towers
+        runs.append({**compare(trained, start, permutations), "name": name, "towers": has_towers})
+        said.append(
+            f"{name}: {sum(kernel.shape[-1] for kernel in trained)} filters, {network.variant}, "
+            f"{opened.statistics.count:,} training images of {len(classes)} classes, {epochs} epochs"
+        )
+    test = f"permutation test of the difference of the towers' means, two-sided, {permutations:,} permutations"
     scaled = "one by one" if settings.normalize == "each" else "by one common factor"
-    grid = "figure3.png", f"The filters of conv1, scaled {scaled}: tower 0 above, tower 1 below."
-    colors = "figure3_color.svg", "Color share of every filter by tower; bars: means, dashed: random weights (2/3)."
-    return Result(values, protocol, (grid, colors))
+    of = " of the first run" * (len(runs) > 1)
+    grid = pixels, f"The filters of conv1{of}, scaled {scaled}: tower 0 above, tower 1 below."
+    colors = draw(runs), "Color share of every filter by tower; bars: means, dashed: random weights (2/3)."
+    return Result({"runs": runs}, f"{'; '.join(said)}; {test}", {"figure3.png": grid, "figure3_color.svg": colors})
+
+
+def draw(runs):
+    """The color shares of all towers, those of the first run above."""
+    figure, axes = experiment.panel(6.4, 1.0 + 1.4 * len(runs))
+    towers = [(name, shares) for each in runs for name, shares in zip(names(each), each["shares"], strict=True)]
+    for place, (_, shares) in enumerate(towers):
+        # Spread in height, always the same way, so that dots of similar filters can be told apart.
+        heights = place + 0.5 * (np.arange(len(shares)) * 0.618 % 1 - 0.5)
+        axes.plot(shares, heights, "o", color=f"C{place % 2}", markersize=4, alpha=0.7, markeredgewidth=0)
+        axes.plot([np.mean(shares)] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.8)
+    axes.axvline(RANDOM, color="0.5", linestyle="--", linewidth=0.8)
+    axes.set_yticks(range(len(towers)), [name for name, _ in towers])
+    # As in the image of the filters tower 0 is above.
+    axes.set(xlim=(0, 1), ylim=(len(towers) - 0.5, -0.5), xlabel="color share (0: gray, 1: color only)")
+    return figure
+
+
+def names(run):
+    """The names of a run's towers."""
+    return [f"{run['name']}, tower {tower}" for tower in (0, 1)]
 
 
 def compare(trained, start, permutations):
@@ -130,21 +138,20 @@ def permutation_test(shares, permutations=PERMUTATIONS):
 
 
 def tables(values):
-    shares, moves = [], []
-    for tower, own in enumerate(values["shares"]):
-        numbers = (f"{np.mean(own):.3f}", f"{np.median(own):.3f}", f"{min(own):.3f} to {max(own):.3f}")
-        shares.append((f"tower {tower}", PAPER[tower], *numbers))
-        moved = values["moved"] and (f"{values['moved'][tower]:.2f}", f"{values['cosine'][tower]:.3f}")
-        moves.append((f"tower {tower}", *(moved or ("-", "-"))))
+    shares, moves, tests = [], [], []
+    for run in values["runs"]:
+        for tower, (name, own) in enumerate(zip(names(run), run["shares"], strict=True)):
+            numbers = (f"{np.mean(own):.3f}", f"{np.median(own):.3f}", f"{min(own):.3f} to {max(own):.3f}")
+            shares.append((name, PAPER[tower], *numbers))
+            moved = run["moved"] and (f"{run['moved'][tower]:.2f}", f"{run['cosine'][tower]:.3f}")
+            moves.append((name, *(moved or ("-", "-"))))
+        pairs = (("", "trained"), ("start_", "at the random start"))
+        for key, when in pairs[: 1 + (run["start_p"] is not None)]:
+            cells = f"{run[key + 'difference']:+.3f}", f"{run[key + 'p']:.4f}"
+            tests.append((f"{run['name']}, {when}", *cells))
     shares.append(("random weights", "-", f"{RANDOM:.3f}", f"{RANDOM:.3f}", "-"))
-    tests = [("trained", f"{values['difference']:+.3f}", f"{values['p']:.4f}"), ("at the random start", "-", "-")]
-    if values["start_p"] is not None:
-        tests[1] = ("at the random start", f"{values['start_difference']:+.3f}", f"{values['start_p']:.4f}")
     of_shares = "Chance decides which of the two towers is the gray one; the paper's is its GPU 1."
-    of_tests = (
-        "p tells whether these two towers differ, not why: the filters of a tower learn together. The paper's claim is "
-        "of every run; one run cannot confirm it."
-    )
+    of_tests = "p tells whether these two towers differ, not why: the filters of a tower learn together."
     of_color = "", "paper", "ours: mean", "ours: median", "ours: range"
     of_moves = "", "distance over the start's norm", "cosine with the start"
     return [
@@ -155,24 +162,34 @@ def tables(values):
 
 
 def verdict(values):
-    if not values["towers"]:
-        return Verdict("cannot be told", "the network has one tower; the halves of its filters mean nothing")
-    if values["cosine"] and min(values["cosine"]) > AT_START:
-        return Verdict("cannot be told", "the filters are still what they were at the random start")
-    outcome = "does not hold"
-    least, most = sorted(float(np.mean(shares)) for shares in values["shares"])
-    if values["p"] >= CERTAIN:
+    """The paper's claim is of every run: it holds where it does in all that can be judged."""
+    judged = [judge(run) for run in values["runs"]]
+    known = [holds for holds, _ in judged if holds is not None]
+    outcome = "cannot be told" if not known else "holds" if all(known) else "does not hold"
+    said = "; ".join(f"{run['name']}: {words}" for run, (_, words) in zip(values["runs"], judged, strict=True))
+    alike = "the towers are built alike and see the same images, only their random numbers differ"
+    return Verdict(outcome, f"one gray and one colored tower in {sum(known)} of {len(known)} runs ({said}); {alike}")
+
+
+def judge(run):
+    """(whether the towers of a run are as the paper has them, or None; why)."""
+    if not run["towers"]:
+        return None, "the network has one tower, and the halves of its filters mean nothing"
+    if run["cosine"] and min(run["cosine"]) > AT_START:
+        return None, "the filters are still what they were at the random start"
+    least, most = sorted(float(np.mean(shares)) for shares in run["shares"])
+    holds = run["p"] < CERTAIN and least < RANDOM / 2 and most >= RANDOM
+    if run["p"] >= CERTAIN:
         words = "the towers differ no more than by chance"
-    elif least < RANDOM / 2 and most >= RANDOM:
-        outcome, words = "holds", "one tower is mostly gray, the other sees color"
+    elif holds:
+        words = "one tower is mostly gray, the other sees color"
     elif least >= RANDOM:
         words = "both towers see more color than random filters do"
     else:
         words = "the towers differ, but not as gray and colored"
-    means = " and ".join(f"{np.mean(shares):.2f}" for shares in values["shares"])
-    alike = "the towers are built alike and see the same images, only their random numbers differ"
-    return Verdict(outcome, f"in this run {words} (mean color shares {means}, p = {values['p']:.4f}); {alike}")
+    means = " and ".join(f"{np.mean(shares):.2f}" for shares in run["shares"])
+    return holds, f"{words}, mean color shares {means}, p = {run['p']:.4f}"
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("figure3"))
+    raise SystemExit(experiment.main("figure3"))

@@ -7,7 +7,6 @@ features of both splits are kept below RESULTS/retrieval, where keras_alexnet.pa
 import dataclasses
 import os
 import statistics
-import sys
 import textwrap
 from pathlib import Path
 
@@ -106,17 +105,16 @@ def run(settings):
         "class; crossed: of another.",
     }
     panels = (left, left, 200, draw_predictions), (right, every, 100, draw_neighbors)
-    for file, (rows, images, size, draw) in zip(figures, panels, strict=True):
+    for (file, caption), (rows, images, size, draw) in zip(figures.items(), panels, strict=True):
         thumbnails = features.thumbnails([os.path.join(settings.data_dir, each["file"]) for each in images], size)
-        pixels = experiment.pixels_of(draw(rows, thumbnails))
-        experiment.write_pixels(pixels, os.path.join(settings.results_dir, file))
+        figures[file] = experiment.pixels_of(draw(rows, thumbnails)), caption
     protocol = (
         f"{len(queries.files):,} images of {settings.split}, {len(index.files):,} of {settings.index_split}; "
         f"{network.variant}, width {network.width:g}, {model.epochs} epochs, {len(model.class_names)} classes, center "
         "view; Euclidean distance of the numbers that fc8 multiplies, every row compared; pixels: RGB of the central "
         f"square at {features.PIXELS}x{features.PIXELS}; drawn at random, seed {settings.seed}"
     )
-    return Result(values, protocol, tuple(figures.items()))
+    return Result(values, protocol, figures)
 
 
 def choose(settings, probabilities, labels):
@@ -296,4 +294,4 @@ def verdict(values):
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("figure4"))
+    raise SystemExit(experiment.main("figure4"))

@@ -8,7 +8,6 @@ that an unfinished grid has complete seeds. TensorBoard shows the runs under HPa
 import contextlib
 import csv
 import dataclasses
-import json
 import os
 import signal
 import subprocess
@@ -21,8 +20,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from keras_alexnet import config as configs
-from keras_alexnet import files, flags, rundir
+from keras_alexnet import config as configs, files, flags, rundir
 from keras_alexnet.errors import ArgumentError, UsageError, printable, reading
 from keras_alexnet.training import progress
 
@@ -201,8 +199,7 @@ def _next(cells):
 def write_hparams(cell):
     """Writes or replaces the file from which TensorBoard shows a finished run under HParams."""
     last, folder = cell.history[-1], os.path.join(cell.folder, "logs", "hparams")
-    with open(os.path.join(cell.folder, rundir.PROVENANCE), encoding="utf-8") as file:
-        images = json.load(file)[0]["training_set"]["images"]
+    images = files.read_json(os.path.join(cell.folder, rundir.PROVENANCE))[0]["training_set"]["images"]
     values = {name: last[name] for name in ("val_top1_error", "val_loss")}
     values["best_val_top1_error"] = min(row["val_top1_error"] for row in cell.history)
     values["training_minutes"] = sum(images / row["images_per_second"] for row in cell.history) / 60

@@ -10,20 +10,17 @@ start gave is kept below RESULTS/initialization, and not trained again.
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
-import sys
 import typing
 from itertools import chain, count
 
 import numpy as np
 
-from keras_alexnet import cli, rundir
-from keras_alexnet import config as configs
+from keras_alexnet import cli, config as configs, rundir
 from keras_alexnet.data import sources
 from keras_alexnet.errors import ArgumentError, reading
-from keras_alexnet.files import atomic_write, progress_bar
+from keras_alexnet.files import progress_bar, read_json, write_json
 from keras_alexnet.flags import flag
 from keras_alexnet.model.variants import VARIANTS
 from keras_alexnet.paper import experiment
@@ -153,16 +150,15 @@ def run(settings):
         key = hashlib.sha256(f"{key} {source.fingerprint()}".encode()).hexdigest()
         path = os.path.join(folder, f"{start.name}_{key[:12]}.json")
         if os.path.isfile(path):
-            with reading(path), open(path, encoding="utf-8") as file:
-                found = json.load(file)
+            with reading(path):
+                found = read_json(path)
         else:
             for name, variable in updates.variables().items():
                 variable.assign(begin[name])
             set_start(model, start)
             images = chain.from_iterable(batches(config.data, training.batch_size, epoch) for epoch in count())
             found = _train(settings, updates.train_step, images, measured, progress_bar(start.label, "steps"))
-            with atomic_write(path) as file:
-                json.dump(found, file)
+            write_json(path, found)
         starts[start.name] = found
         end = "diverged" if found["diverged"] else f"loss {found['losses'][-1]:.3f}"
         print(f"{start.label}: {end} after {len(found['losses'])} steps", flush=True)
@@ -183,7 +179,7 @@ def _result(settings, config, source, statistics, pictures, starts):
         f"measured on the centers of {pictures} of these images without dropout, in float32, each layer's signal after "
         "its nonlinearity"
     )
-    return Result(values, protocol, _draw(values, settings.results_dir))
+    return Result(values, protocol, _draw(values))
 
 
 def set_start(model, start):
@@ -247,18 +243,17 @@ def _train(settings, train_step, batches, measured, show):
         show(len(losses), settings.steps)
 
 
-def _draw(values, folder):
-    """Writes the figures as SVG; returns pairs of (file below the folder, caption)."""
-    figure, axes = experiment.panel(6.4, 4.2)
+def _draw(values):
+    """The figures of a Result."""
+    curves, axes = experiment.panel(6.4, 4.2)
     for start in STARTS:
         means = smoothed(values["starts"][start.name]["losses"])
         axes.plot(list(means), list(means.values()), label=start.label)
     axes.axhline(values["constant"], color="0.4", linestyle=":", linewidth=1.2, label="majority-class baseline")
     axes.set(xlabel="steps", ylabel=f"training loss, mean of {WINDOW} steps", ylim=(None, 1.15 * values["constant"]))
     axes.legend(frameon=False)
-    experiment.write_figure(figure, os.path.join(folder, "initialization.svg"))
     steps = sorted({values["measured"][0], values["measured"][-1]})
-    figure, panels = experiment.panel(4.2 * len(steps) + 0.6, 3.8, len(steps), sharey=True, squeeze=False)
+    signal, panels = experiment.panel(4.2 * len(steps) + 0.6, 3.8, len(steps), sharey=True, squeeze=False)
     for axes, step in zip(panels[0], steps, strict=True):
         for index, start in enumerate(STARTS):
             measure = values["starts"][start.name]["measures"].get(str(step))
@@ -269,10 +264,9 @@ def _draw(values, folder):
         axes.tick_params(axis="x", rotation=45)
     panels[0, 0].set(ylabel="differs between images, % of the energy", ylim=(None, 150))
     panels[0, 0].legend(frameon=False)
-    experiment.write_figure(figure, os.path.join(folder, "initialization_signal.svg"))
     losses = f"Training loss, means of {WINDOW} steps, of each start; the majority-class baseline's, dotted."
     shares = "Share of each layer's signal that differs between images, by start."
-    return ("initialization.svg", losses), ("initialization_signal.svg", shares)
+    return {"initialization.svg": (curves, losses), "initialization_signal.svg": (signal, shares)}
 
 
 def smoothed(losses):
@@ -339,4 +333,4 @@ def verdict(values):
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("initialization"))
+    raise SystemExit(experiment.main("initialization"))

@@ -25,11 +25,10 @@ from pathlib import Path
 import markdown
 from PIL import Image
 
-from keras_alexnet import flags
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write, make_folder
-from keras_alexnet.flags import flag
+from keras_alexnet.flags import flag, parse
 from keras_alexnet.paper import experiment
 from keras_alexnet.paper.experiment import NOT_RUN, Table
 
@@ -75,7 +74,7 @@ class Section(typing.NamedTuple):
 
 
 def main(argv):
-    settings = flags.parse(Settings, argv, __doc__)
+    settings = parse(Settings, argv, __doc__)
     folder = os.path.join(settings.results_dir, "quick") if settings.quick else settings.results_dir
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UsageError(f"--results_dir={folder}: is not a folder; name the one that the commands wrote to")
@@ -190,4 +189,4 @@ def _source(path):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("report", main, sys.argv[1:]))
+    raise SystemExit(run_command("report", main))

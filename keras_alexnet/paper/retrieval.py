@@ -10,7 +10,6 @@ import dataclasses
 import math
 import os
 import statistics
-import sys
 import time
 import timeit
 from functools import partial
@@ -129,9 +128,8 @@ def run(settings):
         f"{settings.index_split} only, seed {settings.seed}; pixels: the central square at "
         f"{features.PIXELS}x{features.PIXELS}"
     )
-    _draw(values, os.path.join(settings.results_dir, "retrieval.svg"))
     caption = "Precision among the ten nearest, and mean average precision, by bytes an image."
-    return Result(values, protocol, (("retrieval.svg", caption),))
+    return Result(values, protocol, {"retrieval.svg": (_draw(values), caption)})
 
 
 def print_nearest(settings, index, query):
@@ -292,8 +290,8 @@ def _summary(precision, average):
     return {"precision": precision.mean(axis=0).tolist(), "mean_average_precision": float(average.mean())}
 
 
-def _draw(values, path):
-    """Writes the figure as SVG: precision at 10 and mean average precision by bytes, real and binary codes."""
+def _draw(values):
+    """The figure: precision at 10 and mean average precision by bytes, real and binary codes."""
     figure, both = experiment.panel(8.4, 3.9, columns=2)
     whole, bits = row_of(values, "features", ""), values["codes_against_pixels"]["bits"]
     other, name = row_of(values, "pixels", "binary", bits), f"{whole['name']} ({whole['bytes']:,} bytes)"
@@ -316,7 +314,7 @@ def _draw(values, path):
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set(xlabel="bytes an image", ylabel=name, ylim=(0, None))
     figure.legend(*both[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    experiment.write_figure(figure, path)
+    return figure
 
 
 def tables(values):
@@ -392,4 +390,4 @@ def _times_faster(values, row):
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("retrieval"))
+    raise SystemExit(experiment.main("retrieval"))

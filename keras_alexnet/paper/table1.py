@@ -6,11 +6,9 @@ be evaluated in the same way; the table then says which set it was. Without --cn
 
 import dataclasses
 import os
-import sys
 import typing
 
-from keras_alexnet import cli, export, flags, rundir
-from keras_alexnet import config as configs
+from keras_alexnet import cli, config as configs, export, flags, rundir
 from keras_alexnet.data import imagenet
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.evaluate import parse_evaluate
@@ -80,6 +78,7 @@ class Ilsvrc:
     rows: tuple[Row, ...]
     note: str
     command: str
+    others: tuple[Table, ...] = ()  # shown below
 
     def run(self, settings):
         """Evaluates the networks that are given, Result; prints the table and the command where none is, None."""
@@ -102,7 +101,7 @@ class Ilsvrc:
         counts = (about["images"] + len(about["left_out"]), about["classes"], about["model_classes"])
         if counts != (self.images, 1000, 1000):
             return False
-        ids = [wordnet_id for wordnet_id, _ in imagenet.classes()]  # of 2012; other years have other classes
+        ids = list(imagenet.classes())  # of 2012; other years have other classes
         return self.year != 2012 or set(class_names) in (set(ids), set(imagenet.class_names(ids, {})))
 
     def measured(self, values):
@@ -142,7 +141,7 @@ class Ilsvrc:
             errors = f"{each['top1_error']:.1f}", _top5(values["set"], each)
             alone.append((f"{place}: CNN{'*' * each['pretrained']}", each["network"], *errors))
         title, columns = "Each network alone, errors in percent", ("", "network", "top-1", "top-5")
-        return [*found, Table(title, columns, alone)] if alone else found
+        return [*found, *[Table(title, columns, alone)] * bool(alone), *self.others]
 
     def verdict(self, values):
         if not values["is_papers"]:
@@ -170,14 +169,12 @@ def _evaluation_of(settings):
     models = []
     for name in settings.most:
         for folder in getattr(settings, name):
+            rundir.check_model(folder, name)
             if rundir.is_run(folder):
                 models.append((rundir.read_config(folder), rundir.read_class_names(folder)))
-            elif os.path.isfile(os.path.join(folder, "saved_model.pb")):
+            else:
                 metadata = export.read_metadata(folder)
                 models.append((flags.read(configs.Config, metadata["flags"]), metadata["class_names"]))
-            else:
-                problem = f"is neither a run (no {rundir.FLAGS}) nor an exported model (no saved_model.pb)"
-                raise ArgumentError(name, folder, problem)
     argv = [f"--model_dir={folder}" for folder in (*settings.cnn, *settings.pretrained_cnn)]
     given = {name: getattr(settings, name) for name in ("dataset", "data_dir", "split")}
     argv += [f"--{name}={each}" for name, each in given.items() if each]
@@ -266,4 +263,4 @@ TABLE = Ilsvrc(
 run, tables, verdict, REFERENCE = TABLE.run, TABLE.tables, TABLE.verdict, TABLE.tables(NOTHING)
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("table1"))
+    raise SystemExit(experiment.main("table1"))

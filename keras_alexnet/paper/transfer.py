@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import sys
 
 import numpy as np
 
@@ -90,7 +89,6 @@ def run(settings):
             errors[name][at].append(frozen(layer, tuple(places)))
     counts = [count or round(training.count / len(training.class_names)) for count in settings.images_per_class]
     values = {"counts": counts, "seeds": list(settings.seeds), "errors": errors, "model_dir": settings.model_dir}
-    experiment.write_figure(draw(values), f"{folder}.svg")
     first = {count: cells[count, settings.seeds[0]][0].config.training for count in settings.images_per_class}
     batch_size = next(iter(first.values())).batch_size
     steps = [-(-len(chosen[n, settings.seeds[0]]) // batch_size) * each.epochs for n, each in first.items()]
@@ -101,7 +99,7 @@ def run(settings):
         f"{', '.join(map(str, settings.seeds))}, the same images for all"
     )
     caption = "Validation error by the number of training images; every seed as a dot, lines through the means."
-    return Result(values, protocol, (("transfer.svg", caption),))
+    return Result(values, protocol, {"transfer.svg": (draw(values), caption)})
 
 
 def choose(source, count, seed):
@@ -223,4 +221,4 @@ def verdict(values):
 
 
 if __name__ == "__main__":
-    sys.exit(experiment.main("transfer"))
+    raise SystemExit(experiment.main("transfer"))

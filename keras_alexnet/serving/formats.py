@@ -23,6 +23,7 @@ from keras_alexnet import evaluate, evaluation, export, rundir, standalone
 from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import pipeline, shapes
 from keras_alexnet.errors import RunError, UsageError, optional
+from keras_alexnet.files import write_json
 from keras_alexnet.serving import signatures
 from keras_alexnet.training.trainer import read
 
@@ -61,7 +62,7 @@ def export_run(model_dir, kind, checkpoint="newest", quantize="none"):
             parameters = sum(array.size for array in run.weights.values())
             before, after = {"bytes": 4 * parameters, **before}, {"bytes": size, **after}
             metadata["quantization"] = {"images": source.count, "before": before, "after": after}
-        export.write_metadata(os.path.join(folder, "metadata.json"), metadata)
+        write_json(os.path.join(folder, "metadata.json"), metadata, indent=1, ensure_ascii=False)
 
     folder = export.write_version(parent, write_version)
     export.write_card(run, parent)

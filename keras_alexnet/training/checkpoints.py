@@ -15,14 +15,7 @@ import tensorflow as tf
 
 from keras_alexnet.errors import RunError, brief, reading
 from keras_alexnet.files import atomic_write, sync
-from keras_alexnet.training.progress import (
-    Progress,
-    checkpoint_name,
-    checkpoint_paths,
-    checkpoint_place,
-    first_readable,
-    of_json,
-)
+from keras_alexnet.training import progress as progresses
 
 PROGRESS = "progress"  # name of the text tensor with the progress as JSON
 _TEMPORARY = ".writing"
@@ -34,7 +27,7 @@ def read_progress(path):
         reader = tf.train.load_checkpoint(path)
         # Version 0.1 stored it under a name of TensorFlow's object graph.
         names = (PROGRESS, f"{PROGRESS}/.ATTRIBUTES/VARIABLE_VALUE")
-        return of_json(reader.get_tensor(next(filter(reader.has_tensor, names))).decode())
+        return progresses.of_json(reader.get_tensor(next(filter(reader.has_tensor, names))).decode())
 
 
 def _tensors(path):
@@ -42,7 +35,7 @@ def _tensors(path):
     reader = tf.train.load_checkpoint(path)
     values = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
     if PROGRESS in values:
-        values[PROGRESS] = of_json(values[PROGRESS].decode())
+        values[PROGRESS] = progresses.of_json(values[PROGRESS].decode())
     return values
 
 
@@ -67,8 +60,8 @@ class Checkpoints:
         # GPU it is copied to the host.
         with tf.device("CPU:0"):
             tensors = [tf.convert_to_tensor(variable) for variable in self.variables.values()]
-        best = None if progress.best is None else checkpoint_name(progress.best, 0)
-        arguments = (checkpoint_name(progress.epochs, progress.batches), tensors, progress.to_json(), best)
+        best = None if progress.best is None else progresses.checkpoint_name(progress.best, 0)
+        arguments = (progresses.checkpoint_name(progress.epochs, progress.batches), tensors, progress.to_json(), best)
         self.writer = threading.Thread(target=self._write, args=arguments, name="checkpoint")
         self.writer.start()
 
@@ -84,7 +77,7 @@ class Checkpoints:
     def kept(self):
         """A text that names the newest checkpoint on the disk, str."""
         self.wait()
-        paths = checkpoint_paths(self.folder)
+        paths = progresses.checkpoint_paths(self.folder)
         return f"the checkpoint {os.path.basename(paths[-1])} is kept" if paths else "there is no checkpoint yet"
 
     def resume(self):
@@ -93,11 +86,11 @@ class Checkpoints:
         Returns (path, progress.Progress), or (None, a new Progress) without a checkpoint. Raises RunError, with no
         variable changed, where no checkpoint can be read or the newest readable one is of another network.
         """
-        paths = checkpoint_paths(self.folder)
+        paths = progresses.checkpoint_paths(self.folder)
         if not paths:
-            return None, Progress()
+            return None, progresses.Progress()
         # All tensors and their checksums are read before any variable is changed.
-        path, values = first_readable(paths[::-1], lambda path: (path, _tensors(path)))
+        path, values = progresses.first_readable(paths[::-1], lambda path: (path, _tensors(path)))
         own = {PROGRESS: (), **{name: tuple(variable.shape) for name, variable in self.variables.items()}}
         shapes = {name: np.shape(value) for name, value in values.items()}
         if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
@@ -141,16 +134,16 @@ class Checkpoints:
 
     def _sweep(self, name, best):
         """Lists the newest, the best and the last whole epoch in the file `checkpoint`, and removes the others."""
-        names = [os.path.basename(path) for path in checkpoint_paths(self.folder)]
+        names = [os.path.basename(path) for path in progresses.checkpoint_paths(self.folder)]
         # Checkpoints of later steps are damaged ones that the run did not resume from.
-        names = [each for each in names if checkpoint_place(each) <= checkpoint_place(name)]
+        names = [each for each in names if progresses.checkpoint_place(each) <= progresses.checkpoint_place(name)]
         # Evaluation and export use the last whole epoch.
-        whole = [each for each in names if not checkpoint_place(each)[1]][-1:]
+        whole = [each for each in names if not progresses.checkpoint_place(each)[1]][-1:]
         kept = [each for each in names if each in names[-self.keep :] or each in (best, *whole)]
         with atomic_write(os.path.join(self.folder, "checkpoint")) as file:  # for tf.train.latest_checkpoint
             file.write(f'model_checkpoint_path: "{name}"\n')
             file.write("".join(f'all_model_checkpoint_paths: "{each}"\n' for each in kept))
-        for path in checkpoint_paths(self.folder):
+        for path in progresses.checkpoint_paths(self.folder):
             if os.path.basename(path) not in kept:
                 # The index first: without it, the data files are not a checkpoint.
                 for part in sorted(glob.glob(f"{glob.escape(path)}.*"), reverse=True):

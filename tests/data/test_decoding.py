@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_alexnet.data.decoding import REDUCTIONS, center_of, decode_center, decode_window, window_of
+from keras_alexnet.data.decoding import REDUCTIONS, center_of, decode_center, decode_window, window_function
 from tests.data.conftest import encoded, photo
 from tests.reference import decoding as reference
 
@@ -113,8 +113,8 @@ def test_windows_of_stored_images_are_slices_of_them(options, size):
     places = sorted({max(0, min(place, margin)) for place in (0, 1, 2, 7, margin - 1, margin)})
     for row, column in itertools.product(places, places):
         expected = pixels[row : row + size, column : column + size]
-        np.testing.assert_array_equal(window_of("jpeg", tf.constant(data), row, column, size).numpy(), expected)
-        np.testing.assert_array_equal(window_of("raw", tf.constant(pixels), row, column, size).numpy(), expected)
+        np.testing.assert_array_equal(window_function("jpeg", size)(tf.constant(data), row, column).numpy(), expected)
+        np.testing.assert_array_equal(window_function("raw", size)(tf.constant(pixels), row, column).numpy(), expected)
     for stored, image in (("jpeg", data), ("raw", pixels), ("", data)):
         middle = pixels[margin // 2 : margin // 2 + size, margin // 2 : margin // 2 + size]
         np.testing.assert_array_equal(center_of(stored, tf.constant(image), size).numpy(), middle)
@@ -124,10 +124,10 @@ def test_stored_images_that_are_none_and_windows_beyond_them():
     image = photo(256, 256)
     for data in (encoded(image, "PNG"), encoded(photo(256, 255)), encoded(photo(255, 256)), encoded(image)[:4000]):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            window_of("jpeg", tf.constant(data), 32, 32, 224)
+            window_function("jpeg", 224)(tf.constant(data), 32, 32)
     for stored, content in (("jpeg", encoded(image)), ("raw", np.asarray(image))):
         with pytest.raises(tf.errors.InvalidArgumentError):
-            window_of(stored, tf.constant(content), 33, 0, 224)
+            window_function(stored, 224)(tf.constant(content), 33, 0)
 
 
 def sampled(image, sampling, progressive):

@@ -6,13 +6,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_alexnet.data import augmentation as augment
-from keras_alexnet.data import pipeline
+from keras_alexnet.data import augmentation as augment, pipeline
 from keras_alexnet.data.augmentation import Augmentation, draws
 from keras_alexnet.data.statistics import Statistics
 from tests.data.conftest import encoded, flat_source, operations, photo, preprocessed
-from tests.reference import color
-from tests.reference import decoding as reference
+from tests.reference import color, decoding as reference
 from tests.reference.statistics import mean_and_covariance
 
 COUNT = 11

@@ -4,8 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet.model.layers import ChannelShare, Copies, Dropout, InMapNormalization, LocalResponseNormalization
-from tests.reference import dropout as dropout_reference
-from tests.reference import normalization as reference
+from tests.reference import dropout as dropout_reference, normalization as reference
 
 # Both sides compute x / (...)^0.75; float32 keeps 7 digits and loses one in the power and the sum.
 RELATIVE = 2e-5

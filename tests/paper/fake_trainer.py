@@ -12,8 +12,7 @@ import time
 
 import numpy as np
 
-from keras_alexnet import config as configs
-from keras_alexnet import rundir
+from keras_alexnet import config as configs, rundir
 from keras_alexnet.paper import grid
 
 

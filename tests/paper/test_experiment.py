@@ -8,13 +8,11 @@ import types
 import pytest
 
 import keras_alexnet
-from keras_alexnet import __main__ as package_commands
-from keras_alexnet import rundir
+from keras_alexnet import __main__ as package_commands, rundir
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.flags import flag
-from keras_alexnet.paper import __main__ as paper_commands
-from keras_alexnet.paper import experiment
+from keras_alexnet.paper import __main__ as paper_commands, experiment
 from keras_alexnet.paper.experiment import Result, Table, Verdict
 from tests.runs import ROOT
 
@@ -29,9 +27,9 @@ class Settings(experiment.Settings):
 def run(settings):
     if not settings.slope:
         return None
-    with open(f"{settings.results_dir}/figure9.svg", "w") as file:
-        file.write("<svg/>")
-    return Result({"slope": settings.slope, "names": ["ä", None]}, "all of it", (("figure9.svg", "A line."),))
+    figure, axes = experiment.panel(1, 1)
+    axes.plot([0, settings.slope])
+    return Result({"slope": settings.slope, "names": ["ä", None]}, "all of it", {"figure9.svg": (figure, "A line.")})
 
 
 @pytest.fixture(autouse=True)

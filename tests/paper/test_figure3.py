@@ -32,11 +32,12 @@ def test_the_permutation_test_of_cases_that_can_be_counted():
     assert figure3.permutation_test([near, near + 0.3], 100) == figure3.permutation_test([near, near + 0.3], 100)
 
 
-def test_a_run_from_start_to_end(run_of_three_epochs, tmp_path):
-    flags = [f"--model_dir={run_of_three_epochs}", f"--results_dir={tmp_path}", "--quick", "--normalize=each"]
+def test_runs_from_start_to_end(run_of_three_epochs, tmp_path):
+    flags = [f"--model_dir={run_of_three_epochs}", "--model_dir=imagenette"]
+    flags += [f"--results_dir={tmp_path}", "--quick", "--normalize=each"]
     assert experiment.main("figure3", flags) == 0
     content = json.loads((tmp_path / "quick" / "figure3.json").read_text())
-    values, stored = content["values"], weights.read(str(run_of_three_epochs))
+    (values, packaged), stored = content["values"]["runs"], weights.read(str(run_of_three_epochs))
     start = AlexNet(3, "release2012", devices=(), width=1 / 16, seed=2012)
     for tower in (0, 1):
         now = stored[f"conv1_tower{tower}/kernel"].astype(np.float64)
@@ -45,12 +46,14 @@ def test_a_run_from_start_to_end(run_of_three_epochs, tmp_path):
         np.testing.assert_allclose(values["shares"][tower], shares, rtol=1e-6)
         moved = [np.linalg.norm(now[..., i] - was[..., i]) / np.linalg.norm(was[..., i]) for i in range(3)]
         assert values["moved"][tower] == pytest.approx(np.median(moved), rel=1e-5) and min(moved) > 0
-    assert content["quick"] and values["permutations"] == 100 and values["epochs"] == 3
-    assert content["pictures"][0]["shows"].startswith("The filters of conv1, scaled one by one")
+    assert content["quick"] and "two-sided, 100 permutations" in content["protocol"]
+    assert content["pictures"][0]["shows"].startswith("The filters of conv1 of the first run, scaled one by one")
     with Image.open(tmp_path / "quick" / "figure3.png") as image:
         assert image.size == (3 * 12 * 5, (2 * 12 + 4) * 5)
     assert (tmp_path / "quick" / "figure3_color.svg").read_text().startswith("<?xml")
-    assert figure3.verdict(values).outcome == "cannot be told"  # three epochs hardly move a filter
+    assert figure3.judge(values)[0] is None  # three epochs hardly move a filter
+    assert len(packaged["shares"][0]) == 12 and max(packaged["cosine"]) < 0.3
+    assert "in 0 of 1 runs" in figure3.verdict(content["values"]).numbers
 
 
 @pytest.mark.parametrize(
@@ -63,13 +66,17 @@ def test_a_run_from_start_to_end(run_of_three_epochs, tmp_path):
     ],
 )
 def test_verdicts(shares, p, outcome, words):
-    values = {
+    run = {
         "shares": shares, "difference": 0.1, "p": p, "moved": [2.0, 2.0], "cosine": [0.4, 0.3],
-        "start_difference": 0.0, "start_p": 0.7, "towers": True,
+        "start_difference": 0.0, "start_p": 0.7, "towers": True, "name": "a run",
     }  # fmt: skip
-    found = figure3.verdict(values)
+    found = figure3.verdict({"runs": [run]})
     assert found.outcome == outcome and words in found.numbers
-    assert "one tower" in figure3.verdict({**values, "towers": False}).numbers
-    assert "random start" in figure3.verdict({**values, "cosine": [0.99, 0.98]}).numbers
-    _, tested, moved = figure3.tables({**values, "moved": None, "cosine": None, "start_p": None})
-    assert tested.rows[1][1:] == moved.rows[0][1:] == ("-", "-")
+    gray = {**run, "shares": ([0.1] * 3, [0.9] * 3), "p": 0.001}
+    assert figure3.verdict({"runs": [gray, run]}).outcome == outcome
+    unknown = [{**run, "towers": False}, {**run, "cosine": [0.99, 0.98]}]
+    assert figure3.verdict({"runs": unknown}).outcome == "cannot be told"
+    assert figure3.verdict({"runs": [gray, *unknown]}).outcome == "holds"
+    assert ["one tower" in figure3.judge(each)[1] for each in unknown] == [True, False]
+    _, tested, moved = figure3.tables({"runs": [{**run, "moved": None, "cosine": None, "start_p": None}]})
+    assert len(tested.rows) == 1 and moved.rows[0][1:] == ("-", "-")
