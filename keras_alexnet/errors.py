@@ -41,7 +41,7 @@ def reading(path, problem="cannot be read"):
     """A block that reads files of a run or a model: whatever fails in it becomes a RunError, `PATH: PROBLEM (why)`."""
     try:
         yield
-    except (UsageError, RunError):
+    except (UsageError, RunError, MemoryError):
         raise
     except Exception as error:
         # What is truncated or written by another program fails with errors of all kinds (weights: an IndexError).

@@ -3,8 +3,8 @@
     python tools/benchmark_peer.py --model_dir=RUN --data_dir=data/imagenette          # about as long as RUN, or longer
 
 The recipe is that of torchvision's references/classification for alexnet: SGD of 0.01 with momentum 0.9 and decay 1e-4,
-divided by ten after each third of the epochs (30 of 90); random resized crops of 224 and reflections, bilinear; tests
-by the center 224 of 256. It has 32 images on each of eight devices; here a step has 32.
+divided by ten after each third of the epochs (30 and 60 of 90); random resized crops of 224 and reflections, bilinear;
+tests by the center 224 of 256. It has 32 images on each of eight devices; here a step has 32.
 """
 
 import csv
@@ -14,12 +14,13 @@ import time
 
 import harness
 
-from keras_alexnet import flags, rundir
+from keras_alexnet import rundir
 from keras_alexnet.cli import run_command
-from keras_alexnet.errors import RunError, UsageError, optional
-from keras_alexnet.files import progress_bar
-from keras_alexnet.flags import flag
+from keras_alexnet.errors import RunError, UsageError, optional, reading
+from keras_alexnet.files import progress_bar, read_json
+from keras_alexnet.flags import flag, parse, required
 
+HISTORY = "history.csv"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the recipe, in 0..1
 
 
@@ -30,34 +31,43 @@ class Settings(harness.Report):
     model_dir: str | None = flag(None, "A finished run's folder.", path=True)
     data_dir: str | None = flag(None, "Its images, DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*.", path=True)
     batch_size: int = flag(32, "Images of a step.", low=1)
-    precision: str = flag("float32", "bfloat16: as PyTorch's autocast has it.", choices=("float32", "bfloat16"))
+    precision: str = flag(
+        "auto", "bfloat16 is PyTorch's autocast; auto: that of the run.", choices=("auto", "float32", "bfloat16")
+    )
     workers: int = flag(2, "Processes that read images.", low=1, high=256)
     seed: int = flag(0, "Seed of weights, order, crops and dropout.", low=0)
 
 
 def main(argv):
-    settings = flags.parse(Settings, argv, __doc__)
-    folder = flags.required(settings, "model_dir")
-    train, test = (images(settings, split) for split in ("train", "val"))
+    settings = parse(Settings, argv, __doc__)
+    folder = rundir.located(required(settings, "model_dir"))
     rundir.check_run(folder)
-    if train.classes != list(rundir.read_class_names(folder)):
-        raise UsageError(f"--data_dir={settings.data_dir}: holds other classes than the run; name the run's images")
-    path = os.path.join(folder, "history.csv")
+    train, test = (images(settings, split) for split in ("train", "val"))
+    config, names, path = rundir.read_config(folder), rundir.read_class_names(folder), os.path.join(folder, HISTORY)
     if not os.path.isfile(path):
-        raise RunError(f"{path}: is missing; train the run first")
-    with open(path, newline="", encoding="utf-8") as file:
-        history = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    ours = [(row["val_top1_error"], len(train) / row["images_per_second"]) for row in history]
-    theirs = fit(settings, train, test, len(history))
-    found = {"keras_alexnet": ours, "torchvision": theirs}
+        raise UsageError(f"{path}: is missing; name a run that was trained here")
+    with reading(path), open(path, newline="", encoding="utf-8") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        ours = [(row["val_top1_error"], len(train) / row["images_per_second"]) for row in rows]
+        device = read_json(os.path.join(folder, rundir.PROVENANCE))[0]["device"]
+        counts = read_json(os.path.join(folder, rundir.VALIDATION))["label_counts"]
+    if not ours:
+        raise RunError(f"{path}: has no epoch yet; let the run end")
+    if {tuple(train.classes), tuple(test.classes)} != {names} or len(test) != sum(counts):
+        raise UsageError(f"--data_dir={settings.data_dir}: holds other images than those of the run")
+    if settings.precision == "auto":
+        own = "bfloat16" if "bfloat16" in config.network.precision else "float32"
+        settings = dataclasses.replace(settings, precision=own)
+    network, batch_size = config.network, config.training.batch_size
+    about = f"{network.variant}, width {network.width:g}, batches of {batch_size}, {network.precision}; {device}"
+    found = {"keras_alexnet": ours, "torchvision": fit(settings, train, test, len(ours))}
     rows = {name: {"error": each[-1][0], "minutes": sum(row[1] for row in each) / 60} for name, each in found.items()}
-    lines = harness.table(
-        f"after {len(history)} epochs",
-        {"top-1 error, %": ("error", ".2f"), "minutes": ("minutes", ".1f")},
-        [("keras_alexnet", rows["keras_alexnet"], folder), ("torchvision", rows["torchvision"], settings.precision)],
-    )
-    note = f"Center views of {len(test)} images; minutes: of training, without tests."
-    report = {**dataclasses.asdict(settings), "rows": rows, "history": found}
+    notes = {"keras_alexnet": about, "torchvision": f"alexnet, batches of {settings.batch_size}, {settings.precision}"}
+    columns = {"top-1 error, %": ("error", ".2f"), "minutes": ("minutes", ".1f")}
+    shown = [(name, row, notes[name]) for name, row in rows.items()]
+    lines = harness.table(f"after {len(ours)} epochs", columns, shown)
+    note = f"Center views of {len(test)} images; minutes: of training, without tests; ours when the run was trained."
+    report = {**dataclasses.asdict(settings), "run": about, "rows": rows, "history": found}
     harness.publish(report, [*lines, "", note], settings.json)
 
 
@@ -69,7 +79,7 @@ def images(settings, split):
     else:
         views = [transforms.Resize(256), transforms.CenterCrop(224)]
     views += [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
-    folder = os.path.join(flags.required(settings, "data_dir"), split)
+    folder = os.path.join(required(settings, "data_dir"), split)
     try:
         return optional("torchvision.datasets", "parity").ImageFolder(folder, transforms.Compose(views))
     except FileNotFoundError as error:
@@ -83,7 +93,7 @@ def fit(settings, train, test, epochs):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.alexnet(num_classes=len(train.classes)).to(device)
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(epochs / 3)), 0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, -(-epochs // 3), 0.1)
     options = {"batch_size": settings.batch_size, "num_workers": settings.workers, "persistent_workers": True}
     loaders = [torch.utils.data.DataLoader(each, shuffle=each is train, **options) for each in (train, test)]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")

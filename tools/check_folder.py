@@ -39,11 +39,11 @@ def main(argv):
 
     with hidden_library_messages():
         bad = datasets.find_bad_files(*both)
-    for line in report(both, bad):
+    for line in report(config.folders[0], both, bad):
         print(line)
 
 
-def report(both, bad):
+def report(folder, both, bad):
     """Lines about the (training, validation) sources; `bad`: the names of the files of each that cannot be decoded."""
     facts = [source.facts() for source in both]
     rows = [
@@ -64,7 +64,7 @@ def report(both, bad):
     turned = collections.Counter(each.orientation for own in facts for each in own if each.orientation > 1)
     kinds = ", ".join(f"{count} of {orientation}" for orientation, count in sorted(turned.items()))
     yield f"EXIF orientation: {turned.total()} images are not stored upright" + f" ({kinds})" * bool(turned)
-    copies, above = collections.defaultdict(list), os.path.commonpath([os.path.abspath(each.root) for each in both])
+    copies, above = collections.defaultdict(list), os.path.expanduser(folder)
     for source, own in zip(both, facts, strict=True):
         for file, label, each in zip(source.files, source.labels, own, strict=True):
             copies[each.digest].append((source.name, os.path.relpath(os.path.join(source.root, file), above), label))

@@ -15,6 +15,7 @@ import sys
 import numpy as np
 
 from keras_alexnet import cli, config as configs, flags, rundir
+from keras_alexnet.data import sources
 from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.files import read_json
@@ -49,7 +50,7 @@ class Settings(experiment.Settings):
     flags_dir: str = flag("flags/ablations", "Holds baseline.cfg and the ablations.", path=True)
     data_dir: str | None = flag(
         None,
-        "Images, prepared by tools/prepare_dataset.py: what the grid lacks is trained on them. Without it nothing is.",
+        "Images, prepared by tools/prepare_dataset.py; what grid and RESULTS/ablations.json lack is trained on them.",
         path=True,
     )
     train: bool = flag(True, "Off: nothing is trained; --data_dir only says where the images of the ten views are.")
@@ -97,10 +98,13 @@ def run(settings):
         further = ["--dataset=shapes", f"--data_dir={folder}/shapes", "--precision=float32", *QUICK_FLAGS]
     cells = grid.cells_of([found[BASELINE]], (*seeds, *more), folder, further)
     cells += grid.cells_of([found[name] for name in names if name != BASELINE], seeds, folder, further)
-    runs = {} if settings.quick else earlier(settings.results_dir, cells)
-    left = [cell for cell in cells if cell.name not in runs]
+    stored = {} if settings.quick else earlier(settings.results_dir)
+    known = known_runs(cells, stored, settings.data_dir)
+    if known:
+        print(f"{len(known)} runs are taken from {settings.results_dir}/ablations.json", flush=True)
+    left = [cell for cell in cells if cell.name not in known]
     trains = left and (settings.quick or (settings.data_dir and settings.train))
-    if not trains and not runs and not os.path.isdir(folder):
+    if not trains and not known and not os.path.isdir(folder):
         raise UsageError(f"--grid={folder}: is not a folder; give --data_dir to train its runs")
     experiment.pyplot()
     if trains:
@@ -110,7 +114,8 @@ def run(settings):
     cli.start_tensorflow()  # until here the GPUs are free for the trainers
     from keras_alexnet import evaluation  # TensorFlow, which `--help` does not wait for
 
-    values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir, runs)
+    values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir, known)
+    values["runs"] = stored | values["runs"]  # those of other seeds or flagfiles too
     numbers = ", ".join(f"{name} {value}" for name, value in values["flags"].items())
     made = sorted({f"{each['commit']} on {each['device']}" for each in values["runs"].values()})
     protocol = (
@@ -126,16 +131,32 @@ def run(settings):
     return Result(values, protocol, {"ablations.svg": (draw(values), caption)})
 
 
-def earlier(results_dir, cells):
-    """What RESULTS/ablations.json has of runs with the flags of cells: dict of a cell's name -> as of `read`."""
-    runs = (experiment.read("ablations", results_dir) or {"values": {}})["values"].get("runs", {})
-    return {cell.name: runs[cell.name] for cell in cells if runs.get(cell.name, {}).get("flags") == _settings_of(cell)}
+def earlier(results_dir):
+    """The runs in RESULTS/ablations.json: dict of a cell's name -> as of `read`."""
+    try:
+        return dict(experiment.read("ablations", results_dir)["values"]["runs"])
+    except (RunError, KeyError, TypeError, ValueError):  # there is none, it is damaged or of an earlier version
+        return {}
+
+
+def known_runs(cells, stored, data_dir):
+    """Those of `stored`, as of `earlier`, that stand for cells which are not done: of the same flags and images."""
+    usual, found = _flags_of(flags.read(configs.Config, {})), {}
+    for cell in cells:
+        run = stored.get(cell.name, {"flags": ""})
+        then = usual | dict(each[2:].split("=", 1) for each in run["flags"].split())  # a flag added since: its default
+        if run["flags"] and then == _flags_of(cell.config) and not cell.done:
+            found[cell.name] = run
+    if found and data_dir:
+        now = [source.fingerprint() for source in sources.open_training(cells[0].config.data)]
+        found = {name: run for name, run in found.items() if run["fingerprints"] == now}
+    return found
 
 
 def compare(cells, evaluate, data_dir=None, known=None):
     """Reads the runs of a grid and compares them with the baseline; None as data_dir: the images are where they were.
 
-    `known`: as of `earlier`, what need not be read.
+    `known`: as of `known_runs`, what need not be read.
 
     Returns:
         dict: `rows`, list of dict: name, seeds, errors and training_errors (percent, one a seed), of the center view's
@@ -257,9 +278,9 @@ def read(cell):
         last, made = cell.history[-1], read_json(os.path.join(cell.folder, rundir.PROVENANCE))[0]
         return {
             "folder": cell.folder,
-            "flags": _settings_of(cell),
-            "commit": made["commit"],
-            "device": made["device"],
+            "flags": " ".join(f"--{name}={value}" for name, value in _flags_of(cell.config).items()),
+            "commit": made.get("commit", "unknown"),
+            "device": made.get("device", "unknown"),
             "epochs": cell.epochs,
             "error": last["val_top1_error"],
             "training_error": last["top1_error"],
@@ -269,11 +290,9 @@ def read(cell):
         }
 
 
-def _settings_of(cell):
-    """The flags of a cell that are not the defaults and affect its run, wherever its images are: dict for JSON."""
-    usual = grid.settings_of(flags.read(configs.Config, {}))
-    own = grid.settings_of(cell.config)
-    return {name: value for name, value in own.items() if value != usual[name] and name != "data_dir"}
+def _flags_of(config):
+    """The flags that affect a run, wherever its images are: dict of str -> str."""
+    return {name: str(value) for name, value in grid.settings_of(config).items() if name != "data_dir"}
 
 
 def error_by_views(run, views, evaluate, data_dir=None):

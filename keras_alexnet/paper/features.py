@@ -42,6 +42,7 @@ THUMBNAIL, LARGEST_SPRITE = 64, 8192  # pixels, in the projector; browsers do no
 MOST_SHOWN = 10_000  # images in the projector; the browser holds all their features in memory
 _FILES = 32  # that are read and decoded at a time
 _ARRAYS = "features", "labels"  # of an index; the rest is JSON in its file
+_ROWS = 1024  # that are coded at a time
 HIDDEN, BATCH, LEARNING_RATE = 512, 128, 0.001  # of autoencoders
 NOISE = 4.0  # standard deviation, before the sigmoid
 
@@ -317,11 +318,7 @@ class Coder:
             keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(HIDDEN, "relu"), keras.layers.Dense(outputs)])
             for inputs, outputs in ((len(self.mean), length), (length, len(self.mean)))
         )
-        # Keras' own call of one row at a time takes longer than its arithmetic.
-        self._encode, self._decode = (
-            tf.function(part.call, [tf.TensorSpec(part.input_shape, tf.float32)])
-            for part in (self.encoder, self.decoder)
-        )
+        self._encode, self._decode = _compiled(self.encoder), _compiled(self.decoder)
 
     def train(self, features, epochs, seed, show):
         """Trains it on features; `show` is called with (epochs done, epochs)."""
@@ -338,7 +335,7 @@ class Coder:
 
     def encode(self, features):
         """float32 (B, D) -> codes: float32 (B, length), or uint8 (B, length / 8), the first bit the highest."""
-        codes = self._encode((features - self.mean) / self.scale).numpy()
+        codes = self._encode((features - self.mean) / self.scale)
         return np.packbits(codes > 0, axis=1) if self.binary else codes
 
     def error(self, features):
@@ -346,7 +343,7 @@ class Coder:
         codes = self.encode(features)
         if self.binary:
             codes = np.unpackbits(codes, axis=1).astype(np.float32)
-        lost = np.square(self._decode(codes).numpy() * self.scale + self.mean - features).sum(dtype=np.float64)
+        lost = np.square(self._decode(codes) * self.scale + self.mean - features).sum(dtype=np.float64)
         return float(lost / np.square(features - self.mean).sum(dtype=np.float64))
 
 
@@ -368,3 +365,9 @@ def load_or_train(path, features, length, binary, epochs, seed, show):
     with atomic_write(path, "wb") as file:
         np.savez(file, key=key, **{name: variable.numpy() for name, variable in variables.items()})
     return coder
+
+
+def _compiled(model):
+    """A function of NumPy rows; Keras' own call of one row at a time takes longer than its arithmetic."""
+    call = tf.function(model.call, [tf.TensorSpec(model.input_shape, tf.float32)])
+    return lambda rows: np.concatenate([call(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS)])

@@ -44,8 +44,9 @@ class Settings(experiment.Settings):
 
 
 def run(settings):
-    for folder in flags.required(settings, "model_dir"):
+    for place, folder in enumerate(flags.required(settings, "model_dir")):
         rundir.check_run(folder)
+        settings.check("model_dir", folder not in settings.model_dir[:place], "names a run twice")
     experiment.pyplot()  # which fails now where Matplotlib is missing, and not after the work
     cli.start_tensorflow()
     permutations, runs, pixels, said = PERMUTATIONS // (100 if settings.quick else 1), [], None, []
@@ -168,7 +169,9 @@ def verdict(values):
     outcome = "cannot be told" if not known else "holds" if all(known) else "does not hold"
     said = "; ".join(f"{run['name']}: {words}" for run, (_, words) in zip(values["runs"], judged, strict=True))
     alike = "the towers are built alike and see the same images, only their random numbers differ"
-    return Verdict(outcome, f"one gray and one colored tower in {sum(known)} of {len(known)} runs ({said}); {alike}")
+    found = f"one gray and one colored tower in {sum(known)} of {len(known)} runs" if known else "no run can be judged"
+    alone = "; the paper's claim is of every run, which one run cannot confirm" * (known == [True])
+    return Verdict(outcome, f"{found} ({said}); {alike}{alone}")
 
 
 def judge(run):

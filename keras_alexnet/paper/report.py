@@ -103,7 +103,8 @@ def section_of(name, folder):
         result = experiment.read(name, folder)
         if result is None:
             return Section(name, about, NOT_RUN, reference)
-        with reading(os.path.join(folder, f"{name}.json")):  # another version may have written other values
+        # Another version may have written other values.
+        with reading(os.path.join(folder, f"{name}.json"), f"{UNREADABLE}; run the command again"):
             verdict, tables = str(about.verdict(result["values"])), about.tables(result["values"])
             files = [figure["file"] for figure in result["pictures"]]
     except RunError as error:

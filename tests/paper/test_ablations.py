@@ -1,5 +1,6 @@
 import json
 import math
+import types
 
 import numpy as np
 import pytest
@@ -146,17 +147,23 @@ def test_runs_that_are_not_what_they_should_be_are_named_and_left_out(compare):
     assert row_of(values, "no_fc7")["difference"]["by_seed"] == [10, 7]
 
 
-def test_what_the_results_have_is_not_trained_again(compare, tmp_path):
+def test_what_the_results_have_is_not_trained_again(compare, tmp_path, monkeypatch):
     """Runs whose folders are gone, or are on another machine."""
     values = compare(baseline=BASELINE, tanh=plus(1, 2, 3))
     (tmp_path / "ablations.json").write_text(json.dumps({"values": values}))
-    cells = cells_of(tmp_path / "gone", "baseline", "tanh")
-    known = ablations.earlier(str(tmp_path), cells)
-    assert len(known) == 6 and known["tanh/seed2"]["flags"]["activation"] == "tanh"
+    stored, cells = ablations.earlier(str(tmp_path)), cells_of(tmp_path / "gone", "baseline", "tanh")
+    known = ablations.known_runs(cells, stored, None)
+    assert len(known) == 6 and "--activation=tanh" in known["tanh/seed2"]["flags"]
     again = ablations.compare(cells, None, known=known)
     assert json.loads(json.dumps(again)) == json.loads(json.dumps(values))
-    other = cells_of(tmp_path, "baseline", "tanh", further=["--momentum=0.8"])
-    assert not ablations.earlier(str(tmp_path), other) and not ablations.earlier(str(tmp_path / "gone"), cells)
+    there, other = (cells_of(tmp_path, "tanh", further=each) for each in ([], ["--momentum=0.8"]))
+    assert not ablations.known_runs(there, stored, None)  # the grid's own runs come first
+    assert not ablations.known_runs(other, stored, None)
+    images = types.SimpleNamespace(fingerprint=lambda: "other")
+    monkeypatch.setattr(ablations.sources, "open_training", lambda data: (images, images))
+    assert not ablations.known_runs(cells, stored, "data")
+    (tmp_path / "ablations.json").write_text("[")
+    assert ablations.earlier(str(tmp_path)) == ablations.earlier(str(tmp_path / "gone")) == {}
 
 
 def test_a_trial_from_start_to_end(tmp_path, capsys, monkeypatch):
