@@ -1,6 +1,6 @@
 """A run as one image: loss, errors and learning rate by epoch, and the filters of conv1. Needs the extra `figures`.
 
-python tools/plot_run.py runs/flowers docs/flowers.png
+python tools/plot_run.py runs/imagenette docs/imagenette.png
 """
 
 import argparse
