@@ -15,6 +15,7 @@ from keras_alexnet import __version__, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.data import imagenet
 from keras_alexnet.errors import UsageError, printable, reading
+from keras_alexnet.files import read_json
 from keras_alexnet.flags import flag
 from keras_alexnet.model.variants import VARIANTS
 
@@ -65,8 +66,7 @@ def main(argv):
     config = flags.parse(CardConfig, argv, __doc__, positional="run")
     if len(config.run) != 1:
         raise UsageError(f"name one run's folder, not {len(config.run)}")
-    if not rundir.is_run(config.run[0]):
-        raise UsageError(f"{config.run[0]}: is not a run (its {rundir.FLAGS} is missing)")
+    rundir.check_run(config.run[0], flag="")
     start_tensorflow()
     print(text(rundir.open_run(config.run[0])), end="")
 
@@ -136,8 +136,8 @@ def _files(model_dir):
         "|---|---|---|---|---|",
     ]
     for path in sorted(glob.glob("*/[0-9]*/metadata.json", root_dir=model_dir)):
-        with reading(path), open(os.path.join(model_dir, path), encoding="utf-8") as file:
-            found = json.load(file)
+        with reading(path):
+            found = read_json(os.path.join(model_dir, path))
             parity, errors = found["parity"], "as the run"
             if "quantization" in found:
                 before, after = (found["quantization"][name]["top1_error"] for name in ("before", "after"))

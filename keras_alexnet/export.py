@@ -154,7 +154,7 @@ def read_metadata(folder):
 
     Raises UsageError where the folder holds no model, or one that another program wrote.
     """
-    if not os.path.isfile(os.path.join(folder, "saved_model.pb")):
+    if not rundir.is_export(folder):
         raise UsageError(f"{folder}: is not an exported model (its saved_model.pb is missing)")
     try:
         metadata = read_json(os.path.join(folder, METADATA))

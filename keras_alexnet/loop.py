@@ -74,7 +74,7 @@ class Loop:
         }
         folder = os.path.join(config.run.model_dir, rundir.CHECKPOINTS)
         self.checkpoints = Checkpoints(folder, self.trainer.variables(), config.run.checkpoints_to_keep)
-        self.history = os.path.join(config.run.model_dir, "history.csv")
+        self.history = os.path.join(config.run.model_dir, rundir.HISTORY)
         self.saved = time.monotonic()  # time of the last checkpoint
 
     def fit(self, started, stop):

@@ -4,6 +4,7 @@ RUN/flags.cfg, class_names.txt, statistics.npz, validation.json, provenance.json
 """
 
 import contextlib
+import csv
 import dataclasses
 import datetime
 import functools
@@ -24,7 +25,7 @@ CLASS_NAMES = "class_names.txt"
 STATISTICS = "statistics.npz"
 CHECKPOINTS = "checkpoints"
 PROVENANCE = "provenance.json"  # list with an entry for every process that trained the run
-SAVED_MODEL = "saved_model.pb"  # of an export
+HISTORY = "history.csv"
 VALIDATION = "validation.json"  # see data.statistics.DatasetSummary
 INCLUDED = ("imagenette",)  # runs that come with the package, in folders of these names
 # The packages that the results of a run depend on.
@@ -56,18 +57,23 @@ def is_run(folder):
     return os.path.isfile(os.path.join(located(folder), FLAGS))
 
 
+def is_export(folder):
+    """Whether a folder holds an exported model, bool."""
+    return os.path.isfile(os.path.join(folder, "saved_model.pb"))
+
+
 def check_model(folder, name="model_dir"):
     """Raises ArgumentError unless a folder holds a run or an exported model."""
     check_path(located(folder), name)
-    if not is_run(folder) and not os.path.isfile(os.path.join(folder, SAVED_MODEL)):
-        raise ArgumentError(name, folder, f"is neither a run (no {FLAGS}) nor an exported model (no {SAVED_MODEL})")
+    if not is_run(folder) and not is_export(folder):
+        raise ArgumentError(name, folder, f"is neither a run (no {FLAGS}) nor an exported model (no saved_model.pb)")
 
 
-def check_run(model_dir):
+def check_run(model_dir, flag="--model_dir="):
     """Raises UsageError unless a folder holds a run."""
     check_path(located(model_dir))
     if not is_run(model_dir):
-        raise UsageError(f"--model_dir={model_dir}: is not a run (its {FLAGS} is missing)")
+        raise UsageError(f"{flag}{model_dir}: is not a run (its {FLAGS} is missing)")
 
 
 def check_path(path, name="model_dir"):
@@ -91,6 +97,15 @@ def read_config(model_dir):
         return flags.read(configs.Config, {name: value for name, _, value in lines})
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: is not the flags of a run ({error}); restore it") from None
+
+
+def read_history(model_dir):
+    """The rows of a run's history.csv, list with a dict of float for each epoch; empty if the file is missing."""
+    path = os.path.join(model_dir, HISTORY)
+    if not os.path.isfile(path):
+        return []
+    with reading(path), open(path, newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
 def read_class_names(model_dir):

@@ -7,7 +7,6 @@ divided by ten after each third of the epochs (30 and 60 of 90); random resized 
 tests by the center 224 of 256. It has 32 images on each of eight devices; here a step has 32.
 """
 
-import csv
 import dataclasses
 import os
 import time
@@ -20,7 +19,6 @@ from keras_alexnet.errors import RunError, UsageError, optional, reading
 from keras_alexnet.files import progress_bar, read_json
 from keras_alexnet.flags import flag, parse, required
 
-HISTORY = "history.csv"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the recipe, in 0..1
 
 
@@ -43,16 +41,13 @@ def main(argv):
     folder = rundir.located(required(settings, "model_dir"))
     rundir.check_run(folder)
     train, test = (images(settings, split) for split in ("train", "val"))
-    config, names, path = rundir.read_config(folder), rundir.read_class_names(folder), os.path.join(folder, HISTORY)
-    if not os.path.isfile(path):
-        raise UsageError(f"{path}: is missing; name a run that was trained here")
-    with reading(path), open(path, newline="", encoding="utf-8") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-        ours = [(row["val_top1_error"], len(train) / row["images_per_second"]) for row in rows]
+    config, names, history = rundir.read_config(folder), rundir.read_class_names(folder), rundir.read_history(folder)
+    if not history:
+        raise UsageError(f"{folder}: has no epoch in its {rundir.HISTORY}; name a run that was trained here")
+    with reading(folder):
+        ours = [(row["val_top1_error"], len(train) / row["images_per_second"]) for row in history]
         device = read_json(os.path.join(folder, rundir.PROVENANCE))[0]["device"]
         counts = read_json(os.path.join(folder, rundir.VALIDATION))["label_counts"]
-    if not ours:
-        raise RunError(f"{path}: has no epoch yet; let the run end")
     if {tuple(train.classes), tuple(test.classes)} != {names} or len(test) != sum(counts):
         raise UsageError(f"--data_dir={settings.data_dir}: holds other images than those of the run")
     if settings.precision == "auto":

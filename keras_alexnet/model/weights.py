@@ -122,7 +122,7 @@ def read(path):
     with _reading(path):
         if os.path.isfile(path):
             return _of_file(path)
-        if os.path.isfile(os.path.join(path, "saved_model.pb")):
+        if rundir.is_export(path):
             return read_checkpoint(os.path.join(path, "variables", "variables"))
         if os.path.isfile(f"{path}.index"):
             return read_checkpoint(path)

@@ -115,7 +115,6 @@ def run(settings):
     from keras_alexnet import evaluation  # TensorFlow, which `--help` does not wait for
 
     values = compare(cells, evaluation.evaluate, None if settings.quick else settings.data_dir, known)
-    values["runs"] = stored | values["runs"]  # those of other seeds or flagfiles too
     numbers = ", ".join(f"{name} {value}" for name, value in values["flags"].items())
     made = sorted({f"{each['commit']} on {each['device']}" for each in values["runs"].values()})
     protocol = (
@@ -124,6 +123,7 @@ def run(settings):
         f"{', '.join(map(str, values['rows'][0]['seeds']))}; randomized blocks over seeds, Holm's correction; each "
         f"ablation as its flagfile in flags/ablations says; trained by {'; '.join(made)}"
     )
+    values["runs"] = stored | values["runs"]  # those of other seeds or flagfiles stay in the file
     caption = (
         "Points of top-1 error above the baseline of the same seed: single seeds gray, means with 95 % intervals. Red "
         "is worse and green better with a corrected p below 0.05; black cannot be told."

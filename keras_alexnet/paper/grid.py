@@ -6,7 +6,6 @@ that an unfinished grid has complete seeds. TensorBoard shows the runs under HPa
 """
 
 import contextlib
-import csv
 import dataclasses
 import os
 import signal
@@ -21,7 +20,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from keras_alexnet import config as configs, files, flags, rundir
-from keras_alexnet.errors import ArgumentError, UsageError, printable, reading
+from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.training import progress
 
 TRAINER = (sys.executable, "-m", "keras_alexnet.train")
@@ -45,12 +44,8 @@ class Cell:
 
     @property
     def history(self):
-        """The rows of history.csv, list with a dict of float for each epoch; empty if the file is missing."""
-        path = os.path.join(self.folder, "history.csv")
-        if not os.path.isfile(path):
-            return []
-        with reading(path), open(path, newline="", encoding="utf-8") as file:
-            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        """See `rundir.read_history`."""
+        return rundir.read_history(self.folder)
 
     @property
     def epochs(self):
@@ -203,7 +198,7 @@ def write_hparams(cell):
     values = {name: last[name] for name in ("val_top1_error", "val_loss")}
     values["best_val_top1_error"] = min(row["val_top1_error"] for row in cell.history)
     values["training_minutes"] = sum(images / row["images_per_second"] for row in cell.history) / 60
-    ended = os.path.getmtime(os.path.join(cell.folder, "history.csv"))
+    ended = os.path.getmtime(os.path.join(cell.folder, rundir.HISTORY))
     # Runs of the same name share a row of the table; the name of the grid's folder separates the runs of two grids.
     name = "/".join(os.path.abspath(cell.folder).split(os.sep)[-3:])
     summaries = [(0, hparams_pb(settings_of(cell.config), trial_id=name, start_time_secs=ended))]

@@ -68,7 +68,7 @@ class FolderClient:
     """An exported model or a run, loaded into this process."""
 
     def __init__(self, folder):
-        if not (rundir.is_run(folder) or os.path.isfile(os.path.join(folder, "saved_model.pb"))):
+        if not (rundir.is_run(folder) or rundir.is_export(folder)):
             raise UsageError(f"--model={printable(folder)}: {_instead_of(folder)}")
         rundir.check_path(folder, "model")
         with reading(folder):
