@@ -10,23 +10,18 @@ import wrapt
 
 __version__ = "0.1.0"
 
-_EXPORTED = {
-    "AlexNet": "keras_alexnet.model.alexnet",
-    "decode_predictions": "keras_alexnet.applications",
-    "load_image": "keras_alexnet.applications",
-    "preprocess_input": "keras_alexnet.applications",
-}
 __all__ = ["AlexNet", "__version__", "decode_predictions", "load_image", "preprocess_input"]
 
 
 def __getattr__(name):
-    if name in _EXPORTED:
-        return getattr(importlib.import_module(_EXPORTED[name]), name)
+    if name in __all__:
+        module = "model.alexnet" if name == "AlexNet" else "applications"
+        return getattr(importlib.import_module(f"keras_alexnet.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *_EXPORTED])
+    return sorted({*globals(), *__all__})
 
 
 @wrapt.when_imported("keras")

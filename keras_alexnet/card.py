@@ -72,7 +72,6 @@ def main(argv):
 
 
 def text(run):
-    """The card of a rundir.Run, str."""
     network, data, training = run.config.network, run.config.data, run.config.training
     names, count, model = run.class_names, run.statistics.count, rundir.build(run)
     is_folder = data.dataset in ("folder", "records")

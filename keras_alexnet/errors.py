@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import types
 
 
 class UsageError(ValueError):
@@ -27,6 +28,15 @@ class RequeueError(RunError):
     """Stopped by a signal; a checkpoint was kept and the same command resumes (exit code 75)."""
 
 
+def modules(*names):
+    """Modules of this package by their last names, such as `weights` for "model.weights".
+
+    Imported at the call: they need TensorFlow, which takes seconds, and a wrong flag does not wait for it.
+    """
+    found = {name.rpartition(".")[2]: importlib.import_module(f"keras_alexnet.{name}") for name in names}
+    return types.SimpleNamespace(**found)
+
+
 def optional(module, extra, problem=None):
     """Imports a module that an extra installs. Raises UsageError with the command for that where it is missing."""
     try:
@@ -37,16 +47,18 @@ def optional(module, extra, problem=None):
 
 
 @contextlib.contextmanager
-def reading(path, problem="cannot be read"):
-    """A block that reads files of a run or a model: whatever fails in it becomes a RunError, `PATH: PROBLEM (why)`."""
+def reading(path, problem="cannot be read", kind=RunError):
+    """A block that reads files of a run or a model: whatever fails in it becomes a `kind`, `PATH: PROBLEM (why)`."""
     try:
         yield
-    except (UsageError, RunError, MemoryError):
+    except (UsageError, RequeueError, MemoryError):
         raise
+    except RunError as error:
+        raise (error if kind is RunError else kind(str(error))) from None
     except Exception as error:
         # What is truncated or written by another program fails with errors of all kinds (weights: an IndexError).
         words = printable(" ".join(str(error).split())) or type(error).__name__
-        raise RunError(f"{path}: {problem} ({words[:200]})") from None
+        raise kind(f"{path}: {problem} ({words[:200]})") from None
 
 
 def printable(text):

@@ -233,7 +233,6 @@ def of_batch(probabilities, labels):
 
 
 def joined(batches):
-    """The answers to several batches, concatenated."""
     return {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
 
 

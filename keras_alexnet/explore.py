@@ -94,7 +94,6 @@ class Explorer:
         self.policy = f"{explain.POLICY}; script-src 'nonce-{self.nonce}'; connect-src 'self'"
 
     def page(self):
-        """The page, str."""
         buttons = []
         thumbnails = explain.modules().features.thumbnails(self.examples, THUMBNAIL) if self.examples else ()
         for place, (path, pixels) in enumerate(zip(self.examples, thumbnails, strict=True)):

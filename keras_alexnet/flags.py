@@ -213,7 +213,6 @@ def _fields(kind):
 
 
 def _defined(kind, positional=None):
-    """The absl FlagValues of a dataclass."""
     flags = absl_flags.FlagValues()
     for name, field in _fields(kind).items():
         shared = {"name": name, "default": field.default, "help": field.help, "flag_values": flags}

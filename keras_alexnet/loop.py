@@ -116,7 +116,6 @@ class Loop:
 
     @property
     def steps(self):
-        """Steps of the current epoch, int."""
         return self._most_batches(self.train_source, (self.config.run.seed, self.progress.epochs))
 
     def training_batches(self, start):

@@ -117,7 +117,6 @@ def start(row, function, settings):
 
 
 def take_turn(row):
-    """In the process of a row: what it measures."""
     return _turns[row]()
 
 
@@ -127,7 +126,6 @@ def files_of(kind, settings):
 
 
 def seconds(work, *arguments):
-    """How long a call takes."""
     started = time.perf_counter()
     work(*arguments)
     return time.perf_counter() - started

@@ -89,7 +89,6 @@ def open_source(config, work):
 
 
 def show(report, sources, out):
-    """Prints the report at the end."""
     for (split, facts), source in zip(report.manifest["splits"].items(), sources, strict=True):
         megabytes = sum(shard["bytes"] for shard in facts["shards"]) / 1e6
         left_out = {each["name"]: each["reason"] for each in facts["skipped"]} | dict.fromkeys(facts["other_files"], "")

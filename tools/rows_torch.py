@@ -19,8 +19,6 @@ class Normalization(nn.LocalResponseNorm):
 
 
 def network(width):
-    """The network of the paper in grouped layers."""
-
     def units(number):
         return round(number * width)
 

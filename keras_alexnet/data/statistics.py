@@ -131,7 +131,6 @@ def _pass(source, part, add, threads):
 
 
 def save(statistics, path):
-    """Writes a `.npz`."""
     with atomic_write(path, "wb") as file:
         np.savez(file, **dataclasses.asdict(statistics))
 

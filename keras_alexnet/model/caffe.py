@@ -100,7 +100,6 @@ def _of_caffemodel(path, content):
 
 
 def _array(name, blob):
-    """A Blob as np.ndarray."""
     numbers, dtype = (blob.data, "<f4") if blob.data else (blob.double_data, "<f8")
     numbers = b"".join(numbers)
     shape = tuple(blob.shape[0].dim) if blob.shape else (*blob.num, *blob.channels, *blob.height, *blob.width)

@@ -167,7 +167,6 @@ def patch(projection):
 
 
 def _layers(model, name):
-    """The layers of a name, one for each tower."""
     return sorted((each for each in model.layers if each.name.split("_tower")[0] == name), key=lambda each: each.name)
 
 

@@ -21,7 +21,6 @@ def conv1_towers(model):
 
 
 def conv1_grid(model, scale=3, smooth=False):
-    """The filters of conv1 as an image, see `grid`."""
     return grid(conv1_towers(model), scale, smooth=smooth)
 
 

@@ -4,7 +4,6 @@ from keras_alexnet.model import weights
 weights.copy(two_towers, grouped)          # keras_alexnet.AlexNet(towers=2) -> AlexNet(towers=1, groups=2)
 """
 
-import contextlib
 import dataclasses
 import os
 import re
@@ -119,7 +118,7 @@ def read(path):
         raise ArgumentError("weights", path, f"must be a path; {_NONE}")
     if not os.path.isfile(path):
         rundir.check_path(path, "weights")
-    with _reading(path):
+    with reading(path, kind=ValueError):
         if os.path.isfile(path):
             return _of_file(path)
         if rundir.is_export(path):
@@ -137,18 +136,8 @@ def read_with_settings(path):
     """(settings of `variants.Network` that the weights were trained with, as far as they are known, and `read`)."""
     weights = read(path)
     settings = {"num_classes": weights["fc8/bias"].size} if "fc8/bias" in weights else {}
-    with _reading(path):
+    with reading(path, kind=ValueError):
         return settings | _settings_of(rundir.located(os.fspath(path))), weights
-
-
-@contextlib.contextmanager
-def _reading(path):
-    """As `errors.reading`, with the ValueError of a wrong argument."""
-    try:
-        with reading(path):
-            yield
-    except RunError as error:
-        raise ValueError(str(error)) from None
 
 
 def _settings_of(path):

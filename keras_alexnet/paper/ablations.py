@@ -305,7 +305,6 @@ def error_by_views(run, views, evaluate, data_dir=None):
 
 
 def draw(values):
-    """The paired differences as a figure."""
     rows = {row["name"]: row for row in values["rows"] if row["difference"]}
     rows = [(title, rows[name]) for name, (title, _, _) in _every(rows).items() if name in rows]
     figure, axes = experiment.panel(4.4, 1.0 + 0.36 * max(1, len(rows)))  # narrow enough for a phone

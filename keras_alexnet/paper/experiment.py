@@ -79,7 +79,6 @@ class Settings:
 
 
 def load(name):
-    """The module of one of NAMES."""
     return importlib.import_module(f"keras_alexnet.paper.{name}")
 
 

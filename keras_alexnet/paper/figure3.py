@@ -91,7 +91,6 @@ def draw(runs):
 
 
 def names(run):
-    """The names of a run's towers."""
     return [f"{run['name']}, tower {tower}" for tower in (0, 1)]
 
 

@@ -44,7 +44,6 @@ class Cell:
 
     @property
     def history(self):
-        """See `rundir.read_history`."""
         return rundir.read_history(self.folder)
 
     @property

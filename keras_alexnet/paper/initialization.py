@@ -244,7 +244,6 @@ def _train(settings, train_step, batches, measured, show):
 
 
 def _draw(values):
-    """The figures of a Result."""
     curves, axes = experiment.panel(6.4, 4.2)
     for start in STARTS:
         means = smoothed(values["starts"][start.name]["losses"])

@@ -140,7 +140,6 @@ def page(sections, folder):
 
 
 def _section(section, links):
-    """The parts of a section, list of str."""
     about, result = section.about, section.result
     # GitHub makes a heading's anchor of its words; this one stays when they change.
     yield f'<a id="{section.name}"></a>'

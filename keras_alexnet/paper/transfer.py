@@ -175,7 +175,6 @@ def fit(features, labels, penalty, classes):
 
 
 def draw(values):
-    """The errors by the number of images, a figure."""
     figure, axes = experiment.panel(5.2, 4.0)
     for place, (kind, title) in enumerate(KINDS.items()):
         means = [float(np.mean(each)) for each in values["errors"][kind]]

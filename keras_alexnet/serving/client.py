@@ -164,7 +164,6 @@ class RestClient(_ServerClient):
         self._proxy = requests.utils.select_proxy(self._url, requests.utils.get_environ_proxies(self._url))
 
     def close(self):
-        """Closes the connections that are not in use."""
         self._session.close()
 
     def _request(self, files, signature):

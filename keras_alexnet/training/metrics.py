@@ -88,7 +88,6 @@ class Averages:
         return means(self.sums())
 
     def count(self):
-        """The number of images, int."""
         return int(self.sums()["count"])
 
     def reset(self):

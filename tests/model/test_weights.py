@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from keras_alexnet import AlexNet, rundir
+from keras_alexnet.errors import RequeueError
 from keras_alexnet.model import weights
 
 TINY = 1 / 16
@@ -88,6 +89,15 @@ def test_of_a_run_the_last_whole_epoch_that_can_be_read_is_taken(tmp_path, capsy
     (tmp_path / "checkpoints" / "epoch-1.index").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="epoch-1: cannot be read"):
         weights.read(tmp_path)
+
+
+def test_a_signal_while_weights_are_read_stays_one_that_the_run_can_resume_after(tiny_run, monkeypatch):
+    def stopped(*_):
+        raise RequeueError("stopped by SIGTERM")
+
+    monkeypatch.setattr(weights, "first_readable", stopped)
+    with pytest.raises(RequeueError):
+        weights.read(tiny_run)
 
 
 def savez(**arrays):
