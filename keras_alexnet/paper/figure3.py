@@ -4,6 +4,7 @@ A filter's color share is how much of its energy, the sum of its squared weights
 0 for a filter that sees brightness only, 1 for one that sees color only; 2/3 on average for random weights.
 """
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -59,12 +60,12 @@ def run(settings):
             start = filters.conv1_towers(rundir.build_model(network, len(classes), seed, devices=()))
         if not runs:
             pixels = filters.grid(trained, SCALE, settings.normalize, smooth=True)
-        name = f"seed {seed}, width {network.width:g}"
+        name = f"{network.variant}, width {network.width:g}, {epochs} epochs, seed {seed}"
         has_towers = network.towers == 2 or network.groups == 2  # groups compute the same as towers
         runs.append({**compare(trained, start, permutations), "name": name, "towers": has_towers})
         said.append(
-            f"{name}: {sum(kernel.shape[-1] for kernel in trained)} filters, {network.variant}, "
-            f"{opened.statistics.count:,} training images of {len(classes)} classes, {epochs} epochs"
+            f"{name}: {sum(kernel.shape[-1] for kernel in trained)} filters, "
+            f"{opened.statistics.count:,} training images of {len(classes)} classes"
         )
     test = f"permutation test of the difference of the towers' means, two-sided, {permutations:,} permutations"
     scaled = "one by one" if settings.normalize == "each" else "by one common factor"
@@ -76,22 +77,19 @@ def run(settings):
 
 def draw(runs):
     """The color shares of all towers, those of the first run above."""
-    figure, axes = experiment.panel(6.4, 1.0 + 1.4 * len(runs))
-    towers = [(name, shares) for each in runs for name, shares in zip(names(each), each["shares"], strict=True)]
-    for place, (_, shares) in enumerate(towers):
+    figure, axes = experiment.panel(6.4, 1.2 + 0.8 * len(runs))
+    towers = [shares for each in runs for shares in each["shares"]]
+    for place, shares in enumerate(towers):
         # Spread in height, always the same way, so that dots of similar filters can be told apart.
         heights = place + 0.5 * (np.arange(len(shares)) * 0.618 % 1 - 0.5)
         axes.plot(shares, heights, "o", color=f"C{place % 2}", markersize=4, alpha=0.7, markeredgewidth=0)
         axes.plot([np.mean(shares)] * 2, [place - 0.35, place + 0.35], color="black", linewidth=1.8)
     axes.axvline(RANDOM, color="0.5", linestyle="--", linewidth=0.8)
-    axes.set_yticks(range(len(towers)), [name for name, _ in towers])
+    axes.hlines(np.arange(1, len(runs)) * 2 - 0.5, 0, 1, color="0.85", linewidth=0.6)
+    axes.set_yticks(np.arange(len(runs)) * 2 + 0.5, [each["name"].replace(", ", "\n", 1) for each in runs], fontsize=8)
     # As in the image of the filters tower 0 is above.
     axes.set(xlim=(0, 1), ylim=(len(towers) - 0.5, -0.5), xlabel="color share (0: gray, 1: color only)")
     return figure
-
-
-def names(run):
-    return [f"{run['name']}, tower {tower}" for tower in (0, 1)]
 
 
 def compare(trained, start, permutations):
@@ -140,14 +138,15 @@ def permutation_test(shares, permutations=PERMUTATIONS):
 def tables(values):
     shares, moves, tests = [], [], []
     for run in values["runs"]:
-        for tower, (name, own) in enumerate(zip(names(run), run["shares"], strict=True)):
+        for tower, own in enumerate(run["shares"]):
+            name = f"{run['name']}, tower {tower}"
             numbers = (f"{np.mean(own):.3f}", f"{np.median(own):.3f}", f"{min(own):.3f} to {max(own):.3f}")
             shares.append((name, PAPER[tower], *numbers))
             moved = run["moved"] and (f"{run['moved'][tower]:.2f}", f"{run['cosine'][tower]:.3f}")
             moves.append((name, *(moved or ("-", "-"))))
-        pairs = (("", "trained"), ("start_", "at the random start"))
-        for key, when in pairs[: 1 + (run["start_p"] is not None)]:
-            cells = f"{run[key + 'difference']:+.3f}", f"{run[key + 'p']:.4f}"
+        pairs = (("", "trained", judge(run)[1]), ("start_", "at the random start", "-"))
+        for key, when, words in pairs[: 1 + (run["start_p"] is not None)]:
+            cells = f"{run[key + 'difference']:+.3f}", f"{run[key + 'p']:.4f}", words
             tests.append((f"{run['name']}, {when}", *cells))
     shares.append(("random weights", "-", f"{RANDOM:.3f}", f"{RANDOM:.3f}", "-"))
     of_shares = "Chance decides which of the two towers is the gray one; the paper's is its GPU 1."
@@ -156,7 +155,7 @@ def tables(values):
     of_moves = "", "distance over the start's norm", "cosine with the start"
     return [
         Table("Color share of the filters: 0 gray, 1 color only", of_color, shares, of_shares),
-        Table("Are the towers different?", ("", "tower 1 minus tower 0, means", "p"), tests, of_tests),
+        Table("Are the towers different?", ("", "tower 1 minus tower 0, means", "p", ""), tests, of_tests),
         Table("How far the filters have moved from their random start, medians", of_moves, moves),
     ]
 
@@ -166,7 +165,8 @@ def verdict(values):
     judged = [judge(run) for run in values["runs"]]
     known = [holds for holds, _ in judged if holds is not None]
     outcome = "cannot be told" if not known else "holds" if all(known) else "does not hold"
-    said = "; ".join(f"{run['name']}: {words}" for run, (_, words) in zip(values["runs"], judged, strict=True))
+    counts = collections.Counter(words for _, words in judged)
+    said = "; ".join(f"in {count} {words}" for words, count in counts.most_common())
     alike = "the towers are built alike and see the same images, only their random numbers differ"
     found = f"one gray and one colored tower in {sum(known)} of {len(known)} runs" if known else "no run can be judged"
     alone = "; the paper's claim is of every run, which one run cannot confirm" * (known == [True])
@@ -189,8 +189,7 @@ def judge(run):
         words = "both towers see more color than random filters do"
     else:
         words = "the towers differ, but not as gray and colored"
-    means = " and ".join(f"{np.mean(shares):.2f}" for shares in run["shares"])
-    return holds, f"{words}, mean color shares {means}, p = {run['p']:.4f}"
+    return holds, words
 
 
 if __name__ == "__main__":
