@@ -73,7 +73,7 @@ ABLATIONS = {
     "separate_towers": ("towers apart to fc8", "-", "+1.17 / +1.12 (150 - 145)"),
     "no_color_noise": ("no color noise", "over +1 / - (section 4.1)", "-"),
     "fixed_crops": ("no random crops", '"substantial overfitting" (section 4.1)', "-"),
-    "no_dropout": ("no dropout (a quarter of the learning rate)", '"substantial overfitting" (section 4.2)', "-"),
+    "no_dropout": ("no dropout (lower rate)", '"substantial overfitting" (section 4.2)', "-"),
     "tanh": ("tanh for ReLU", "slower, no error given (section 3.1)", "-"),
     **{f"no_{name}": (f"no {name}", "about +2 / - (section 7)", "-") for name in REMOVABLE},
     "as_published": ("the variant as published", "-", "-"),
@@ -327,7 +327,7 @@ def draw(values):
             axes.plot([each["low"], each["high"]], [place, place], color=color, linewidth=1.4, zorder=1)
         axes.plot([mean], [place], "D", color=color, markersize=6, zorder=3)
     axes.axvline(0, color="0.4", linewidth=0.8, zorder=0)
-    axes.set(xlim=(low, high), ylim=(len(rows) - 0.5, -0.5), xlabel="points of top-1 error above the baseline")
+    axes.set(xlim=(low, high), ylim=(len(rows) - 0.5, -0.5), xlabel="points of top-1 error\nabove the baseline")
     axes.set_yticks(range(len(rows)), [title for title, _ in rows])
     axes.tick_params(axis="y", length=0)
     return figure
