@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import types
 
 
 class UsageError(ValueError):
@@ -26,15 +25,6 @@ class RunError(RuntimeError):
 
 class RequeueError(RunError):
     """Stopped by a signal; a checkpoint was kept and the same command resumes (exit code 75)."""
-
-
-def modules(*names):
-    """Modules of this package by their last names, such as `weights` for "model.weights".
-
-    Imported at the call: they need TensorFlow, which takes seconds, and a wrong flag does not wait for it.
-    """
-    found = {name.rpartition(".")[2]: importlib.import_module(f"keras_alexnet.{name}") for name in names}
-    return types.SimpleNamespace(**found)
 
 
 def optional(module, extra, problem=None):

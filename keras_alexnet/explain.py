@@ -9,19 +9,19 @@ functions of `keras_alexnet.model.explanations` and `...filters`, which return a
 
 import base64
 import dataclasses
-import functools
 import html
 import io
 import os
 import re
 import string
+import types
 import typing
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from keras_alexnet import config as configs, errors, flags, rundir
+from keras_alexnet import config as configs, flags, rundir
 from keras_alexnet.cli import hidden_library_messages, run_command, start_tensorflow
 from keras_alexnet.data import imagenet
 from keras_alexnet.data.sources import conversion
@@ -40,8 +40,6 @@ MAPS, COLUMNS, TILE = 12, 6, 64  # feature maps shown of a layer's tower, in a l
 UNITS, STRONGEST, PATCH = 2, 3, 72  # maps of a tower that are projected, images of each, and their size
 FILTER_SCALE = 5  # pixels per weight
 _BATCH = 16
-_NEEDED = "applications", "evaluation", "model.explanations", "model.weights", "paper.features"
-modules = functools.partial(errors.modules, *_NEEDED)
 # Matplotlib's colormap "magma" at 0, 1/4 ... 1 (CC0), of what is drawn over an image.
 _HEAT = np.array([(0, 0, 4), (81, 18, 124), (183, 55, 121), (252, 137, 97), (252, 253, 191)])
 
@@ -339,6 +337,16 @@ def panel_html(panel):
     ]
     parts += ['<div class="bars">', *bars, "</div>"] if bars else []
     return "\n".join([*parts, "</div>"]).replace(" %", "&nbsp;%")
+
+
+def modules():
+    """Modules that import TensorFlow, which a wrong flag does not wait for."""
+    from keras_alexnet import applications, evaluation
+    from keras_alexnet.model import explanations, weights
+    from keras_alexnet.paper import features
+
+    needed = applications, evaluation, explanations, features, weights
+    return types.SimpleNamespace(**{each.__name__.rpartition(".")[2]: each for each in needed})
 
 
 if __name__ == "__main__":

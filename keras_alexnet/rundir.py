@@ -12,9 +12,10 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import types
 
 from keras_alexnet import __version__, config as configs, flags
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, modules, reading
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
 from keras_alexnet.files import atomic_write, read_json, write_json
 from keras_alexnet.model import variants
 from keras_alexnet.training import progress as progresses
@@ -29,7 +30,6 @@ VALIDATION = "validation.json"  # see data.statistics.DatasetSummary
 INCLUDED = ("imagenette",)  # runs that come with the package, in folders of these names
 # The packages that the results of a run depend on.
 PACKAGES = ("tensorflow", "keras", "numpy", "tensorflow-datasets", "absl-py", "pillow", "tensorboard")
-_modules = functools.partial(modules, "data.statistics", "model.alexnet", "model.weights", "training.checkpoints")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,8 +199,8 @@ def build_model(network, num_classes, seed, devices, activation=None):
     settings = {**variants.settings_of(network), "devices": devices, "dtype": network.precision, "seed": seed}
     if len(devices) == 2:
         size, dtype = variants.VARIANTS[network.variant].input_size, network.precision.removeprefix("mixed_")
-        settings["input_tensor"] = [_modules().alexnet.keras.Input((size, size, 3), dtype=dtype) for _ in devices]
-    return _modules().alexnet.AlexNet(num_classes, classifier_activation=activation, **settings)
+        settings["input_tensor"] = [_modules().tf.keras.Input((size, size, 3), dtype=dtype) for _ in devices]
+    return _modules().AlexNet(num_classes, classifier_activation=activation, **settings)
 
 
 def create(config, weights, class_names, statistics, history=(), folder=None):
@@ -263,7 +263,7 @@ def commit():
 
 def device():
     """The GPUs, or else the CPU, of this process and the version of TensorFlow, str."""
-    tf = importlib.import_module("tensorflow")
+    tf = _modules().tf
     gpus = tf.config.list_physical_devices("GPU")
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -273,3 +273,16 @@ def device():
     machine = ", ".join([platform.machine(), *processors[:1]])
     where = ", ".join(names) or f"{cores} CPU core{'s' * (cores > 1)} ({machine})"
     return f"{where}, TensorFlow {tf.__version__}"
+
+
+def _modules():
+    """Modules that import TensorFlow, which takes seconds; they are imported only when a run is opened or built."""
+    import tensorflow as tf
+
+    from keras_alexnet.data import statistics
+    from keras_alexnet.model import alexnet, weights
+    from keras_alexnet.training import checkpoints
+
+    return types.SimpleNamespace(
+        tf=tf, statistics=statistics, AlexNet=alexnet.AlexNet, weights=weights, checkpoints=checkpoints
+    )

@@ -30,7 +30,7 @@ CLAIM = (
     "overlapping pooling by 0.4 and 0.3, the second tower by 1.7 and 1.2, color noise by over 1; removing any of the "
     "middle layers costs about 2 (sections 3.2 to 3.4, 4.1 and 7)."
 )
-COST = "about 3 hours on two CPU cores with bfloat16: 50 runs of 4 to 8 minutes, if the command is started twice"
+COST = "about 3 hours on two CPU cores with bfloat16, if it is started twice (estimated): 50 runs of 4 to 9 minutes"
 COMMAND = "python -m keras_alexnet.paper.ablations --data_dir=data/imagenette256 --grid=runs/ablations"
 
 BASELINE = "baseline"
@@ -73,7 +73,7 @@ ABLATIONS = {
     "separate_towers": ("towers apart to fc8", "-", "+1.17 / +1.12 (150 - 145)"),
     "no_color_noise": ("no color noise", "over +1 / - (section 4.1)", "-"),
     "fixed_crops": ("no random crops", '"substantial overfitting" (section 4.1)', "-"),
-    "no_dropout": ("no dropout (lower rate)", '"substantial overfitting" (section 4.2)', "-"),
+    "no_dropout": ("no dropout (learning rate / 4)", '"substantial overfitting" (section 4.2)', "-"),
     "tanh": ("tanh for ReLU", "slower, no error given (section 3.1)", "-"),
     **{f"no_{name}": (f"no {name}", "about +2 / - (section 7)", "-") for name in REMOVABLE},
     "as_published": ("the variant as published", "-", "-"),

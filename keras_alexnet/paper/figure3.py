@@ -71,7 +71,10 @@ def run(settings):
     scaled = "one by one" if settings.normalize == "each" else "by one common factor"
     of = " of the first run" * (len(runs) > 1)
     grid = pixels, f"The filters of conv1{of}, scaled {scaled}: tower 0 above, tower 1 below."
-    colors = draw(runs), "Color share of every filter by tower; bars: means, dashed: random weights (2/3)."
+    colors = (
+        draw(runs),
+        "Color share of every filter, tower 0 (blue) above tower 1; bars: means, dashed: random weights.",
+    )
     return Result({"runs": runs}, f"{'; '.join(said)}; {test}", {"figure3.png": grid, "figure3_color.svg": colors})
 
 

@@ -76,8 +76,8 @@ def test_differences_are_paired_and_corrected_as_defined(compare):
         "tanh": "better", "center_view": "worse", "no_dropout": "worse", "no_conv3": "cannot be told",
     }  # fmt: skip
     assert str(ablations.verdict(values)) == (
-        "Does not hold: of 16 ablations 12 not run, 1 cannot be told, 2 worse (no dropout (lower rate), center for ten "
-        "views), 1 better (tanh for ReLU)."
+        "Does not hold: of 16 ablations 12 not run, 1 cannot be told, 2 worse (no dropout (learning rate / 4), center "
+        "for ten views), 1 better (tanh for ReLU)."
     )
 
 
