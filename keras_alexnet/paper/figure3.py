@@ -50,7 +50,7 @@ def run(settings):
         settings.check("model_dir", folder not in settings.model_dir[:place], "names a run twice")
     experiment.pyplot()  # which fails now where Matplotlib is missing, and not after the work
     cli.start_tensorflow()
-    permutations, runs, pixels, said = PERMUTATIONS // (100 if settings.quick else 1), [], None, []
+    permutations, runs, pixels = PERMUTATIONS // (100 if settings.quick else 1), [], None
     for folder in settings.model_dir:
         opened = rundir.open_run(folder)
         config, classes = opened.config, opened.class_names
@@ -62,11 +62,13 @@ def run(settings):
             pixels = filters.grid(trained, SCALE, settings.normalize, smooth=True)
         name = f"{network.variant}, width {network.width:g}, {epochs} epochs, seed {seed}"
         has_towers = network.towers == 2 or network.groups == 2  # groups compute the same as towers
-        runs.append({**compare(trained, start, permutations), "name": name, "towers": has_towers})
-        said.append(
-            f"{name}: {sum(kernel.shape[-1] for kernel in trained)} filters, "
-            f"{opened.statistics.count:,} training images of {len(classes)} classes"
-        )
+        about = f"{sum(kernel.shape[-1] for kernel in trained)} filters, {opened.statistics.count:,} training images"
+        about += f" of {len(classes)} classes"
+        runs.append({**compare(trained, start, permutations), "name": name, "about": about, "towers": has_towers})
+    alike = collections.Counter(each["name"] for each in runs)
+    for each, folder in zip(runs, settings.model_dir, strict=True):
+        each["name"] += f", {folder}" * (alike[each["name"]] > 1)
+    described = "; ".join(f"{each['name']}: {each['about']}" for each in runs)
     test = f"permutation test of the difference of the towers' means, two-sided, {permutations:,} permutations"
     scaled = "one by one" if settings.normalize == "each" else "by one common factor"
     of = " of the first run" * (len(runs) > 1)
@@ -75,7 +77,7 @@ def run(settings):
         draw(runs),
         "Color share of every filter, tower 0 (blue) above tower 1; bars: means, dashed: random weights.",
     )
-    return Result({"runs": runs}, f"{'; '.join(said)}; {test}", {"figure3.png": grid, "figure3_color.svg": colors})
+    return Result({"runs": runs}, f"{described}; {test}", {"figure3.png": grid, "figure3_color.svg": colors})
 
 
 def draw(runs):

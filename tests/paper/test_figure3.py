@@ -33,11 +33,12 @@ def test_the_permutation_test_of_cases_that_can_be_counted():
 
 
 def test_runs_from_start_to_end(run_of_three_epochs, tmp_path):
-    flags = [f"--model_dir={run_of_three_epochs}", "--model_dir=imagenette"]
+    folders = run_of_three_epochs, "imagenette", f"{run_of_three_epochs}/."
+    flags = [f"--model_dir={folder}" for folder in folders]
     flags += [f"--results_dir={tmp_path}", "--quick", "--normalize=each"]
     assert experiment.main("figure3", flags) == 0
     content = json.loads((tmp_path / "quick" / "figure3.json").read_text())
-    (values, packaged), stored = content["values"]["runs"], weights.read(str(run_of_three_epochs))
+    (values, packaged, again), stored = content["values"]["runs"], weights.read(str(run_of_three_epochs))
     start = AlexNet(3, "release2012", devices=(), width=1 / 16, seed=2012)
     for tower in (0, 1):
         now = stored[f"conv1_tower{tower}/kernel"].astype(np.float64)
@@ -53,6 +54,10 @@ def test_runs_from_start_to_end(run_of_three_epochs, tmp_path):
     assert (tmp_path / "quick" / "figure3_color.svg").read_text().startswith("<?xml")
     assert figure3.judge(values)[0] is None  # three epochs hardly move a filter
     assert len(packaged["shares"][0]) == 12 and max(packaged["cosine"]) < 0.3
+    # Runs that would have the same name are told apart by their folders.
+    name = "release2012, width 0.0625, 3 epochs, seed 2012"
+    assert (values["name"], again["name"]) == tuple(f"{name}, {folder}" for folder in folders[::2])
+    assert packaged["name"].endswith("seed 2012")
     assert "in 0 of 1 runs" in figure3.verdict(content["values"]).numbers
 
 
