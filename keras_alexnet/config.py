@@ -262,6 +262,9 @@ def check(config):
     if (training.lr_policy == "schedule") != bool(rates):
         problem = "needs --lr_policy=schedule, which needs entries such as 25:0.001,51:0.0001"
         raise ArgumentError("lr_schedule", training.lr_schedule, problem)
+    if not training.learning_rate and schedules.layer_labels(rates):
+        problem = "must be positive with rates of layers, which are factors of it; freeze the others with LAYERS=0"
+        raise ArgumentError("learning_rate", training.learning_rate, problem)
     for flag_name, names in (("lr_schedule", schedules.layer_labels(rates)), ("new_layers", training.new_layers)):
         for name in names:
             if not any(layer.startswith(name) for layer in variants.LAYERS):

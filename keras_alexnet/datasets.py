@@ -14,7 +14,7 @@ from keras_alexnet import rundir
 from keras_alexnet.config import DATASETS
 from keras_alexnet.data import imagenet, prepare, records, sources, statistics as stats
 from keras_alexnet.data.augmentation import Augmentation
-from keras_alexnet.errors import RunError, UsageError, printable
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
 from keras_alexnet.files import atomic_write, read_json, write_json
 from keras_alexnet.model.variants import VARIANTS
 
@@ -59,6 +59,10 @@ def find_imagenet(data, may_prepare=False):
     for folder in [data.data_dir] if data.data_dir else ["data", None]:
         if records.is_prepared(IMAGENET, folder):
             return dataclasses.replace(data, data_dir=folder)
+    for name in ("train_split", "val_split"):
+        if getattr(data, name):
+            problem = f"is of the TensorFlow Datasets set, which is not in {root}; records and archives have two splits"
+            raise ArgumentError(name, getattr(data, name), problem)
     try:
         archives = imagenet.find_archives(root)
     except UsageError:

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -150,25 +149,27 @@ def _chosen_weights(config, models, source, described):
     return found.tolist(), {**described, "same_images": same}, answered if same else None
 
 
-def open_set(config, models, split):
+def open_set(config, models, split, may_download=True):
     """(source, dict): the source to evaluate, without files that are not images, and its entry in the report.
 
     `config`: an evaluate.EvaluateConfig, or another with its dataset, data_dir and input_threads; `models`: list of
-    Model with the same classes; `split`: str or None, as the flag. Raises UsageError.
+    Model with the same classes; `split`: str or None, as the flag. Raises UsageError, also of a set of TensorFlow
+    Datasets that is not prepared yet, unless it may be downloaded.
     """
     data, own_classes = models[0].config.data, models[0].class_names
     if config.dataset:
-        data = dataclasses.replace(data, dataset=config.dataset, data_dir=config.data_dir, val_split=None)
+        other = {"dataset": config.dataset, "data_dir": config.data_dir, "train_split": None, "val_split": None}
+        data = dataclasses.replace(data, **other)
     elif config.data_dir:
         data = dataclasses.replace(data, data_dir=config.data_dir)
     data = datasets.find_imagenet(data)
     if data.dataset in ("folder", "records", "shapes"):
         split = split or "val"
     if data.dataset == "folder":
-        # Another folder may have a validation folder, of which the run's --val_fraction says nothing.
-        is_whole = config.data_dir and sources.split_folder(data.data_dir, "val")
-        fraction = None if is_whole else data.val_fraction
-        source = sources.list_split(Path(data.data_dir), split, fraction, data.split_seed)
+        if config.data_dir:
+            source = sources.list_other(data.data_dir, split, data)
+        else:
+            source = sources.list_split(data.data_dir, split, data.val_fraction, data.split_seed)
     elif data.dataset in ("records", "shapes"):
         if split not in ("train", "val"):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
@@ -177,11 +178,11 @@ def open_set(config, models, split):
             problem = "is not a folder of built-in shapes; name the folder that training drew them into"
             raise UsageError(f"--data_dir={folder}: {problem}")
         source = sources.open_training(data)[split == "val"]
-    elif split:
-        source = records.open_tfds_split(data.dataset, data.data_dir, split, data.shuffle_buffer)
     else:
-        source = sources.open_training(data)[1]
-        split = source.name.removeprefix(f"{data.dataset} ")
+        if not may_download and not records.is_prepared(data.dataset, data.data_dir):
+            raise UsageError(f"--dataset={data.dataset}: is not prepared here")
+        source = records.open_tfds_split(data.dataset, data.data_dir, split or data.val_split, data.shuffle_buffer)
+        split = split or source.name.removeprefix(f"{data.dataset} ")
     source = sources.with_decoding(source, data)
     unknown = sorted(set(source.class_names) - set(own_classes))
     if unknown:

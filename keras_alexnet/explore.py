@@ -176,7 +176,7 @@ def example_paths(config, model):
             raise ArgumentError("examples", config.examples, "holds no JPEG or PNG files; name another folder")
     else:
         try:
-            source, _ = explain.modules().evaluation.open_set(EvaluateConfig(), [model], None)
+            source, _ = explain.modules().evaluation.open_set(EvaluateConfig(), [model], None, False)
         except UsageError as error:
             print(f"no examples: {error}", file=sys.stderr)
             return []

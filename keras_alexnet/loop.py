@@ -223,7 +223,7 @@ class Loop:
         if self.distribution.is_chief:
             self.monitor.flush(self.progress)
             self.checkpoints.write(self.progress)
-            self.saved = time.monotonic()
+        self.saved = time.monotonic()
 
     def _write_history(self):
         try:

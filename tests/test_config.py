@@ -70,6 +70,10 @@ def test_an_ablation_differs_from_the_baseline_by_what_it_says_and_nothing_else(
         (["--crop_positions=31", "--variant=caffe"], "--crop_positions=31: must be at most 30 for caffe"),
         (["--lr_policy=schedule"], "--lr_schedule=: needs --lr_policy=schedule, which needs entries"),
         (["--lr_policy=schedule", "--lr_schedule=1:conv9=0.1"], "not 'conv9'"),
+        (
+            ["--lr_policy=schedule", "--lr_schedule=0:fc8=0.1", "--learning_rate=0"],
+            "=0.0: must be positive with rates of",
+        ),
         (["--lr_policy=schedule", "--lr_schedule=3:0"], "'3:0' freezes everything"),
         (["--lr_policy=schedule", "--lr_schedule=three:0.1"], "'three:0.1' is not AFTER_EPOCH"),
         (["--devices=TPU:0"], "--devices=TPU:0: must be names such as GPU:0,GPU:1"),

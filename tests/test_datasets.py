@@ -9,7 +9,7 @@ from keras_alexnet import datasets
 from keras_alexnet.config import DataConfig
 from keras_alexnet.data import sources
 from keras_alexnet.data.records import MANIFEST
-from keras_alexnet.errors import UsageError
+from keras_alexnet.errors import ArgumentError, UsageError
 from tests.data import test_imagenet
 
 
@@ -42,5 +42,8 @@ def test_a_prepared_set_of_tensorflow_datasets_comes_before_archives(tmp_path, m
     assert datasets.find_imagenet(data).dataset == "records"
     split = dataclasses.replace(data, train_split="train[:10%]")  # of TensorFlow Datasets: records have no such splits
     assert datasets.find_imagenet(split) == split
+    elsewhere = dataclasses.replace(split, data_dir=str(tmp_path / "elsewhere"))
+    with pytest.raises(ArgumentError, match="train_split is of the TensorFlow Datasets set, which is not in"):
+        datasets.find_imagenet(elsewhere, may_prepare=True)
     other = DataConfig(dataset="tf_flowers")
     assert datasets.find_imagenet(other) is other

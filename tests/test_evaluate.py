@@ -121,7 +121,7 @@ def test_records_and_sets_of_tensorflow_datasets(tiny_run, small_images, tmp_pat
     assert evaluated(tmp_path, *argv, "--dataset=records", "--split=train")[0]["set"]["images"] == 18
     assert (asked[-1].dataset, asked[-1].data_dir) == ("records", str(tmp_path))
     assert evaluated(tmp_path, *argv, "--dataset=flowers")[0]["set"]["split"] == "test[:50%]"
-    assert asked[-1].val_split is None
+    assert asked[-1][:3] == ("flowers", str(tmp_path), None)
     assert call(evaluate, *argv, "--dataset=flowers", "--split=train[:7]")[0] == 0
     assert asked[-1][:3] == ("flowers", str(tmp_path), "train[:7]")
     assert (tiny_run / "evaluation_train-7_1views.json").is_file()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet import evaluation, load_image
+from keras_alexnet.errors import UsageError
 from keras_alexnet.evaluate import EvaluateConfig
 from tests.reference.errors import top_k_credit
 
@@ -73,6 +74,13 @@ def test_searched_weights_are_the_releases(classes):
             if any(tried) and error_of(tried, probabilities, labels) < best:
                 best, weights = error_of(tried, probabilities, labels), tried
     np.testing.assert_allclose(evaluation.search_weights(probabilities, labels), np.array(weights) / sum(weights))
+
+
+def test_a_set_that_would_be_downloaded_can_be_refused(tiny_run, monkeypatch):
+    monkeypatch.setattr(evaluation.records, "is_prepared", lambda name, data_dir: False)
+    config, model = EvaluateConfig(dataset="flowers"), evaluation.open_model(str(tiny_run))
+    with pytest.raises(UsageError, match="--dataset=flowers: is not prepared here"):
+        evaluation.open_set(config, [model], None, may_download=False)
 
 
 def test_a_sample_of_a_set(tiny_run, small_images):

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+import types
 
 import numpy as np
 import pytest
@@ -161,6 +162,13 @@ def test_checkpoints_by_time_and_the_learning_rate(command, tmp_path, monkeypatc
     assert written == [(0, 2), (1, 0), (2, 0)]
     found = [float(row["learning_rate"]) for row in history(tmp_path / "run")]
     assert found == pytest.approx([0.02 / 4, 0.01 / 4], rel=1e-5)  # the batch is a sixteenth of the paper's
+
+
+def test_workers_that_write_nothing_wait_as_long_for_the_next_checkpoint():
+    silent = types.SimpleNamespace(read_averages=lambda progress: None)
+    worker = types.SimpleNamespace(distribution=distribution.Distribution(None, 2, 1), trainer=silent, progress=None)
+    loop.Loop._save(worker)
+    assert worker.saved == pytest.approx(time.monotonic(), abs=60)
 
 
 def test_a_folder_that_is_being_trained_is_refused(flags, tmp_path):

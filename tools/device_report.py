@@ -20,6 +20,7 @@ from keras_alexnet.model.variants import VARIANTS
 
 ALLOWED = 1.02  # times the least possible bytes
 PHASES = ("forward", "backward", "update")
+TWO_TOWERS = tuple(name for name, variant in VARIANTS.items() if not variant.one_tower)
 OWNERS = {0: "of tower 0", 1: "of tower 1", None: "of neither"}
 
 
@@ -28,7 +29,7 @@ class Settings(harness.Report):
     """The report on devices."""
 
     devices: str | None = flag(None, "Of the two towers, such as GPU:0,GPU:1; two GPUs or logical CPUs if left out.")
-    variant: str = flag("paper", "The network.", choices=tuple(VARIANTS))
+    variant: str = flag("paper", "The network.", choices=TWO_TOWERS)
     batch_size: int = flag(128, "Images of the step.", low=1)
     width: float = flag(1.0, "Factor on the units of every layer.")
     precision: str = flag("float32", "Arithmetic.", choices=("float32", "mixed_bfloat16", "mixed_float16"))

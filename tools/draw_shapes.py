@@ -4,9 +4,9 @@ python tools/draw_shapes.py --seed=7 --per_class=1 OUT      # OUT/blue_disk_0.jp
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from keras_alexnet.cli import run_command
 from keras_alexnet.data import shapes
 
 
@@ -28,4 +28,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    raise SystemExit(run_command("draw_shapes", main))

@@ -1,5 +1,6 @@
 """Rows of benchmark_step.py and of benchmark_checkpoint.py."""
 
+import dataclasses
 import itertools
 import math
 import os
@@ -18,6 +19,7 @@ from keras_alexnet.data import pipeline, sources
 from keras_alexnet.data.augmentation import Augmentation, Preprocessing
 from keras_alexnet.data.statistics import Statistics
 from keras_alexnet.model.towers import choose_devices
+from keras_alexnet.model.variants import VARIANTS
 from keras_alexnet.training.checkpoints import Checkpoints
 from keras_alexnet.training.monitoring import on_paper
 from keras_alexnet.training.optimizer import LossScale, MomentumSGD
@@ -80,6 +82,8 @@ def trainer_of(settings, precision, devices=(), loss_scale=False):
     """A Trainer of the network of --variant and --width, two towers, 1000 classes; its batches are as in training."""
     variant = getattr(settings, "variant", "paper")
     network = NetworkConfig(variant=variant, width=settings.width, precision=precision)
+    if VARIANTS[variant].one_tower:
+        network = dataclasses.replace(network, towers=1, groups=1)
     model = rundir.build_model(network, 1000, 0, devices)
     image, mean_image = model.inputs[0], np.zeros((256, 256, 3), np.float32)
     preprocess = Preprocessing(mean_image, image.shape[1], False, devices, image.dtype)

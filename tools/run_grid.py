@@ -52,8 +52,8 @@ def main(argv):
     settings, further = parse(argv)
     cells = grid.cells_of(settings.flagfiles, settings.seeds, settings.out, further)
     failed, elsewhere = grid.run(cells)
-    for cell, owner in elsewhere.items():
-        print(f"{cell.name}: is being trained by another runner ({owner})")
+    for cell, why in elsewhere.items():
+        print(f"{cell.name}: {why}")
     for cell, why in failed.items():
         print(f"{cell.name}: {why} ({cell.log})", file=sys.stderr)
     done = len(cells) - len(failed) - len(elsewhere)

@@ -226,11 +226,13 @@ def _reasons(source, order, places, encode):
     items = enumerate(source.items(order, places[0]), places[0])
     for place, item in itertools.islice(items, places[-1] - places[0] + 1):
         if place in places:
-            key, reason = int(item[0]), "could not be read at first"
+            key = int(item[0])
             name = source.name_of(key)
             try:
                 source.check_readable(key)
                 encode(place, item)
+                said = printable(f"{source.name}/{name}")
+                raise RunError(f"{said}: could be read at the second attempt only; start again to read it once more")
             except OSError as error:
                 reason = f"cannot be read ({error.strerror})"
             except tf.errors.OpError as error:

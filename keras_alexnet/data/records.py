@@ -263,7 +263,7 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
     the set or a split is unknown, cannot be had, or is not one of labeled images.
     """
     builder, keys = _open_builder(name, data_dir)
-    second = next((split for split in ("validation", "test") if split in builder.info.splits), None)
+    second = _second(builder)
     if not second and (train_split is None) != (val_split is None):
         problem = "has one split only; give both --train_split and --val_split, or neither"
         raise UsageError(f"--dataset={name}: {problem}")
@@ -277,9 +277,13 @@ def open_tfds(name, data_dir, train_split, val_split, shuffle_buffer):
 
 
 def open_tfds_split(name, data_dir, split, shuffle_buffer):
-    """One split of a set of TensorFlow Datasets: RecordSource. Args and errors as of `open_tfds`."""
+    """One split of a set of TensorFlow Datasets: RecordSource. Args and errors as of `open_tfds`; None: validation."""
     builder, keys = _open_builder(name, data_dir)
-    return _split_of(builder, name, keys, "split", split, shuffle_buffer)
+    return _split_of(builder, name, keys, "split", split or _second(builder) or "train[80%:]", shuffle_buffer)
+
+
+def _second(builder):
+    return next((split for split in ("validation", "test") if split in builder.info.splits), None)
 
 
 def open_prepared(data_dir, shuffle_buffer):

@@ -8,6 +8,7 @@ import colorsys
 import json
 import math
 import os
+import secrets
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -71,11 +72,15 @@ def make(directory, train_per_class, val_per_class, seed):
         if found != info:
             raise FileExistsError(f"{target} holds {what}; delete it or choose another folder")
         return False
-    draft = target.parent / f".{target.name}-{os.getpid()}"
+    draft = target.parent / f".{target.name}-{secrets.token_hex(8)}"
+    draft.mkdir(parents=True)
     try:
-        draft.mkdir(parents=True)
         _write(draft, info, progress_bar(f"drawing shapes into {directory}"))
         os.rename(draft, target)  # also over an empty folder
+    except OSError:
+        if not (target / INFO).is_file():
+            raise
+        return make(directory, train_per_class, val_per_class, seed)  # another process was faster
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return True

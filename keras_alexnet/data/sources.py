@@ -234,6 +234,12 @@ def list_split(data_dir, split, val_fraction=None, seed=2012):
     return other.without(file for file, held in zip(whole.files, held_out, strict=True) if held != (split == "val"))
 
 
+def list_other(data_dir, split, data):
+    """`list_split` of a folder other than the run's: a validation folder there comes before the run's fraction."""
+    fraction = None if split_folder(data_dir, "val") else data.val_fraction
+    return list_split(data_dir, split, fraction, data.split_seed)
+
+
 def hold_out(source, fraction, seed):
     """Which images of a FolderSource are for validation, list of bool: those whose hash, of seed and content, is low.
 

@@ -10,6 +10,7 @@ RESULTS/ablations.json has of a run with the same flags is not trained again: a 
 import dataclasses
 import glob
 import os
+import re
 import sys
 
 import numpy as np
@@ -77,7 +78,7 @@ ABLATIONS = {
     "tanh": ("tanh for ReLU", "slower, no error given (section 3.1)", "-"),
     **{f"no_{name}": (f"no {name}", "about +2 / - (section 7)", "-") for name in REMOVABLE},
     "as_published": ("the variant as published", "-", "-"),
-    "inverted_dropout": ("dropout as Keras has it", "-", "-"),
+    "inverted_dropout": ("dropout as Keras has it (same learning rate)", "-", "-"),
     # No run of its own: the baseline by its center view against the same by ten views.
     CENTER: ("center for ten views", "+1.5 / +1.3 (section 6)", "+1.55 / +1.30 (145-2010)"),
 }
@@ -94,7 +95,8 @@ def run(settings):
     if settings.quick:
         if settings.data_dir:
             print("--quick trains on a few drawn shapes: --data_dir and --grid are ignored", flush=True)
-        folder, names, seeds, more = os.path.join(settings.results_dir, "ablations"), QUICK, seeds[:2], ()
+        names = [name for name in QUICK if name in found]
+        folder, seeds, more = os.path.join(settings.results_dir, "ablations"), seeds[:2], ()
         further = ["--dataset=shapes", f"--data_dir={folder}/shapes", "--precision=float32", *QUICK_FLAGS]
     cells = grid.cells_of([found[BASELINE]], (*seeds, *more), folder, further)
     cells += grid.cells_of([found[name] for name in names if name != BASELINE], seeds, folder, further)
@@ -123,7 +125,8 @@ def run(settings):
         f"{', '.join(map(str, values['rows'][0]['seeds']))}; randomized blocks over seeds, Holm's correction; each "
         f"ablation as its flagfile in flags/ablations says; trained by {'; '.join(made)}"
     )
-    values["runs"] = stored | values["runs"]  # those of other seeds or flagfiles stay in the file
+    if not settings.quick:  # those of other seeds and flagfiles, and of other machines meanwhile, stay in the file
+        values["runs"] = earlier(settings.results_dir) | values["runs"]
     caption = (
         "Points of top-1 error above the baseline of the same seed: single seeds gray, means with 95 % intervals. Red "
         "is worse and green better with a corrected p below 0.05; black cannot be told."
@@ -144,7 +147,8 @@ def known_runs(cells, stored, data_dir):
     usual, found = _flags_of(flags.read(configs.Config, {})), {}
     for cell in cells:
         run = stored.get(cell.name, {"flags": ""})
-        then = usual | dict(each[2:].split("=", 1) for each in run["flags"].split())  # a flag added since: its default
+        given = re.split(r" (?=--)", run["flags"])
+        then = usual | dict(each[2:].split("=", 1) for each in given if each)  # a flag added since: its default
         if run["flags"] and then == _flags_of(cell.config) and not cell.done:
             found[cell.name] = run
     if found and data_dir:
@@ -238,9 +242,10 @@ def least_effect(errors, rows, seeds=experiment.LEAST_SEEDS, draws=10_000):
     """The points of difference that four of five grids would find, by simulation from the errors of a baseline's seeds.
 
     `rows` ablations with `seeds` seeds each, one of which has an effect; its p is corrected for all of them and for the
-    ten views. The deviation is that of the errors, with the seeds' share, which blocks take away. None with one error.
+    ten views. The deviation is that of the errors, with the seeds' share, which blocks take away. None with one error,
+    or without ablations.
     """
-    if len(errors) < 2:
+    if len(errors) < 2 or not rows:
         return None
     shape = (draws, rows + 1, seeds)  # the baseline first, then the ablation with an effect
     drawn = np.random.default_rng(0).normal(scale=np.std(errors, ddof=1), size=shape)

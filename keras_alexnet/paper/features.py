@@ -79,15 +79,15 @@ def list_images(settings, flag, data):
     A folder without a split is split as training with this config.DataConfig does, and its images are decoded so.
     """
     data_dir, split = settings.data_dir, getattr(settings, flag)
-    root, held_out = Path(data_dir, split), (data.val_fraction, data.split_seed)
-    is_part = split in ("train", "val") and (data.val_fraction or sources.is_unsplit(data_dir))
+    root, is_whole = Path(data_dir, split), sources.split_folder(data_dir, "val")
+    is_part = split in ("train", "val") and not is_whole and (data.val_fraction or sources.is_unsplit(data_dir))
     if not is_part and not root.is_dir():
         missing = flag if os.path.isdir(data_dir) else "data_dir"
         raise ArgumentError(missing, getattr(settings, missing), f"there is no folder {root}")
     entries = [] if is_part else sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     images = [(each.name, -1, each.stat().st_size) for each in entries if each.name.lower().endswith(sources.SUFFIXES)]
     if is_part or any(entry.is_dir() for entry in entries):
-        source = sources.list_split(data_dir, split, *held_out)
+        source = sources.list_other(data_dir, split, data)
     elif images:
         source = sources.FolderSource(split, str(root), (), *zip(*images, strict=True))
     else:
@@ -218,6 +218,7 @@ def open_index(settings, extractor, source, path=None):
             return dataclasses.replace(index, root=source.root)
         other = "other files" if index.model == extractor.identity else "another model"
         print(f"{path}: is of {other} and is computed again", flush=True)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)  # before the work, in case that it cannot be
     paths = [os.path.join(source.root, file) for file in source.files]
     features, reasons = extract_features(extractor, paths, progress_bar(f"{extractor.name} of {source.name}"))
     left_out = tuple(f"{source.files[place]}: {reason}" for place, reason in reasons.items())
@@ -225,7 +226,6 @@ def open_index(settings, extractor, source, path=None):
     images = source.without([source.files[place] for place in reasons])
     index = Index(features, images.files, np.array(images.labels, np.int32), tuple(images.class_names), *about)
     text = json.dumps({"format": 1, **{name: value for name, value in vars(index).items() if name not in _ARRAYS}})
-    os.makedirs(folder, exist_ok=True)
     with atomic_write(path, "wb") as file:
         np.savez(file, features=features, labels=index.labels, about=np.frombuffer(text.encode(), np.uint8))
     if left_out:

@@ -137,7 +137,7 @@ def train(argv, log, lock):
 def run(cells):
     """Trains the cells that are neither done nor being trained by another runner, and prints progress.
 
-    Returns (dict of Cell -> reason of failure, dict of Cell -> runner that trains it); other cells are done. Ctrl-C,
+    Returns (dict of Cell -> reason of failure, dict of Cell -> who trains it, in words); other cells are done. Ctrl-C,
     SIGTERM and SIGHUP raise KeyboardInterrupt after the trainer has ended; its run can be resumed.
     """
     out = os.path.dirname(os.path.dirname(cells[0].folder)) or "."
@@ -159,7 +159,9 @@ def run(cells):
         started = time.perf_counter()
         with lock:
             code, failure = train(cell.argv, cell.log, lock), ""
-        if code:
+        if code < 0:
+            failure = f"was killed by signal {-code}"
+        elif code:
             with open(cell.log, encoding="utf-8", errors="replace") as file:
                 lines = file.read().split("\n")
             failure = next((printable(line.strip())[:300] for line in lines[::-1] if line.strip()), f"exit code {code}")
@@ -176,7 +178,8 @@ def run(cells):
         minutes = len(left) * sum(seconds) / len(seconds) / 60
         remaining = f"; {len(left)} left, about {minutes:.0f} min by this runner alone" * bool(left)
         print(f"{len(cells) - len(left)}/{len(cells)} {cell.name}: {result}{remaining}", flush=True)
-    return failed, {cell: files.owner(cell.lock) for cell in cells if cell not in failed and not cell.done}
+    others = [cell for cell in cells if cell not in failed and not cell.done]
+    return failed, {cell: f"is being trained by another runner ({files.owner(cell.lock)})" for cell in others}
 
 
 def _next(cells):

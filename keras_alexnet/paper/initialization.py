@@ -58,7 +58,7 @@ WINDOW = 20  # steps that losses are averaged over
 EXIT = 0.95  # the loss has left the plateau when it is below this share of the majority-class baseline's
 # What tables show of each layer: title, key of `activation_statistics`, and how it is written.
 QUANTITIES = (
-    ("Share of the signal that differs between images, %", "share", lambda share: f"{100 * share:.2g}"),
+    ("Share of the signal's energy that differs between images, %", "share", lambda share: f"{100 * share:.2g}"),
     ("Size of the signal (root mean square)", "signal_rms", "{:.2g}".format),
     ("Standard deviation of the signal between images", "signal_between", "{:.2g}".format),
     ("Size of the gradient (root mean square)", "gradient_rms", "{:.1e}".format),
@@ -327,7 +327,7 @@ def verdict(values):
             f"{label} {100 * each['share']:.2g} % (standard deviation {each['signal_between']:.2g})"
             for label, each in fc7.items()
         ]
-        numbers += f". Share of fc7's signal at step {first} that differs between images: {'; '.join(parts)}"
+        numbers += f". Share of the energy of fc7's signal at step {first} that differs between images: {'; '.join(parts)}"
     return Verdict(outcome, numbers)
 
 

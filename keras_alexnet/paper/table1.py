@@ -9,7 +9,7 @@ import os
 import typing
 
 from keras_alexnet import cli, config as configs, export, flags, rundir
-from keras_alexnet.data import imagenet
+from keras_alexnet.data import imagenet, sources
 from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.evaluate import parse_evaluate
 from keras_alexnet.flags import flag
@@ -182,9 +182,12 @@ def _evaluation_of(settings):
     dataset, data_dir = config.dataset or own.dataset, config.data_dir or own.data_dir
     if settings.test_split and dataset.startswith("imagenet2012") and settings.test_split.startswith("test"):
         raise ArgumentError("test_split", settings.test_split, f"must be left out: {NO_LABELS}")
-    for name, split in (("split", settings.split), ("test_split", settings.test_split)):
-        if dataset == "folder" and split and not os.path.isdir(os.path.join(data_dir, split)):
-            raise ArgumentError(name, split, f"is not a folder in {data_dir}")
+    for name in ("split", "test_split") if dataset == "folder" else ():
+        try:
+            split = getattr(settings, name)
+            split and sources.list_other(data_dir, split, own)
+        except UsageError as error:
+            raise UsageError(f"--{name}={split}: {error}") from None
     return config, models
 
 

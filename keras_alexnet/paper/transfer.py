@@ -69,7 +69,7 @@ def run(settings):
         cells[count, seed] = cells_of(settings, images, count, seed)
     failed, elsewhere = grid.run([cell for each in cells.values() for cell in each])
     for cell, why in {**elsewhere, **failed}.items():
-        raise RunError(f"{cell.name}: {why}")
+        raise RunError(f"{cell.folder}: {why}")
     cli.start_tensorflow()  # until here the GPUs are free for the trainers
     from keras_alexnet.paper import features
 

@@ -26,7 +26,7 @@ MODEL = "alexnet"  # name of the served model if the address has none
 REST_PORT, GRPC_PORT = 8501, 8500  # of TensorFlow Serving
 _CONNECTIONS = 256  # kept open
 _MAX_ANSWER = 2**26  # bytes; the features of a thousand images take less
-_PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]+))?/?")
+_PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]{1,18}))?/?")
 # HTTP and gRPC statuses.
 _TEMPORARY = (408, 429, 502, 503, 504, "UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED")
 _REFUSED = (400, "INVALID_ARGUMENT", "FAILED_PRECONDITION")
@@ -79,7 +79,8 @@ class FolderClient:
     def predict(self, files, signature="serving_default"):
         """See `open_client`."""
         function = self._signatures.get(signature)
-        if not function or function.inputs[0].dtype != self._tf.string:
+        takes = function.structured_input_signature[1] if function else {}
+        if "image_bytes" not in takes or takes["image_bytes"].dtype != self._tf.string:
             names = ", ".join(sorted(self._signatures))
             raise UsageError(f"--signature={signature}: the model has {names}; give a signature of image files")
         try:
@@ -175,6 +176,8 @@ class RestClient(_ServerClient):
         try:
             with self._session.post(self._url, request, **options, stream=True, allow_redirects=False) as response:
                 content = response.raw.read(_MAX_ANSWER + 1, decode_content=True)
+        except requests.exceptions.SSLError as error:
+            raise RunError(f"{self}: {_short(error)}; is it an http:// address, or its certificate unknown?") from None
         except (requests.Timeout, requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
             reason = _CONNECTION_FAILED.search(str(error))  # leaves out the objects that the message names
             raise _TemporaryError(reason[1] if reason else "no complete HTTP response", None) from None

@@ -103,7 +103,7 @@ def compare(folder, served, images, largest):
 def _images(run, model, needs_set):
     """(source, images, name): the validation set or None; float32 (B, size, size, 3), prepared; where they are from."""
     try:
-        source, described = evaluation.open_set(evaluate.EvaluateConfig(), [model], None)
+        source, described = evaluation.open_set(evaluate.EvaluateConfig(), [model], None, may_download=needs_set)
     except (UsageError, RunError, OSError) as error:
         if needs_set:
             raise UsageError(f"--quantize=int8 measures errors on the validation set of the run: {error}") from None

@@ -14,6 +14,8 @@ import tensorflow as tf
 from keras_alexnet.errors import ArgumentError, UsageError
 from keras_alexnet.model.towers import check_precision, choose_devices
 
+_TENSORFLOW_SEED = 87654321  # tf.compat.v1.random.DEFAULT_GRAPH_SEED, which is not public
+
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
@@ -52,6 +54,9 @@ def choose(run, network, batch_size):
     distribution = open_distribution(run.strategy, all_devices, batch_size)
     if run.deterministic:
         keras.utils.set_random_seed(run.seed)
+        # What TensorFlow has without a seed of its own: with another one windows of records are shuffled otherwise,
+        # and an epoch that is resumed with the flag, or without it, would have images twice.
+        tf.random.set_seed(_TENSORFLOW_SEED)
         tf.config.experimental.enable_op_determinism()
     return distribution, towers, all_devices
 

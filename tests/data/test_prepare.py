@@ -198,6 +198,24 @@ def test_bad_files_are_left_out_and_listed(tmp_path):
     assert statistics.summarize(train).skipped == tuple(sorted(reasons))
 
 
+def test_a_file_that_can_be_read_again_is_not_left_out(tmp_path, monkeypatch):
+    write_folder(tmp_path / "train", images("train", 6))
+    write_folder(tmp_path / "val", images("val", 3))
+    train, val = sources.open_folder(str(tmp_path))
+    path, check = tmp_path / "train" / "wolf" / "02.jpeg", sources.FolderSource.check_readable
+    path.rename(tmp_path / "away")
+
+    def back(self, key):
+        (tmp_path / "away").rename(path)
+        check(self, key)
+
+    monkeypatch.setattr(sources.FolderSource, "check_readable", back)
+    with pytest.raises(RunError, match="train/wolf/02.jpeg: could be read at the second attempt only; start again"):
+        prepare(train, val, str(tmp_path / "out"), Settings(**SMALL))
+    manifest, *_ = prepare(train, val, str(tmp_path / "out"), Settings(**SMALL))
+    assert not manifest["splits"]["train"]["skipped"]
+
+
 def test_a_file_that_is_gone_and_classes_without_an_image(tmp_path):
     write_folder(tmp_path / "train", images("train", 6))
     write_folder(tmp_path / "val", images("val", 3))

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -61,6 +62,25 @@ def test_a_set_is_complete_repeatable_and_kept(tmp_path):
     assert shapes.make(tmp_path / "again", 4, 2, 5) is True and files_of(tmp_path / "again") == files
     shapes.make(tmp_path / "other", 4, 2, 6)
     assert not set(files.values()) & set(files_of(tmp_path / "other").values())
+
+
+def test_another_process_may_be_faster(tmp_path, monkeypatch):
+    write = shapes._write
+
+    def late(folder, info, progress):
+        monkeypatch.setattr(shapes, "_write", write)
+        shapes.make(tmp_path / "set", 1, 1, seed=other)
+        write(folder, info, progress)
+
+    for other, folder in ((0, tmp_path / "set"), (3, tmp_path / "else" / ".." / "set")):
+        monkeypatch.setattr(shapes, "_write", late)
+        if other == 0:
+            assert shapes.make(folder, 1, 1, 0) is False
+        else:
+            shutil.rmtree(tmp_path / "set")
+            with pytest.raises(FileExistsError, match="another shapes set"):
+                shapes.make(folder, 1, 1, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_what_is_refused(tmp_path, monkeypatch):

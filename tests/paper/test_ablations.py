@@ -88,6 +88,7 @@ def test_the_least_effect_is_what_four_of_five_tests_find():
     assert power == pytest.approx(0.8, abs=0.02)
     assert ablations.least_effect([30.0, 32.0], rows=12) < least  # all rows tell the spread
     assert ablations.least_effect([30.0], rows=12) is None
+    assert ablations.least_effect([30.0, 32.0], rows=0) is None
 
 
 def test_tables(compare):
@@ -156,6 +157,9 @@ def test_what_the_results_have_is_not_trained_again(compare, tmp_path, monkeypat
     assert len(known) == 6 and "--activation=tanh" in known["tanh/seed2"]["flags"]
     again = ablations.compare(cells, None, known=known)
     assert json.loads(json.dumps(again)) == json.loads(json.dumps(values))
+    spaced = cells_of(tmp_path / "gone", "tanh", further=["--lr_schedule=7:0.003, 9:0.0005"])
+    flags = " ".join(f"--{name}={value}" for name, value in ablations._flags_of(spaced[1].config).items())
+    assert list(ablations.known_runs(spaced, {"tanh/seed2": {"flags": flags}}, None)) == ["tanh/seed2"]
     there, other = (cells_of(tmp_path, "tanh", further=each) for each in ([], ["--momentum=0.8"]))
     assert not ablations.known_runs(there, stored, None)  # the grid's own runs come first
     assert not ablations.known_runs(other, stored, None)

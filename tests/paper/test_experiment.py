@@ -165,10 +165,10 @@ def test_without_the_extra_it_is_named(monkeypatch):
         ("transfer", "{data} --images_per_class=2 --model_dir=nowhere", "--model_dir=nowhere: is not a run"),
         ("table1", "--cnn={tmp}", ": is neither a run"),
         ("table1", "--cnn={run} --cnn={run}", "one too many"),
-        ("table1", "--cnn={run}", "--split=test: is not a folder in"),  # the table is of the test set
+        ("table1", "--cnn={run}", "--split=test: --data_dir="),  # the table is of the test set
         ("table1", "--cnn=", "--cnn=: must be a run's folder"),
         ("table2", "--cnn={run} --cnn={run}/", "is given twice"),
-        ("table2", "--cnn={run} --test_split=test", "--test_split=test: is not a folder in"),
+        ("table2", "--cnn={run} --test_split=test", "--test_split=test: --data_dir="),
         ("table2", "--cnn={run} --dataset=imagenet2012 --test_split=test", "not public"),
     ],
 )

@@ -116,6 +116,18 @@ def test_an_index_is_kept_until_something_changes(small_images, tmp_path, monkey
         features.load_index(str(path))
 
 
+def test_a_folder_with_a_validation_folder_is_not_split_as_training_was(small_images):
+    settings = types.SimpleNamespace(data_dir=str(small_images), query_split="val", quick=False)
+    source = features.list_images(settings, "query_split", DataConfig(val_fraction=0.2))
+    assert source.files == listed(small_images, "val").files
+
+
+def test_an_index_may_lie_in_a_new_folder(small_images, tmp_path):
+    path, settings = tmp_path / "new" / "x.npz", types.SimpleNamespace(results_dir=str(tmp_path))
+    features.open_index(settings, features.pixel_extractor(4), listed(small_images, "val"), str(path))
+    assert len(features.load_index(str(path)).files) == 9
+
+
 def test_the_projector_shows_the_index(pixels, tmp_path):
     folder = tmp_path / "projector"
     features.write_projector(pixels, str(folder))

@@ -86,7 +86,7 @@ def test_a_signal_ends_the_trainer_and_leaves_a_run_to_resume(fake, cells, tmp_p
     assert cell.epochs == 1 and not cell.done
 
 
-def test_cells_of_another_runner_are_passed_over_and_early_ends_named(fake, cells, tmp_path):
+def test_cells_of_another_runner_are_passed_over_and_early_ends_named(fake, cells, tmp_path, monkeypatch):
     found = cells(a=["--batch_size=7"], b=[], seeds=[1])
     for cell in found:
         os.makedirs(os.path.dirname(cell.folder))
@@ -94,7 +94,10 @@ def test_cells_of_another_runner_are_passed_over_and_early_ends_named(fake, cell
         failed, elsewhere = grid.run(found)
     assert [(cell.name, why) for cell, why in failed.items()] == [("a/seed1", "ended after 2 of 3 epochs")]
     assert starts(tmp_path / "out") == {"a": ["seed1 after 0"]}
-    assert [(cell.name, who.split(",")[0]) for cell, who in elsewhere.items()] == [("b/seed1", socket.gethostname())]
+    assert list(elsewhere) == found[1:]
+    assert elsewhere[found[1]].startswith(f"is being trained by another runner ({socket.gethostname()}, process ")
+    monkeypatch.setattr(grid, "train", lambda *_: -9)
+    assert grid.run(found[1:])[0] == {found[1]: "was killed by signal 9"}
 
 
 def test_the_trainer_of_a_killed_runner_keeps_its_run_until_it_ends(fake, cells, tmp_path):

@@ -179,6 +179,12 @@ def test_answers_of_other_kinds_are_one_line(answering, monkeypatch, content, wo
     assert not isinstance(failed.value, clients.RefusedError) and "\n" not in str(failed.value)
 
 
+def test_https_to_a_server_without_it_is_named_at_once(server, files):
+    with pytest.raises(RunError, match="SSL.*; is it an http:// address, or its certificate unknown?") as failed:
+        clients.open_client(server.rest.replace("http://", "https://")).predict(files[:1])
+    assert "times" not in str(failed.value)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_proxy_is_named_and_none_is_used_for_loopback(kind, server, files, monkeypatch):
     proxy = f"http://user:secret@127.0.0.1:{free_port()}"
@@ -199,7 +205,15 @@ def test_addresses():
     }.items():
         found = clients._ServerClient(target, 1, 1)
         assert (found.scheme, found.host, found.port, found.model, found.version, found.is_loopback) == parts
-    others = ("ftp://h", "http://", "http://h:http", "http://h/v1/models/a:predict", "grpc://h/a/b", "http://h?a=1")
+    others = (
+        "ftp://h",
+        "http://",
+        "http://h:http",
+        "http://h/v1/models/a:predict",
+        "grpc://h/a/b",
+        "http://h?a=1",
+        f"grpc://h/a/versions/{10**19}",
+    )
     for target in (*others, "http://user:secret@h"):
         with pytest.raises(UsageError, match="^--model="):
             clients.open_client(target)

@@ -35,6 +35,16 @@ def test_slurms_environment_is_a_cluster(monkeypatch):
     assert (resolver.task_type, resolver.task_id) == ("worker", 2)
 
 
+def test_determinism_changes_no_order_of_records(monkeypatch):
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
+    config = configs.parse_train(["--dataset=shapes", "--model_dir=run", "--deterministic"], "usage")
+    orders = []
+    for start in (lambda: tf.random.set_seed(None), lambda: distribution.choose(config.run, config.network, 8)):
+        start()
+        orders.append(list(tf.data.Dataset.range(100).shuffle(100, seed=7).as_numpy_iterator()))
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
 def test_the_memory_of_every_gpu_is_limited(monkeypatch):
     made = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["first", "second"])
