@@ -4,6 +4,7 @@ Each field is a flag, printed by `python -m keras_alexnet.train --help`. Other c
 """
 
 import dataclasses
+import math
 import re
 
 from keras_alexnet import flags
@@ -262,8 +263,10 @@ def check(config):
     if (training.lr_policy == "schedule") != bool(rates):
         problem = "needs --lr_policy=schedule, which needs entries such as 25:0.001,51:0.0001"
         raise ArgumentError("lr_schedule", training.lr_schedule, problem)
-    if not training.learning_rate and schedules.layer_labels(rates):
-        problem = "must be positive with rates of layers, which are factors of it; freeze the others with LAYERS=0"
+    # Rates of layers and biases become factors on that of the kernels.
+    set_from = {bool(label): after for after, label, rate in reversed(rates) if rate}
+    if not training.learning_rate and set_from.get(True, math.inf) < set_from.get(False, math.inf):
+        problem = "must be positive: without it rates of layers have no effect; freeze the others with LAYERS=0"
         raise ArgumentError("learning_rate", training.learning_rate, problem)
     for flag_name, names in (("lr_schedule", schedules.layer_labels(rates)), ("new_layers", training.new_layers)):
         for name in names:

@@ -59,10 +59,6 @@ def find_imagenet(data, may_prepare=False):
     for folder in [data.data_dir] if data.data_dir else ["data", None]:
         if records.is_prepared(IMAGENET, folder):
             return dataclasses.replace(data, data_dir=folder)
-    for name in ("train_split", "val_split"):
-        if getattr(data, name):
-            problem = f"is of the TensorFlow Datasets set, which is not in {root}; records and archives have two splits"
-            raise ArgumentError(name, getattr(data, name), problem)
     try:
         archives = imagenet.find_archives(root)
     except UsageError:
@@ -72,6 +68,10 @@ def find_imagenet(data, may_prepare=False):
     if not may_prepare:
         problem = f"the archives in {archives} are not prepared yet; tools/prepare_dataset.py prepares them"
         raise UsageError(f"--dataset={IMAGENET}: {problem}")
+    for name in ("train_split", "val_split"):
+        if getattr(data, name):
+            problem = f"is of the TensorFlow Datasets set, which is not in {root}; the archives have their own splits"
+            raise ArgumentError(name, getattr(data, name), problem)
     train, val = imagenet.open_ilsvrc2012(root, prepare.claim(prepared), data.orientation)
     imagenet.note_counts(train, val)
     settings = prepare.Settings(resize=data.resize, orientation=data.orientation)

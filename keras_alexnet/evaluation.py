@@ -166,10 +166,8 @@ def open_set(config, models, split, may_download=True):
     if data.dataset in ("folder", "records", "shapes"):
         split = split or "val"
     if data.dataset == "folder":
-        if config.data_dir:
-            source = sources.list_other(data.data_dir, split, data)
-        else:
-            source = sources.list_split(data.data_dir, split, data.val_fraction, data.split_seed)
+        fraction = sources.fraction_for(data.data_dir, models[0].config.data)
+        source = sources.list_split(data.data_dir, split, fraction, data.split_seed)
     elif data.dataset in ("records", "shapes"):
         if split not in ("train", "val"):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")

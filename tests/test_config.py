@@ -72,7 +72,7 @@ def test_an_ablation_differs_from_the_baseline_by_what_it_says_and_nothing_else(
         (["--lr_policy=schedule", "--lr_schedule=1:conv9=0.1"], "not 'conv9'"),
         (
             ["--lr_policy=schedule", "--lr_schedule=0:fc8=0.1", "--learning_rate=0"],
-            "=0.0: must be positive with rates of",
+            "=0.0: must be positive: without it",
         ),
         (["--lr_policy=schedule", "--lr_schedule=3:0"], "'3:0' freezes everything"),
         (["--lr_policy=schedule", "--lr_schedule=three:0.1"], "'three:0.1' is not AFTER_EPOCH"),

@@ -42,8 +42,10 @@ def test_a_prepared_set_of_tensorflow_datasets_comes_before_archives(tmp_path, m
     assert datasets.find_imagenet(data).dataset == "records"
     split = dataclasses.replace(data, train_split="train[:10%]")  # of TensorFlow Datasets: records have no such splits
     assert datasets.find_imagenet(split) == split
-    elsewhere = dataclasses.replace(split, data_dir=str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(datasets.records, "is_prepared", lambda name, folder: False)
     with pytest.raises(ArgumentError, match="train_split is of the TensorFlow Datasets set, which is not in"):
-        datasets.find_imagenet(elsewhere, may_prepare=True)
+        datasets.find_imagenet(split, may_prepare=True)
+    with pytest.raises(UsageError, match="the archives in .* are not prepared yet"):  # of a command without the flag
+        datasets.find_imagenet(split)
     other = DataConfig(dataset="tf_flowers")
     assert datasets.find_imagenet(other) is other

@@ -234,10 +234,10 @@ def list_split(data_dir, split, val_fraction=None, seed=2012):
     return other.without(file for file, held in zip(whole.files, held_out, strict=True) if held != (split == "val"))
 
 
-def list_other(data_dir, split, data):
-    """`list_split` of a folder other than the run's: a validation folder there comes before the run's fraction."""
-    fraction = None if split_folder(data_dir, "val") else data.val_fraction
-    return list_split(data_dir, split, fraction, data.split_seed)
+def fraction_for(data_dir, data):
+    """The run's --val_fraction, but None for another folder that has a validation folder: for `list_split`."""
+    is_own = data.data_dir and os.path.realpath(data_dir) == os.path.realpath(data.data_dir)
+    return data.val_fraction if is_own or not split_folder(data_dir, "val") else None
 
 
 def hold_out(source, fraction, seed):

@@ -79,15 +79,18 @@ def list_images(settings, flag, data):
     A folder without a split is split as training with this config.DataConfig does, and its images are decoded so.
     """
     data_dir, split = settings.data_dir, getattr(settings, flag)
-    root, is_whole = Path(data_dir, split), sources.split_folder(data_dir, "val")
-    is_part = split in ("train", "val") and not is_whole and (data.val_fraction or sources.is_unsplit(data_dir))
+    root, fraction = (
+        sources.split_folder(data_dir, split) or Path(data_dir, split),
+        sources.fraction_for(data_dir, data),
+    )
+    is_part = split in ("train", "val") and (fraction or sources.is_unsplit(data_dir))
     if not is_part and not root.is_dir():
         missing = flag if os.path.isdir(data_dir) else "data_dir"
         raise ArgumentError(missing, getattr(settings, missing), f"there is no folder {root}")
     entries = [] if is_part else sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     images = [(each.name, -1, each.stat().st_size) for each in entries if each.name.lower().endswith(sources.SUFFIXES)]
     if is_part or any(entry.is_dir() for entry in entries):
-        source = sources.list_other(data_dir, split, data)
+        source = sources.list_split(data_dir, split, fraction, data.split_seed)
     elif images:
         source = sources.FolderSource(split, str(root), (), *zip(*images, strict=True))
     else:

@@ -327,7 +327,9 @@ def verdict(values):
             f"{label} {100 * each['share']:.2g} % (standard deviation {each['signal_between']:.2g})"
             for label, each in fc7.items()
         ]
-        numbers += f". Share of the energy of fc7's signal at step {first} that differs between images: {'; '.join(parts)}"
+        numbers += (
+            f". Share of the energy of fc7's signal at step {first} that differs between images: {'; '.join(parts)}"
+        )
     return Verdict(outcome, numbers)
 
 

@@ -26,7 +26,7 @@ MODEL = "alexnet"  # name of the served model if the address has none
 REST_PORT, GRPC_PORT = 8501, 8500  # of TensorFlow Serving
 _CONNECTIONS = 256  # kept open
 _MAX_ANSWER = 2**26  # bytes; the features of a thousand images take less
-_PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]{1,18}))?/?")
+_PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]+))?/?")
 # HTTP and gRPC statuses.
 _TEMPORARY = (408, 429, 502, 503, 504, "UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED")
 _REFUSED = (400, "INVALID_ARGUMENT", "FAILED_PRECONDITION")
@@ -79,8 +79,8 @@ class FolderClient:
     def predict(self, files, signature="serving_default"):
         """See `open_client`."""
         function = self._signatures.get(signature)
-        takes = function.structured_input_signature[1] if function else {}
-        if "image_bytes" not in takes or takes["image_bytes"].dtype != self._tf.string:
+        takes = self._tf.nest.flatten(function.structured_input_signature) if function else []
+        if [(each.name, each.dtype) for each in takes] != [("image_bytes", self._tf.string)]:
             names = ", ".join(sorted(self._signatures))
             raise UsageError(f"--signature={signature}: the model has {names}; give a signature of image files")
         try:
@@ -103,8 +103,9 @@ class _ServerClient:
             host, self.port = parts.hostname, parts.port
         except ValueError as error:
             raise UsageError(f"--model={target}: {error}") from None
-        path, is_known = _PATH.fullmatch(parts.path), parts.scheme in ("http", "https", "grpc")
-        if not is_known or not host or not path or parts.query or parts.fragment or parts.username is not None:
+        path = _PATH.fullmatch(parts.path)
+        is_known = parts.scheme in ("http", "https", "grpc") and path and int(path["version"] or 0) < 2**63
+        if not is_known or not host or parts.query or parts.fragment or parts.username is not None:
             examples = "http://HOST:8501/v1/models/alexnet or grpc://HOST:8500/alexnet"
             problem = f"is not the address of a model; write {examples}, optionally followed by /versions/N"
             raise UsageError(f"--model={target}: {problem}")
@@ -177,6 +178,8 @@ class RestClient(_ServerClient):
             with self._session.post(self._url, request, **options, stream=True, allow_redirects=False) as response:
                 content = response.raw.read(_MAX_ANSWER + 1, decode_content=True)
         except requests.exceptions.SSLError as error:
+            if "EOF" in str(error):
+                raise _TemporaryError("the TLS connection was closed", None) from None
             raise RunError(f"{self}: {_short(error)}; is it an http:// address, or its certificate unknown?") from None
         except (requests.Timeout, requests.ConnectionError, urllib3.exceptions.HTTPError) as error:
             reason = _CONNECTION_FAILED.search(str(error))  # leaves out the objects that the message names
