@@ -1,6 +1,6 @@
 """A model card of a run in Markdown, with the front matter that model hubs read. Every export writes it as README.md.
 
-python -m keras_alexnet.card RUN > README.md
+python -m keras_alexnet.card RUN > RUN/export/README.md
 """
 
 import dataclasses

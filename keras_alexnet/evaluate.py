@@ -38,8 +38,9 @@ class EvaluateConfig:
     data_dir: str | None = flag(None, "As in training (default: the folder of the first model's dataset).", path=True)
     split: str | None = flag(
         None,
-        "folder: the folder in DATA_DIR that holds the class folders, or . for itself (default: val). records and "
-        "shapes: train or val. TensorFlow Datasets: a split in its notation (default: that of the first model).",
+        "folder: the folder in DATA_DIR that holds the class folders, or . for itself (default: val; . where another "
+        "folder than the run's has no splits). records and shapes: train or val. TensorFlow Datasets: a split in its "
+        "notation (default: that of the first model).",
     )
     weights: str = flag(
         "equal", "equal; a number for each --model_dir, such as 0.3,0.7; or search: the best on --search_split."
@@ -183,7 +184,7 @@ def _json_folder(config):
 
 def _json_name(config, report):
     first, several = config.model_dir[0], len(config.model_dir)
-    split = re.sub(r"\W+", "-", report["set"]["split"]).strip("-")
+    split = re.sub(r"\W+", "-", report["set"]["split"]).strip("-") or "all"
     version = "" if rundir.is_run(first) else f"_version{os.path.basename(os.path.abspath(first))}"
     return f"evaluation_{split}_{config.views}views{version}" + f"_{several}models" * (several > 1) + ".json"
 

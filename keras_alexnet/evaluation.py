@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_alexnet import __version__, config as configs, datasets, export, flags, rundir
-from keras_alexnet.data import pipeline, records, shapes, sources, statistics
+from keras_alexnet.data import imagenet, pipeline, records, shapes, sources, statistics
 from keras_alexnet.data.decoding import STORED_SIZE
 from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.files import progress_bar
@@ -163,9 +163,11 @@ def open_set(config, models, split, may_download=True):
     elif config.data_dir:
         data = dataclasses.replace(data, data_dir=config.data_dir)
     data = datasets.find_imagenet(data)
-    if data.dataset in ("folder", "records", "shapes"):
+    if data.dataset in ("records", "shapes"):
         split = split or "val"
     if data.dataset == "folder":
+        is_new = not sources.is_own(data.data_dir, models[0].config.data) and sources.is_unsplit(data.data_dir)
+        split = split or ("." if is_new else "val")
         fraction = sources.fraction_for(data.data_dir, models[0].config.data)
         source = sources.list_split(data.data_dir, split, fraction, data.split_seed)
     elif data.dataset in ("records", "shapes"):
@@ -182,6 +184,8 @@ def open_set(config, models, split, may_download=True):
         source = records.open_tfds_split(data.dataset, data.data_dir, split or data.val_split, data.shuffle_buffer)
         split = split or source.name.removeprefix(f"{data.dataset} ")
     source = sources.with_decoding(source, data)
+    if not set(source.class_names) <= set(own_classes):
+        source = dataclasses.replace(source, class_names=imagenet.as_known(source.class_names, own_classes))
     unknown = sorted(set(source.class_names) - set(own_classes))
     if unknown:
         known = ", ".join(own_classes[:NAMED]) + " ..." * (len(own_classes) > NAMED)
@@ -206,8 +210,11 @@ def open_set(config, models, split, may_download=True):
 
 
 def sample(config, model, count, seed=2012):
-    """The center views of images of a set, see `open_set`, drawn at random: uint8 (N, size, size, 3)."""
-    source, _ = open_set(config, [model], config.split)
+    """The center views of images of a set, see `open_set`, drawn at random: uint8 (N, size, size, 3).
+
+    A set of TensorFlow Datasets is downloaded only if config.dataset names it.
+    """
+    source, _ = open_set(config, [model], config.split, may_download=bool(config.dataset))
     names = np.array(source.names())
     drawn = np.random.default_rng(seed).permutation(len(names))[:count]
     source = source.without(np.delete(names, drawn).tolist())

@@ -26,7 +26,7 @@ from keras_alexnet import explain, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.data import imagenet
 from keras_alexnet.data.sources import SUFFIXES, conversion
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, brief, printable
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.explain import Panel
 from keras_alexnet.flags import flag
@@ -84,7 +84,7 @@ class Explorer:
             model = needed.evaluation.of_run(run, served)
         else:
             model = needed.evaluation.open_model(config.model)
-            self.signatures = model.served.signatures
+            self.signatures, self.size, self.data = model.served.signatures, model.size, model.config.data
         self.names, self.index = [*map(imagenet.word, model.class_names)], None
         if config.index:
             self.index = needed.features.load_index(config.index)
@@ -112,11 +112,13 @@ class Explorer:
             file.write(content)
             file.flush()
             try:
-                view = explain.load(file.name, self.folder if self.network else None)
+                if self.network:
+                    panels = self._of_run(*explain.load(file.name, self.folder))
+                else:
+                    panels = self._of_export(content)
             except RunError as error:
                 converted = conversion(content[:16], "IMAGE") or str(error).removeprefix(f"{file.name}: ")
                 raise RunError(f"This is not an image that can be read: {converted}.") from None
-            panels = self._of_run(*view) if self.network else self._of_export(content, view[0])
             return "\n".join(map(explain.panel_html, panels))
 
     def _of_run(self, pixels, inputs):
@@ -137,12 +139,18 @@ class Explorer:
         if self.index:
             yield self._nearest(explanations.last_hidden(self.network, batch)[0])
 
-    def _of_export(self, content, pixels):
-        files = np.array([content], object)
-        scores = self.signatures["serving_default"](image_bytes=files)["probabilities"].numpy()[0]
-        yield explain.classes_panel(pixels, scores, self.names)
+    def _of_export(self, content):
+        applications = explain.modules().applications
+        files, ways = applications.tf.constant([content]), (self.data.resize, self.data.served_orientation)
+        try:
+            pixels = applications.decode_center(files[0], self.size, *ways).numpy()
+            scores = self.signatures["serving_default"](image_bytes=files)["probabilities"].numpy()[0]
+        except applications.tf.errors.InvalidArgumentError as error:
+            raise RunError(brief(error)) from None
+        panels = [explain.classes_panel(pixels, scores, self.names)]
         if self.index:
-            yield self._nearest(self.signatures["features"](image_bytes=files)["features"].numpy()[0])
+            panels.append(self._nearest(self.signatures["features"](image_bytes=files)["features"].numpy()[0]))
+        return panels
 
     def _dropout(self, batch, label):
         """The probability of a class with hidden units left out at random, as in training."""
@@ -199,15 +207,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = SECONDS
 
     def do_GET(self):  # noqa: N802 (http.server calls it so)
-        if self.is_from_here() and self.path == "/":
-            self.reply(200, self.server.explorer.page())
-        else:
-            self.reply(404, "The page is at /.")
+        if self.is_from_here():
+            self.reply(*((200, self.server.explorer.page()) if self.path == "/" else (404, "The page is at /.")))
 
     def do_POST(self):  # noqa: N802
         examples = {f"/explain/{place}": path for place, path in enumerate(self.server.explorer.examples)}
         length, example = self.headers.get("Content-Length", ""), examples.get(self.path)
-        if not self.is_from_here() or (self.path != "/explain" and not example):
+        if not self.is_from_here():
+            return
+        if self.path != "/explain" and not example:
             return self.reply(404, "The page is at /.")
         if not example and not (length.isdecimal() and int(length) <= MEGABYTES * 10**6):
             return self.reply(413, f"The file has more than {MEGABYTES} MB, or does not say how many.")
@@ -219,10 +227,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reply(*answer)
 
     def is_from_here(self):
-        """Whether the page itself asks: no page of another site, and no name that another site points to 127.0.0.1."""
-        hosts = [f"{name}:{self.server.server_port}" for name in ("127.0.0.1", "localhost")]
-        origin = self.headers.get("Origin")
-        return self.headers.get("Host") in hosts and origin in (None, *(f"http://{host}" for host in hosts))
+        """Whether the page itself asks: no page of another site, and no name that another site points to 127.0.0.1.
+
+        Any other is refused.
+        """
+        port, origin = self.server.server_port, self.headers.get("Origin")
+        ends = (f":{port}", "") if port == 80 else (f":{port}",)  # browsers leave 80 out
+        hosts = [name + end for name in ("127.0.0.1", "localhost") for end in ends]
+        if self.headers.get("Host") in hosts and origin in (None, *(f"http://{host}" for host in hosts)):
+            return True
+        self.reply(403, f"Open http://127.0.0.1:{port}/ on this machine; a forwarded port must have the same number.")
+        return False
 
     def reply(self, status, text):
         self.send_response(status)

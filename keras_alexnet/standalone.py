@@ -32,7 +32,10 @@ def load(folder=HERE):
 
 
 def prepare(path, folder=HERE):
-    """An image file -> float32 (size, size, 3), which the network of the folder takes in batches. Raises OSError."""
+    """An image file -> float32 (size, size, 3), which the network of the folder takes in batches.
+
+    Raises OSError, and Pillow's SyntaxError of a broken PNG.
+    """
     with open(os.path.join(folder, "metadata.json"), encoding="utf-8") as file:
         metadata = json.load(file)
     mean = np.load(os.path.join(folder, "mean.npy"), allow_pickle=False)
@@ -139,11 +142,16 @@ def main(paths):
         print("predict: no image is given: name one or more JPEG or PNG files", file=sys.stderr)
         sys.exit(2)
     with open(os.path.join(HERE, "metadata.json"), encoding="utf-8") as file:
-        names, network = json.load(file)["class_names"], load()
+        names = json.load(file)["class_names"]
+    try:
+        network = load()
+    except ModuleNotFoundError as error:
+        print(f"predict: {error.name} is missing: pip install {error.name}", file=sys.stderr)
+        sys.exit(2)
     for path in paths:
         try:
             scores = network(prepare(path)[None])["probabilities"][0]
-        except (OSError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             sys.exit(f"predict: {path}: {error}")
         print(path)
         for label in np.argsort(-scores, kind="stable")[:5]:

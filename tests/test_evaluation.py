@@ -1,4 +1,5 @@
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,18 @@ def test_a_set_that_would_be_downloaded_can_be_refused(tiny_run, monkeypatch):
     config, model = EvaluateConfig(dataset="flowers"), evaluation.open_model(str(tiny_run))
     with pytest.raises(UsageError, match="--dataset=flowers: is not prepared here"):
         evaluation.open_set(config, [model], None, may_download=False)
+
+
+def test_wordnet_ids_and_names_of_imagenet_are_the_same_classes(tiny_run, small_images, tmp_path, monkeypatch):
+    ids = {"n1": "blue_disk", "n2": "red_square", "n3": "striped_red_disk"}
+    monkeypatch.setattr(evaluation.imagenet, "classes", lambda: ids)
+    for wordnet_id, name in ids.items():
+        shutil.copytree(small_images / "val" / name, tmp_path / wordnet_id)
+    model = evaluation.open_model(str(tiny_run))
+    source, described = evaluation.open_set(EvaluateConfig(data_dir=str(tmp_path)), [model], None)
+    assert source.class_names == tuple(ids.values()) and source.count == 9  # all of a folder that is not split
+    assert described["split"] == "."
+    assert evaluation.imagenet.as_known(("blue_disk", "n2", "n4"), ("n1", "red_square")) == ("n1", "red_square", "n4")
 
 
 def test_a_sample_of_a_set(tiny_run, small_images):

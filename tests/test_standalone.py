@@ -1,10 +1,14 @@
 import io
+import runpy
+import shutil
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from keras_alexnet import standalone
 from keras_alexnet.data.decoding import decode_center
 from keras_alexnet.standalone import center_view
 from tests.data.test_decoding import KINDS, QUICKLY, SIZES, encoded, photo
@@ -23,6 +27,18 @@ def test_the_pixels_are_those_of_the_graph_to_the_bit(size, resize):
 def test_other_files_are_refused():
     with pytest.raises(OSError):
         center_view(io.BytesIO(b"GIF89a no image"))
+
+
+def test_a_runtime_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
+    (tmp_path / "metadata.json").write_text('{"class_names": []}')
+    (tmp_path / "model.onnx").touch()
+    script = shutil.copy(standalone.__file__, tmp_path / "predict.py")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(sys, "argv", [str(script), "x.jpg"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "predict: onnxruntime is missing: pip install onnxruntime\n"
 
 
 @pytest.mark.parametrize("code", range(1, 9))

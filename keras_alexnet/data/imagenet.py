@@ -66,6 +66,14 @@ def class_names(ids, words):
     return tuple(names)
 
 
+def as_known(names, known):
+    """Class names, as `known` has them where one has the WordNet ids and the other the names of ImageNet: tuple."""
+    ids = tuple(classes())
+    words = class_names(ids, {})
+    other = dict(zip(ids + words, words + ids, strict=True))
+    return tuple(name if name in known or other.get(name) not in known else other[name] for name in names)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArchiveSource(IndexedSource):
     """Image files inside the tar archive `path`."""

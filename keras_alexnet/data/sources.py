@@ -234,10 +234,14 @@ def list_split(data_dir, split, val_fraction=None, seed=2012):
     return other.without(file for file, held in zip(whole.files, held_out, strict=True) if held != (split == "val"))
 
 
+def is_own(data_dir, data):
+    """Whether a folder is that of a run, by the config.DataConfig of the run: bool."""
+    return bool(data.data_dir) and os.path.realpath(data_dir) == os.path.realpath(data.data_dir)
+
+
 def fraction_for(data_dir, data):
     """The run's --val_fraction, but None for another folder that has a validation folder: for `list_split`."""
-    is_own = data.data_dir and os.path.realpath(data_dir) == os.path.realpath(data.data_dir)
-    return data.val_fraction if is_own or not split_folder(data_dir, "val") else None
+    return data.val_fraction if is_own(data_dir, data) or not split_folder(data_dir, "val") else None
 
 
 def hold_out(source, fraction, seed):

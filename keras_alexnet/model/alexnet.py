@@ -72,8 +72,8 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
         dropout: float, 0 <= dropout < 1, probability of a hidden unit being zeroed (section 4.2; default: 0.5).
         inverted_dropout: True scales up in training what dropout keeps, as Keras has it, in place of halving in tests.
         width: float > 0, factor on the units of every layer but fc8 (default: 1).
-        dtype: Keras dtype policy or its name, such as "mixed_bfloat16" (default: Keras' global one); the output is
-            float32 always.
+        dtype: Keras dtype policy or its name, such as "mixed_bfloat16" (default: Keras' global one); the output
+            of fc8 is float32 always.
         seed: optional int; the same seed gives the same weights and the same dropout.
         name: str.
         classes: the same as num_classes, as `keras.applications` call it.
@@ -83,7 +83,8 @@ def AlexNet(  # noqa: N802 (a model is named as keras.applications name theirs)
 
     Returns:
         keras.Model on float32 (B, 224, 224, 3) -> float32 (B, num_classes); (B, 227, 227, 3) for "caffe". Without the
-        top: float32 (B, 6, 6, 256), or (B, 256) pooled. Input: RGB, 0..255 minus the training set's mean.
+        top: (B, 6, 6, 256), or (B, 256) pooled, in the dtype that is computed in. Input: RGB, 0..255 minus the mean of
+        the training set.
 
     Raises:
         ValueError: an argument is outside what is listed or contradicts the weights, or the weights cannot be read.

@@ -97,9 +97,14 @@ def test_the_script_fills_the_place_in_and_keeps_what_was_changed(run, tmp_path)
     models = tmp_path / "a run" / "serving" / "models.config"
     assert flags["--model_config_file"] == str(models)
     assert f'base_path: "{tmp_path}/a run/export"' in models.read_text()
-    models.write_text("changed")
+    changed = models.read_text().replace("num_versions: 1", "num_versions: 2")
+    models.write_text(changed)
     assert run("a run/export").returncode == 0
-    assert models.read_text() == "changed"
+    assert models.read_text() == changed
+    (tmp_path / "a run").rename(tmp_path / "renamed")
+    done = run("renamed/export")
+    assert done.returncode == 2 and "/models.config serves another folder than" in done.stderr
+    (tmp_path / "renamed").rename(tmp_path / "a run")
     assert run("a run/export", tmp_path / "elsewhere").returncode == 0
     assert (tmp_path / "elsewhere" / "batching.config").read_text() == (SERVING / "batching.config").read_text()
 

@@ -27,6 +27,8 @@ for name in models batching monitoring; do
   content=$(< "$here/$name.config")
   printf '%s\n' "${content//\/models\/alexnet/"$export_dir"}" > "$config_dir/$name.config"
 done
+grep -qF "\"$export_dir\"" "$config_dir/models.config" ||
+  fail "$config_dir/models.config serves another folder than $export_dir; change its base_path, or remove the file"
 
 exec tensorflow_model_server \
   --port="${GRPC_PORT:-8500}" \
