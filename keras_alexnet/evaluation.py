@@ -184,13 +184,7 @@ def open_set(config, models, split, may_download=True):
         source = records.open_tfds_split(data.dataset, data.data_dir, split or data.val_split, data.shuffle_buffer)
         split = split or source.name.removeprefix(f"{data.dataset} ")
     source = sources.with_decoding(source, data)
-    if not set(source.class_names) <= set(own_classes):
-        source = dataclasses.replace(source, class_names=imagenet.as_known(source.class_names, own_classes))
-    unknown = sorted(set(source.class_names) - set(own_classes))
-    if unknown:
-        known = ", ".join(own_classes[:NAMED]) + " ..." * (len(own_classes) > NAMED)
-        problem = f"the model does not know {len(unknown)} classes of the set, such as {unknown[0]!r}; it knows {known}"
-        raise UsageError(f"--split={split}: {problem}")
+    source = match_classes(source, split, own_classes)
     left_out = source.other_files
     if not source.label_counts:  # prepared records have counts, and hold images only
         # The folder of a run names the files of its validation set that are not images.
@@ -207,6 +201,17 @@ def open_set(config, models, split, may_download=True):
         "model_classes": len(own_classes),
         "left_out": list(left_out),
     }
+
+
+def match_classes(source, split, known):
+    """A source with its classes named as a model names them, see `imagenet.as_known`. Raises UsageError of others."""
+    names = imagenet.as_known(source.class_names, known)
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        some = ", ".join(known[:NAMED]) + " ..." * (len(known) > NAMED)
+        problem = f"the model does not know {len(unknown)} classes of the set, such as {unknown[0]!r}; it knows {some}"
+        raise UsageError(f"--split={split}: {problem}")
+    return dataclasses.replace(source, class_names=names)
 
 
 def sample(config, model, count, seed=2012):

@@ -66,13 +66,10 @@ def run(settings):
     extractor = features.feature_extractor(settings.model_dir)
     source, asked = features.list_splits(settings, "split", extractor.model.config.data)
     model, network = extractor.model, extractor.model.config.network
-    unknown = sorted(set(asked.class_names) - set(model.class_names))
-    if unknown:
-        problem = f"the model does not know {len(unknown)} of its classes, such as {unknown[0]!r}"
-        raise ArgumentError("split", settings.split, problem)
+    known = evaluation.match_classes(asked, settings.split, model.class_names)
     found = features.open_indexes(settings, extractor, source, asked)
     index, queries = found["features"]
-    asked = asked.without(set(asked.files) - set(queries.files))
+    asked = known.without(set(known.files) - set(queries.files))
     center_view = EvaluateConfig(model_dir=(settings.model_dir,), views=1)
     answered = list(evaluation.answers([model], asked, center_view, f"answering {asked.name}"))
     probabilities = np.concatenate([own for (own,), _ in answered])

@@ -124,4 +124,4 @@ def test_classes_that_the_model_does_not_know(flags, small_images, tmp_path, cap
         shutil.copytree(small_images / split / "red_square", tmp_path / split / "cats")
         shutil.copytree(small_images / split / "blue_disk", tmp_path / split / "blue_disk")
     assert run(flags[0], f"--data_dir={tmp_path}", f"--results_dir={tmp_path}/r", "--quick") == 2
-    assert "--split=val: the model does not know 1 of its classes" in capsys.readouterr().err
+    assert "--split=val: the model does not know 1 classes of the set" in capsys.readouterr().err
