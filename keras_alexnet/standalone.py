@@ -142,7 +142,7 @@ def main(paths):
         print("predict: no image is given: name one or more JPEG or PNG files", file=sys.stderr)
         sys.exit(2)
     with open(os.path.join(HERE, "metadata.json"), encoding="utf-8") as file:
-        names = json.load(file)["class_names"]
+        names = json.load(file)["shown_names"]
     try:
         network = load()
     except ModuleNotFoundError as error:

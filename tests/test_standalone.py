@@ -30,7 +30,7 @@ def test_other_files_are_refused():
 
 
 def test_a_runtime_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
-    (tmp_path / "metadata.json").write_text('{"class_names": []}')
+    (tmp_path / "metadata.json").write_text('{"shown_names": []}')
     (tmp_path / "model.onnx").touch()
     script = shutil.copy(standalone.__file__, tmp_path / "predict.py")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from keras_alexnet import evaluate, evaluation, export, rundir, standalone
 from keras_alexnet.cli import hidden_library_messages
-from keras_alexnet.data import pipeline, shapes
+from keras_alexnet.data import imagenet, pipeline, shapes
 from keras_alexnet.errors import RunError, UsageError, optional
 from keras_alexnet.files import write_json
 from keras_alexnet.serving import signatures
@@ -52,6 +52,7 @@ def export_run(model_dir, kind, checkpoint="newest", quantize="none"):
         np.save(os.path.join(folder, "mean.npy"), served.mean.numpy())
         size = os.path.getsize(os.path.join(folder, name))
         metadata = {**export.metadata(run, 1, served.size), "format": kind, "quantize": quantize, "bytes": size}
+        metadata["shown_names"] = [*map(imagenet.word, run.class_names)]  # what predict.py prints
         metadata["parity"] = {
             "runtime": f"{package} {importlib.metadata.version(package)}",
             "images": f"{len(images)} of the {taken_from}",
