@@ -78,7 +78,7 @@ ABLATIONS = {
     "tanh": ("tanh for ReLU", "slower, no error given (section 3.1)", "-"),
     **{f"no_{name}": (f"no {name}", "about +2 / - (section 7)", "-") for name in REMOVABLE},
     "as_published": ("the variant as published", "-", "-"),
-    "inverted_dropout": ("dropout as Keras has it (same learning rate)", "-", "-"),
+    "inverted_dropout": ("dropout as Keras has it", "-", "-"),
     # No run of its own: the baseline by its center view against the same by ten views.
     CENTER: ("center for ten views", "+1.5 / +1.3 (section 6)", "+1.55 / +1.30 (145-2010)"),
 }
