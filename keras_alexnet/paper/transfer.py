@@ -24,7 +24,10 @@ CLAIM = (
     "A network that was trained on other images first and is then fine-tuned has a lower error (section 6: 16.6 % "
     "instead of 18.2 % top-5 error, after all of ImageNet's Fall 2011 release and with a sixth convolutional layer)."
 )
-COST = "about 40 minutes on two CPU cores with AVX-512, if it is started twice: 24 trainings of a quarter of the width, 36 classifiers"
+COST = (
+    "about 35 minutes on two CPU cores with AVX-512, if it is started twice: 24 trainings of a quarter of the width, "
+    "36 classifiers"
+)
 COMMAND = "python -m keras_alexnet.paper.transfer --data_dir=data/flowers"
 
 STARTS = {"random": "random start", "pretrained": "fine-tuned"}
