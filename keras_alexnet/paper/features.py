@@ -79,10 +79,8 @@ def list_images(settings, flag, data):
     A folder without a split is split as training with this config.DataConfig does, and its images are decoded so.
     """
     data_dir, split = settings.data_dir, getattr(settings, flag)
-    root, fraction = (
-        sources.split_folder(data_dir, split) or Path(data_dir, split),
-        sources.fraction_for(data_dir, data),
-    )
+    root = sources.split_folder(data_dir, split) or Path(data_dir, split)
+    fraction = sources.fraction_for(data_dir, data)
     is_part = split in ("train", "val") and (fraction or sources.is_unsplit(data_dir))
     if not is_part and not root.is_dir():
         missing = flag if os.path.isdir(data_dir) else "data_dir"
