@@ -44,7 +44,8 @@ The network of [Krizhevsky, Sutskever and Hinton (2012)](https://doi.org/10.1145
 
 {files}## Preprocessing
 
-The SavedModel takes JPEG and PNG files; the other files come with `predict.py`, which makes the same pixels in NumPy.
+A SavedModel takes JPEG and PNG files; files of other runtimes come with `predict.py`, which makes the same pixels in
+NumPy; a run is read by `python -m keras_alexnet.predict --model=FOLDER`.
 Of an image {resized} is resized to 256x256. The network takes the central {size}x{size} of
 that: RGB, 0 to 255, minus the mean image of the training set. The EXIF orientation is {orientation}.
 

@@ -70,7 +70,7 @@ ABLATIONS = {
     # 148 is without the normalization within maps too.
     "no_normalization": ("no normalization", "+1.4 / +1.2 (section 3.3)", "+1.37 / +1.15 (148 - 145)"),
     "no_overlapping_pooling": ("no overlap of pools", "+0.4 / +0.3 (section 3.4)", "+0.40 / +0.30 (147 - 145)"),
-    "half_tower": ("one half-width tower", "+1.7 / +1.2 (section 3.2)", "+1.70 / +1.23 (145-half - 145-2010)"),
+    "half_tower": ("one tower, half of conv1-4", "+1.7 / +1.2 (section 3.2)", "+1.70 / +1.23 (145-half - 145-2010)"),
     "separate_towers": ("towers apart to fc8", "-", "+1.17 / +1.12 (150 - 145)"),
     "no_color_noise": ("no color noise", "over +1 / - (section 4.1)", "-"),
     "fixed_crops": ("no random crops", '"substantial overfitting" (section 4.1)', "-"),
@@ -399,7 +399,8 @@ def verdict(values):
     outcome = "holds" if claimed == {"worse"} else "does not hold" if "better" in claimed else "cannot be told"
     named = {word: f" ({', '.join(each)})" * (word in COLORS) for word, each in titles.items()}
     numbers = [f"{len(titles[word])} {word}{named[word]}" for word in sorted(titles, key=lambda word: word in COLORS)]
-    return Verdict(outcome, f"of {len(_every(rows))} ablations {', '.join(numbers)}")
+    where = f"classes: {values['classes']}, epochs: {values['epochs']}"
+    return Verdict(outcome, f"of {len(_every(rows))} ablations ({where}) {', '.join(numbers)}")
 
 
 def _every(names):

@@ -155,7 +155,10 @@ def tables(values):
             tests.append((f"{run['name']}, {when}", *cells))
     shares.append(("random weights", "-", f"{RANDOM:.3f}", f"{RANDOM:.3f}", "-"))
     of_shares = "Chance decides which of the two towers is the gray one; the paper's is its GPU 1."
-    of_tests = "p tells whether these two towers differ, not why: the filters of a tower learn together."
+    of_tests = (
+        "p tells whether these two towers differ, not why: the filters of a tower learn together. It is not "
+        "corrected for the number of runs."
+    )
     of_color = "", "paper", "ours: mean", "ours: median", "ours: range"
     of_moves = "", "distance over the start's norm", "cosine with the start"
     return [

@@ -43,8 +43,8 @@ A. Krizhevsky, I. Sutskever and G. Hinton, “ImageNet Classification with Deep 
 built again in Keras. Each figure and table comes from one command; this page is what they left.
 
 **paper**: what the paper says; **release**: what the notes and files of the authors' own code of 2012 say; **ours**: \
-what was measured here, with protocol, command, commit, date and device below it; **{NOT_RUN}**: not measured; the \
-command that would is given; **–**: no such number."""
+what was measured here, with protocol, command, commit, date and device below it; **{NOT_RUN}**: not measured; of a \
+whole figure or table, the command that would is given; **–**: no such number."""
 
 
 @dataclasses.dataclass(frozen=True)

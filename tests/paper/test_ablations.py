@@ -76,8 +76,8 @@ def test_differences_are_paired_and_corrected_as_defined(compare):
         "tanh": "better", "center_view": "worse", "no_dropout": "worse", "no_conv3": "cannot be told",
     }  # fmt: skip
     assert str(ablations.verdict(values)) == (
-        "Does not hold: of 16 ablations 12 not run, 1 cannot be told, 2 worse (no dropout (learning rate / 4), center "
-        "for ten views), 1 better (tanh for ReLU)."
+        "Does not hold: of 16 ablations (classes: 2, epochs: 10) 12 not run, 1 cannot be told, 2 worse (no dropout "
+        "(learning rate / 4), center for ten views), 1 better (tanh for ReLU)."
     )
 
 
@@ -182,5 +182,5 @@ def test_a_trial_from_start_to_end(tmp_path, capsys, monkeypatch):
     ]  # fmt: skip
     said = capsys.readouterr().out
     assert "--data_dir and --grid are ignored" in said and "1/1 baseline/seed1: validation top-1" in said
-    assert "Cannot be told: of 16 ablations 15 not run, 1 no test: 1 of at least 3 seeds." in said
+    assert "told: of 16 ablations (classes: 10, epochs: 1) 15 not run, 1 no test: 1 of at least 3 seeds." in said
     assert not found["values"]["missing"] and (tmp_path / "quick" / "ablations.svg").stat().st_size
