@@ -100,7 +100,7 @@ def text(run):
         parameters=model.count_params(),
         megabytes=4 * model.count_params() / 1e6,
         flops=sum(operations(layer) for layer in model.layers if hasattr(layer, "kernel")),
-        files=_files(run.model_dir),
+        files=_files(run.model_dir, len(run.history)),
         resized={"shorter_side": "the central square", "stretch": "all"}[data.resize],
         size=VARIANTS[network.variant].input_size,
         orientation={"apply": "applied", "ignore": "ignored"}[data.served_orientation],
@@ -129,7 +129,7 @@ def _metrics(dataset, last):
     return f"metrics: [accuracy]\nmodel-index: {json.dumps([{'name': 'AlexNet', 'results': [result]}])}\n"
 
 
-def _files(model_dir):
+def _files(model_dir, epochs):
     """The table of the files of other runtimes in a run's folder, each as it was compared with the run, or ""."""
     lines = [
         "| file | size | compared in | largest difference of a probability | top-1 error |",
@@ -138,7 +138,8 @@ def _files(model_dir):
     for path in sorted(glob.glob("*/[0-9]*/metadata.json", root_dir=model_dir)):
         with reading(path):
             found = read_json(os.path.join(model_dir, path))
-            parity, errors = found["parity"], "as the run"
+            same = found.get("epochs", epochs) == epochs
+            parity, errors = found["parity"], "as the run" if same else f"of epoch {found['epochs']}: not measured"
             if "quantization" in found:
                 before, after = (found["quantization"][name]["top1_error"] for name in ("before", "after"))
                 errors = f"{after:.2f} % (float32: {before:.2f} %), {found['quantization']['images']:,} images"

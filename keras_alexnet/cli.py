@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 
-from keras_alexnet.errors import ArgumentError, RequeueError, RunError, UsageError
+from keras_alexnet.errors import ArgumentError, RequeueError, RunError, UsageError, printable
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: schedulers can be configured to requeue on it, see docs/clusters.md
 # Schedulers send SIGTERM, preceded by SIGUSR1 if requested (Slurm: --signal=USR1@120); a closed terminal sends SIGHUP.
@@ -170,6 +170,7 @@ class Table:
         """The table for a terminal, str; columns of numbers are right-aligned."""
         columns = []
         for heading, *cells in zip(self.columns, *self.rows, strict=True):
+            cells = list(map(printable, cells))
             width = max(map(len, [heading, *cells]))
             is_numeric = all(cell[:1] in "+-0123456789" for cell in cells)
             columns.append([cell.rjust(width) if is_numeric else cell.ljust(width) for cell in (heading, *cells)])

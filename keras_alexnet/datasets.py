@@ -2,7 +2,6 @@
 
 import atexit
 import dataclasses
-import itertools
 import os
 import shutil
 import sys
@@ -147,9 +146,8 @@ def shared_files(train_source, val_source):
 
     def digests(source):
         # Only files of equal size can be equal; their first 64 kB are compared.
-        both = zip(source.files, source.sizes, strict=True)
-        paths = ((os.path.join(source.root, name), size) for name, size in both if size in sizes)
-        return [digest for digest, _ in itertools.starmap(sources.facts_of, paths) if digest]
+        others = (file for file, size in zip(source.files, source.sizes, strict=True) if size not in sizes)
+        return [facts.digest for facts in source.without(others).facts() if facts.digest]
 
     return sum(map(set(digests(train_source)).__contains__, digests(val_source)))
 
@@ -192,6 +190,9 @@ def _statistics(config, given, source, is_chief):
             raise UsageError(f"{path}: the training set has changed; restore it, or name another --model_dir")
         remedy = "give the statistics.npz of this training set, or leave the flag out"
         raise UsageError(f"--statistics: is of another training set; {remedy}")
+    if config.data.pca_color == "dataset" and config.data.pca_stddev and not statistics.rgb_covariance.any():
+        remedy = "give --pca_color=none, or leave --statistics out"
+        raise UsageError(f"--statistics={config.data.statistics or path}: has no covariance of colors; {remedy}")
     if is_chief and statistics is not saved:
         stats.save(statistics, path)
     return statistics

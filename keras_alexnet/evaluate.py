@@ -13,7 +13,7 @@ import re
 
 from keras_alexnet import config as configs, flags, rundir
 from keras_alexnet.cli import Table, run_command, start_tensorflow
-from keras_alexnet.errors import ArgumentError, UsageError
+from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.files import write_json
 from keras_alexnet.flags import flag
 
@@ -108,7 +108,7 @@ def as_text(report):
     """The report as tables for a terminal, str."""
     about, models = report["set"], report["models"]
     left_out = about["left_out"]
-    named = f"; {len(left_out)} left out: {', '.join(left_out[:NAMED])}" + " ..." * (len(left_out) > NAMED)
+    named = f"; {len(left_out)} left out: {printable(', '.join(left_out[:NAMED]))}" + " ..." * (len(left_out) > NAMED)
     protocol = "center view" if report["views"] == 1 else "10 views (corners, center, reflections), averaged"
     lines = [
         f"set:    {about['dataset']} {about['split']}, {about['images']} images of {about['classes']} classes"

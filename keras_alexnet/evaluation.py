@@ -139,13 +139,13 @@ def _chosen_weights(config, models, source, described):
     if config.weights != "search":
         given = config.given_weights() or [1] * len(models)
         return [weight / sum(given) for weight in given], None, None
-    evaluated = described["split"]
+    evaluated = source.fingerprint()
     if config.search_split:
         source, described = open_set(config, models, config.search_split)
     answered = list(answers(models, source, config, f"searching weights on {described['split']}"))
     probabilities = np.stack([np.concatenate([own[index] for own, _ in answered]) for index in range(len(models))])
     found = search_weights(probabilities, np.concatenate([labels for _, labels in answered]))
-    same = described["split"] == evaluated
+    same = source.fingerprint() == evaluated
     return found.tolist(), {**described, "same_images": same}, answered if same else None
 
 

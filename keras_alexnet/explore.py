@@ -52,7 +52,7 @@ class ExploreConfig:
 
 def main(argv):
     config = flags.parse(ExploreConfig, argv, __doc__)
-    rundir.check_path(flags.required(config, "model"), "model")
+    rundir.check_path(rundir.located(flags.required(config, "model")), "model")
     if config.examples and not os.path.isdir(config.examples):
         raise ArgumentError("examples", config.examples, "is not a folder; name one with images in it")
     if config.index and not os.path.isfile(config.index):
@@ -185,10 +185,10 @@ def example_paths(config, model):
     else:
         try:
             source, _ = explain.modules().evaluation.open_set(EvaluateConfig(), [model], None, False)
-        except UsageError as error:
+        except (UsageError, RunError) as error:
             print(f"no examples: {error}", file=sys.stderr)
             return []
-        paths = [os.path.join(source.root, file) for file in source.files] if hasattr(source, "root") else []
+        paths = source.paths() if hasattr(source, "paths") else []
     drawn = np.random.default_rng(2012).permutation(len(paths))[:EXAMPLES]
     return [paths[place] for place in sorted(drawn)]
 

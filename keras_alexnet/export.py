@@ -8,8 +8,10 @@ ONNX, LiteRT and Keras files compute in float32. Each is compared with the run i
 the validation set, before it takes its place.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import glob
 import os
 
 import numpy as np
@@ -104,10 +106,16 @@ def export_half(model_dir, checkpoint="newest"):
     run = rundir.open_run(model_dir, checkpoint)
     history = [{name: value for name, value in row.items() if name != "images_per_second"} for row in run.history]
     halves = {name: value.astype(np.float16) for name, value in run.weights.items()}
-    model_dir, data_dir = os.path.abspath(model_dir), run.config.data.data_dir
-    data = dataclasses.replace(run.config.data, data_dir=data_dir and os.path.join("data", os.path.basename(data_dir)))
-    settings = dataclasses.replace(run.config.run, model_dir=os.path.join("runs", os.path.basename(model_dir)))
-    config = dataclasses.replace(run.config, data=data, run=settings)
+    model_dir, data, training = os.path.abspath(model_dir), run.config.data, run.config.training
+
+    def below(folder, path):
+        is_path = path and path not in rundir.INCLUDED
+        return os.path.join(folder, os.path.basename(os.path.abspath(path))) if is_path else path
+
+    data = dataclasses.replace(data, data_dir=below("data", data.data_dir), statistics=below("runs", data.statistics))
+    training = dataclasses.replace(training, initial_weights=below("runs", training.initial_weights))
+    settings = dataclasses.replace(run.config.run, model_dir=below("runs", model_dir))
+    config = dataclasses.replace(run.config, data=data, training=training, run=settings)
 
     def write(folder):
         rundir.create(config, halves, run.class_names, run.statistics, history, folder)
@@ -145,8 +153,18 @@ def write_version(export_dir, write):
 
 def write_card(run, export_dir):
     """Writes the model card of a rundir.Run, see `keras_alexnet.card`, beside the versions of an export."""
+    text = card.text(run)
     with atomic_write(os.path.join(export_dir, "README.md")) as file:
-        file.write(card.text(run))
+        file.write(text)
+
+
+def exported_epochs(model_dir):
+    """The epochs of all exported versions of a run, set of int."""
+    found = set()
+    for folder in glob.glob(os.path.join(glob.escape(model_dir), "export", "[0-9]*")):
+        with contextlib.suppress(UsageError):
+            found.add(read_metadata(folder).get("epochs"))
+    return found
 
 
 def read_metadata(folder):
@@ -188,7 +206,7 @@ def metadata(run, views, size):
             "dataset": data.dataset,
             "images": run.statistics.count,
             "label_counts": list(run.statistics.label_counts),
-            "fingerprint": run.statistics.fingerprint,
+            "fingerprint": run.statistics.identity,
         },
         "measured": [measured] if measured else [],
         "class_names": list(run.class_names),

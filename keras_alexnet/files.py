@@ -31,14 +31,18 @@ def atomic_write(path, mode="w", **options):
     temporary = _temporary_name(os.path.dirname(path))
     try:
         with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8", **options) as file:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)  # keeps `remove_temp_files` of another process away
             yield file
             # The content must be on the disk before the name, or a power cut could leave an empty file of that name.
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = path  # a full disk is not named by the system
         raise
 
 
@@ -95,16 +99,14 @@ def make_folder(name, value, folder):
 
 
 def remove_temp_files(folder):
-    """Removes temporary files and folders of killed processes; no other process may call `atomic_write` meanwhile."""
+    """Removes temporary files and folders of killed processes."""
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if name.startswith(_TEMPORARY) and os.path.isfile(path):
-            os.unlink(path)
-        elif name.startswith(_TEMPORARY):
-            # Locking fails if another process is writing the folder.
+        if name.startswith(_TEMPORARY):
+            # Fails if another process is writing it, or has just renamed it.
             with contextlib.suppress(OSError), _descriptor(path) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
 
 
 def sync(path):

@@ -165,6 +165,8 @@ class _Flag(absl_flags.ArgumentParser):
             return argument  # the default
         if len(argument.splitlines()) > 1 or "\0" in argument:
             raise ValueError("must not contain line breaks or null characters")
+        if not argument.isascii() and any("\ud800" <= letter <= "\udfff" for letter in argument):
+            raise ValueError("is not UTF-8; rename it")  # surrogates stand for such bytes
         if self.choices and not self.is_tuple:
             absl_flags.EnumParser([str(choice) for choice in self.choices]).parse(argument)
             return next(choice for choice in self.choices if str(choice) == argument)
@@ -281,7 +283,7 @@ def _lines_of(path, named_at, depth):
         if not line or line.startswith(("#", "//")):
             continue
         value = line.partition("=")[2]
-        if re.search(r"\s#", value):
+        if re.search(r"\s#", value) and not os.path.exists(os.path.expanduser(value)):
             raise UsageError(f"{line}: a comment must be on its own line{place}")
         if value[:1] in ("'", '"') and value[-1:] == value[:1]:
             raise UsageError(f"{line}: values in a flagfile must not be quoted{place}")

@@ -18,11 +18,11 @@ from keras_alexnet.errors import RequeueError, RunError, UsageError, brief
 from keras_alexnet.files import print_above_bar
 from keras_alexnet.model import variants, weights
 from keras_alexnet.model.layers import Dropout
-from keras_alexnet.training import monitoring, schedules
+from keras_alexnet.training import metrics, monitoring, schedules
 from keras_alexnet.training.checkpoints import Checkpoints
 from keras_alexnet.training.monitoring import GIGABYTE
 from keras_alexnet.training.optimizer import LossScale, MomentumSGD
-from keras_alexnet.training.progress import Progress
+from keras_alexnet.training.progress import Progress, checkpoint_paths, checkpoint_place
 from keras_alexnet.training.trainer import NonFiniteError, ReadError, Trainer, read
 
 LEAST_STEPS = 300  # in all, from random weights; below it the networks here had hardly left the start
@@ -60,9 +60,9 @@ class Loop:
             for layer in model.layers:
                 if isinstance(layer, Dropout):
                     layer.replica_shard = distribution.worker, distribution.workers, replica_batch
-        constant_error = 100.0 * (1 - max(self.val_counts) / sum(self.val_counts))
+        constant = metrics.majority_error(self.val_counts)
         self.plateau = schedules.Plateau(
-            training.learning_rate, constant_error, training.plateau_patience, training.plateau_cuts
+            training.learning_rate, constant, training.plateau_patience, training.plateau_cuts
         )
         self.progress = Progress(workers=distribution.workers)
         self.batch_size = training.batch_size // distribution.workers  # of this process
@@ -275,12 +275,12 @@ class Loop:
         return f"{datasets.describe_bad_files(both, bad)}. Restore the originals, and the same command resumes"
 
 
-def load_initial_weights(config, model):
-    """Assigns the weights of --initial_weights, unless the run resumes from a checkpoint."""
+def read_initial_weights(config):
+    """The weights of --initial_weights, dict; None without, and for a run that resumes from a checkpoint."""
     path = config.training.initial_weights
     if not path or rundir.has_checkpoint(config.run.model_dir):
-        return
-    rundir.check_path(path, "initial_weights")
+        return None
+    rundir.check_path(rundir.located(path), "initial_weights")
     new_layers = config.training.new_layers
     # Towers and dropout do not change the weights. New layers beside fc8 allow other layers in the rest of the network.
     layers = ("groups", "topology", "removed_layers") if set(new_layers) - {"fc8"} else ()
@@ -290,6 +290,15 @@ def load_initial_weights(config, model):
         own = {name: value for name, value in vars(config.network).items() if name not in may_differ}
         for name in variants.differing(own, settings):
             raise ValueError(f"its network has --{name}={settings[name]}, and this run has {own[name]}")
+    except ValueError as error:
+        raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
+    return values
+
+
+def assign_initial_weights(config, values, model):
+    """Gives a model the weights of `read_initial_weights`."""
+    path, new_layers = config.training.initial_weights, config.training.new_layers
+    try:
         weights.assign(values, model, without=new_layers)
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
@@ -347,6 +356,8 @@ def dry_run(loop, devices):
         loop.train_source, loop.val_source = loop.train_source.without(train), loop.val_source.without(val)
         seconds, validation = _step_seconds(loop)
     epoch = loop.steps * seconds + math.ceil(loop.val_source.count / training.batch_size) * validation
+    paths = checkpoint_paths(loop.checkpoints.folder)
+    left = max(0, training.epochs - (checkpoint_place(paths[-1])[0] if paths else 0))
     weights = 4 * loop.model.count_params()  # bytes; a checkpoint holds weights and velocities
     needed = 2 * weights * (run.checkpoints_to_keep + 3) + (weights if run.export else 0)
     folder = os.path.abspath(run.model_dir)
@@ -357,9 +368,9 @@ def dry_run(loop, devices):
     memory = ", ".join(f"{name} {size / GIGABYTE:.1f} GB" for name, size in monitoring.memory().items())
     print(
         f"{describe(loop, devices)}"
-        f"steps:      {loop.steps:,} an epoch, {training.epochs * loop.steps:,} in {training.epochs} epochs to go\n"
+        f"steps:      {loop.steps:,} an epoch, {left * loop.steps:,} in {left} epochs to go\n"
         f"time:       {seconds:.2f} s a step, about {monitoring.duration(epoch)} an epoch with its validation, up to "
-        f"{monitoring.duration(training.epochs * epoch)} in all\n"
+        f"{monitoring.duration(left * epoch)} in all\n"
         f"memory:     {memory}, of {total / GIGABYTE:.1f} GB of the machine\n"
         f"disk:       {needed / GIGABYTE:.2f} GB for {run.checkpoints_to_keep} checkpoints, those of the last and the "
         f"best epoch, a temporary one{' and the export' if run.export else ''}; {free / GIGABYTE:.1f} GB free at "

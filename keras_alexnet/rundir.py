@@ -47,8 +47,9 @@ class Run:
 
 def located(model_dir):
     """The path of a run's folder, where the name may be one of INCLUDED; a folder of the same name comes first."""
-    if model_dir in INCLUDED and not os.path.isfile(os.path.join(model_dir, FLAGS)):
-        return os.path.join(os.path.dirname(os.path.abspath(__file__)), model_dir)
+    name = model_dir and os.path.normpath(model_dir)  # a slash at the end, or a Path
+    if name in INCLUDED and not os.path.isfile(os.path.join(model_dir, FLAGS)):
+        return os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
     return model_dir
 
 

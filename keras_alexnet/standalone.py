@@ -10,6 +10,7 @@ The runtime is onnxruntime for model.onnx, ai-edge-litert for model.tflite, and 
 pixels are those that the SavedModel of keras_alexnet makes of a JPEG or PNG file.
 """
 
+import errno
 import importlib
 import json
 import os
@@ -25,16 +26,22 @@ ORIENTATION = 0x0112  # EXIF's tag; its values are turned upright by reversing r
 TURNS = {2: (0, 1, 0), 3: (1, 1, 0), 4: (1, 0, 0), 5: (0, 0, 1), 6: (1, 0, 1), 7: (1, 1, 1), 8: (0, 1, 1)}
 
 
+UNREADABLE = OSError, SyntaxError, ValueError, Image.DecompressionBombError  # what Pillow raises of a broken file
+
+
 def load(folder=HERE):
     """The network of a folder: function of prepared images -> dict of probabilities and features, np.ndarray."""
-    name = next(name for name in RUNTIMES if os.path.isfile(os.path.join(folder, name)))
-    return RUNTIMES[name](os.path.join(folder, name))
+    paths = {os.path.join(folder, name): load for name, load in RUNTIMES.items()}
+    path = next(filter(os.path.isfile, paths), None)
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, "is missing", " or ".join(paths))
+    return paths[path](path)
 
 
 def prepare(path, folder=HERE):
     """An image file -> float32 (size, size, 3), which the network of the folder takes in batches.
 
-    Raises OSError, and Pillow's SyntaxError of a broken PNG.
+    Raises one of UNREADABLE where the file is not such an image.
     """
     with open(os.path.join(folder, "metadata.json"), encoding="utf-8") as file:
         metadata = json.load(file)
@@ -141,17 +148,22 @@ def main(paths):
     if not paths:
         print("predict: no image is given: name one or more JPEG or PNG files", file=sys.stderr)
         sys.exit(2)
-    with open(os.path.join(HERE, "metadata.json"), encoding="utf-8") as file:
-        names = json.load(file)["shown_names"]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
     try:
+        with open(os.path.join(HERE, "metadata.json"), encoding="utf-8") as file:
+            names = json.load(file)["shown_names"]
         network = load()
+    except OSError as error:
+        print(f"predict: {error.filename} is missing: copy the whole folder", file=sys.stderr)
+        sys.exit(2)
     except ModuleNotFoundError as error:
         print(f"predict: {error.name} is missing: pip install {error.name}", file=sys.stderr)
         sys.exit(2)
     for path in paths:
         try:
             scores = network(prepare(path)[None])["probabilities"][0]
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             sys.exit(f"predict: {path}: {error}")
         print(path)
         for label in np.argsort(-scores, kind="stable")[:5]:

@@ -39,12 +39,14 @@ def train(config):
             batch_size = config.training.batch_size
             distribution, devices, all_devices = distributions.choose(config.run, config.network, batch_size)
             stop.listen()
+        initial_weights = loop.read_initial_weights(config)
         data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run and distribution.workers == 1)
         train_source, val_source = listed or datasets.open_sources(data, config.run.dry_run)
         statistics = datasets.given_statistics(data)
         with distribution.strategy.scope():
             model = rundir.build_model(config.network, len(train_source.class_names), config.run.seed, devices)
-            loop.load_initial_weights(config, model)
+            if initial_weights is not None:
+                loop.assign_initial_weights(config, initial_weights, model)
         arguments = config, model, devices, distribution
         if config.run.dry_run:
             placeholders = datasets.placeholder_statistics(config, statistics, train_source, val_source)
@@ -74,7 +76,7 @@ def train(config):
             if last["val_top1_error"] >= baseline:
                 remedy = "train longer (--epochs, a smaller --batch_size), or start from trained --initial_weights"
                 print(f"warning: no better than always giving the most frequent class ({baseline:.2f} %); {remedy}")
-            exported = os.path.isdir(os.path.join(config.run.model_dir, "export", "1"))
+            exported = running.progress.epochs in export.exported_epochs(config.run.model_dir)
             if distribution.is_chief and config.run.export and (trained or not exported):
                 print(f"exported to {export.export_run(config.run.model_dir)}")
     return running.progress.history
@@ -86,12 +88,8 @@ def check_model_dir(config):
     rundir.check_path(model_dir)
     if os.path.exists(model_dir) and not os.path.isdir(model_dir):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
-    if config.data.dataset == "folder":
-        first = os.path.relpath(os.path.realpath(model_dir), os.path.realpath(config.data.data_dir)).split(os.sep)[0]
-        # All folders of an unsplit one are classes, but the hidden ones.
-        is_class = sources.is_unsplit(config.data.data_dir) and (first == "." or not first.startswith("."))
-        if is_class or first in ("train", *sources.VALIDATION_FOLDERS):
-            raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
+    if config.data.dataset == "folder" and sources.is_inside(model_dir, config.data.data_dir):
+        raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
     if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return
     changed = ", ".join(flags.changes(rundir.read_config(model_dir), config))

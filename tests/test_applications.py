@@ -111,7 +111,8 @@ def test_maps_of_both_towers_are_those_of_one_stack(run_of_three_epochs):
 
 
 def test_the_network_that_comes_with_the_package(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos [1]").mkdir()
+    monkeypatch.chdir(tmp_path / "photos [1]")
     shapes.draw(shapes.CLASS_NAMES[0], 0).resize((400, 300)).save("image.png")
     image = keras_alexnet.load_image("image.png", run="imagenette")
     model = keras_alexnet.AlexNet(weights="imagenette")
@@ -121,6 +122,7 @@ def test_the_network_that_comes_with_the_package(tmp_path, monkeypatch):
     answers = re.findall(r"([0-9.]+) %  (.+)", said)
     assert [name.replace("_", " ") for _, name, _ in best] == [name for _, name in answers]
     np.testing.assert_allclose([100 * score for *_, score in best], [float(score) for score, _ in answers], atol=0.0051)
+    assert rundir.located(Path("imagenette")) == rundir.located("imagenette/") == rundir.located("imagenette")
     assert best[0][0] in rundir.read_class_names("imagenette") and model.count_params() == 3_572_842
     files = [path for path in Path(rundir.located("imagenette")).rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 8e6

@@ -90,6 +90,9 @@ def test_several_models_are_averaged(tiny_run, other_run, small_images, tmp_path
     assert sum(model["weight"] for model in report["models"]) == pytest.approx(1)
     _, shown = evaluated(tmp_path, *folders, "--weights=search")
     assert "weights searched on folder val (9 images, the images that are evaluated)" in shown
+    shutil.copytree(small_images / "val", tmp_path / "other" / "test")  # which is val too
+    given = [f"--data_dir={tmp_path / 'other'}", "--split=test", "--search_split=val", "--weights=search"]
+    assert evaluated(tmp_path, *folders, *given)[0]["weights"]["same_images"]
 
 
 def test_another_set_with_fewer_classes_bad_files_and_all_tables(tiny_run, small_images, tmp_path):

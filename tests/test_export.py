@@ -56,6 +56,10 @@ def test_the_metadata_of_a_run(tiny_run):
 
 def test_a_run_to_give_away_is_half_as_large_and_says_nothing_of_the_machine(tiny_run, tmp_path):
     run = shutil.copytree(tiny_run, tmp_path / "first", ignore=shutil.ignore_patterns("export", "logs"))
+    flags = (run / "flags.cfg").read_text()
+    for name, path in (("initial_weights", "start"), ("statistics", "some.npz")):
+        flags = flags.replace(f"--{name}=", f"--{name}={tmp_path / path}")
+    (run / "flags.cfg").write_text(flags)
     folder = run / "run" / "1"
     assert call(export, f"--model_dir={run}", "--format=run")[:2] == (0, f"exported to {folder}\n")
     whole, half = rundir.open_run(str(run)), rundir.open_run(str(folder))

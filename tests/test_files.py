@@ -22,11 +22,14 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     with files.atomic_write(str(tmp_path / "a")) as file:
         file.write("whole")
         assert not (tmp_path / "a").exists()
+        files.remove_temp_files(str(tmp_path))  # another process leaves it alone
     (tmp_path / "b").touch()
     assert os.stat(tmp_path / "a").st_mode == os.stat(tmp_path / "b").st_mode
     with pytest.raises(RuntimeError), files.atomic_write(str(tmp_path / "a"), "wb") as file:
         file.write(b"half")
         raise RuntimeError
+    with pytest.raises(OSError, match="No space left on device: '.*a'"), files.atomic_write(str(tmp_path / "a")):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert sorted(os.listdir(tmp_path)) == ["a", "b"] and (tmp_path / "a").read_text() == "whole"
 
 

@@ -108,6 +108,10 @@ def test_flagfiles(tmp_path):
     for line, problem in (("--name='a b'", quotes), ('--name="a b"', quotes), ("--number=7 # seven", comment)):
         path.write_text(f"{line}\n")
         assert refused(f"--flagfile={path}") == f"{line}: {problem} ({path}, line 1)"
+    assert "is not UTF-8; rename it" in refused("--name=a\udcfc")
+    (tmp_path / "my #1").mkdir()  # a name, not a comment
+    path.write_text(f"--name={tmp_path}/my #1\n")
+    assert parse(f"--flagfile={path}").name == f"{tmp_path}/my #1"
     path.write_bytes(b"--name=\xff\n")
     assert f"--flagfile={path}: cannot be read (it is not a text file)" in refused(f"--flagfile={path}")
 

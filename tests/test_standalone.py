@@ -1,4 +1,5 @@
 import io
+import re
 import runpy
 import shutil
 import sys
@@ -39,6 +40,12 @@ def test_a_runtime_that_is_missing_is_named(tmp_path, capsys, monkeypatch):
         runpy.run_path(str(script), run_name="__main__")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "predict: onnxruntime is missing: pip install onnxruntime\n"
+    for name in ("model.onnx", "metadata.json"):
+        (tmp_path / name).unlink()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+        assert ended.value.code == 2
+        assert re.search(rf"predict: .*{name}.* is missing: copy the whole folder$", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("code", range(1, 9))

@@ -70,7 +70,9 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
         ("--batch_size=9 --strategy=mirrored --devices=CPU:0,CPU:1", "must be a multiple of the 2 replicas"),
         ("--statistics={run}/flags.cfg", "give a statistics.npz of another run"),
         ("--statistics={tmp}/other.npz", "is of another training set"),
+        ("--statistics={tmp}/gray.npz", "gray.npz: has no covariance of colors; give --pca_color=none"),
         ("--initial_weights={tmp}/nowhere", "there is no such file or folder"),
+        ("--initial_weights={tmp}/nowhere --dataset=imagenet2012 --data_dir=", "there is no such file or folder"),
         ("--initial_weights={run} --width=0.125", "its network has --width=0.0625, and this run has 0.125"),
         ("--initial_weights={run} --topology=conv6 --new_layers=fc6,fc8", "conv6/kernel should be (3, 3, 6, 16)."),
         ("--initial_weights={tmp}/tiny.npz", "conv1/kernel should be (11, 11, 3, 6). Received"),
@@ -81,6 +83,8 @@ def test_what_is_refused_before_anything_is_trained(flags, words, tiny_run, data
     np.savez(tmp_path / "tiny.npz", **{"conv1/kernel": np.zeros((11, 11, 3, 9))})
     with np.load(tiny_run / "statistics.npz") as statistics:
         np.savez(tmp_path / "other.npz", **{**statistics, "fingerprint": "0"})
+        gray = {"fingerprint": "", "rgb_covariance": np.zeros((3, 3))}  # as of imported weights
+        np.savez(tmp_path / "gray.npz", **{**statistics, **gray})
     argv = flags.format(tmp=tmp_path, run=tiny_run, data=data).split()
     line = refusal(train, *TINY_RUN, f"--data_dir={data}", f"--model_dir={tmp_path / 'run'}", *argv)
     assert line.startswith(argv[0].partition("=")[0]) and words in line

@@ -86,7 +86,7 @@ def class_names(path, count, weights):
             raise UsageError(f"--class_names is missing: {weights} has {count} classes, and ImageNet 1000")
         return imagenet.class_names(list(imagenet.classes()), {})
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # without the byte order mark of some editors
             names = tuple(line.strip() for line in file if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise ArgumentError("class_names", path, f"cannot be read ({error})") from None

@@ -74,6 +74,10 @@ def parse(argv):
     local = config.source in ("ilsvrc2012", "folder")
     for name in ["out", *["source"] * (not config.check), *["data_dir"] * (local and not config.check)]:
         flags.required(config, name)
+    if config.val_fraction and config.source != "folder" and not config.check:
+        raise ArgumentError("val_fraction", config.val_fraction, "is for --source=folder; others have two splits")
+    if config.source == "folder" and not config.check and sources.is_inside(config.out, config.data_dir):
+        raise ArgumentError("out", config.out, "is inside the images of --data_dir; name another folder")
     for name in ("train_split", "val_split"):
         if getattr(config, name) and local:
             raise ArgumentError(name, getattr(config, name), f"--source={config.source} has its own two splits")

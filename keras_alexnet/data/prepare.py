@@ -244,11 +244,12 @@ class _Shard:
     """What is in a shard that is being written."""
 
     def __init__(self, source):
-        self.name_of, self.places, self.sums = source.name_of, set(), statistics.Sums(len(source.class_names))
+        self.source, self.places, self.sums = source, set(), statistics.Sums(len(source.class_names))
         self.bytes, self.offsets, self.labels = 0, [], []
 
     def add(self, writer, places, keys, labels, stored, images):
         """Writes a batch of what is made of images, and adds those that count in the statistics."""
+        statistics.check_labels(labels, self.source.name)
         self.places.update(places.tolist())
         self.sums.add(images, labels)
         for key, label, content, image in zip(keys, labels, stored, images, strict=True):
@@ -257,7 +258,7 @@ class _Shard:
             features = {
                 IMAGE: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])),
                 LABEL: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-                FILE_NAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[self.name_of(key).encode()])),
+                FILE_NAME: tf.train.Feature(bytes_list=tf.train.BytesList(value=[self.source.name_of(key).encode()])),
             }
             example = tf.train.Example(features=tf.train.Features(feature=features))
             # Deterministic: otherwise the order of the features, and with it the bytes, can be any.

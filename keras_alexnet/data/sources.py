@@ -18,7 +18,7 @@ from pathlib import Path
 
 from keras_alexnet.data import imagenet, shapes
 from keras_alexnet.data.base import IndexedSource
-from keras_alexnet.errors import ArgumentError, UsageError, printable
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
 from keras_alexnet.flags import flag
 from keras_alexnet.standalone import EXIF_BYTES, exif_orientation
 
@@ -51,6 +51,9 @@ class FolderSource(IndexedSource):
     orientation: str = "ignore"
     per_image = ("files", "labels", "sizes")
 
+    def paths(self):
+        return [os.path.join(self.root, file) for file in self.files]
+
     def fingerprint(self):
         """A hash of the names of all classes and of the names and sizes of all files."""
         files = [f"{file} {size}" for file, size in zip(self.files, self.sizes, strict=True)]
@@ -60,13 +63,13 @@ class FolderSource(IndexedSource):
         import tensorflow as tf  # as in `items`
 
         labels = tf.constant(self.labels, tf.int32)
-        paths = tf.constant([os.path.join(self.root, file) for file in self.files])
+        paths = tf.constant(self.paths())
         return lambda index: (tf.io.read_file(tf.gather(paths, index)), tf.gather(labels, index))
 
     def facts(self):
         """The Facts of each image, list; several files are read at a time."""
         with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(facts_of, (os.path.join(self.root, file) for file in self.files), self.sizes))
+            return list(pool.map(facts_of, self.paths(), self.sizes))
 
     def check_readable(self, index):
         Path(self.root, self.files[index]).read_bytes()
@@ -80,8 +83,9 @@ class FolderSource(IndexedSource):
             return "too large"
         if name in self.other_files and name.lower().endswith(SUFFIXES):
             return "not in a class folder"
-        with open(path, "rb") as file:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
             return conversion(file.read(16), path)
+        return "cannot be read"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +220,7 @@ def list_split(data_dir, split, val_fraction=None, seed=2012):
     root = Path(data_dir) if is_part and unsplit else split_folder(data_dir, folder)
     if root is None:
         tried = f"{Path(data_dir, folder)}{' (or valid, validation, test)' if folder == 'val' else ''}"
-        remedy = "; or give --val_fraction=0.2 to take a part of train" if folder == "val" else ""
+        remedy = "; or, in training, give --val_fraction=0.2 to take a part of train" if folder == "val" else ""
         raise UsageError(f"{said}the folder {tried} is missing; it holds one folder per class{remedy}")
     if not is_part:
         return _list_flat(data_dir, root) or _list_classes(said, root, root.name)
@@ -237,6 +241,14 @@ def list_split(data_dir, split, val_fraction=None, seed=2012):
 def is_own(data_dir, data):
     """Whether a folder is that of a run, by the config.DataConfig of the run: bool."""
     return bool(data.data_dir) and os.path.realpath(data_dir) == os.path.realpath(data.data_dir)
+
+
+def is_inside(folder, data_dir):
+    """Whether a folder is among the images of a data_dir, or would be, bool."""
+    first = os.path.relpath(os.path.realpath(folder), os.path.realpath(data_dir)).split(os.sep)[0]
+    # All folders of an unsplit one are classes, but the hidden ones.
+    is_class = is_unsplit(data_dir) and (first == "." or not first.startswith("."))
+    return is_class or first in ("train", *VALIDATION_FOLDERS)
 
 
 def fraction_for(data_dir, data):
@@ -286,12 +298,12 @@ def _list_flat(data_dir, root):
 def _list_classes(said, root, split):
     """The images of class folders, FolderSource; errors begin with `said`."""
     entries = _visible(root)
-    classes = [entry.name for entry in entries if entry.is_dir()]
+    classes = [entry.name for entry in entries if os.path.isdir(entry.path)]  # of a link to itself is_dir raises
     if not classes:
         raise UsageError(f"{said}{root} holds no class folders")
     check_class_names(classes, f"{said}{root.name}")
     # Beside the class folders only what was meant as an image or a class is of interest.
-    loose = [entry.name for entry in entries if entry.is_file() and entry.name.lower().endswith(SUFFIXES)]
+    loose = [entry.name for entry in entries if os.path.isfile(entry.path) and entry.name.lower().endswith(SUFFIXES)]
     other = loose + [entry.name for entry in entries if not os.path.exists(entry.path)]
     found = []  # (file, label, bytes)
     for label, name in enumerate(classes):
@@ -327,16 +339,20 @@ def conversion(head, path):
 def _list_class(root, name):
     """What is in a class folder and below it: ([(file, bytes)], [other files]), paths below root, sorted."""
     images, other = [], []
-    for folder, folders, files in os.walk(root / name):
+    for folder, folders, files in os.walk(root / name, onerror=_raise):
         folders[:] = [each for each in folders if not each.startswith(".")]
         for file in (each for each in (*files, *folders) if not each.startswith(".")):
             whole = os.path.join(folder, file)
             path, is_named_so = os.path.relpath(whole, root), file.lower().endswith(SUFFIXES)
             if is_named_so and os.path.isfile(whole) and os.path.getsize(whole) <= MAX_FILE_BYTES:
                 images.append((path, os.path.getsize(whole)))
-            elif is_named_so or file in files:
+            elif is_named_so or file in files or os.path.islink(whole):  # links to folders are not followed
                 other.append(path)
     return sorted(images), sorted(other)
+
+
+def _raise(error):
+    raise RunError(f"{printable(error.filename)}: cannot be read ({error.strerror}); change its permissions")
 
 
 def _visible(folder):

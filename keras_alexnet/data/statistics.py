@@ -4,12 +4,13 @@ The sums are of whole numbers and exact: they do not depend on the order, and on
 """
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
 from keras_alexnet.data.decoding import STORED_SIZE, center_of, require_whole
 from keras_alexnet.data.pipeline import parallel_calls, with_options
-from keras_alexnet.errors import RunError, printable
+from keras_alexnet.errors import RunError, UsageError, printable
 from keras_alexnet.files import atomic_write, progress_bar
 
 _BATCH = 64
@@ -27,6 +28,11 @@ class Statistics:
     label_counts: tuple[int, ...] = ()  # images of each class; empty where that is not known
     skipped: tuple[str, ...] = ()  # names of the files that cannot be decoded
     fingerprint: str = ""  # of the source
+
+    @property
+    def identity(self):
+        """The fingerprint, or a hash of the mean image where the images are not known, as of imported weights."""
+        return self.fingerprint or hashlib.sha256(self.mean_image.tobytes()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +121,7 @@ def _pass(source, part, add, threads):
     images = source.items().map(decoded, num_parallel_calls=parallel_calls(threads), deterministic=False)
     batches = with_options(images.ignore_errors().batch(_BATCH).prefetch(2), threads)
     for keys, labels, parts in batches.as_numpy_iterator():
+        check_labels(labels, source.name)
         seen.update(keys.tolist())
         add(parts, labels)
         progress(len(seen), source.count)
@@ -128,6 +135,12 @@ def _pass(source, part, add, threads):
             where = printable(f"{source.name}/{source.name_of(key)}")
             raise RunError(f"{where}: cannot be read ({error.strerror}); repair it and start again") from None
     return tuple(sorted(source.name_of(key) for key in missing))
+
+
+def check_labels(labels, name):
+    """Raises UsageError where images of a set have no label: TensorFlow Datasets gives them -1."""
+    if min(labels) < 0:
+        raise UsageError(f"{name}: has images without a label (-1); name a split whose images have labels")
 
 
 def save(statistics, path):

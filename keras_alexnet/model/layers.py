@@ -52,7 +52,8 @@ class LocalResponseNormalization(_Layer):
         super().build(input_shape)
 
     def call(self, inputs):
-        _, height, width, channels = inputs.shape
+        channels, sizes = inputs.shape[-1], tf.shape(inputs)
+        height, width = (sizes[axis] if inputs.shape[axis] is None else inputs.shape[axis] for axis in (1, 2))
         # Channels are last, so each group can be a column of its own without moving a byte; windows end with it.
         x = tf.reshape(tf.cast(inputs, tf.float32), (-1, height, width * self.groups, channels // self.groups))
         if tf.config.list_logical_devices("GPU"):

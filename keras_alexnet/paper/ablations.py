@@ -182,7 +182,7 @@ def compare(cells, evaluate, data_dir=None, known=None):
         why = "; ".join(f"{name} {reason}" for name, reason in missing if name.startswith(f"{BASELINE}/"))
         raise RunError(f"--grid: no run of the baseline is done ({why}); give --data_dir to train it")
     counts, baseline, rows, views = first["label_counts"], runs[BASELINE], [], {}
-    majority = 100 * (1 - max(counts) / sum(counts))
+    majority = 100 * (1 - max(counts) / sum(counts)) - 0.001  # history.csv has six digits
     for name, own in runs.items():
         pairs = [(run["error"], baseline[seed]["error"]) for seed, run in own.items() if seed in baseline]
         errors, training_errors = ([run[key] for run in own.values()] for key in ("error", "training_error"))

@@ -108,6 +108,10 @@ def list_splits(settings, query_flag, data):
         if not source.class_names:
             raise ArgumentError(flag, split, f"{source.root} has no class folders: no neighbor is right or wrong")
     source, asked = splits[settings.index_split], splits[getattr(settings, query_flag)]
+    shared = set(asked.paths()) & set(source.paths()) if asked is not source else ()
+    if shared:
+        problem = f"holds {len(shared)} images of --index_split={settings.index_split} too, which would find themselves"
+        raise ArgumentError(query_flag, getattr(settings, query_flag), f"{problem}; name another folder")
     if len(source.class_names) == 1:
         raise ArgumentError("index_split", source.name, f"{source.root} has one class only; add classes")
     unknown = sorted(set(asked.class_names) - set(source.class_names))
@@ -167,7 +171,7 @@ def pixel_extractor(size=PIXELS, orientation=APPLY):
 def model_identity(model):
     """A hash of everything that a network's features depend on, str: a run and its export have the same."""
     if rundir.is_run(model.name):  # the mean image of its training set is subtracted from the input
-        training_set = statistics.load(os.path.join(rundir.located(model.name), rundir.STATISTICS)).fingerprint
+        training_set = statistics.load(os.path.join(rundir.located(model.name), rundir.STATISTICS)).identity
     else:
         training_set = export.read_metadata(model.name).get("training_set", {}).get("fingerprint")
     network = dataclasses.asdict(model.config.network)
@@ -220,13 +224,13 @@ def open_index(settings, extractor, source, path=None):
         other = "other files" if index.model == extractor.identity else "another model"
         print(f"{path}: is of {other} and is computed again", flush=True)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)  # before the work, in case that it cannot be
-    paths = [os.path.join(source.root, file) for file in source.files]
-    features, reasons = extract_features(extractor, paths, progress_bar(f"{extractor.name} of {source.name}"))
+    features, reasons = extract_features(extractor, source.paths(), progress_bar(f"{extractor.name} of {source.name}"))
     left_out = tuple(f"{source.files[place]}: {reason}" for place, reason in reasons.items())
     about = source.root, extractor.identity, source.fingerprint(), left_out
     images = source.without([source.files[place] for place in reasons])
     index = Index(features, images.files, np.array(images.labels, np.int32), tuple(images.class_names), *about)
-    text = json.dumps({"format": 1, **{name: value for name, value in vars(index).items() if name not in _ARRAYS}})
+    kept = {name: value for name, value in vars(index).items() if name not in _ARRAYS}
+    text = json.dumps({"format": 1, **kept, "root": os.path.abspath(source.root)})  # read in any folder
     with atomic_write(path, "wb") as file:
         np.savez(file, features=features, labels=index.labels, about=np.frombuffer(text.encode(), np.uint8))
     if left_out:

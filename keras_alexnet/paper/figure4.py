@@ -228,7 +228,7 @@ def draw_neighbors(rows, thumbnails):
         each.spines[:].set(visible=not right, color=WRONG, linewidth=2.5)
         text = _words(name) if column == 0 else "✓" if right else f"✗ {_words(name)}"
         style = {"color": "black" if right else WRONG, "weight": "normal" if column else "bold"}
-        lines = textwrap.wrap(text, 14, break_long_words=False)
+        lines = textwrap.wrap(text, 14, break_long_words=False) or [text]
         size = _size(max(lines, key=len), 9, 14)
         each.set_xlabel("\n".join(lines), fontsize=size, parse_math=False, **style)
     return figure

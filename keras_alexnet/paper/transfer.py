@@ -5,6 +5,7 @@ many images of each class; fewer images get more epochs. The classifiers see wha
 center view, each number minus its mean and divided by its standard deviation: softmax regression.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -12,7 +13,7 @@ import os
 
 import numpy as np
 
-from keras_alexnet import cli, flags, rundir
+from keras_alexnet import cli, flags, rundir, standalone
 from keras_alexnet.data import sources
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.flags import flag
@@ -31,7 +32,7 @@ COST = (
 COMMAND = "python -m keras_alexnet.paper.transfer --data_dir=data/flowers"
 
 STARTS = {"random": "random start", "pretrained": "fine-tuned"}
-LAYERS = {"pool5": "pool5", "dropout6": "fc6", "dropout7": "fc7"}  # after nonlinearity and dropout
+LAYERS = {"pool5": "pool5", "relu6": "fc6", "relu7": "fc7"}  # after the nonlinearity
 KINDS = {**STARTS, **{name: f"frozen, linear on {name}" for name in LAYERS.values()}}
 EPOCHS = {10: 40, 50: 24, 200: 16}  # by images of a class, up to so many; 12 beyond
 PENALTIES = 0.01, 0.1, 1.0, 10.0, 100.0  # of the squares of a classifier's weights
@@ -59,7 +60,7 @@ def run(settings):
     if settings.quick:
         settings = dataclasses.replace(settings, images_per_class=(2, 4), seeds=settings.seeds[:2])
     rundir.check_run(settings.model_dir)
-    training, validation = sources.open_folder(settings.data_dir)
+    training, validation = (each.without(_unreadable(each)) for each in sources.open_folder(settings.data_dir))
     # Other images have another folder.
     key = hashlib.sha256(f"{training.fingerprint()} {validation.fingerprint()}".encode()).hexdigest()[:8]
     folder = os.path.join(settings.results_dir, "transfer")
@@ -117,13 +118,26 @@ def choose(source, count, seed):
     return np.sort(np.concatenate([each[: count or None] for each in own]))
 
 
+def _unreadable(source):
+    """The files that are not images, list of str, without TensorFlow."""
+    found = []
+    for file, path in zip(source.files, source.paths(), strict=True):
+        try:
+            standalone.center_view(path)
+        except standalone.UNREADABLE:
+            found.append(file)
+    return found
+
+
 def link(source, places, folder):
     """Links images of a source as FOLDER/CLASS/PLACE_NAME."""
     for place in places:
         file, name = source.files[place], source.class_names[source.labels[place]]
         target = os.path.join(folder, name, f"{place}_{os.path.basename(file)}")
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        if not os.path.lexists(target):
+        if not os.path.exists(target):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(target)  # to where the image was before
             os.symlink(os.path.abspath(os.path.join(source.root, file)), target)
 
 

@@ -70,7 +70,7 @@ class FolderClient:
     def __init__(self, folder):
         if not (rundir.is_run(folder) or rundir.is_export(folder)):
             raise UsageError(f"--model={printable(folder)}: {_instead_of(folder)}")
-        rundir.check_path(folder, "model")
+        rundir.check_path(rundir.located(folder), "model")
         with reading(folder):
             from keras_alexnet.serving import signatures  # TensorFlow takes seconds; the REST client does not need it
 

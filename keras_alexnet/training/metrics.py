@@ -62,6 +62,11 @@ def means(now, before=None):
     return {name: added[name] / (added["count"] or math.nan) for name in NAMES}
 
 
+def majority_error(counts):
+    """The top-1 error in percent of always giving the most frequent class, float; divided once, as in `means`."""
+    return 100.0 * (sum(counts) - max(counts)) / sum(counts)
+
+
 class Averages:
     """Running means of `per_image` in which every image has the same weight.
 

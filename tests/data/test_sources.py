@@ -51,8 +51,10 @@ def test_suffixes_hidden_and_linked_files(tmp_path):
     write_folder(tmp_path, files)
     for link, target in (("train/dog", "store"), ("val/dog", "store"), ("train/cat/g.jpg", "store/one.jpg")):
         (tmp_path / link).symlink_to(tmp_path / target)
+    (tmp_path / "train" / "cat" / "more").symlink_to(tmp_path / "store")  # not followed, and named
     source, _ = sources.open_folder(tmp_path)
-    assert source.class_names == ("cat", "dog") and source.other_files == ()
+    assert source.class_names == ("cat", "dog") and source.other_files == ("cat/more",)
+    assert source.reason("cat/more") == "a folder" and source.reason("readme.txt") == ""
     assert source.files == (*(f"cat/{name}" for name in sorted([*listed, "g.jpg"])), "dog/one.jpg")
 
 
@@ -65,6 +67,7 @@ def test_files_that_are_not_read_are_named_with_the_reason(tmp_path):
         file.truncate(sources.MAX_FILE_BYTES + 1)
     for place in ("train/a/broken.jpg", "train/class", "val/class"):
         (tmp_path / place).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "train" / "loop").symlink_to(tmp_path / "train" / "loop")
     train, val = sources.open_folder(tmp_path)
     assert train.files == ("a/1.jpg", "a/nested/deep/x.jpg", "b/1.jpg") and train.labels == (0, 0, 1)
     assert val.files == ("a/1.jpg", "b/1.jpg") and val.other_files == ("class",)
@@ -72,6 +75,7 @@ def test_files_that_are_not_read_are_named_with_the_reason(tmp_path):
     assert {name: train.reason(name) for name in train.other_files} == {
         "loose.jpg": "not in a class folder",
         "class": "a broken link",
+        "loop": "a broken link",
         "a/Thumbs.db": "",
         "a/broken.jpg": "a broken link",
         "a/nested/notes.txt": "",
@@ -116,7 +120,7 @@ WRONG_FOLDERS = {
     "no_val": (
         ["val"],
         {"val": b""},
-        f"the folder {{root}}/val (or valid, validation, test) {MISSING}; or give --val_fraction=0.2 to take a part of "
+        f"the folder {{root}}/val (or valid, validation, test) {MISSING}; or, in training, give --val_fraction=0.2 to take a part of "
         "train",
     ),
     "one_class": (

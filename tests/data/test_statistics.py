@@ -9,7 +9,7 @@ from PIL import Image
 
 from keras_alexnet.data import statistics
 from keras_alexnet.data.decoding import decode_center
-from keras_alexnet.errors import RunError
+from keras_alexnet.errors import RunError, UsageError
 from tests.data.conftest import encoded, flat_source, photo
 from tests.reference.statistics import mean_and_covariance
 
@@ -103,6 +103,10 @@ def test_files_that_cannot_be_read_and_no_image_at_all(tmp_path):
         statistics.compute(source)
     with pytest.raises(RunError, match="train: none of the 4 files is an image that can be decoded"):
         statistics.summarize(flat_source(tmp_path / "none", BAD))
+    unlabeled = dataclasses.replace(flat_source(tmp_path / "unlabeled", images(3)), labels=(0, -1, 0))
+    for read in (statistics.compute, statistics.summarize):
+        with pytest.raises(UsageError, match="train: has images without a label .-1.; name a split"):
+            read(unlabeled)
 
 
 def npz(save=np.savez, **changes):
@@ -118,6 +122,8 @@ def test_save_and_load(tmp_path, computed):
     path.write_bytes(SMALL)
     least = statistics.load(str(path))
     assert (least.count, least.label_counts, least.skipped, least.fingerprint) == (5, (), (), "")
+    other = dataclasses.replace(least, mean_image=least.mean_image + 1)
+    assert least.identity not in ("", other.identity) and computed.identity == computed.fingerprint
     for saved in (computed, dataclasses.replace(computed, skipped=("a/ä.jpg", "b/with space.png"))):
         statistics.save(saved, str(path))
         assert_same(statistics.load(str(path)), saved)

@@ -24,6 +24,12 @@ def test_response_normalization_is_the_formula(settings, channels):
     np.testing.assert_allclose(y, reference.local_response_normalization(x, **settings), rtol=RELATIVE)
 
 
+def test_response_normalization_of_any_rows_and_columns():
+    layer, x = LocalResponseNormalization(groups=2), activations((2, 3, 4, 10))
+    unknown = tf.function(layer).get_concrete_function(tf.TensorSpec((None, None, None, 10)))
+    np.testing.assert_array_equal(unknown(tf.constant(x)), layer(x))
+
+
 @pytest.mark.parametrize("on_gpu", [False, True], ids=["band", "kernel"])
 @pytest.mark.parametrize("settings", [PAPER, {"k": 1, "n": 3, "alpha": 0.7, "beta": 0.5}], ids=["paper", "other"])
 def test_groups_and_gradients_are_those_of_tensorflows_kernel(settings, on_gpu, monkeypatch):

@@ -109,6 +109,12 @@ def test_what_is_written_and_said(measured, values):
         assert figure4.verdict({**values, **changed}).outcome == outcome
 
 
+def test_a_class_without_letters_has_its_name():
+    row = {"class_name": "_", "neighbors": [{"class_name": "a"}]}
+    figure = figure4.draw_neighbors([row], np.zeros((2, 8, 8, 3), np.uint8))
+    assert [axes.get_xlabel() for axes in figure.axes] == [" ", "✗ a"]
+
+
 def test_wrong_answers_only(flags, values, measured, tmp_path):
     shutil.copytree(measured / "retrieval", tmp_path / "retrieval")
     assert run(*flags, f"--results_dir={tmp_path}", "--only=errors") == 0

@@ -167,10 +167,13 @@ def test_wrong_folders(flags, small_images, tmp_path, capsys):
     (tmp_path / "unknown" / "val" / "red_square").rename(tmp_path / "unknown" / "val" / "cats")
     for path in (tmp_path / "alone" / "train" / "red_square").glob("*.jpg"):
         path.write_bytes(b"not an image")
+    for split in ("train", "test"):
+        shutil.copytree(small_images / split.replace("test", "val"), tmp_path / "same" / split)
     given, query = [flags[0], f"--results_dir={tmp_path}/r"], f"--query={flat / '1.jpg'}"
     for folder, more, code, words in (
         (flat, [], 2, "--data_dir=.*flat: .*flat holds no class folders"),
         (tmp_path / "unknown", [], 2, "--query_split=val: its class 'cats' is not in"),
+        (tmp_path / "same", ["--index_split=test"], 2, "--query_split=val: holds 9 images of --index_split=test too"),
         (tmp_path / "alone", [], 2, "no image of 'red_square' is left to be found"),
         (flat, [f"--query={bad}"], 2, "bad.jpg: is not a JPEG or PNG file that can be decoded"),
         (small_images, [query, f"--index={index}"], 1, "i.npz: cannot be read"),

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -46,14 +47,19 @@ def test_a_trial_from_start_to_end(small_images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(grid, "TRAINER", (sys.executable, str(ROOT / "tests" / "paper" / "fake_trainer.py")))
-    argv = [f"--data_dir={small_images}", f"--results_dir={tmp_path}", "--quick"]
+    data = shutil.copytree(small_images, tmp_path / "before" / "data")
+    (data / "train" / "blue_disk" / "00.jpg").write_bytes(b"not an image")
+    argv = [f"--data_dir={data}", f"--results_dir={tmp_path}", "--quick"]
+    assert experiment.main("transfer", argv) == 0
+    # Links to images that are elsewhere now are renewed.
+    argv[0] = f"--data_dir={data.rename(tmp_path / 'data')}"
     assert experiment.main("transfer", argv) == 0
     found = json.loads((tmp_path / "quick" / "transfer.json").read_text())["values"]
     assert found["counts"] == [2, 4] and found["errors"]["random"] == [[32, 33]] * 2
     assert all(np.shape(each) == (2, 2) for each in found["errors"].values())
     (images,) = tmp_path.glob("quick/transfer/*/2/images2012")
     assert [len(list(images.glob(f"{split}/*/*.jpg"))) for split in ("train", "val")] == [6, 9]
-    assert {each.resolve() for each in images.glob("val/*/*")} == set(small_images.glob("val/*/*"))
+    assert {each.resolve() for each in images.glob("val/*/*")} == set(tmp_path.glob("data/val/*/*"))
     flags = (images.parent / "pretrained" / "seed2012" / "flags.cfg").read_text()
     assert "--initial_weights=imagenette" in flags
     assert "Cannot be told: fewer than 3 seeds." in capsys.readouterr().out

@@ -58,6 +58,8 @@ WRONG = {
     "no_data_dir": (["--out=OUT", "--source=folder"], "--data_dir is missing"),
     "unknown": ([*RIGHT, "--sise=3"], "--sise=3: is not a flag"),
     "split": ([*RIGHT, "--val_split=test"], "--val_split=test: "),
+    "fraction": (["--out=OUT", "--source=tf_flowers", "--val_fraction=0.1"], "--val_fraction=0.1: is for --source=f"),
+    "inside": (["--out=IN/train/new", "--source=folder", "--data_dir=IN"], "--out=IN/train/new: is inside the images"),
     "check": (["--out=IN", "--check"], "IN: holds no prepared images"),
 }
 

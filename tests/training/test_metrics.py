@@ -16,6 +16,18 @@ def test_credit_with_ties_is_the_releases(k):
     np.testing.assert_array_equal(metrics.top_k_credit(scores, np.array([0, 0]), 1), [0.0, 0.0])
 
 
+@pytest.mark.parametrize("counts", [(50,) * 6, (9, 3), (419, 380, 391, 357)])
+def test_one_answer_to_all_has_the_majoritys_error_to_the_bit(counts):
+    """A rounding between them would make a flat start a plateau."""
+    averages, labels = metrics.Averages(), np.repeat(np.arange(len(counts)), counts)
+    for some in np.split(labels, range(7, len(labels), 7)):
+        values = metrics.per_image(
+            np.tile(np.eye(len(counts), dtype=np.float32)[np.argmax(counts)], (len(some), 1)), some
+        )
+        averages.add(metrics.sums(values, np.ones(len(some), np.float32)))
+    assert averages.result()["top1_error"] == metrics.majority_error(counts)
+
+
 def test_loss_and_squared_error_are_their_formulas_of_logits_and_of_probabilities():
     logits = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float64) * 3
     labels = np.array([0, 1, 2, 3, 0, 1, 2, 3], np.int32)
