@@ -18,7 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=["keras_alexnet", "keras_alexnet.*"]),
     package_data={
-        "keras_alexnet": ["explain.html", "explore.html", "imagenette/*", "imagenette/checkpoints/*"],
+        "keras_alexnet": ["card.md", "explain.html", "explore.html", "imagenette/*", "imagenette/checkpoints/*"],
         "keras_alexnet.data": ["imagenet_classes.csv"],
         "keras_alexnet.paper": ["report.html"],
     },

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+from pathlib import Path
 
 from keras_alexnet import __version__, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
@@ -20,40 +21,7 @@ from keras_alexnet.flags import flag
 from keras_alexnet.model.variants import VARIANTS
 
 CLASSES = 20  # that are named; class_names.txt has all
-_TEXT = """\
----
-# The license is yours to name, as far as that of the images allows, such as: license: cc-by-4.0
-library_name: keras
-pipeline_tag: image-classification
-tags: [alexnet, image-classification, keras, tensorflow]
-{metrics}---
-
-# AlexNet on {dataset}
-
-The network of [Krizhevsky, Sutskever and Hinton (2012)](https://doi.org/10.1145/3065386): variant `{variant}`,
-{form}, width {width:g}. Written by keras_alexnet {version}.
-
-| | |
-|---|---|
-| data | {dataset}, {images}, {count} classes |
-| classes | {classes} |
-| training | {training} |
-| top-1 error, top-5 error | {errors} |
-| parameters | {parameters:,}, {megabytes:.1f} MB in float32 |
-| operations of an image | {flops:.3g} (a multiplication and an addition are two; convolutions and dense layers) |
-
-{files}## Preprocessing
-
-A SavedModel takes JPEG and PNG files; files of other runtimes come with `predict.py`, which makes the same pixels in
-NumPy; a run is read by `python -m keras_alexnet.predict --model=FOLDER`.
-Of an image {resized} is resized to 256x256. The network takes the central {size}x{size} of
-that: RGB, 0 to 255, minus the mean image of the training set. The EXIF orientation is {orientation}.
-
-## Intended use
-
-Research and teaching: repeating and explaining the paper, features, fine-tuning. Any image gets one of the {count}
-classes. It was not tested for decisions about people, nor for safety.
-{figures}"""
+TEMPLATE = Path(__file__).with_name("card.md")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +57,8 @@ def text(run):
             f"{network.dropout:g}, seed {run.config.run.seed}, {network.precision}"
         )
     plots = sorted(glob.glob("*.png", root_dir=run.model_dir))
-    return _TEXT.format(
+    template = TEMPLATE.read_text(encoding="utf-8").removesuffix("\n")
+    return template.format(
         **values,
         version=__version__,
         variant=network.variant,

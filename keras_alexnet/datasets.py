@@ -80,14 +80,10 @@ def find_imagenet(data, may_prepare=False):
 
 def augmentation(data, variant):
     """The Augmentation of a run's settings; the defaults are those of the variant."""
-    return Augmentation(
-        crop_positions=data.crop_positions or VARIANTS[variant].crop_positions,
-        reflections=data.reflections,
-        pca_color=data.pca_color,
-        pca_scale=VARIANTS[variant].pca_scale if data.pca_scale == "auto" else data.pca_scale,
-        pca_stddev=data.pca_stddev,
-        aligned_mean=data.mean_subtraction == "aligned",
-    )
+    v, aligned = VARIANTS[variant], data.mean_subtraction == "aligned"
+    positions = data.crop_positions or v.crop_positions
+    scale = v.pca_scale if data.pca_scale == "auto" else data.pca_scale
+    return Augmentation(positions, data.reflections, data.pca_color, scale, data.pca_stddev, aligned)
 
 
 def given_statistics(data):

@@ -163,14 +163,13 @@ def open_set(config, models, split, may_download=True):
     elif config.data_dir:
         data = dataclasses.replace(data, data_dir=config.data_dir)
     data = datasets.find_imagenet(data)
-    if data.dataset in ("records", "shapes"):
-        split = split or "val"
     if data.dataset == "folder":
-        is_new = not sources.is_own(data.data_dir, models[0].config.data) and sources.is_unsplit(data.data_dir)
+        own = models[0].config.data
+        is_new = not sources.is_own(data.data_dir, own) and sources.is_unsplit(data.data_dir)
         split = split or ("." if is_new else "val")
-        fraction = sources.fraction_for(data.data_dir, models[0].config.data)
-        source = sources.list_split(data.data_dir, split, fraction, data.split_seed)
+        source = sources.list_split(data.data_dir, split, *sources.splitting(data.data_dir, own))
     elif data.dataset in ("records", "shapes"):
+        split = split or "val"
         if split not in ("train", "val"):
             raise UsageError(f"--split={split}: --dataset={data.dataset} has train and val")
         folder = sources.shapes_folder(data)
@@ -192,15 +191,9 @@ def open_set(config, models, split, may_download=True):
         summary = next((each for each in summaries if each and each.fingerprint == source.fingerprint()), None)
         skipped = (summary or statistics.summarize(source, config.input_threads)).skipped
         source, left_out = source.without(skipped), (*left_out, *skipped)
-    return source, {
-        "dataset": data.dataset,
-        "data_dir": data.data_dir,
-        "split": split,
-        "images": source.count,
-        "classes": len(source.class_names),
-        "model_classes": len(own_classes),
-        "left_out": list(left_out),
-    }
+    about = {"dataset": data.dataset, "data_dir": data.data_dir, "split": split}
+    counts = {"images": source.count, "classes": len(source.class_names), "model_classes": len(own_classes)}
+    return source, {**about, **counts, "left_out": list(left_out)}
 
 
 def match_classes(source, split, known):

@@ -119,8 +119,7 @@ def export_half(model_dir, checkpoint="newest"):
 
     def write(folder):
         rundir.create(config, halves, run.class_names, run.statistics, history, folder)
-        with open(os.path.join(folder, "README.md"), "w", encoding="utf-8") as file:
-            file.write(card.text(rundir.open_run(folder)))
+        write_card(rundir.open_run(folder), folder)
 
     return write_version(os.path.join(model_dir, "run"), write)
 
@@ -190,6 +189,8 @@ def metadata(run, views, size):
         last, names = run.history[-1], ("top1_error", "top5_error", "loss", "mean_squared_error")
         measured = {"set": f"{data.dataset} validation", "views": 1, "models": 1, "epoch": last["epoch"]}
         measured |= {name: last[f"val_{name}"] for name in names}
+    known = run.statistics
+    training_set = {"dataset": data.dataset, "images": known.count, "fingerprint": known.identity}
     return {
         "keras_alexnet": __version__,
         "tensorflow": packages["tensorflow"],
@@ -202,12 +203,7 @@ def metadata(run, views, size):
         "resize": data.resize,
         "orientation": data.served_orientation,
         "epochs": len(run.history),
-        "training_set": {
-            "dataset": data.dataset,
-            "images": run.statistics.count,
-            "label_counts": list(run.statistics.label_counts),
-            "fingerprint": run.statistics.identity,
-        },
+        "training_set": {**training_set, "label_counts": list(known.label_counts)},
         "measured": [measured] if measured else [],
         "class_names": list(run.class_names),
         "flags": flags.as_text(run.config),

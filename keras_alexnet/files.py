@@ -24,10 +24,7 @@ _TEMPORARY = ".writing-"
 
 @contextlib.contextmanager
 def atomic_write(path, mode="w", **options):
-    """Yields an open temporary file that replaces `path` at the end of the block; an exception removes it.
-
-    The mode is "w" or "wb"; the options are passed to `open`.
-    """
+    """Yields an open temporary file that replaces `path` at the end of the block; an exception removes it."""
     temporary = _temporary_name(os.path.dirname(path))
     try:
         with open(temporary, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8", **options) as file:

@@ -39,6 +39,7 @@ def flag(
     choices=None,
     many=False,
     path=False,
+    different=False,
     first=False,
     free=False,
     saved=True,
@@ -53,6 +54,7 @@ def flag(
         choices: sequence of allowed values.
         many: bool, the flag may be repeated; the field is a tuple.
         path: bool, a leading ~ is the home folder.
+        different: bool, a tuple must have a value, and none twice.
         first: bool, `--help` lists the flag under "Most used".
         free: bool, the flag may change when a run resumes.
         saved: bool, the flag is written to a run's flags.cfg.
@@ -191,14 +193,17 @@ class _Flag(absl_flags.ArgumentParser):
         return value
 
     def _items(self, parts):
-        low = self.low or 0
+        low, above = self.low or 0, -math.inf if self.above is None else self.above
         with contextlib.suppress(ValueError):
             items = tuple(map(self.type, parts))
-            allowed = items if self.type is str else [item for item in items if low <= item <= LARGEST]
-            if set(items) <= set(self.choices or allowed):
+            allowed = items if self.type is str else [each for each in items if above < each and low <= each <= LARGEST]
+            differ = not self.different or len(set(items)) == len(items) > 0
+            if differ and set(items) <= set(self.choices or allowed):
                 return items
-        numbers = f"{'whole ' * (self.type is int)}numbers from {low} to {LARGEST}"
-        raise ValueError(f"must be {' or '.join(self.choices or [numbers])}, separated by commas")
+        least = f"from {low}" if self.above is None else f"above {self.above}"
+        numbers = f"{'whole ' * (self.type is int)}numbers {least} to {LARGEST}"
+        values = "different " * self.different + " or ".join(self.choices or [numbers])
+        raise ValueError(f"must be {values}, separated by commas")
 
 
 def _fields(kind):

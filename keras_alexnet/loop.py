@@ -61,17 +61,12 @@ class Loop:
                 if isinstance(layer, Dropout):
                     layer.replica_shard = distribution.worker, distribution.workers, replica_batch
         constant = metrics.majority_error(self.val_counts)
-        self.plateau = schedules.Plateau(
-            training.learning_rate, constant, training.plateau_patience, training.plateau_cuts
-        )
+        patience, cuts = training.plateau_patience, training.plateau_cuts
+        self.plateau = schedules.Plateau(training.learning_rate, constant, patience, cuts)
         self.progress = Progress(workers=distribution.workers)
         self.batch_size = training.batch_size // distribution.workers  # of this process
-        self.input_options = {
-            "size": image.shape[1],
-            "batch_size": self.batch_size,
-            "threads": config.data.input_threads,
-            "part": (distribution.worker, distribution.workers),
-        }
+        part, threads = (distribution.worker, distribution.workers), config.data.input_threads
+        self.input_options = {"size": image.shape[1], "batch_size": self.batch_size, "threads": threads, "part": part}
         folder = os.path.join(config.run.model_dir, rundir.CHECKPOINTS)
         self.checkpoints = Checkpoints(folder, self.trainer.variables(), config.run.checkpoints_to_keep)
         self.history = os.path.join(config.run.model_dir, rundir.HISTORY)
@@ -184,12 +179,8 @@ class Loop:
         progress = self.progress
         self._train(callbacks, stop)
         trained, images = self.trainer.averages.result(), self.trainer.averages.count()
-        validated = self.trainer.evaluate(
-            self.validation_batches(),
-            self.val_source.count,
-            self._most_batches(self.val_source, None),
-            lambda: self.trainer.any_of_all(stop),
-        )
+        batches, total = self.validation_batches(), self._most_batches(self.val_source, None)
+        validated = self.trainer.evaluate(batches, self.val_source.count, total, lambda: self.trainer.any_of_all(stop))
         if validated is None:
             self._stop(stop)
         row = {"epoch": progress.epochs + 1, **trained}
@@ -229,9 +220,8 @@ class Loop:
         try:
             monitoring.write_history(self.history, self.progress.history)
         except OSError as error:
-            raise RunError(
-                f"{self.history}: could not be written ({error.strerror}); {self.checkpoints.kept()}"
-            ) from None
+            problem = f"could not be written ({error.strerror}); {self.checkpoints.kept()}"
+            raise RunError(f"{self.history}: {problem}") from None
 
     def _stop(self, stop):
         """Saves a checkpoint, and raises KeyboardInterrupt for Ctrl-C and RequeueError for other signals."""
@@ -246,9 +236,8 @@ class Loop:
     def _set_learning_rates(self):
         """Sets the learning rates of the current epoch; returns that of the kernels."""
         training = self.config.training
-        rate, multipliers = schedules.rates_after(
-            self.progress.epochs, self.schedule, training.learning_rate, training.bias_learning_rate_multiplier
-        )
+        rates = training.learning_rate, training.bias_learning_rate_multiplier
+        rate, multipliers = schedules.rates_after(self.progress.epochs, self.schedule, *rates)
         if training.lr_policy == "plateau":
             rate = self.plateau.rate
         rate *= schedules.SCALINGS[training.rate_scaling](training.batch_size / schedules.PAPER_BATCH)
@@ -388,11 +377,9 @@ def dry_run(loop, devices):
 
 def _step_seconds(loop):
     """The seconds of a training and a validation step, reading included; the second is timed, as the first compiles."""
+    pairs = (loop.training_batches(0), loop.trainer.train_step), (loop.validation_batches(), loop.trainer.test_step)
     durations = []
-    for batches, step in (
-        (loop.training_batches(0), loop.trainer.train_step),
-        (loop.validation_batches(), loop.trainer.test_step),
-    ):
+    for batches, step in pairs:
         reader = read(batches.repeat())  # a set may hold one batch only
         for _ in range(2):
             started = time.perf_counter()

@@ -146,11 +146,8 @@ def write_provenance(model_dir, statistics, val_summary):
     record = [each for each in record if isinstance(each, dict)] if isinstance(record, list) else []
     write_json(path, [*record, now], indent=1, ensure_ascii=False)
     first = [*record, now][0]
-    return [
-        f"{name} {first.get(name)} -> {now[name]}"
-        for name in ("keras_alexnet", "commit", "packages", "device")
-        if first.get(name) != now[name]
-    ]
+    names = [name for name in ("keras_alexnet", "commit", "packages", "device") if first.get(name) != now[name]]
+    return [f"{name} {first.get(name)} -> {now[name]}" for name in names]
 
 
 def open_run(model_dir, which="newest"):
@@ -225,14 +222,8 @@ def create(config, weights, class_names, statistics, history=(), folder=None):
 
 def provenance():
     """The code, packages and machine of this process: dict of str -> str or dict."""
-    return {
-        "keras_alexnet": __version__,
-        "commit": commit(),
-        "python": platform.python_version(),
-        "packages": packages(),
-        "platform": platform.platform(),
-        "device": device(),
-    }
+    versions = {"keras_alexnet": __version__, "commit": commit(), "python": platform.python_version()}
+    return {**versions, "packages": packages(), "platform": platform.platform(), "device": device()}
 
 
 def packages():

@@ -68,10 +68,8 @@ def train(config):
             print(loop.describe(running, all_devices), end="", flush=True)
             trained = running.fit(started, stop)
             last = running.progress.history[-1]
-            print(
-                f"validation, center view, 1 model, {val_source.count} images: "
-                f"top-1 error {last['val_top1_error']:.2f} %, top-5 error {last['val_top5_error']:.2f} %"
-            )
+            errors = "top-1 error {val_top1_error:.2f} %, top-5 error {val_top5_error:.2f} %".format(**last)
+            print(f"validation, center view, 1 model, {val_source.count} images: {errors}")
             baseline = running.plateau.constant_error
             if last["val_top1_error"] >= baseline:
                 remedy = "train longer (--epochs, a smaller --batch_size), or start from trained --initial_weights"
@@ -98,15 +96,13 @@ def check_model_dir(config):
         raise UsageError(f"--model_dir={model_dir}: {problem}")
 
 
-@contextlib.contextmanager
 def lock(model_dir):
-    """Keeps other processes from training in a folder during the block. Raises UsageError where one already does."""
+    """The open lock of a folder, which keeps other processes from training in it. Raises UsageError where one does."""
     path = os.path.join(model_dir, LOCK)
     file = files.acquire(path)
     if file is None:
         raise UsageError(f"--model_dir={model_dir}: is being trained by {files.owner(path)}; name another folder")
-    with file:
-        yield
+    return file
 
 
 if __name__ == "__main__":

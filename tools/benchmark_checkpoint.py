@@ -48,12 +48,9 @@ def main(argv):
         report |= {name: statistics.median(turn[name] for turn in its_turns) for name in its_turns[0]}
     report["share"] = report["extra"] / (60 * report["minutes"])
     figures = [(text, {"seconds": report[name]}, "") for name, text in FIGURES.items() if name in report]
-    lines = [
-        *harness.table("", {"seconds": ("seconds", ".3f")}, figures),
-        "",
-        f"A checkpoint has {report['megabytes']:.1f} MB. One every {report['minutes']:g} minutes costs "
-        f"{100 * report['share']:.3f} % of the time.",
-    ]
+    costs = f"One every {report['minutes']:g} minutes costs {100 * report['share']:.3f} % of the time."
+    lines = [*harness.table("", {"seconds": ("seconds", ".3f")}, figures), ""]
+    lines.append(f"A checkpoint has {report['megabytes']:.1f} MB. {costs}")
     harness.publish(report, lines, settings.json)
 
 

@@ -75,10 +75,8 @@ def images(settings, split):
         views = [transforms.Resize(256), transforms.CenterCrop(224)]
     views += [transforms.ToTensor(), transforms.Normalize(MEAN, DEVIATION)]
     folder = os.path.join(required(settings, "data_dir"), split)
-    try:
+    with reading(f"--data_dir={settings.data_dir}", "must hold train/CLASS/* and val/CLASS/*", UsageError):
         return optional("torchvision.datasets", "parity").ImageFolder(folder, transforms.Compose(views))
-    except FileNotFoundError as error:
-        raise UsageError(f"--data_dir={settings.data_dir}: must hold train/CLASS/* and val/CLASS/* ({error})") from None
 
 
 def fit(settings, train, test, epochs):

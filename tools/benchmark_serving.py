@@ -23,7 +23,6 @@ FIGURES = {
     "serving": "serving_default, files",
     "network": "network alone (images)",
     "decode": "decoding and resizing alone",
-    "plain_decode": "decode_image and tf.image.resize",
     "beyond": "beyond the network",
     "ratio": "the last over decoding and resizing",
     "ten": "an image by ten views",
@@ -61,21 +60,14 @@ def main(argv):
     if settings.server:
         rows["server"] = "rows_serving.server"
     facts, turns = harness.interleave(rows, settings, settings.rounds)
-    samples = {
-        row: {name: np.concatenate([turn[name] for turn in its_turns]) for name in its_turns[0]}
-        for row, its_turns in turns.items()
-    }
-    fresh = [harness.interleave({"loading": "rows_serving.loading"}, settings, 0)[0] for _ in range(settings.rounds)]
-    samples["loading"] = {name: [each["loading"][name] for each in fresh] for name in fresh[0]["loading"]}
+    loading = {"loading": "rows_serving.loading"}
+    turns["loading"] = [harness.interleave(loading, settings, 0)[0]["loading"] for _ in range(settings.rounds)]
+    samples = {row: {name: np.hstack([turn[name] for turn in its]) for name in its[0]} for row, its in turns.items()}
     report = {"machine": harness.machine(), **facts["batch 1"], "rows": summary(samples)}
     columns = {"p50": ("p50", ".2f"), "p99": ("p99", ".2f")}
     rows = [(f"{row}: {FIGURES[name]}", each, "") for row, its in report["rows"].items() for name, each in its.items()]
-    lines = [
-        report["machine"]["device"],
-        f"{report['images']} image(s), {report['bytes'] / 1000:.0f} kB on average",
-        "",
-        *harness.table("milliseconds", columns, rows),
-    ]
+    about = f"{report['images']} image(s), {report['bytes'] / 1000:.0f} kB on average"
+    lines = [report["machine"]["device"], about, "", *harness.table("milliseconds", columns, rows)]
     harness.publish(report, lines, settings.json)
 
 
@@ -88,9 +80,8 @@ def summary(samples):
     for row in BATCHES:
         beyond = float(np.median(samples[row]["serving"] - samples[row]["network"]))
         found[row] |= {"beyond": {"p50": beyond}, "ratio": {"p50": beyond / found[row]["decode"]["p50"]}}
-    found["ten_views"]["times"] = {
-        "p50": float(np.median(samples["ten_views"]["ten"] / samples["ten_views"]["center"]))
-    }
+    times = np.median(samples["ten_views"]["ten"] / samples["ten_views"]["center"])
+    found["ten_views"]["times"] = {"p50": float(times)}
     return found
 
 

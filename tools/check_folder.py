@@ -39,8 +39,7 @@ def main(argv):
 
     with hidden_library_messages():
         bad = datasets.find_bad_files(*both)
-    for line in report(config.folders[0], both, bad):
-        print(line)
+    print(*report(config.folders[0], both, bad), sep="\n")
 
 
 def report(folder, both, bad):

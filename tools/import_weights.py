@@ -20,7 +20,7 @@ import numpy as np
 from keras_alexnet import config as configs, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.data import imagenet
-from keras_alexnet.errors import ArgumentError, UsageError
+from keras_alexnet.errors import ArgumentError, UsageError, reading
 from keras_alexnet.flags import flag
 
 
@@ -85,11 +85,9 @@ def class_names(path, count, weights):
         if count != 1000:
             raise UsageError(f"--class_names is missing: {weights} has {count} classes, and ImageNet 1000")
         return imagenet.class_names(list(imagenet.classes()), {})
-    try:
-        with open(path, encoding="utf-8-sig") as file:  # without the byte order mark of some editors
-            names = tuple(line.strip() for line in file if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError("class_names", path, f"cannot be read ({error})") from None
+    # utf-8-sig: without the byte order mark of some editors.
+    with reading(f"--class_names={path}", kind=UsageError), open(path, encoding="utf-8-sig") as file:
+        names = tuple(line.strip() for line in file if line.strip())
     if not len(names) == len(set(names)) == count:
         problem = f"has {len(names)} names, {len(set(names))} of them different; {weights} has {count} classes"
         raise ArgumentError("class_names", path, problem)

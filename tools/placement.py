@@ -50,8 +50,7 @@ def measure(settings):
 
 def run(step, batch_size):
     """Runs a training step; returns the graphs that its devices executed, list of tf.compat.v1.GraphDef."""
-    specs = step.structured_input_signature[0]
-    inputs = tf.nest.map_structure(lambda spec: tf.zeros((batch_size, *spec.shape[1:]), spec.dtype), specs)
+    inputs = random_batch(batch_size, step.structured_input_signature[0])
     # TensorBoard's way of looking at a graph is the public way to the partition graphs.
     with tempfile.TemporaryDirectory() as folder:
         tf.summary.trace_on(graph=True)

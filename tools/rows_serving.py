@@ -67,7 +67,7 @@ def loading(row, settings):
 
 
 def calls(row, settings):
-    """The signatures, the network alone, decoding alone and decoding as one would write it, for "batch N" files."""
+    """The signatures, the network alone and decoding alone, for "batch N" files."""
     batch, (served, size), images = int(row.split()[1]), load(settings), images_of(settings)
     files = [tf.constant([images[(first + n) % len(images)] for n in range(batch)]) for first in range(len(images))]
 
@@ -77,21 +77,11 @@ def calls(row, settings):
             return decode_center(image_bytes[0], size)[None]
         return tf.map_fn(lambda file: decode_center(file, size), image_bytes, fn_output_signature=tf.uint8)
 
-    def center(file):
-        """Everything decoded, the shorter side to 256, the center cut."""
-        image = tf.io.decode_image(file, channels=3, expand_animations=False)
-        shape = tf.cast(tf.shape(image)[:2], tf.float32)
-        scaled = tf.cast(tf.round(shape * 256.0 / tf.reduce_min(shape)), tf.int32)
-        first = (scaled - size) // 2
-        return tf.slice(tf.image.resize(image, scaled), [first[0], first[1], 0], [size, size, 3])
-
-    plain_decode = tf.function(lambda image_bytes: tf.map_fn(center, image_bytes, fn_output_signature=tf.float32))
     batches = [(each, tf.cast(decode(each), tf.float32)) for each in files]
     of_batch = {
         "serving": lambda files, _: served.signatures["serving_default"](image_bytes=files),
         "network": lambda _, views: served.signatures["images"](images=views),
         "decode": lambda files, _: decode(files),
-        "plain_decode": lambda files, _: plain_decode(files),
     }
     functions = {name: lambda n, call=call: call(*batches[n % len(batches)]) for name, call in of_batch.items()}
     count = math.ceil(max(LEAST_CALLS, settings.repeats // batch) / settings.rounds)

@@ -26,11 +26,8 @@ class GridConfig:
     """Grid."""
 
     flagfiles: tuple[str, ...] = flag((), "Flagfiles of training.")
-    seeds: tuple[int, ...] = flag((2012,), "Every flagfile is trained with each of them.")
+    seeds: tuple[int, ...] = flag((2012,), "Every flagfile is trained with each of them.", different=True)
     out: str | None = flag(None, "The grid's folder.", path=True)
-
-    def __post_init__(self):
-        grid.check_seeds(self.seeds)
 
 
 def parse(argv):

@@ -10,7 +10,6 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-VIEWS = (1, 10)  # how many views of an image a test can take
 _BLOCK = 1024  # places of an epoch whose draws are made together: a thousand take little longer than one
 
 

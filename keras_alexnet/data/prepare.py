@@ -313,16 +313,12 @@ def _finish(splits, out_dir, settings, plan):
             {"file": file, **{name: shard[name] for name in ("images", "bytes", "sha256")}}
             for file, shard in zip(files, found, strict=True)
         ]
-        facts[split] = {
-            "images": sums.count,
-            "label_counts": counts,
-            "fingerprint": hashlib.sha256(json.dumps([source.class_names, shards]).encode()).hexdigest(),
-            "other_files": list(source.other_files),
-            "skipped": [{"name": name, "reason": reason} for shard in found for name, reason in shard["skipped"]],
-            "shards": shards,
-        }
+        fingerprint = hashlib.sha256(json.dumps([source.class_names, shards]).encode()).hexdigest()
+        skipped = [{"name": name, "reason": reason} for shard in found for name, reason in shard["skipped"]]
+        facts[split] = {"images": sums.count, "label_counts": counts, "fingerprint": fingerprint}
+        facts[split] |= {"other_files": list(source.other_files), "skipped": skipped, "shards": shards}
         if split == SPLITS[0]:
-            fingerprint = f"{facts[split]['fingerprint']} {sums.count}"  # as of the records
+            fingerprint = f"{fingerprint} {sums.count}"  # as of the records
             fingerprint += "" if settings.resize == SHORTER_SIDE else f" {settings.resize}"
             fingerprint += " upright" * (plan["settings"]["orientation"] == "apply")
             statistics.save(sums.statistics(fingerprint=fingerprint), os.path.join(out_dir, records.STATISTICS))
@@ -332,13 +328,9 @@ def _finish(splits, out_dir, settings, plan):
         with atomic_write(os.path.join(out_dir, PLACES), "wb") as file:
             np.savez(file, **places)
     described = [name for name in sorted(os.listdir(out_dir)) if name.endswith((".json", ".txt", ".npz"))]
-    manifest = {
-        **plan,
-        "class_names": train.class_names,
-        "wordnet_ids": getattr(train, "wordnet_ids", None),
-        "splits": facts,
-        "checksums": {name: sha256_of(os.path.join(out_dir, name)) for name in described},
-    }
+    checksums = {name: sha256_of(os.path.join(out_dir, name)) for name in described}
+    classes = {"class_names": train.class_names, "wordnet_ids": getattr(train, "wordnet_ids", None)}
+    manifest = {**plan, **classes, "splits": facts, "checksums": checksums}
     write_json(os.path.join(out_dir, MANIFEST), manifest, indent=1)
     return records.read_manifest(out_dir)
 

@@ -121,10 +121,8 @@ class RecordSource(Source):
         return self._kept_in(self._chunks(order, part))
 
     def loader(self):
-        features = {
-            self.image_key: tf.io.FixedLenFeature((), tf.string),
-            self.label_key: tf.io.FixedLenFeature((), tf.int64),
-        }
+        kinds = (self.image_key, tf.string), (self.label_key, tf.int64)
+        features = {key: tf.io.FixedLenFeature((), kind) for key, kind in kinds}
 
         def load(place, record):
             example = tf.io.parse_single_example(record, features)

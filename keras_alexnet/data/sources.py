@@ -251,9 +251,9 @@ def is_inside(folder, data_dir):
     return is_class or first in ("train", *VALIDATION_FOLDERS)
 
 
-def fraction_for(data_dir, data):
-    """The run's --val_fraction, but None for another folder that has a validation folder: for `list_split`."""
-    return data.val_fraction if is_own(data_dir, data) or not split_folder(data_dir, "val") else None
+def splitting(data_dir, data):
+    """(val_fraction, seed) of a run for `list_split`; no fraction for another folder that has a validation folder."""
+    return data.val_fraction if is_own(data_dir, data) or not split_folder(data_dir, "val") else None, data.split_seed
 
 
 def hold_out(source, fraction, seed):

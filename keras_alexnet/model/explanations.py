@@ -128,11 +128,9 @@ def deconvnet(model):
     def replaced(layer):
         is_rectifier = getattr(layer, "activation", None) is keras.activations.relu
         if is_rectifier or isinstance(layer, (LocalResponseNormalization, InMapNormalization)):
-            backward, common = (
-                (tf.nn.relu if is_rectifier else tf.identity),
-                {"name": layer.name, "dtype": layer.dtype_policy},
-            )
-            return keras.layers.Lambda(tf.custom_gradient(lambda x: (layer(x), backward)), **common)
+            backward = tf.nn.relu if is_rectifier else tf.identity
+            function = tf.custom_gradient(lambda x: (layer(x), backward))
+            return keras.layers.Lambda(function, name=layer.name, dtype=layer.dtype_policy)
         # A nonlinearity is copied: `project` asks for its output in this model.
         return type(layer).from_config(layer.get_config()) if isinstance(layer, keras.layers.Activation) else layer
 

@@ -50,16 +50,13 @@ class Settings(experiment.Settings):
     grid: str = flag("runs/ablations", "The grid's folder, see tools/run_grid.py.", path=True)
     flags_dir: str = flag("flags/ablations", "Holds baseline.cfg and the ablations.", path=True)
     data_dir: str | None = flag(
-        None,
-        "Images, prepared by tools/prepare_dataset.py; what grid and RESULTS/ablations.json lack is trained on them.",
-        path=True,
+        None, "From tools/prepare_dataset.py; what grid and RESULTS/ablations.json lack is trained on them.", path=True
     )
     train: bool = flag(True, "Off: nothing is trained; --data_dir only says where the images of the ten views are.")
-    seeds: tuple[int, ...] = flag((2012, 2013, 2014), "At least three for a test.")
+    seeds: tuple[int, ...] = flag((2012, 2013, 2014), "At least three for a test.", different=True)
     baseline_seeds: tuple[int, ...] = flag((2015, 2016), "More seeds of the baseline, for its spread; trained first.")
 
     def __post_init__(self):
-        grid.check_seeds(self.seeds)
         others = not set(self.baseline_seeds) & set(self.seeds)
         self.check("baseline_seeds", others, "must be other seeds than those of --seeds")
 
@@ -370,28 +367,19 @@ def tables(values):
         costs.append((title, paper, release, *cells))
         if name != CENTER:
             overfitting.append((title, *fit))
+    of_costs = ("", "paper", "release", "ours: error, %", "difference", "p", "p, Holm", "verdict")
+    of_fit = ("", "training", "validation", "validation - training")
+    how = "training: as the images were trained on, with crops, noise and dropout where there are any, during the epoch"
     found = [
-        Table(
-            "What leaving one thing out costs: top-1 error",
-            ("", "paper", "release", "ours: error, %", "difference", "p", "p, Holm", "verdict"),
-            costs,
-            _note(values),
-        ),
-        Table(
-            "Overfitting: top-1 error of the last epoch, %, means over seeds",
-            ("", "training", "validation", "validation - training"),
-            overfitting,
-            "training: as the images were trained on, with crops, noise and dropout where there are any, during the "
-            "epoch",
-        ),
+        Table("What leaving one thing out costs: top-1 error", of_costs, costs, _note(values)),
+        Table("Overfitting: top-1 error of the last epoch, %, means over seeds", of_fit, overfitting, how),
     ]
     missing = values["missing"]
     return [*found, Table("Runs that are not in the tables", ("", "why"), missing)] if missing else found
 
 
 def verdict(values):
-    rows, titles = {row["name"]: row for row in values["rows"]}, {}
-    claimed = set()
+    rows, titles, claimed = {row["name"]: row for row in values["rows"]}, {}, set()
     for name, (title, paper, _) in _every(rows).items():
         word = judgement(rows[name]) if name in rows else NOT_RUN
         titles.setdefault(word, []).append(title)

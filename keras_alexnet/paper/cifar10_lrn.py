@@ -29,7 +29,6 @@ COST = (
 COMMAND = "python -m keras_alexnet.paper.cifar10_lrn --dataset=cifar10"
 
 PAIRS = (("19pct", "18pct"), ("13pct", "11pct"))
-NETWORKS = (*PAIRS[0], *PAIRS[1])
 LABELS = {
     "19pct": "four layers, not normalized",
     "18pct": "four layers, normalized within maps",
@@ -42,18 +41,13 @@ LABELS = {
 class Settings(CifarSettings):
     """Section 3.3 on CIFAR-10."""
 
-    networks: tuple[str, ...] = flag(("19pct", "18pct"), f"Networks to train, of {', '.join(NETWORKS)}.")
+    networks: tuple[str, ...] = flag(("19pct", "18pct"), "Networks to train.", choices=tuple(LABELS), different=True)
     epochs: int = flag(140, "Epochs of every network.", low=1, high=10_000)
     rate_drops: tuple[int, ...] = flag((120, 130), "Epochs after which the learning rate is divided by ten.")
     crop_border: int = flag(
         0, "N: train on crops of 32 - 2N pixels and reflections, test on the center. 0: whole images.", low=0, high=8
     )
     seeds: int = flag(3, "Number of seeds, starting with --seed.", low=1, high=100)
-
-    def __post_init__(self):
-        super().__post_init__()
-        valid = self.networks and len(set(self.networks) & set(NETWORKS)) == len(self.networks)
-        self.check("networks", valid, f"must be different names of {', '.join(NETWORKS)}")
 
 
 def run(settings):

@@ -113,8 +113,6 @@ def _read(source, limit):
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What is trained, and how."""
-
     network: str  # see `build`
     activation: str = "relu"  # or "tanh"
     learning_rate: float = 0.001  # of kernels at the start; biases have twice that. 0.001: epsW of every layer file

@@ -27,7 +27,7 @@ from PIL import Image
 
 from keras_alexnet import __version__, cli, errors, flags, rundir
 from keras_alexnet.cli import Table  # noqa: F401 (for the commands)
-from keras_alexnet.errors import ArgumentError, RunError
+from keras_alexnet.errors import ArgumentError, reading
 from keras_alexnet.files import atomic_write, make_folder, read_json, write_json
 from keras_alexnet.flags import flag
 
@@ -41,8 +41,6 @@ optional = functools.partial(errors.optional, extra="figures")  # function of th
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """The verdict on a claim."""
-
     outcome: str  # "holds", "does not hold" or "cannot be told"
     numbers: str  # evidence, such as "6.1 times here and six times in the paper, one seed"
 
@@ -52,8 +50,6 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The measurements of an experiment."""
-
     values: dict  # serializable as JSON
     protocol: str  # set, images, views, models, what was left out
     # Name of a file, .svg or .png -> (Matplotlib's figure or RGB pixels, uint8 (height, width, 3); caption).
@@ -126,12 +122,10 @@ def _main(name, argv):
 def read(name, folder):
     """The JSON of a command: dict, or None if it was not run. Raises RunError where the file is damaged."""
     path = os.path.join(folder, f"{name}.json")
-    try:
-        return read_json(path)
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return None
-    except ValueError as error:
-        raise RunError(f"{path}: is not a result ({error}); run the command again") from None
+    with reading(path, "is not a result; run the command again"):
+        return read_json(path)
 
 
 def paired(pairs):
@@ -170,16 +164,14 @@ def pyplot():
     optional("matplotlib").use("Agg")
     # SVG text stays text, and equal figures give equal files, since element ids are not random.
     settings = {"svg.hashsalt": "keras_alexnet", "svg.fonttype": "none", "font.size": 10}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False}
     optional("matplotlib").rcParams.update(settings)
     return optional("matplotlib.pyplot")
 
 
 def panel(width, height, columns=1, rows=1, **settings):
     """A figure of `width` by `height` inches: (figure, axes or an array of axes); axes have no box."""
-    figure, axes = pyplot().subplots(rows, columns, figsize=(width, height), layout="constrained", **settings)
-    for each in np.ravel(axes):
-        each.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return pyplot().subplots(rows, columns, figsize=(width, height), layout="constrained", **settings)
 
 
 def write_picture(picture, path):

@@ -48,8 +48,6 @@ NOISE = 4.0  # standard deviation, before the sigmoid
 
 
 class Extractor(typing.NamedTuple):
-    """What describes images."""
-
     name: str  # "features" or "pixels"
     identity: str  # another one gives other numbers
     extract: Callable  # list of bytes, B files -> float32 (B, D); raises InvalidArgumentError where one is not an image
@@ -80,7 +78,7 @@ def list_images(settings, flag, data):
     """
     data_dir, split = settings.data_dir, getattr(settings, flag)
     root = sources.split_folder(data_dir, split) or Path(data_dir, split)
-    fraction = sources.fraction_for(data_dir, data)
+    fraction, seed = sources.splitting(data_dir, data)
     is_part = split in ("train", "val") and (fraction or sources.is_unsplit(data_dir))
     if not is_part and not root.is_dir():
         missing = flag if os.path.isdir(data_dir) else "data_dir"
@@ -88,7 +86,7 @@ def list_images(settings, flag, data):
     entries = [] if is_part else sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
     images = [(each.name, -1, each.stat().st_size) for each in entries if each.name.lower().endswith(sources.SUFFIXES)]
     if is_part or any(entry.is_dir() for entry in entries):
-        source = sources.list_split(data_dir, split, fraction, data.split_seed)
+        source = sources.list_split(data_dir, split, fraction, seed)
     elif images:
         source = sources.FolderSource(split, str(root), (), *zip(*images, strict=True))
     else:

@@ -73,11 +73,9 @@ def run(settings):
     scaled = "one by one" if settings.normalize == "each" else "by one common factor"
     of = " of the first run" * (len(runs) > 1)
     grid = pixels, f"The filters of conv1{of}, scaled {scaled}: tower 0 above, tower 1 below."
-    colors = (
-        draw(runs),
-        "Color share of every filter, tower 0 (blue) above tower 1; bars: means, dashed: random weights.",
-    )
-    return Result({"runs": runs}, f"{described}; {test}", {"figure3.png": grid, "figure3_color.svg": colors})
+    shares = "Color share of every filter, tower 0 (blue) above tower 1; bars: means, dashed: random weights."
+    figures = {"figure3.png": grid, "figure3_color.svg": (draw(runs), shares)}
+    return Result({"runs": runs}, f"{described}; {test}", figures)
 
 
 def draw(runs):
@@ -188,16 +186,13 @@ def judge(run):
     if run["cosine"] and min(run["cosine"]) > AT_START:
         return None, "the filters are still what they were at the random start"
     least, most = sorted(float(np.mean(shares)) for shares in run["shares"])
-    holds = run["p"] < CERTAIN and least < RANDOM / 2 and most >= RANDOM
     if run["p"] >= CERTAIN:
-        words = "the towers differ no more than by chance"
-    elif holds:
-        words = "one tower is mostly gray, the other sees color"
-    elif least >= RANDOM:
-        words = "both towers see more color than random filters do"
-    else:
-        words = "the towers differ, but not as gray and colored"
-    return holds, words
+        return False, "the towers differ no more than by chance"
+    if least >= RANDOM:
+        return False, "both towers see more color than random filters do"
+    if least < RANDOM / 2 and most >= RANDOM:
+        return True, "one tower is mostly gray, the other sees color"
+    return False, "the towers differ, but not as gray and colored"
 
 
 if __name__ == "__main__":

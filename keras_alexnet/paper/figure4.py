@@ -81,17 +81,11 @@ def run(settings):
     described = {"model_dir": model.name, "variant": network.variant, "width": network.width, "epochs": model.epochs}
     data = {"split": settings.split, "pictures": len(queries.files), "index_split": settings.index_split}
     data |= {"index_pictures": len(index.files), "left_out": [*queries.left_out, *index.left_out]}
-    values = {
-        "model": {**described, "classes": len(model.class_names)},
-        "data": data,
-        "predictions": [
-            prediction(settings, asked, place, model.class_names, probabilities, labels) for place in chosen
-        ],
-        "only": settings.only,
-        **errors,
-        **neighbors(settings, found),
-    }
-    left, right = values["predictions"], values["rows"]
+    described["classes"] = len(model.class_names)
+    left = [prediction(settings, asked, place, model.class_names, probabilities, labels) for place in chosen]
+    values = {"model": described, "data": data, "predictions": left, "only": settings.only, **errors}
+    values |= neighbors(settings, found)
+    right = values["rows"]
     every = [each for row in right for each in (row, *row["neighbors"])]
     figures = {
         "figure4_predictions.png": f"{len(left)} {'wrong answers' if settings.only == 'errors' else 'images'} drawn at "

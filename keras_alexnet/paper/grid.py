@@ -20,7 +20,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from keras_alexnet import config as configs, files, flags, rundir
-from keras_alexnet.errors import ArgumentError, UsageError, printable
+from keras_alexnet.errors import UsageError, printable
 from keras_alexnet.training import progress
 
 TRAINER = (sys.executable, "-m", "keras_alexnet.train")
@@ -68,13 +68,6 @@ class Cell:
         if not rundir.is_run(self.folder) or not rundir.has_checkpoint(self.folder):
             return []
         return flags.changes(rundir.read_config(self.folder), self.config)
-
-
-def check_seeds(seeds):
-    """Raises ArgumentError unless seeds are given and differ."""
-    if not seeds or len(set(seeds)) < len(seeds):
-        problem = "must be different whole numbers such as 2012,2013,2014"
-        raise ArgumentError("seeds", ",".join(map(str, seeds)), problem)
 
 
 def cells_of(flagfiles, seeds, out, further=()):

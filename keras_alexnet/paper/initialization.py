@@ -39,8 +39,6 @@ COMMAND = "python -m keras_alexnet.paper.initialization --dataset=folder --data_
 
 
 class Start(typing.NamedTuple):
-    """Where the weights begin."""
-
     name: str  # of its file
     label: str  # in tables
     middle: int  # factor of the kernels of conv3, conv4 and conv5: 0.01 times it is their standard deviation

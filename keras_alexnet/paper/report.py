@@ -63,8 +63,6 @@ class Settings(experiment.Settings):
 
 
 class Section(typing.NamedTuple):
-    """What the report says of an experiment."""
-
     name: str
     about: types.ModuleType  # the command
     verdict: str

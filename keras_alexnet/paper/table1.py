@@ -185,7 +185,7 @@ def _evaluation_of(settings):
     for name in ("split", "test_split") if dataset == "folder" else ():
         try:
             split = getattr(settings, name)
-            split and sources.list_split(data_dir, split, sources.fraction_for(data_dir, own), own.split_seed)
+            split and sources.list_split(data_dir, split, *sources.splitting(data_dir, own))
         except UsageError as error:
             raise UsageError(f"--{name}={split}: {error}") from None
     return config, models

@@ -45,13 +45,8 @@ class Settings(experiment.Settings):
     data_dir: str | None = flag(None, "The other images: DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*.", path=True)
     model_dir: str = flag(rundir.INCLUDED[0], "The run to start from, of the width in --flags_dir.", path=True)
     flags_dir: str = flag("flags/transfer", "Holds random.cfg and pretrained.cfg.", path=True)
-    images_per_class: tuple[int, ...] = flag((10, 50, 200, 0), "Training images of each class; 0: all.")
-    seeds: tuple[int, ...] = flag((2012, 2013, 2014), "Of the choice of images and of training.")
-
-    def __post_init__(self):
-        grid.check_seeds(self.seeds)
-        counts = self.images_per_class
-        self.check("images_per_class", counts and len(set(counts)) == len(counts), "must be different whole numbers")
+    images_per_class: tuple[int, ...] = flag((10, 50, 200, 0), "Training images of each class; 0: all.", different=True)
+    seeds: tuple[int, ...] = flag((2012, 2013, 2014), "Of the choice of images and of training.", different=True)
 
 
 def run(settings):
@@ -214,9 +209,7 @@ def _gains(values):
 
 def tables(values):
     columns = "", *(f"{count} a class" for count in values["counts"])
-    rows = [
-        (title, *(experiment.mean_and_spread(each) for each in values["errors"][kind])) for kind, title in KINDS.items()
-    ]
+    rows = [(title, *map(experiment.mean_and_spread, values["errors"][kind])) for kind, title in KINDS.items()]
     rows.append(("random start minus fine-tuned, points", *(experiment.paired_text(each) for each in _gains(values))))
     note = (
         "mean ± standard deviation over seeds; the last row [95 % interval]. Fine-tuned: the last layer new, the "

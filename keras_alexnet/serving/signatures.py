@@ -45,8 +45,6 @@ class ServedModel(tf.Module):
         self, model, class_names, mean_image, aligned_mean=False, views=1, resize=SHORTER_SIDE, orientation=APPLY
     ):
         super().__init__(name="alexnet")
-        if views not in augmentation.VIEWS:
-            raise ValueError(f"views must be 1 or 10. Received: views={views}")
         hidden = next(layer for layer in model.layers if layer.name == "fc8").input
         network = keras.Model(model.input, [model.output, hidden])
         # Expose only tf.Variables to TensorFlow, not the Keras model: the server's session loader cannot restore Keras

@@ -76,11 +76,8 @@ class Screen(keras.callbacks.Callback):
             + f"  top-5 {logs[prefix + 'top5_error']:.1f} %" * self.top5
             for prefix in ("", "val_")
         ]
-        print(
-            f"epoch {epoch + 1}/{self.epochs}  loss {errors[0]}  |  val {errors[1]}  |  "
-            f"{logs['images_per_second']:.0f} images/s  {duration(now - self.begun)}{eta}",
-            flush=True,
-        )
+        speed = f"{logs['images_per_second']:.0f} images/s  {duration(now - self.begun)}{eta}"
+        print(f"epoch {epoch + 1}/{self.epochs}  loss {errors[0]}  |  val {errors[1]}  |  {speed}", flush=True)
 
     def on_train_end(self, logs=None):
         if self.show:
@@ -103,9 +100,8 @@ class Monitor(keras.callbacks.Callback):
         self.log_dir = os.path.join(self.run.model_dir, "logs")
         _truncate(self.log_dir, progress.files)
         self.step, self.before = progress.steps, progress.sums  # the epoch's sums at the last point
-        self.train_writer, self.val_writer = (
-            tf.summary.create_file_writer(os.path.join(self.log_dir, split)) for split in _SPLITS
-        )
+        writers = [tf.summary.create_file_writer(os.path.join(self.log_dir, split)) for split in _SPLITS]
+        self.train_writer, self.val_writer = writers
         shares = [count / sum(val_counts) for count in val_counts if count]
         self.constant_loss = -sum(share * math.log(share) for share in shares)  # nats, of predicting the class shares
         self.patience = min(FLAT_STEPS, FLAT_EPOCHS * epoch_steps)

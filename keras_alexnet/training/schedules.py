@@ -71,14 +71,8 @@ def rates_after(epochs, schedule, learning_rate, bias_multiplier):
     kernels, dict of label -> factor on it, which always has "bias"). A learning rate set for biases or layers does not
     change with that of the kernels, as in the release, where each layer has its own.
     """
-    rate, rates = learning_rate, {}
-    for after_epoch, label, value in schedule:
-        if after_epoch > epochs:
-            break
-        if label:
-            rates[label] = value
-        else:
-            rate = value
+    rates = {"": learning_rate} | {label: rate for after, label, rate in schedule if after <= epochs}
+    rate = rates.pop("")
     multipliers = {**dict.fromkeys(layer_labels(schedule), 1.0), "bias": bias_multiplier}
     return rate, multipliers | {label: value / rate if rate else 0.0 for label, value in rates.items()}
 

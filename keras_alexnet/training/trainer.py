@@ -211,15 +211,10 @@ class Trainer:
 
 def read(dataset):
     """Yields the batches of a dataset. Raises ReadError where its graph fails."""
-    batches = iter(dataset)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            raise ReadError(brief(error)) from None
-        yield batch
+    try:
+        yield from dataset
+    except tf.errors.OpError as error:
+        raise ReadError(brief(error)) from None
 
 
 def _sum_over_replicas(value):

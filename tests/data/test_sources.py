@@ -120,8 +120,8 @@ WRONG_FOLDERS = {
     "no_val": (
         ["val"],
         {"val": b""},
-        f"the folder {{root}}/val (or valid, validation, test) {MISSING}; or, in training, give --val_fraction=0.2 to take a part of "
-        "train",
+        f"the folder {{root}}/val (or valid, validation, test) {MISSING}; or, in training, give "
+        "--val_fraction=0.2 to take a part of train",
     ),
     "one_class": (
         ["train", "val"],

@@ -50,7 +50,7 @@ def test_failures_are_named_at_the_end_and_are_the_exit_code(tmp_path, capsys, m
     [
         (["a.cfg"], "--out is missing"),
         (["--out=o"], "no flagfile is given"),
-        (["a.cfg", "--out=o", "--seeds=1,1"], "seeds must be different whole numbers"),
+        (["a.cfg", "--out=o", "--seeds=1,1"], "--seeds=1,1: must be different whole numbers"),
         (["a.cfg", "--out=o", "--seeds=x"], "--seeds=x"),
         (["a.cfg", "--out=o", "--seeds=99999999999"], "--seeds=99999999999"),
         (["a.cfg", "--out=o", "--seed=3"], "--seed=3: every run of a grid has its own; give --seeds"),
