@@ -107,8 +107,9 @@ def _files(model_dir, epochs):
     for path in sorted(glob.glob("*/[0-9]*/metadata.json", root_dir=model_dir)):
         with reading(path):
             found = read_json(os.path.join(model_dir, path))
-            same = found.get("epochs", epochs) == epochs
-            parity, errors = found["parity"], "as the run" if same else f"of epoch {found['epochs']}: not measured"
+            parity, errors, epoch = found["parity"], "as the run", found.get("epochs", epochs)
+            if epoch != epochs:
+                errors = f"{found['measured'][0]['top1_error']:.2f} %, of the run after epoch {epoch}"
             if "quantization" in found:
                 before, after = (found["quantization"][name]["top1_error"] for name in ("before", "after"))
                 errors = f"{after:.2f} % (float32: {before:.2f} %), {found['quantization']['images']:,} images"

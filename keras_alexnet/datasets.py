@@ -96,6 +96,14 @@ def given_statistics(data):
         raise UsageError(f"--statistics={path}: {error}; {hint}") from None
 
 
+def check_statistics(data):
+    """Raises UsageError of --statistics as `given_statistics`, and where --pca_color=dataset needs colors of them."""
+    has_colors = not data.statistics or given_statistics(data).rgb_covariance.any()
+    if data.pca_color == "dataset" and data.pca_stddev and not has_colors:
+        problem = "has no covariance of colors, as imported weights have none; give --pca_color=none"
+        raise UsageError(f"--statistics={data.statistics}: {problem}")
+
+
 def placeholder_statistics(config, given, train_source, val_source):
     """(statistics, summary of the validation set) for a dry run, with statistics of gray images if none are known."""
     path = os.path.join(config.run.model_dir, rundir.STATISTICS)
@@ -186,9 +194,6 @@ def _statistics(config, given, source, is_chief):
             raise UsageError(f"{path}: the training set has changed; restore it, or name another --model_dir")
         remedy = "give the statistics.npz of this training set, or leave the flag out"
         raise UsageError(f"--statistics: is of another training set; {remedy}")
-    if config.data.pca_color == "dataset" and config.data.pca_stddev and not statistics.rgb_covariance.any():
-        remedy = "give --pca_color=none, or leave --statistics out"
-        raise UsageError(f"--statistics={config.data.statistics or path}: has no covariance of colors; {remedy}")
     if is_chief and statistics is not saved:
         stats.save(statistics, path)
     return statistics

@@ -188,7 +188,7 @@ def example_paths(config, model):
         except (UsageError, RunError) as error:
             print(f"no examples: {error}", file=sys.stderr)
             return []
-        paths = source.paths() if hasattr(source, "paths") else []
+        paths = source.paths() if hasattr(source, "root") else []
     drawn = np.random.default_rng(2012).permutation(len(paths))[:EXAMPLES]
     return [paths[place] for place in sorted(drawn)]
 

@@ -34,7 +34,7 @@ def atomic_write(path, mode="w", **options):
             # The content must be on the disk before the name, or a power cut could leave an empty file of that name.
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)  # before the lock is released
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -200,9 +200,10 @@ class _Flag(absl_flags.ArgumentParser):
             differ = not self.different or len(set(items)) == len(items) > 0
             if differ and set(items) <= set(self.choices or allowed):
                 return items
-        least = f"from {low}" if self.above is None else f"above {self.above}"
-        numbers = f"{'whole ' * (self.type is int)}numbers {least} to {LARGEST}"
-        values = "different " * self.different + " or ".join(self.choices or [numbers])
+        least = f"from {low} to" if self.above is None else f"above {self.above}, at most"
+        numbers = f"{'whole ' * (self.type is int)}numbers {least} {LARGEST}"
+        named = f"{'ones' if self.different else 'some'} of {', '.join(self.choices)}" if self.choices else numbers
+        values = "different " * self.different + named
         raise ValueError(f"must be {values}, separated by commas")
 
 

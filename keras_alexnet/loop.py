@@ -136,7 +136,8 @@ class Loop:
         if self.progress.batches and workers != self.distribution.workers:
             problem = f"was written during an epoch of {workers} workers; resume with {workers} until the epoch ends"
             raise RunError(f"{path}: {problem}")
-        self.plateau = dataclasses.replace(self.plateau, **self.progress.plateau)
+        saved = {**self.progress.plateau, "constant_error": self.plateau.constant_error}  # once rounded otherwise
+        self.plateau = dataclasses.replace(self.plateau, **saved)
         if path:
             steps = f" and {self.progress.batches} steps" if self.progress.batches else ""
             print(f"resuming after epoch {self.progress.epochs}{steps} ({path})", flush=True)

@@ -47,8 +47,8 @@ class Run:
 
 def located(model_dir):
     """The path of a run's folder, where the name may be one of INCLUDED; a folder of the same name comes first."""
-    name = model_dir and os.path.normpath(model_dir)  # a slash at the end, or a Path
-    if name in INCLUDED and not os.path.isfile(os.path.join(model_dir, FLAGS)):
+    name = model_dir and os.fspath(model_dir).rstrip(os.sep)  # a slash at the end, or a Path
+    if name in INCLUDED and not os.path.isfile(os.path.join(name, FLAGS)) and not is_export(name):
         return os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
     return model_dir
 

@@ -149,12 +149,13 @@ def main(paths):
         print("predict: no image is given: name one or more JPEG or PNG files", file=sys.stderr)
         sys.exit(2)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8
     try:
         with open(os.path.join(HERE, "metadata.json"), encoding="utf-8") as file:
             names = json.load(file)["shown_names"]
         network = load()
-    except OSError as error:
+    except FileNotFoundError as error:
         print(f"predict: {error.filename} is missing: copy the whole folder", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:

@@ -39,7 +39,10 @@ def train(config):
             batch_size = config.training.batch_size
             distribution, devices, all_devices = distributions.choose(config.run, config.network, batch_size)
             stop.listen()
+        # Before data are prepared, which may take hours.
         initial_weights = loop.read_initial_weights(config)
+        if not rundir.has_checkpoint(config.run.model_dir):
+            datasets.check_statistics(config.data)
         data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run and distribution.workers == 1)
         train_source, val_source = listed or datasets.open_sources(data, config.run.dry_run)
         statistics = datasets.given_statistics(data)
@@ -47,6 +50,7 @@ def train(config):
             model = rundir.build_model(config.network, len(train_source.class_names), config.run.seed, devices)
             if initial_weights is not None:
                 loop.assign_initial_weights(config, initial_weights, model)
+                del initial_weights  # as large as the network
         arguments = config, model, devices, distribution
         if config.run.dry_run:
             placeholders = datasets.placeholder_statistics(config, statistics, train_source, val_source)

@@ -45,8 +45,9 @@ def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
     (run / "keras_int8" / "12" / "metadata.json").write_text(json.dumps(content))
     row = "| keras_int8/12 | 1.5 MB | keras 3.15.1 | 0.0002 | 51.25 % (float32: 50.00 %), 9 images |"
     assert row in call(card, run)[1].splitlines()
-    (run / "keras_int8" / "12" / "metadata.json").write_text(json.dumps({"bytes": 9, "parity": parity, "epochs": 1}))
-    assert call(card, run)[1].count("| of epoch 1: not measured |") == 1
+    content = {"bytes": 9, "parity": parity, "epochs": 1, "measured": [{"top1_error": 62.5}]}
+    (run / "keras_int8" / "12" / "metadata.json").write_text(json.dumps(content))
+    assert call(card, run)[1].count("| 62.50 %, of the run after epoch 1 |") == 1
 
 
 def test_operations_of_the_whole_network():

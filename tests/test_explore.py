@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from keras_alexnet import explore, flags
+from keras_alexnet import evaluation, explore, flags
 from keras_alexnet.errors import RunError
 from keras_alexnet.evaluation import open_model
 from keras_alexnet.paper import retrieval
@@ -95,6 +95,12 @@ def test_what_a_server_refuses(served):
     assert (
         headers["Content-Type"].startswith("text/plain") and "default-src 'none'" in headers["Content-Security-Policy"]
     )
+
+
+def test_sets_that_are_not_of_files_give_no_examples(monkeypatch):
+    source = types.SimpleNamespace(paths=("a.tfrecord",))  # as records have them
+    monkeypatch.setattr(evaluation, "open_set", lambda *given: (source, {}))
+    assert explore.example_paths(explore.ExploreConfig(), None) == []
 
 
 def test_nearest_images_are_those_of_the_index(served, small_images):

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from keras_alexnet import files, loop, rundir, train
+from keras_alexnet import export, files, loop, rundir, train
 from keras_alexnet.data import shapes
 from keras_alexnet.training import checkpoints, distribution, trainer
 from tests.runs import TINY_RUN, assert_same, call, finish, history, newest, refusal, start, state, until
@@ -97,6 +97,15 @@ def test_a_killed_process_resumes_to_the_bit(tiny_run, flags, command, tmp_path)
     assert command()[0] == 0
     assert_same(folder, tiny_run)
     assert not list(folder.rglob(".writing*"))
+
+
+def test_what_a_finished_run_still_does(tiny_run, command, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("logs"))
+    assert "exported to" not in command("--export")[1]
+    path = run / "export" / "1" / export.METADATA
+    path.write_text(json.dumps({**json.loads(path.read_text()), "epochs": 2}))  # stopped before the export of the third
+    assert f"exported to {run}/export/2\n" in command("--export")[1]
+    assert "3 in 1 epochs to go" in command("--dry_run", "--epochs=4")[1]
 
 
 def test_a_finished_run_and_damaged_files_of_it(tiny_run, flags, command, tmp_path):

@@ -77,7 +77,8 @@ class FolderSource(IndexedSource):
     def reason(self, name):
         path = os.path.join(self.root, name)
         if not os.path.isfile(path):
-            other = "a folder" if os.path.isdir(path) else "not a regular file"
+            folder = "a link to a folder" if os.path.islink(path) else "a folder"
+            other = folder if os.path.isdir(path) else "not a regular file"
             return other if os.path.exists(path) else "a broken link"
         if os.path.getsize(path) > MAX_FILE_BYTES:
             return "too large"
@@ -85,7 +86,7 @@ class FolderSource(IndexedSource):
             return "not in a class folder"
         with contextlib.suppress(OSError), open(path, "rb") as file:
             return conversion(file.read(16), path)
-        return "cannot be read"
+        return "not readable"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +221,11 @@ def list_split(data_dir, split, val_fraction=None, seed=2012):
     root = Path(data_dir) if is_part and unsplit else split_folder(data_dir, folder)
     if root is None:
         tried = f"{Path(data_dir, folder)}{' (or valid, validation, test)' if folder == 'val' else ''}"
-        remedy = "; or, in training, give --val_fraction=0.2 to take a part of train" if folder == "val" else ""
+        remedy = (
+            "; or, in training and preparing, give --val_fraction=0.2 to take a part of train"
+            if folder == "val"
+            else ""
+        )
         raise UsageError(f"{said}the folder {tried} is missing; it holds one folder per class{remedy}")
     if not is_part:
         return _list_flat(data_dir, root) or _list_classes(said, root, root.name)
@@ -352,7 +357,7 @@ def _list_class(root, name):
 
 
 def _raise(error):
-    raise RunError(f"{printable(error.filename)}: cannot be read ({error.strerror}); change its permissions")
+    raise RunError(f"{printable(error.filename)}: cannot be read ({error.strerror}); repair it and start again")
 
 
 def _visible(folder):

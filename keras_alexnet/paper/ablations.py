@@ -50,7 +50,9 @@ class Settings(experiment.Settings):
     grid: str = flag("runs/ablations", "The grid's folder, see tools/run_grid.py.", path=True)
     flags_dir: str = flag("flags/ablations", "Holds baseline.cfg and the ablations.", path=True)
     data_dir: str | None = flag(
-        None, "From tools/prepare_dataset.py; what grid and RESULTS/ablations.json lack is trained on them.", path=True
+        None,
+        "Prepared images (tools/prepare_dataset.py), to train what grid and RESULTS/ablations.json lack.",
+        path=True,
     )
     train: bool = flag(True, "Off: nothing is trained; --data_dir only says where the images of the ten views are.")
     seeds: tuple[int, ...] = flag((2012, 2013, 2014), "At least three for a test.", different=True)
@@ -67,7 +69,7 @@ ABLATIONS = {
     # 148 is without the normalization within maps too.
     "no_normalization": ("no normalization", "+1.4 / +1.2 (section 3.3)", "+1.37 / +1.15 (148 - 145)"),
     "no_overlapping_pooling": ("no overlap of pools", "+0.4 / +0.3 (section 3.4)", "+0.40 / +0.30 (147 - 145)"),
-    "half_tower": ("one tower, half of conv1-4", "+1.7 / +1.2 (section 3.2)", "+1.70 / +1.23 (145-half - 145-2010)"),
+    "half_tower": ("one tower (half of conv1-4)", "+1.7 / +1.2 (section 3.2)", "+1.70 / +1.23 (145-half - 145-2010)"),
     "separate_towers": ("towers apart to fc8", "-", "+1.17 / +1.12 (150 - 145)"),
     "no_color_noise": ("no color noise", "over +1 / - (section 4.1)", "-"),
     "fixed_crops": ("no random crops", '"substantial overfitting" (section 4.1)', "-"),

@@ -133,7 +133,7 @@ def feature_extractor(model_dir):
 def of_layers(model_dir, names, source):
     """What layers of a run give for the center views of a source: dict of name -> float32 (N, numbers).
 
-    `names`: of layers in one stack, such as dropout6. Raises ArgumentError where the run's network lacks one.
+    `names`: of layers in one stack, such as relu6. Raises ArgumentError where the run's network lacks one.
     """
     run = rundir.open_run(model_dir)
     network = run.config.network

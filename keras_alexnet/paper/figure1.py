@@ -58,9 +58,14 @@ class Settings(CifarSettings):
     """Figure 1."""
 
     relu_rates: tuple[float, ...] = flag(
-        (0.001, 0.002, 0.004, 0.008), "To try for ReLU; the best should be an inner one.", above=0, different=True
+        (0.001, 0.002, 0.004, 0.008),
+        "Learning rates for ReLU; the best should be an inner one.",
+        above=0,
+        different=True,
     )
-    tanh_rates: tuple[float, ...] = flag((0.004, 0.008, 0.016, 0.032), "To try for tanh.", above=0, different=True)
+    tanh_rates: tuple[float, ...] = flag(
+        (0.004, 0.008, 0.016, 0.032), "Learning rates for tanh.", above=0, different=True
+    )
     target_error: float = flag(25.0, "Training error to reach, in percent.", low=0.0, high=100.0)
     first_round: int = flag(8, "Epochs before the worse half of the learning rates is dropped.", low=1)
     max_epochs: int = flag(100, "Largest number of epochs.", low=1, high=10_000)

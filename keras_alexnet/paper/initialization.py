@@ -312,7 +312,7 @@ def verdict(values):
     if published == smaller == math.inf:
         why = f"in {max(len(own['losses']) for own in starts.values())} steps"
     elif smaller >= published + WINDOW:
-        outcome, why = "holds", "for the biases, for one seed"
+        outcome, why = "holds", "for the biases and one seed"
     elif smaller > published - WINDOW:
         why = f"the starts are less than the {WINDOW} steps apart that losses are averaged over"
     else:

@@ -31,6 +31,9 @@ COMMAND = (
 class Settings(table1.Settings):
     """Networks and sets."""
 
+    cnn: tuple[str, ...] = flag(
+        (), "A run's folder, or an exported model's; up to five times, of five seeds.", many=True, path=True
+    )
     pretrained_cnn: tuple[str, ...] = flag(
         (), "Likewise, up to twice, of networks that were trained on more classes first.", many=True, path=True
     )

@@ -5,6 +5,7 @@ many images of each class; fewer images get more epochs. The classifiers see wha
 center view, each number minus its mean and divided by its standard deviation: softmax regression.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -15,7 +16,7 @@ import numpy as np
 
 from keras_alexnet import cli, flags, rundir, standalone
 from keras_alexnet.data import sources
-from keras_alexnet.errors import ArgumentError, RunError
+from keras_alexnet.errors import ArgumentError, RunError, printable
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment, grid
 from keras_alexnet.paper.experiment import Result, Table, Verdict
@@ -114,13 +115,25 @@ def choose(source, count, seed):
 
 
 def _unreadable(source):
-    """The files that are not images, list of str, without TensorFlow."""
-    found = []
-    for file, path in zip(source.files, source.paths(), strict=True):
+    """The files that are not images, list of str, without TensorFlow. Raises RunError where one cannot be read."""
+
+    def is_image(index):
         try:
-            standalone.center_view(path)
+            source.check_readable(index)
+            standalone.center_view(paths[index])
+        except OSError as error:
+            if error.errno:  # of the system; Pillow's have none
+                raise RunError(f"{printable(paths[index])}: cannot be read ({error.strerror}); repair it") from None
+            return False
         except standalone.UNREADABLE:
-            found.append(file)
+            return False
+        return True
+
+    paths = source.paths()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = [file for file, good in zip(source.files, pool.map(is_image, source.keys), strict=True) if not good]
+    if found:
+        print(f"{source.name}: {len(found)} files are not images: {printable(', '.join(found[:10]))}; left out")
     return found
 
 

@@ -54,7 +54,7 @@ def test_suffixes_hidden_and_linked_files(tmp_path):
     (tmp_path / "train" / "cat" / "more").symlink_to(tmp_path / "store")  # not followed, and named
     source, _ = sources.open_folder(tmp_path)
     assert source.class_names == ("cat", "dog") and source.other_files == ("cat/more",)
-    assert source.reason("cat/more") == "a folder" and source.reason("readme.txt") == ""
+    assert source.reason("cat/more") == "a link to a folder" and source.reason("readme.txt") == ""
     assert source.files == (*(f"cat/{name}" for name in sorted([*listed, "g.jpg"])), "dog/one.jpg")
 
 
@@ -120,7 +120,7 @@ WRONG_FOLDERS = {
     "no_val": (
         ["val"],
         {"val": b""},
-        f"the folder {{root}}/val (or valid, validation, test) {MISSING}; or, in training, give "
+        f"the folder {{root}}/val (or valid, validation, test) {MISSING}; or, in training and preparing, give "
         "--val_fraction=0.2 to take a part of train",
     ),
     "one_class": (

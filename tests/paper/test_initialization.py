@@ -85,7 +85,7 @@ def values_of(exits):
     ("exits", "words"),
     [
         ((None, 40, None, None), "Cannot be told: in 60 steps"),
-        ((50, 40, None, None), "Holds: for the biases, for one seed"),
+        ((50, 40, None, None), "Holds: for the biases and one seed"),
         ((50, 40, 51, None), "Cannot be told: the starts are less than the 20 steps apart"),
         ((None, 40, None, 40), "Does not hold"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_alexnet.data import sources
-from keras_alexnet.errors import ArgumentError
+from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.paper import experiment, grid, transfer
 from tests.runs import ROOT
 
@@ -20,6 +20,13 @@ def test_more_images_contain_fewer(small_images):
     assert set(transfer.choose(training, 2, 2013)) != set(more)
     with pytest.raises(ArgumentError, match="images_per_class must be at most 6, as many"):
         transfer.choose(training, 1000, 2012)
+
+
+def test_a_file_that_cannot_be_read_is_not_left_out(small_images, tmp_path):
+    source = sources.list_split(shutil.copytree(small_images, tmp_path / "data"), "val")
+    (tmp_path / "data" / "val" / source.files[4]).unlink()
+    with pytest.raises(RunError, match="cannot be read .No such file or directory.; repair it"):
+        transfer._unreadable(source)
 
 
 def test_a_classifier_tells_apart_what_is_apart():
@@ -51,6 +58,7 @@ def test_a_trial_from_start_to_end(small_images, tmp_path, monkeypatch, capsys):
     (data / "train" / "blue_disk" / "00.jpg").write_bytes(b"not an image")
     argv = [f"--data_dir={data}", f"--results_dir={tmp_path}", "--quick"]
     assert experiment.main("transfer", argv) == 0
+    assert "train: 1 files are not images: blue_disk/00.jpg; left out" in capsys.readouterr().out
     # Links to images that are elsewhere now are renewed.
     argv[0] = f"--data_dir={data.rename(tmp_path / 'data')}"
     assert experiment.main("transfer", argv) == 0
