@@ -35,7 +35,7 @@ def test_the_exported_step_takes_its_own_outputs(tmp_path):
 def test_wrong_usage_is_one_line(tmp_path, capsys):
     for flag, words in (
         ("--batch_size=0", "must be whole numbers from 1"),
-        ("--precision=half", "must be float32 or "),
+        ("--precision=half", "must be some of float32, mixed_bfloat16"),
     ):
         run(tmp_path, flag, code=2)
         error = capsys.readouterr().err
