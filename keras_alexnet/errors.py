@@ -56,6 +56,11 @@ def printable(text):
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+def is_utf8(text):
+    """Whether the name of a file can be written as UTF-8, bool: surrogates stand for bytes that are not."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def brief(error):
     """What a TensorFlow error says, in one line without the location in its graph."""
     return brief_message(str(error.message)) or type(error).__name__

@@ -21,7 +21,7 @@ import typing
 
 from absl import flags as absl_flags
 
-from keras_alexnet.errors import ArgumentError, UsageError, printable
+from keras_alexnet.errors import ArgumentError, UsageError, is_utf8, printable
 
 LARGEST = 2**31 - 1  # largest integer, that of TensorFlow's int32
 _HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
@@ -167,8 +167,8 @@ class _Flag(absl_flags.ArgumentParser):
             return argument  # the default
         if len(argument.splitlines()) > 1 or "\0" in argument:
             raise ValueError("must not contain line breaks or null characters")
-        if not argument.isascii() and any("\ud800" <= letter <= "\udfff" for letter in argument):
-            raise ValueError("is not UTF-8; rename it")  # surrogates stand for such bytes
+        if not is_utf8(argument):
+            raise ValueError("is not UTF-8; rename it")
         if self.choices and not self.is_tuple:
             absl_flags.EnumParser([str(choice) for choice in self.choices]).parse(argument)
             return next(choice for choice in self.choices if str(choice) == argument)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from keras_alexnet.data import imagenet, shapes
 from keras_alexnet.data.base import IndexedSource
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, printable
+from keras_alexnet.errors import ArgumentError, RunError, UsageError, is_utf8, printable
 from keras_alexnet.flags import flag
 from keras_alexnet.standalone import EXIF_BYTES, exif_orientation
 
@@ -321,8 +321,7 @@ def _list_classes(said, root, split):
         other += others
     files, labels, sizes = zip(*found, strict=True)
     for file in (*files, *other):
-        # Surrogates stand for bytes that are not UTF-8.
-        if not file.isascii() and any("\ud800" <= letter <= "\udfff" for letter in file):
+        if not is_utf8(file):
             raise UsageError(f"{said}{root.name}/{file!r} has a name that is not UTF-8; rename it")
     return FolderSource(split, str(root), tuple(classes), files, labels, sizes, tuple(other))
 

@@ -10,7 +10,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -117,21 +119,19 @@ def choose(source, count, seed):
 def _unreadable(source):
     """The files that are not images, list of str, without TensorFlow. Raises RunError where one cannot be read."""
 
-    def is_image(index):
+    def is_image(path):
         try:
-            source.check_readable(index)
-            standalone.center_view(paths[index])
+            content = io.BytesIO(Path(path).read_bytes())
         except OSError as error:
-            if error.errno:  # of the system; Pillow's have none
-                raise RunError(f"{printable(paths[index])}: cannot be read ({error.strerror}); repair it") from None
-            return False
+            raise RunError(f"{printable(path)}: cannot be read ({error.strerror}); repair it") from None
+        try:
+            standalone.center_view(content)
         except standalone.UNREADABLE:
             return False
         return True
 
-    paths = source.paths()
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = [file for file, good in zip(source.files, pool.map(is_image, source.keys), strict=True) if not good]
+        found = [file for file, good in zip(source.files, pool.map(is_image, source.paths()), strict=True) if not good]
     if found:
         print(f"{source.name}: {len(found)} files are not images: {printable(', '.join(found[:10]))}; left out")
     return found
