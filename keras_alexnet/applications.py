@@ -34,12 +34,12 @@ def load_image(path, size=None, run=None):
     Returns:
         uint8 (size, size, 3), RGB. Raises ValueError where the file is not an image, and OSError.
     """
-    resize, orientation = SHORTER_SIDE, APPLY
+    resize, orientation, default = SHORTER_SIDE, APPLY, 224
     if run is not None:
         config = rundir.read_config(run)
         resize, orientation = config.data.resize, config.data.served_orientation
-        size = size or VARIANTS[config.network.variant].input_size
-    size = 224 if size is None else size
+        default = VARIANTS[config.network.variant].input_size
+    size = default if size is None else size
     if not isinstance(size, numbers.Integral) or not 1 <= size <= STORED_SIZE:
         raise ArgumentError("size", size, f"must be a whole number from 1 to {STORED_SIZE}")
     with open(path, "rb") as file:

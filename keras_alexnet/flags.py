@@ -24,7 +24,7 @@ from absl import flags as absl_flags
 from keras_alexnet.errors import ArgumentError, UsageError, is_utf8, printable
 
 LARGEST = 2**31 - 1  # largest integer, that of TensorFlow's int32
-_HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
+HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
 _NESTING = 10  # levels of flagfiles within flagfiles
 
 
@@ -70,7 +70,7 @@ def parse(kind, argv, usage, positional=None):
     raises SystemExit with code 0; `positional` the field for arguments that are not flags, or None. Raises UsageError,
     whose message names the flag and, for a flagfile, the line.
     """
-    if any(argument in _HELP for argument in argv):
+    if any(argument in HELP for argument in argv):
         print(_help(kind, usage, positional))
         raise SystemExit(0)
     flags, rest, places = _defined(kind, positional), [], {}

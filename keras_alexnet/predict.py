@@ -49,7 +49,7 @@ def main(argv):
     config = parse(PredictConfig, argv, __doc__, positional="images")
     required(config, "model")
     check_files(config.images)
-    if not config.model.startswith("http"):
+    if not config.model.startswith(("http://", "https://")):
         start_tensorflow()
     client, failed = clients.open_client(config.model, config.deadline, config.retries), []
     with hidden_library_messages():

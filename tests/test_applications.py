@@ -37,8 +37,9 @@ def test_an_image_file_is_seen_as_it_is_served(tiny_run, tmp_path):
     path.write_text("no image")
     with pytest.raises(ValueError, match="2.jpg: not a JPEG or PNG file$"):
         keras_alexnet.load_image(path)
-    with pytest.raises(ValueError, match="size must be a whole number from 1 to 256. Received: size=257"):
-        keras_alexnet.load_image(path, 257)
+    for size, run in ((257, None), (0, tiny_run)):
+        with pytest.raises(ValueError, match=f"size must be a whole number from 1 to 256. Received: size={size}"):
+            keras_alexnet.load_image(path, size, run=run)
 
 
 def test_the_mean_is_subtracted_and_nothing_else():

@@ -7,7 +7,7 @@ from keras_alexnet import AlexNet, card
 from tests.runs import call, history, refusal
 
 
-def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
+def test_a_card_tells_what_the_run_is(tiny_run, small_images, tmp_path):
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     run = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "logs"))
     (run / "curves.png").touch()
@@ -27,7 +27,7 @@ def test_a_card_tells_what_the_run_is(tiny_run, tmp_path):
     assert f"| operations of an image | {2 * products:.3g} (" in body
     classes = r"a\|b, &lt;script&gt;, \[x\](http://e) \`\*\\"
     for words in (
-        "| data | images0, 18 training images, 3 classes |",
+        f"| data | {small_images.name}, 18 training images, 3 classes |",
         f"| classes | {classes} |",
         f"| top-1 error, top-5 error | {float(last['val_top1_error']):.2f} %, 0.00 %: validation set, center view |",
         "the central square is resized to 256x256",

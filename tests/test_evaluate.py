@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import shutil
@@ -115,8 +116,7 @@ def test_another_set_with_fewer_classes_bad_files_and_all_tables(tiny_run, small
 
 def test_records_and_sets_of_tensorflow_datasets(tiny_run, small_images, tmp_path, monkeypatch):
     train, val = sources.open_folder(str(small_images))
-    prepared = type("Prepared", (sources.FolderSource,), {"label_counts": (3, 3, 3)})
-    val = prepared(**{**vars(val), "name": "flowers test[:50%]"})
+    val = dataclasses.replace(val, label_counts=(3, 3, 3), name="flowers test[:50%]")
     asked = []
     monkeypatch.setattr(sources, "open_training", lambda data: asked.append(data) or (train, val))
     monkeypatch.setattr(records, "open_tfds_split", lambda *arguments: asked.append(arguments) or val)

@@ -37,7 +37,7 @@ def main(argv=None):
             write(options.export, options.reference, options.write)
             return 0
         differences = check(options.export, options.reference)
-    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+    except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         print(f"check_export: {' '.join(str(error).split())[:300]}", file=sys.stderr)
         return 2
     print(", ".join(f"{name} {version}" for name, version in versions().items()))

@@ -59,7 +59,10 @@ def main(argv):
 
 def parse(argv):
     """Flags -> (PrepareConfig, list of Beam's options). Raises UsageError or ArgumentError."""
-    names = {field.name for field in dataclasses.fields(PrepareConfig)} | {"flagfile", "h", "help"}
+    names = {field.name for field in dataclasses.fields(PrepareConfig)} | {
+        "flagfile",
+        *(each.lstrip("-") for each in flags.HELP),
+    }
     own, rest, target = [], [], None
     for argument in argv:
         if argument.startswith("-"):

@@ -37,7 +37,7 @@ def choose(settings):
         problem = f"{count} JPEG files in class folders are fewer than --batch_size={settings.batch_size}"
         raise ArgumentError("data_dir", settings.data_dir, problem)
     chosen = [files[place * len(files) // count] for place in range(count)]
-    return [(os.path.dirname(file), os.path.abspath(os.path.join(source.root, file))) for file in chosen]
+    return [(file.partition("/")[0], os.path.abspath(os.path.join(source.root, file))) for file in chosen]
 
 
 def lay_out(row, settings):

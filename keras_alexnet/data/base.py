@@ -7,21 +7,12 @@ import numpy as np
 WHOLE = (0, 1)  # the part of a process that shares the images with no other
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
     """Undecoded images with labels, which can be read in any order and from any place on.
 
-    Attributes:
-        name: str, for messages, such as "train".
-        class_names: tuple of str, in the order of the labels.
-        count: int, images.
-        labels: sequence of int, one an image; empty where labels are known only after reading.
-        label_counts: tuple of int, images of each class; empty where it is not known which images can be decoded.
-        other_files: tuple of str, files among the images that are not read.
-        stored: "" for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256.
-        resize: "shorter_side" or "stretch", how an image becomes (or became) 256x256, see `data.decoding`.
-        orientation: "apply" or "ignore", what is done with the EXIF orientation of a file, see `data.decoding`.
-
-    Every source also has these methods:
+    Every source also has `count`, int, images; `labels`, a sequence of int, one an image, empty where labels are known
+    only after reading; and these methods:
         keys, name_of(key): property, a number for each image, iterable of int; and its name, str.
         without(names): the same source without some of them.
         items(order=None, start=0, part=WHOLE): what `loader()` makes images of, tf.data.Dataset of tuples, a key first.
@@ -30,8 +21,13 @@ class Source:
         loader(): a function of an item -> (image as `stored` says, label: int32 scalar), for a graph.
     """
 
-    label_counts = other_files = ()
-    stored, resize, orientation = "", "shorter_side", "ignore"
+    name: str  # for messages, such as "train"
+    class_names: tuple[str, ...]  # in the order of the labels
+    label_counts: tuple[int, ...] = ()  # images of each class; empty where it is not known which can be decoded
+    other_files: tuple[str, ...] = ()  # files among the images that are not read
+    resize: str = "shorter_side"  # or "stretch": how an image becomes (or became) 256x256, see `data.decoding`
+    orientation: str = "ignore"  # or "apply": what is done with the EXIF orientation of a file, see `data.decoding`
+    stored = ""  # for JPEG and PNG files of any size; "jpeg" or "raw" (pixels alone) where all images are 256x256
 
     def fingerprint(self):
         """What tells this source from others, str."""
@@ -84,7 +80,7 @@ class IndexedSource(Source):
         columns = {column: getattr(self, column) for column in self.per_image}
         for column, values in columns.items():
             columns[column] = tuple(values[index] for index in kept) if isinstance(values, tuple) else values[kept]
-        return dataclasses.replace(self, **columns, **{"label_counts": ()} if self.label_counts else {})
+        return dataclasses.replace(self, **columns, label_counts=())
 
 
 def permutation(count, order):

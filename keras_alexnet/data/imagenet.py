@@ -78,16 +78,12 @@ def as_known(names, known):
 class ArchiveSource(IndexedSource):
     """Image files inside the tar archive `path`."""
 
-    name: str
     path: str
-    class_names: tuple[str, ...]
     wordnet_ids: tuple[str, ...]  # in the order of the labels
     files: tuple[str, ...]  # in the order of the names, which begin with the class's WordNet id in training
     labels: np.ndarray  # int32 (files,)
     offsets: np.ndarray  # int64 (files,), bytes from the beginning of the archive
     sizes: np.ndarray  # int64 (files,), bytes
-    other_files: tuple[str, ...] = ()
-    orientation: str = "ignore"
     per_image = ("files", "labels", "offsets", "sizes")
 
     def fingerprint(self):
@@ -138,8 +134,9 @@ def open_ilsvrc2012(data_dir, index_folder=None, orientation="auto"):
     for split, path, (found, others), own in zip(("train", "val"), paths, listings, (train_ids, val_ids), strict=True):
         labels = np.array([known[wordnet_id] for wordnet_id in own], np.int32)
         offsets, sizes = np.array(list(found.values()), np.int64).T
-        columns = tuple(found), labels, offsets, sizes, tuple(others), "apply" if orientation == "apply" else "ignore"
-        opened.append(ArchiveSource(split, path, names, ids, *columns))
+        shared = {"name": split, "class_names": names, "other_files": tuple(others)}
+        shared["orientation"] = "apply" if orientation == "apply" else "ignore"
+        opened.append(ArchiveSource(path, ids, tuple(found), labels, offsets, sizes, **shared))
     return tuple(opened)
 
 

@@ -50,20 +50,15 @@ _TRIES, _CONNECT_SECONDS, _READ_SECONDS = 3, 5, 60  # of a download; the library
 class RecordSource(Source):
     """Images of TFRecord files; an item is (place: int64, record: string), and parts get whole chunks."""
 
-    name: str
     identity: str  # what tells these records from others
     paths: tuple[str, ...]  # the files
     first: tuple[int, ...]  # of each file the first record that belongs to the source
     ends: tuple[int, ...]  # and the first after those
     image_key: str  # of the features
     label_key: str
-    class_names: tuple[str, ...]
     shuffle_buffer: int  # records of a shuffle window; up to three times as many are in memory
     stored: str = ""
-    label_counts: tuple[int, ...] = ()
     skipped: frozenset = frozenset()  # the places that are left out
-    resize: str = SHORTER_SIDE
-    orientation: str = IGNORE
     labels = ()
 
     @property
@@ -165,16 +160,11 @@ class RawSource(IndexedSource):
     Only the rows of a crop are read, and no check sums: `tools/prepare_dataset.py --check` verifies them.
     """
 
-    name: str
     identity: str
     paths: tuple[str, ...]
     files: np.ndarray  # int32 (images,), which of the paths an image is in
     offsets: np.ndarray  # int64 (images,), bytes before its pixels there
     labels: np.ndarray  # int32 (images,)
-    class_names: tuple[str, ...]
-    label_counts: tuple[int, ...] = ()
-    resize: str = SHORTER_SIDE
-    orientation: str = IGNORE
     stored, per_image = "raw", ("files", "offsets", "labels")
 
     def name_of(self, index):
@@ -303,7 +293,7 @@ def open_prepared(data_dir, shuffle_buffer):
                 known |= {name: places[f"{split}_{name}"] for name in RawSource.per_image}
             known["paths"] = tuple(os.path.join(data_dir, shard["file"]) for shard in facts["shards"])
             kind = RawSource if settings["encoding"] == "raw" else YuvSource
-            opened.append(kind(f"records {split}", class_names=tuple(manifest["class_names"]), **known))
+            opened.append(kind(name=f"records {split}", class_names=tuple(manifest["class_names"]), **known))
         else:
             builder = tfds.builder_from_directory(data_dir)
             source = of_builder(builder, "records", split, IMAGE, LABEL, shuffle_buffer)
@@ -376,8 +366,8 @@ def of_builder(builder, name, split, image_key, label_key, shuffle_buffer):
     check_class_names(class_names, f"--dataset={name}")
     paths, first = tuple(part.filename for part in parts), tuple(part.skip for part in parts)
     ends = tuple(part.skip + part.take for part in parts)
-    facts = f"{name} {split}", f"{info.full_name} {split}", paths, first, ends
-    return RecordSource(*facts, image_key, label_key, class_names, shuffle_buffer)
+    facts = f"{info.full_name} {split}", paths, first, ends, image_key, label_key, shuffle_buffer
+    return RecordSource(*facts, name=f"{name} {split}", class_names=class_names)
 
 
 def _split_of(builder, name, keys, flag, split, shuffle_buffer):

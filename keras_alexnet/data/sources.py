@@ -40,15 +40,10 @@ _FORMATS = re.compile(
 class FolderSource(IndexedSource):
     """Image files of class folders below `root`, in the order of the labels and then of the names, and their bytes."""
 
-    name: str
     root: str
-    class_names: tuple[str, ...]
     files: tuple[str, ...]
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
-    other_files: tuple[str, ...] = ()
-    resize: str = "shorter_side"
-    orientation: str = "ignore"
     per_image = ("files", "labels", "sizes")
 
     def paths(self):
@@ -250,10 +245,12 @@ def is_own(data_dir, data):
 
 def is_inside(folder, data_dir):
     """Whether a folder is among the images of a data_dir, or would be, bool."""
-    first = os.path.relpath(os.path.realpath(folder), os.path.realpath(data_dir)).split(os.sep)[0]
+    folder, names = os.path.realpath(folder), ("train", *VALIDATION_FOLDERS)
+    first = os.path.relpath(folder, os.path.realpath(data_dir)).split(os.sep)[0]
     # All folders of an unsplit one are classes, but the hidden ones.
     is_class = is_unsplit(data_dir) and (first == "." or not first.startswith("."))
-    return is_class or first in ("train", *VALIDATION_FOLDERS)
+    splits = (os.path.realpath(os.path.join(data_dir, root, name)) for root in ROOTS for name in names)
+    return is_class or any(Path(folder).is_relative_to(split) for split in splits)
 
 
 def splitting(data_dir, data):
@@ -297,7 +294,7 @@ def _list_flat(data_dir, root):
     names = sorted(set(ids))
     labels = tuple(map({name: label for label, name in enumerate(names)}.get, ids))
     sizes = tuple(entry.stat().st_size for entry in entries)
-    return FolderSource(root.name, str(root), tuple(names), files, labels, sizes)
+    return FolderSource(str(root), files, labels, sizes, name=root.name, class_names=tuple(names))
 
 
 def _list_classes(said, root, split):
@@ -314,7 +311,7 @@ def _list_classes(said, root, split):
     for label, name in enumerate(classes):
         images, others = _list_class(root, name)
         if not images:
-            why = others and FolderSource(split, str(root), (), (), (), ()).reason(others[0])
+            why = others and FolderSource(str(root), (), (), (), name=split, class_names=()).reason(others[0])
             also = f"; {printable(others[0])} is {why}" if why else ""
             raise UsageError(f"{said}{printable(str(root / name))} holds no images ({', '.join(SUFFIXES)}){also}")
         found += [(file, label, size) for file, size in images]
@@ -323,7 +320,7 @@ def _list_classes(said, root, split):
     for file in (*files, *other):
         if not is_utf8(file):
             raise UsageError(f"{said}{root.name}/{file!r} has a name that is not UTF-8; rename it")
-    return FolderSource(split, str(root), tuple(classes), files, labels, sizes, tuple(other))
+    return FolderSource(str(root), files, labels, sizes, name=split, class_names=(*classes,), other_files=(*other,))
 
 
 def check_class_names(names, where):

@@ -117,21 +117,22 @@ def tables(values):
         ours = experiment.paired_text(difference) if difference else NOT_RUN
         layers = LABELS[pair[0]].partition(",")[0]
         differences.append((f"{layers} ({' minus '.join(pair)})", "2" if in_paper else "-", str(release), ours))
-    columns = "", "paper", "release", "ours: mean ± standard deviation", "seeds"
+    columns = "", "paper", "in the file's name", "ours: mean ± standard deviation", "seeds"
     note = (
-        "In parentheses: the network's layer file, whose name has the release's error (11pct is of cuda-convnet, "
-        "tested with several views; we test with one). The paper does not say which networks have its errors of 13 and "
-        "11 %; the file names suggest 13pct and 11pct. 19pct and 18pct have four learned layers, like the paper's "
-        "network; 13pct and 11pct have five."
+        "In parentheses: the network's layer file, whose name has its authors' error (11pct is of cuda-convnet, the "
+        "others of the release; 11pct was tested with several views, ours with one). The paper does not say which "
+        "networks have its errors of 13 and 11 %; the file names suggest 13pct and 11pct. 19pct and 18pct have four "
+        "learned layers, like the paper's network; 13pct and 11pct have five."
     )
     of_pairs = (
         "18pct normalizes within maps, and its last layer has a third of 19pct's weight decay (1 and 3): the "
-        "difference is due to both. 11pct normalizes across maps, as in section 3.3, and is otherwise equal to 13pct."
+        "difference is due to both. 11pct normalizes across maps, as section 3.3 does with other constants, and is "
+        "otherwise equal to 13pct."
     )
     title = "Without minus with normalization, points"
     return [
         Table("Test error, %", columns, rows, note),
-        Table(title, ("", "paper", "release", "ours [95 % interval]"), differences, of_pairs),
+        Table(title, ("", "paper", "in the files' names", "ours [95 % interval]"), differences, of_pairs),
     ]
 
 

@@ -88,7 +88,7 @@ def list_images(settings, flag, data):
     if is_part or any(entry.is_dir() for entry in entries):
         source = sources.list_split(data_dir, split, fraction, seed)
     elif images:
-        source = sources.FolderSource(split, str(root), (), *zip(*images, strict=True))
+        source = sources.FolderSource(str(root), *zip(*images, strict=True), name=split, class_names=())
     else:
         raise ArgumentError("data_dir", data_dir, f"{root} holds neither class folders nor images")
     source = sources.with_decoding(source, dataclasses.replace(data, dataset="folder"))

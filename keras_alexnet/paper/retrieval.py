@@ -358,7 +358,7 @@ def verdict(values):
         f"last hidden layer over the same of pixels (standard error {100 * (gain['standard_error'] or 0):.1f}); all "
         f"numbers {100 * whole['mean_average_precision']:.1f} %, pixels {100 * pixels['mean_average_precision']:.1f} "
         f"%. The code has {100 * code['mean_average_precision']:.1f} %, is {whole['bytes'] / code['bytes']:.0f} times "
-        f"smaller and is found {found} once the network has described the image"
+        f"smaller and among {values['timing_rows']:,} images is found {found} once the network has described the image"
     )
     return Verdict(outcome(gain), numbers)
 

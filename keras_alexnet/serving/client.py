@@ -26,7 +26,7 @@ MODEL = "alexnet"  # name of the served model if the address has none
 REST_PORT, GRPC_PORT = 8501, 8500  # of TensorFlow Serving
 _CONNECTIONS = 256  # kept open
 _MAX_ANSWER = 2**26  # bytes; the features of a thousand images take less
-_PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]+))?/?")
+_PATH = re.compile(r"/?(?:v1/models/)?(?P<model>[^/:]*)(?:/versions/(?P<version>[0-9]{1,19}))?/?")
 # HTTP and gRPC statuses.
 _TEMPORARY = (408, 429, 502, 503, 504, "UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED")
 _REFUSED = (400, "INVALID_ARGUMENT", "FAILED_PRECONDITION")

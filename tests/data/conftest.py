@@ -41,7 +41,9 @@ def flat_source(root, files):
     """A FolderSource over {name: bytes}, written to `root`, in which every file is a class of its own."""
     write_folder(root, files)
     names = tuple(files)
-    return FolderSource("train", str(root), names, names, tuple(range(len(names))), tuple(map(len, files.values())))
+    return FolderSource(
+        str(root), names, tuple(range(len(names))), tuple(map(len, files.values())), name="train", class_names=names
+    )
 
 
 def refusal(capsys, action):

@@ -38,7 +38,9 @@ def source(tmp_path_factory):
             for _ in range(length):
                 writer.write(example(next(numbers)))
     ranges, classes = ((0,) * len(LENGTHS), LENGTHS), ("a", "b", "c")
-    return RecordSource("set train", "set/1.0.0 train", tuple(paths), *ranges, "photo", "kind", classes, 16)
+    return RecordSource(
+        "set/1.0.0 train", tuple(paths), *ranges, "photo", "kind", 16, name="set train", class_names=classes
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +154,16 @@ def raw(stored, tmp_path_factory):
                 file.write(image.tobytes())
     files, labels = np.array([0] * 7 + [1] * 6, np.int32), (np.arange(IMAGES) % 3).astype(np.int32)
     paths, places = (str(folder / "a"), str(folder / "b")), np.array(offsets, np.int64)
-    return RawSource("records train", "a hash", paths, files, places, labels, ("x", "y", "z"), (5, 4, 4))
+    return RawSource(
+        "a hash",
+        paths,
+        files,
+        places,
+        labels,
+        name="records train",
+        class_names=("x", "y", "z"),
+        label_counts=(5, 4, 4),
+    )
 
 
 def test_raw_training_batches(raw, stored):
@@ -181,7 +192,7 @@ def test_yuv_crops_are_those_of_the_whole_image_and_close_to_its_pixels(stored, 
         for image in images:
             file.write(to_yuv420(image).numpy().tobytes())
     offsets, labels = np.arange(5, dtype=np.int64) * 98_304, np.zeros(5, np.int32)
-    source = YuvSource("records train", "id", (str(tmp_path / "a"),), labels, offsets, labels, ("x",), (5,))
+    source = YuvSource("id", (str(tmp_path / "a"),), labels, offsets, labels, name="records train", class_names=("x",))
     whole = source.window_reader(256)(offsets // 98_304, labels, labels).numpy()
     assert np.abs(whole[:3].astype(int) - smooth).max() <= 2
     for image, found in zip(images[3:], whole[3:], strict=True):

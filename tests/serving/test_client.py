@@ -213,6 +213,7 @@ def test_addresses():
         "grpc://h/a/b",
         "http://h?a=1",
         f"grpc://h/a/versions/{10**19}",
+        f"http://h/v1/models/a/versions/{'1' * 5000}",  # more digits than Python makes a number of
     )
     for target in (*others, "http://user:secret@h"):
         with pytest.raises(UsageError, match="^--model="):

@@ -63,8 +63,8 @@ def test_checkpoint(in_process, small_images, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    files = {f"{'ab'[index % 2]}/{index}.jpg": encoded(photo(300, 280, seed=index)) for index in range(10)}
-    files |= {"a/notes.txt": b"no image", "a/.hidden.jpg": files["a/0.jpg"]}
+    files = {f"{('a/deep', 'b')[index % 2]}/{index}.jpg": encoded(photo(300, 280, seed=index)) for index in range(10)}
+    files |= {"a/notes.txt": b"no image", "a/.hidden.jpg": files["a/deep/0.jpg"]}
     return write_folder(tmp_path_factory.mktemp("images") / "train", files).parent
 
 
