@@ -29,7 +29,7 @@ def run_command(command, main, argv=None):
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open as long as the process)
         # A file name that the terminal's encoding cannot represent is shown with escapes.
         if isinstance(getattr(sys, name), io.TextIOWrapper):
-            getattr(sys, name).reconfigure(errors="backslashreplace")
+            getattr(sys, name).reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UsageError as error:

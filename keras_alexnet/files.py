@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import socket
-import sys
 
 from tqdm import tqdm
 
@@ -167,12 +166,6 @@ def progress_bar(label, unit="images", start=0):
             bar.close()
 
     return show
-
-
-def print_above_bar(message, file=None):
-    """Prints a line to a stream (default: standard output) without damaging a progress bar on the terminal."""
-    with tqdm.external_write_mode():
-        print(message, file=file or sys.stdout, flush=True)
 
 
 def _temporary_name(folder):

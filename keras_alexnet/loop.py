@@ -10,12 +10,12 @@ import time
 
 import keras
 import tensorflow as tf
+from tqdm import tqdm
 
 from keras_alexnet import datasets, flags, rundir
 from keras_alexnet.data import pipeline
 from keras_alexnet.data.augmentation import Preprocessing
 from keras_alexnet.errors import RequeueError, RunError, UsageError, brief
-from keras_alexnet.files import print_above_bar
 from keras_alexnet.model import variants, weights
 from keras_alexnet.model.layers import Dropout
 from keras_alexnet.training import metrics, monitoring, schedules
@@ -200,7 +200,7 @@ class Loop:
         for _ in self.trainer.steps(batches, total, callbacks, progress, run.summary_steps):
             progress.seconds = before + time.perf_counter() - started
             if self.started is not None:
-                print_above_bar(f"first step {time.perf_counter() - self.started:.1f} s after the start")
+                tqdm.write(f"first step {time.perf_counter() - self.started:.1f} s after the start")
                 self.started = None
             if self.trainer.any_of_all(stop):
                 self._stop(stop)
@@ -229,7 +229,7 @@ class Loop:
         self._save()
         kept = f"{self.checkpoints.kept()}; the same command resumes from there"
         if stop.signal == signal.SIGINT:
-            print_above_bar(kept, sys.stderr)
+            tqdm.write(kept, sys.stderr)
             raise KeyboardInterrupt
         name = signal.Signals(stop.signal).name if stop else "a signal to another worker"
         raise RequeueError(f"stopped by {name}; {kept}")

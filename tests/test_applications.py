@@ -103,14 +103,6 @@ def test_predictions_that_are_no_numbers(scores):
         keras_alexnet.decode_predictions(scores, class_names=["a", "b"])
 
 
-def test_maps_of_both_towers_are_those_of_one_stack(run_of_three_epochs):
-    two, one = (keras_alexnet.AlexNet(weights=run_of_three_epochs, towers=towers, groups=2) for towers in (2, 1))
-    image = np.random.default_rng(0).normal(scale=60, size=(1, 224, 224, 3)).astype(np.float32)
-    halves = [keras.Model(two.input, two.get_layer(f"conv5_tower{tower}").output)(image) for tower in (0, 1)]
-    whole = keras.Model(one.input, one.get_layer("conv5").output)(image)
-    np.testing.assert_allclose(np.concatenate(halves, axis=-1), whole, rtol=1e-4, atol=1e-4)
-
-
 def test_the_network_that_comes_with_the_package(tmp_path, monkeypatch):
     (tmp_path / "photos [1]").mkdir()
     monkeypatch.chdir(tmp_path / "photos [1]")

@@ -12,11 +12,12 @@ import os
 import time
 
 import harness
+from tqdm import tqdm
 
 from keras_alexnet import rundir
 from keras_alexnet.cli import run_command
 from keras_alexnet.errors import RunError, UsageError, optional, reading
-from keras_alexnet.files import print_above_bar, progress_bar, read_json
+from keras_alexnet.files import progress_bar, read_json
 from keras_alexnet.flags import flag, parse, required
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the recipe, in 0..1
@@ -111,7 +112,7 @@ def fit(settings, train, test, epochs):
                 right += int((model(pictures.to(device)).argmax(1).cpu() == labels).sum())
         found.append((100 * (1 - right / len(test)), seconds))
         show(len(found), epochs)
-        print_above_bar(f"epoch {len(found)}: top-1 error {found[-1][0]:.2f} %, {seconds:.0f} s")
+        tqdm.write(f"epoch {len(found)}: top-1 error {found[-1][0]:.2f} %, {seconds:.0f} s")
     return found
 
 

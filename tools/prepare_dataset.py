@@ -59,10 +59,8 @@ def main(argv):
 
 def parse(argv):
     """Flags -> (PrepareConfig, list of Beam's options). Raises UsageError or ArgumentError."""
-    names = {field.name for field in dataclasses.fields(PrepareConfig)} | {
-        "flagfile",
-        *(each.lstrip("-") for each in flags.HELP),
-    }
+    names = {"flagfile", *(each.lstrip("-") for each in flags.HELP)}
+    names |= {field.name for field in dataclasses.fields(PrepareConfig)}
     own, rest, target = [], [], None
     for argument in argv:
         if argument.startswith("-"):

@@ -12,9 +12,10 @@ import time
 
 import keras
 import tensorflow as tf
+from tqdm import tqdm
 
 from keras_alexnet.errors import RunError, brief
-from keras_alexnet.files import atomic_write, print_above_bar, progress_bar
+from keras_alexnet.files import atomic_write, progress_bar
 from keras_alexnet.model import filters
 from keras_alexnet.training import metrics
 
@@ -223,7 +224,7 @@ class Monitor(keras.callbacks.Callback):
     def _warn(self, kind, message):
         if kind not in self.warned:
             self.warned.add(kind)
-            print_above_bar(f"warning: {message}", sys.stderr)
+            tqdm.write(f"warning: {message}", sys.stderr)
             self.note(message)
 
     def _stop_profiling(self):

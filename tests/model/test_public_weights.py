@@ -17,6 +17,7 @@ from keras_alexnet.errors import RunError, UsageError
 from keras_alexnet.model import caffe, public_weights, weights
 from keras_alexnet.model.variants import UNITS, VARIANTS
 from tests.data.conftest import encoded
+from tests.model.test_caffe import Evil
 from tests.runs import REMOVED, ROOT, call, refusal
 from tests.tools.conftest import load_tool
 
@@ -201,13 +202,6 @@ def test_hdf5_of_tf2cv_holds_what_pytorch_holds(torch, tmp_path, variant, name):
     write_hdf5(tmp_path / "net.h5", arrays)
     kernel = public_weights.read(str(tmp_path / "net.h5")).weights["fc6/kernel"]
     assert np.argwhere(kernel.reshape(6, 6, -1, kernel.shape[1])).tolist() == [[2, 1, 5, 0]]
-
-
-class Evil:
-    """Unpickled, it would make a file."""
-
-    def __reduce__(self):
-        return os.system, ("touch was_run",)
 
 
 def test_what_cannot_be_read_is_named_in_one_line(torch, tmp_path, monkeypatch):
