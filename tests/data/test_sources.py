@@ -233,3 +233,10 @@ def test_a_class_of_few_images_has_one_on_each_side_or_is_refused(tmp_path, caps
     root = write_folder(tmp_path / "copies", {**contents(2), "a/1.jpg": IMAGE, "a/0.jpg": IMAGE})
     line = refusal(capsys, lambda: sources.open_folder(str(root)))
     assert "class a has too few different images for both sides of the split; add images" in line
+
+
+@pytest.mark.parametrize("root", sources.ROOTS)
+def test_a_run_among_the_images_is_seen(tmp_path, root):
+    (tmp_path / root / "train" / "a").mkdir(parents=True)
+    assert sources.is_inside(tmp_path / root / "train" / "run", tmp_path)
+    assert not sources.is_inside(tmp_path / "run", tmp_path)
