@@ -81,7 +81,8 @@ def read(path):
     elif start.startswith(b"\x08"):  # the field that an ONNX file begins with, and a .caffemodel does not have
         kind, variant, layers = _of_onnx(path)
     elif names or start.startswith((b"<", b"version ")):
-        raise RunError(f"{path}: is {describe_file(path)}; a .pth, .h5, .onnx, .caffemodel or .npy of weights is read")
+        what = describe_file(path) or "an .npz of named weights, which need no import"
+        raise RunError(f"{path}: is {what}; a .pth, .h5, .onnx, .caffemodel or .npy of weights is read")
     else:
         kind, variant, layers = "caffe", "caffe", caffe.read(path)
     settings, weights = _named(path, variant, layers)

@@ -6,6 +6,7 @@ A filter's color share is how much of its energy, the sum of its squared weights
 
 import collections
 import dataclasses
+import os
 
 import numpy as np
 
@@ -45,9 +46,10 @@ class Settings(experiment.Settings):
 
 
 def run(settings):
-    for place, folder in enumerate(flags.required(settings, "model_dir")):
+    for folder in flags.required(settings, "model_dir"):
         rundir.check_run(folder)
-        settings.check("model_dir", folder not in settings.model_dir[:place], "names a run twice")
+    different = {os.path.realpath(folder) for folder in settings.model_dir}
+    settings.check("model_dir", len(different) == len(settings.model_dir), "names a run twice")
     experiment.pyplot()  # which fails now where Matplotlib is missing, and not after the work
     cli.start_tensorflow()
     permutations, runs, pixels = PERMUTATIONS // (100 if settings.quick else 1), [], None

@@ -20,7 +20,7 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from keras_alexnet import config as configs, files, flags, rundir
-from keras_alexnet.errors import UsageError, printable
+from keras_alexnet.errors import ArgumentError, UsageError, printable
 from keras_alexnet.training import progress
 
 TRAINER = (sys.executable, "-m", "keras_alexnet.train")
@@ -41,10 +41,7 @@ class Cell:
     name = property(lambda self: f"{self.stem}/seed{self.seed}")
     log = property(lambda self: f"{self.folder}.log")
     lock = property(lambda self: f"{self.folder}.lock")
-
-    @property
-    def history(self):
-        return rundir.read_history(self.folder)
+    history = property(lambda self: rundir.read_history(self.folder))
 
     @property
     def epochs(self):
@@ -86,7 +83,7 @@ def cells_of(flagfiles, seeds, out, further=()):
             argv = (f"--flagfile={path}", *further, f"--seed={seed}", f"--model_dir={folder}")
             try:
                 cells.append(Cell(stem, seed, folder, argv, configs.parse_train(argv, "")))
-            except UsageError as error:
+            except (UsageError, ArgumentError) as error:
                 raise UsageError(f"{path}: {error}") from None
     return cells
 

@@ -321,13 +321,9 @@ def verdict(values):
     numbers = f"{why}, the loss leaves that of a majority-class baseline ({when})"
     fc7 = {start.label: starts[start.name]["measures"].get(first, {}).get("fc7") for start in STARTS}
     if all(fc7.values()):  # no start diverged before it was measured
-        parts = [
-            f"{label} {100 * each['share']:.2g} % (standard deviation {each['signal_between']:.2g})"
-            for label, each in fc7.items()
-        ]
-        numbers += (
-            f". Share of the energy of fc7's signal at step {first} that differs between images: {'; '.join(parts)}"
-        )
+        text = "{} {:.2g} % (standard deviation {:.2g})".format
+        parts = "; ".join(text(label, 100 * each["share"], each["signal_between"]) for label, each in fc7.items())
+        numbers += f". Share of the energy of fc7's signal at step {first} that differs between images: {parts}"
     return Verdict(outcome, numbers)
 
 

@@ -353,9 +353,10 @@ def verdict(values):
     pixels, code = row_of(values, "pixels", ""), row_of(values, "features", "binary", gain["bits"])
     faster = _times_faster(values, code)
     found = f"{faster:.3g} times faster" if faster >= 1 else f"{1 / faster:.3g} times slower"
+    spread = "one query" if gain["standard_error"] is None else f"standard error {100 * gain['standard_error']:.1f}"
     numbers = (
         f"mean average precision {100 * gain['difference']:+.1f} points for binary codes of {gain['bits']} bits of the "
-        f"last hidden layer over the same of pixels (standard error {100 * (gain['standard_error'] or 0):.1f}); all "
+        f"last hidden layer over the same of pixels ({spread}); all "
         f"numbers {100 * whole['mean_average_precision']:.1f} %, pixels {100 * pixels['mean_average_precision']:.1f} "
         f"%. The code has {100 * code['mean_average_precision']:.1f} %, is {whole['bytes'] / code['bytes']:.0f} times "
         f"smaller and among {values['timing_rows']:,} images is found {found} once the network has described the image"

@@ -168,6 +168,7 @@ def test_without_the_extra_it_is_named(monkeypatch):
         ("table1", "--cnn={run}", "--split=test: --data_dir="),  # the table is of the test set
         ("table1", "--cnn=", "--cnn=: must be a run's folder"),
         ("table2", "--cnn={run} --cnn={run}/", "is given twice"),
+        ("figure3", "--model_dir={run} --model_dir={run}/", "names a run twice"),
         ("table2", "--cnn={run} --test_split=test", "--test_split=test: --data_dir="),
         ("table2", "--cnn={run} --dataset=imagenet2012 --test_split=test", "not public"),
     ],

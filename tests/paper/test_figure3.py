@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_the_permutation_test_of_cases_that_can_be_counted():
 
 
 def test_runs_from_start_to_end(run_of_three_epochs, tmp_path):
-    folders = run_of_three_epochs, "imagenette", f"{run_of_three_epochs}/."
+    folders = run_of_three_epochs, "imagenette", shutil.copytree(run_of_three_epochs, tmp_path / "run")
     flags = [f"--model_dir={folder}" for folder in folders]
     flags += [f"--results_dir={tmp_path}", "--quick", "--normalize=each"]
     assert experiment.main("figure3", flags) == 0

@@ -166,6 +166,8 @@ def test_wrong_grids_are_refused_before_anything_is_trained(cells, tmp_path):
         grid.cells_of([str(tmp_path / "a.cfg"), str(tmp_path / "x" / "a.cfg")], [1], "out")
     with pytest.raises(UsageError, match=r"a.cfg: .*'widht'"):
         cells(["--widht=2"], a=[])
+    with pytest.raises(UsageError, match=r"a.cfg: lr_schedule "):
+        cells(["--lr_policy=schedule"], a=[])
     fake_trainer.write(cell.config, 3)
     with pytest.raises(UsageError, match=r"a/seed1: holds a run with other flags, --width=0.5 \(the run has 1.0\)"):
         grid.run(cells(["--width=0.5"], a=[]))
