@@ -25,8 +25,7 @@ def main(argv):
     start_tensorflow()
     figure, panels = experiment.panel(14, 3.8, columns=4, width_ratios=[1, 1, 1, 1.35])
     run = rundir.open_run(str(options.run))
-    network = run.config.network
-    panels[3].set_title("conv1, tower 0 above tower 1" if 2 in (network.towers, network.groups) else "conv1")
+    panels[3].set_title("conv1, tower 0 above tower 1" if run.config.network.groups == 2 else "conv1")
     draw(panels, run.history, filters.conv1_grid(rundir.build(run), scale=4, smooth=True))
     options.image.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.image, dpi=110)

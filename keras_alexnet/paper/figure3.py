@@ -63,9 +63,9 @@ def run(settings):
         if not runs:
             pixels = filters.grid(trained, SCALE, settings.normalize, smooth=True)
         name = f"{network.variant}, width {network.width:g}, {epochs} epochs, seed {seed}"
-        has_towers = network.towers == 2 or network.groups == 2  # groups compute the same as towers
         about = f"{sum(kernel.shape[-1] for kernel in trained)} filters, {opened.statistics.count:,} training images"
         about += f" of {len(classes)} classes"
+        has_towers = network.groups == 2  # two towers have two groups, and groups compute the same
         runs.append({**compare(trained, start, permutations), "name": name, "about": about, "towers": has_towers})
     alike = collections.Counter(each["name"] for each in runs)
     for each, folder in zip(runs, settings.model_dir, strict=True):

@@ -62,6 +62,15 @@ def test_triton_serves_the_onnx_export():
     assert changed.version_policy.specific.versions == [1]
 
 
+def test_the_manifest_of_kserve():
+    yaml = pytest.importorskip("yaml")
+    manifest = yaml.safe_load((SERVING / "triton" / "kserve.yml").read_text())
+    assert (manifest["apiVersion"], manifest["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    model = manifest["spec"]["predictor"]["model"]
+    assert (model["modelFormat"]["name"], model["runtime"]) == ("triton", "kserve-tritonserver")
+    assert model["protocolVersion"] == "v2" and model["storageUri"].startswith("pvc://")
+
+
 @pytest.fixture
 def run(tmp_path):
     """A function that runs serve.sh with a program in the server's place that prints what it is called with."""
