@@ -199,6 +199,7 @@ def compare(cells, evaluate, data_dir=None, known=None):
     row = {"name": CENTER, "seeds": list(views), "errors": center, "ten_views": ten, "unlearned": []}
     rows.append({**row, "difference": experiment.paired(views.values()) if views else None})
     corrected = holm([row["difference"] and row["difference"]["p"] for row in rows])
+    seeds = len({cell.seed for cell in cells if cell.stem != BASELINE})
     shown = ("batch_size", "learning_rate", "lr_schedule", "precision", "variant", "width")
     return {
         "rows": [{**row, "corrected": p} for row, p in zip(rows, corrected, strict=True)],
@@ -209,7 +210,7 @@ def compare(cells, evaluate, data_dir=None, known=None):
         "training_images": first["training_images"],
         "classes": len(counts),
         "flags": {name: text for name, text in flags.as_text(cells[0].config).items() if name in shown},
-        "least_effect": least_effect([run["error"] for run in baseline.values()], len(rows) - 2),
+        "least_effect": least_effect([run["error"] for run in baseline.values()], len(rows) - 2, seeds),
     }
 
 
@@ -237,14 +238,14 @@ def pool(rows):
         row["difference"] |= {"mean": mean, "low": mean - reach, "high": mean + reach, "p": p}
 
 
-def least_effect(errors, rows, seeds=experiment.LEAST_SEEDS, draws=10_000):
+def least_effect(errors, rows, seeds, draws=10_000):
     """The points of difference that four of five grids would find, by simulation from the errors of a baseline's seeds.
 
     `rows` ablations with `seeds` seeds each, one of which has an effect; its p is corrected for all of them and for the
     ten views. The deviation is that of the errors, with the seeds' share, which blocks take away. None with one error,
-    or without ablations.
+    without ablations, and with fewer than LEAST_SEEDS.
     """
-    if len(errors) < 2 or not rows:
+    if len(errors) < 2 or not rows or seeds < experiment.LEAST_SEEDS:
         return None
     shape = (draws, rows + 1, seeds)  # the baseline first, then the ablation with an effect
     drawn = np.random.default_rng(0).normal(scale=np.std(errors, ddof=1), size=shape)

@@ -75,7 +75,7 @@ def run(settings):
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
             diverged = progress.finished  # training ends early only when it diverges
             trainings[name].append({"seed": seed, **tested, "diverged": diverged, "curve": progress.history})
-    values = {"networks": trainings, "epochs": settings.epochs}
+    values = {"networks": trainings, "epochs": settings.epochs, "is_papers": images.is_papers}
     drops = " and ".join(map(str, settings.rate_drops)) or "none"
     size = cifar_network.SIZE - 2 * settings.crop_border
     crops = f"crops of {size} and reflections, centers tested" if settings.crop_border else "none"
@@ -110,7 +110,8 @@ def tables(values):
         for name in pair:
             errors = _errors(values, name)
             ours = experiment.mean_and_spread(errors) if errors else NOT_RUN
-            seeds = ", ".join(f"{error:.2f}" for error in errors) or "-"
+            found = values["networks"].get(name, ())
+            seeds = ", ".join(f"{each['top1_error']:.2f}{' (diverged)' * each['diverged']}" for each in found) or "-"
             paper = name[:2] if in_paper else "-"
             rows.append((f"{LABELS[name]} ({name})", paper, name[:2], ours, seeds))
         difference, release = _difference(values, pair), int(pair[0][:2]) - int(pair[1][:2])
@@ -139,6 +140,8 @@ def tables(values):
 def verdict(values):
     """The Verdict of the last pair that was run; the second pair has the paper's errors as names."""
     outcome, numbers = "cannot be told", []
+    if not values.get("is_papers", True):  # version 0.1 did not record it
+        return Verdict(outcome, "the images are not CIFAR-10")
     for pair in PAIRS:
         if difference := _difference(values, pair):
             excludes_0 = difference["low"] is not None and difference["low"] * difference["high"] > 0

@@ -54,6 +54,11 @@ class Images(typing.NamedTuple):
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
 
+    @property
+    def is_papers(self):
+        """Whether there are as many images and classes as in CIFAR-10."""
+        return (len(self.train[1]), len(self.test[1]), len(self.class_names)) == (50_000, 10_000, 10)
+
 
 def load(settings):
     """Reads the images that CifarSettings name, with --quick a few of each class: Images."""

@@ -88,7 +88,7 @@ def run(settings):
         trial = cifar_network.Trial("19pct", activation, learning_rate, weight_decay=False, **options)
         return cifar_network.Training(folder, trial, images)
 
-    values = compare(settings, start)
+    values = compare(settings, start) | {"is_papers": images.is_papers}
     figure, axes = experiment.panel(6.4, 4.2)
     for activation, style in zip(NAMES, ("-", "--"), strict=True):
         for trial in values[activation]["trials"]:
@@ -121,7 +121,7 @@ def compare(settings, start):
         rates = getattr(settings, f"{activation}_rates")
         trainings = {rate: start(activation, rate, settings.seed) for rate in rates}
         search(activation, trainings, settings)
-        best = min(trainings, key=lambda rate: _standing(trainings[rate].progress.history, target))
+        best = min(trainings, key=lambda rate: _standing(trainings[rate], target))
         curves = [trainings[best].progress.history]
         for seed in range(settings.seed + 1, settings.seed + settings.repeats):
             again = start(activation, best, seed)
@@ -144,11 +144,10 @@ def search(activation, trainings, settings):
     rates, limit, target = list(trainings), min(settings.first_round, settings.max_epochs), settings.target_error
     while True:
         for rate in rates:
-            reached = [_standing(training.progress.history, target)[0] for training in trainings.values()]
+            reached = [_standing(training, target)[0] for training in trainings.values()]
             _train(trainings[rate], math.ceil(min(limit, *reached)), target, f"{activation}, learning rate {rate:g}")
-        # Compare curves up to this round only: those of a resumed search may be longer.
-        curves = {rate: [row for row in trainings[rate].progress.history if row["epoch"] <= limit] for rate in rates}
-        standings = {rate: _standing(curve, target) for rate, curve in curves.items()}
+        # Compare up to this round only: a resumed search may have trained for longer.
+        standings = {rate: _standing(trainings[rate], target, limit) for rate in rates}
         rates = sorted(rates, key=standings.get)[: math.ceil(len(rates) / 2)]
         if limit >= settings.max_epochs or standings[rates[0]][0] < math.inf:
             return
@@ -159,15 +158,20 @@ def _train(training, epochs, target, label):
     progress = training.progress
     if progress.epochs < epochs:
         training.train(epochs, lambda curve: epochs_to(curve, target) is not None, progress_bar(label, "epochs"))
-        error = _standing(progress.history, target)[1]
+        error = _standing(training, target)[1]
         state = "diverged" if progress.finished else f"training error {error:.2f} %"
         print(f"{label}: epoch {progress.epochs}, {state}", flush=True)
 
 
-def _standing(curve, target):
-    """The sort key of trainings: (epochs to the target, last error), infinity for missing values."""
-    reached, points = epochs_to(curve, target), smoothed(curve)
-    return (math.inf if reached is None else reached, points[-1][1] if points else math.inf)
+def _standing(training, target, limit=math.inf):
+    """The sort key of trainings by their first epochs: (epochs to the target, last error), infinity for missing values.
+
+    The last error of a training that has diverged counts as infinite.
+    """
+    progress = training.progress
+    curve = [row for row in progress.history if row["epoch"] <= limit]
+    reached, points, diverged = epochs_to(curve, target), smoothed(curve), progress.finished and progress.epochs < limit
+    return (math.inf if reached is None else reached, math.inf if diverged or not points else points[-1][1])
 
 
 def epochs_to(curve, target):
@@ -202,6 +206,8 @@ def tables(values):
 def verdict(values):
     factor, seeds = values["factor"], len(values["relu"]["epochs"])
     count = "one seed" if seeds == 1 else f"{seeds} seeds"
+    if not values.get("is_papers", True):  # version 0.1 did not record it
+        return Verdict("cannot be told", "the images are not CIFAR-10")
     if factor is None:
         return Verdict("cannot be told", "not both nonlinearities reached the target")
     if factor > 1.5:

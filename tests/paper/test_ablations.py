@@ -83,12 +83,13 @@ def test_differences_are_paired_and_corrected_as_defined(compare):
 
 def test_the_least_effect_is_what_four_of_five_tests_find():
     spread = math.sqrt(2)  # of 30 and 32
-    least = ablations.least_effect([30.0, 32.0], rows=1)  # two networks with three seeds, and the ten views
+    least = ablations.least_effect([30.0, 32.0], rows=1, seeds=3)  # two networks with three seeds, and the ten views
     power = stats.nct(2, least / (spread * math.sqrt(2 / 3))).sf(stats.t(2).ppf(1 - 0.05 / 2 / 2))
     assert power == pytest.approx(0.8, abs=0.02)
-    assert ablations.least_effect([30.0, 32.0], rows=12) < least  # all rows tell the spread
-    assert ablations.least_effect([30.0], rows=12) is None
-    assert ablations.least_effect([30.0, 32.0], rows=0) is None
+    assert ablations.least_effect([30.0, 32.0], rows=12, seeds=3) < least  # all rows tell the spread
+    assert ablations.least_effect([30.0], rows=12, seeds=3) is None
+    assert ablations.least_effect([30.0, 32.0], rows=0, seeds=3) is None
+    assert ablations.least_effect([30.0, 32.0], rows=12, seeds=2) is None
 
 
 def test_tables(compare):

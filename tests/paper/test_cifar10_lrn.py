@@ -7,7 +7,7 @@ from keras_alexnet.paper import cifar10_lrn, experiment
 
 def values_of(**errors):
     networks = {
-        name.removeprefix("n"): [{"seed": seed, "loss": 1.0, "top1_error": error} for seed, error in enumerate(found)]
+        name.removeprefix("n"): [{"top1_error": error, "diverged": error == 90.0} for error in found]
         for name, found in errors.items()
     }
     return {"networks": networks, "epochs": 140}
@@ -17,6 +17,7 @@ def test_a_pair_is_compared_seed_by_seed():
     values = values_of(n19pct=[20.0, 21.0, 22.0], n18pct=[19.0, 19.9, 21.1])
     errors, differences = cifar10_lrn.tables(values)
     assert errors.rows[3] == ("five layers, normalized across maps (11pct)", "11", "11", "not run", "-")
+    assert cifar10_lrn.tables(values_of(n19pct=[20.0, 90.0]))[0].rows[0][-1] == "20.00, 90.00 (diverged)"
     # 4.3027 * 0.1 / sqrt(3)
     assert differences.rows[0] == ("four layers (19pct minus 18pct)", "-", "1", "+1.00 [+0.75, +1.25]")
     assert differences.rows[1] == ("five layers (13pct minus 11pct)", "2", "2", "not run")
@@ -34,7 +35,9 @@ def test_a_pair_is_compared_seed_by_seed():
     ],
 )
 def test_no_more_is_claimed_than_the_seeds_say(errors, outcome):
-    assert cifar10_lrn.verdict(values_of(**errors)).outcome == outcome
+    values = values_of(**errors)
+    assert cifar10_lrn.verdict(values).outcome == outcome
+    assert cifar10_lrn.verdict(values | {"is_papers": False}).outcome == "cannot be told"
 
 
 def test_a_command_from_start_to_end_and_again(tmp_path, capsys, monkeypatch):

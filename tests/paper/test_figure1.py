@@ -22,12 +22,15 @@ def test_the_error_is_the_mean_over_an_epochs_worth():
 class FakeTraining:
     """Its error falls from 90 by `speed` an epoch; the five points of an epoch share one error."""
 
-    def __init__(self, speed):
-        self.speed, self.progress = speed, types.SimpleNamespace(epochs=0, history=[], finished=False)
+    def __init__(self, speed, last=None):
+        self.speed, self.last, self.progress = speed, last, types.SimpleNamespace(epochs=0, history=[], finished=False)
 
     def train(self, epochs, enough, show):
         curve = self.progress.history
         while self.progress.epochs < epochs and not enough(curve):
+            if self.progress.epochs == self.last:
+                self.progress.finished = True
+                return
             self.progress.epochs += 1
             error = 90 - self.speed * self.progress.epochs
             for _ in range(5):
@@ -66,6 +69,16 @@ def test_the_search_halves_the_field_and_resumes(speeds, settings, epochs, monke
     assert [training.progress.epochs for training in trainings.values()] == epochs
 
 
+def test_a_learning_rate_that_diverges_comes_last():
+    settings = figure1.Settings(relu_rates=(0.1, 0.2), tanh_rates=(0.3, 0.4), max_epochs=4, first_round=2)
+    fates = {0.1: (1, None), 0.2: (9, 1), 0.3: (1, None), 0.4: (9, 2)}  # 0.4 is the better one after the first round
+    trainings = {rate: FakeTraining(*fate) for rate, fate in fates.items()}
+    values = figure1.compare(settings, lambda activation, rate, seed: trainings[rate])
+    assert [training.progress.epochs for training in trainings.values()] == [4, 1, 2, 2]
+    assert [values[name]["best_rate"] for name in figure1.NAMES] == [0.1, 0.3]
+    assert [trial["diverged"] for trial in values["tanh"]["trials"]] == [False, True]
+
+
 def test_the_best_learning_rates_are_compared():
     speeds, started = {0.1: 4, 0.2: 10, 0.3: 2, 0.4: 5}, []
 
@@ -79,6 +92,7 @@ def test_the_best_learning_rates_are_compared():
     assert values["relu"]["epochs"] == pytest.approx([6.6, 13.0]) and values["relu"]["best_rate"] == 0.2
     assert values["tanh"]["epochs"] == pytest.approx([13, 26]) and values["factor"] == pytest.approx(39 / 19.6)
     assert figure1.verdict(values).outcome == "holds" and "2 seeds" in figure1.verdict(values).numbers
+    assert str(figure1.verdict(values | {"is_papers": False})) == "Cannot be told: the images are not CIFAR-10."
     values["factor"] = 1.2
     assert str(figure1.verdict(values)) == "Does not hold: tanh takes 1.2 times as long here, 2 seeds."
     values["factor"], values["tanh"]["epochs"] = None, [13.0, None]
