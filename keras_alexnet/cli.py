@@ -27,7 +27,7 @@ def run_command(command, main, argv=None):
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the shell: >&-
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open as long as the process)
-        # A file name that the terminal's encoding cannot represent is shown with escapes.
+        # Lines are shown at once in a pipe too, and with escapes what the terminal's encoding cannot represent.
         if isinstance(getattr(sys, name), io.TextIOWrapper):
             getattr(sys, name).reconfigure(errors="backslashreplace", line_buffering=True)
     try:

@@ -103,24 +103,9 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(variants.Settings):
     """Network (sections 3 and 4.2)."""
 
-    variant: str = flag(
-        "paper", "As published, as in the release, or as in Caffe.", choices=tuple(variants.VARIANTS), first=True
-    )
-    towers: int = flag(2, "2: two stacks of layers, as in the paper; 1: a single stack.")
-    groups: int = flag(2, "With --towers=1: groups of conv2, conv4 and conv5.")
-    topology: str = flag(
-        "alexnet",
-        "half: half the kernels in conv1 to conv4, with --towers=1 --groups=1 (section 3.2). separate: towers joined "
-        "at fc8 only. conv6: a sixth convolutional layer after pool5 (section 6). zf: conv1 with 7x7 kernels and "
-        "stride 2, as has conv2 (Zeiler and Fergus 2013).",
-        choices=tuple(variants.TOPOLOGIES),
-    )
-    removed_layers: tuple[str, ...] = flag(
-        (), "Layers to leave out, of conv2 to conv5 and fc7, such as conv3,conv4 (section 7)."
-    )
     devices: tuple[str, ...] = flag(
         ("auto",),
         "Devices of the towers, such as GPU:0,GPU:1, or one for both. auto: two GPUs if present.",
@@ -130,12 +115,6 @@ class NetworkConfig:
     precision: str = flag(
         "float32", "Arithmetic of convolutions and products; the rest is float32.", choices=PRECISIONS, first=True
     )
-    width: float = flag(1.0, "Multiplies the number of units of every hidden layer.", above=0.0, high=4.0)
-    activation: str = flag("relu", "Nonlinearity of section 3.1.", choices=("relu", "tanh"))
-    local_response_normalization: bool = flag(True, "Section 3.3; off: no normalization layers.")
-    overlapping_pooling: bool = flag(True, "Section 3.4: 3x3 windows, stride 2; off: 2x2 windows, stride 2.")
-    dropout: float = flag(0.5, "Section 4.2: probability that a hidden unit is set to zero.", low=0.0, below=1.0)
-    inverted_dropout: bool = flag(False, "Scale up in training what dropout keeps, as Keras does, not down in tests.")
 
     def device_names(self):
         """The names in --devices: tuple of str, or None for auto."""
@@ -254,7 +233,6 @@ def check(config):
             raise ArgumentError(name, getattr(data, name), f"must be left out: --dataset={data.dataset} has two splits")
     if data.val_fraction and data.dataset != "folder":
         raise ArgumentError("val_fraction", data.val_fraction, "is for --dataset=folder; other sets have two splits")
-    variants.Network(**variants.settings_of(network))
     largest = 256 - variants.VARIANTS[network.variant].input_size + 1
     if data.crop_positions > largest:
         raise ArgumentError("crop_positions", data.crop_positions, f"must be at most {largest} for {network.variant}")

@@ -129,7 +129,7 @@ def prepare_datasets(config, given, train_source, val_source, is_chief):
         shared = shared_files(train_source, val_source)
         if shared:
             found = f"{shared} of {val_source.count} validation images are training images too, by size and content"
-            print(f"warning: {found}; the validation error will be too low", file=sys.stderr, flush=True)
+            print(f"warning: {found}; the validation error will be too low", file=sys.stderr)
     both, found = (train_source, val_source), (statistics, summary)
     bad = [(*source.other_files, *facts.skipped) for source, facts in zip(both, found, strict=True)]
     _report_bad_files(config, both, bad, is_chief)
@@ -232,4 +232,4 @@ def _report_bad_files(config, both, bad, is_chief):
         message = f"{describe_bad_files(both, bad)}; all are listed in {path}"
         if config.data.bad_images == "fail":
             raise RunError(f"{message}. --bad_images=skip leaves them out")
-        print(f"{message}; left out", flush=True)
+        print(f"{message}; left out")

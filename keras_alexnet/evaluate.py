@@ -83,7 +83,7 @@ def main(argv):
     from keras_alexnet import evaluation
 
     report = evaluation.evaluate(config)
-    print(as_text(report), flush=True)
+    print(as_text(report))
     path = config.json or os.path.join(json_folder, _json_name(config, report))
     write_json(path, report, indent=1, ensure_ascii=False)
     print(f"all results: {path}")

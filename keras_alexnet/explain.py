@@ -94,7 +94,7 @@ def main(argv):
     for number, (path, view) in enumerate(zip(config.images, views, strict=True), 1):
         panels = image_panels(model, *view, names, config.class_name)
         name, probability = panels[0].bars[0]
-        print(f"{printable(path)}: {printable(name)}, {percent(probability)}", flush=True)
+        print(f"{printable(path)}: {printable(name)}, {percent(probability)}")
         sections[f"{number}_{Path(path).stem}"] = printable(os.path.basename(path)), panels
     sections["run"] = "The run", [filter_panel(model), *(sample_panels(model, *sample) if sample else ())]
     network, epochs = run.config.network, len(run.history)

@@ -65,7 +65,7 @@ def main(argv):
         problem = f"cannot be used ({error.strerror}); name another one, or 0 for any"
         raise ArgumentError("port", config.port, problem) from None
     with server, contextlib.suppress(KeyboardInterrupt):
-        print(f"http://127.0.0.1:{server.server_port} (Ctrl-C ends it)", flush=True)
+        print(f"http://127.0.0.1:{server.server_port} (Ctrl-C ends it)")
         server.serve_forever()
 
 

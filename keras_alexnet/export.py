@@ -69,7 +69,7 @@ def main(argv):
             folder = export_half(model_dir, config.checkpoint)
         else:
             folder = formats.export_run(model_dir, name, config.checkpoint, config.quantize)
-        print(f"exported to {folder}", flush=True)
+        print(f"exported to {folder}")
 
 
 def check(config):

@@ -140,7 +140,7 @@ class Loop:
         self.plateau = dataclasses.replace(self.plateau, **saved)
         if path:
             steps = f" and {self.progress.batches} steps" if self.progress.batches else ""
-            print(f"resuming after epoch {self.progress.epochs}{steps} ({path})", flush=True)
+            print(f"resuming after epoch {self.progress.epochs}{steps} ({path})")
 
     def _is_done(self):
         return self.progress.finished or self.progress.epochs >= self.config.training.epochs
@@ -292,7 +292,7 @@ def assign_initial_weights(config, values, model):
         weights.assign(values, model, without=new_layers)
     except ValueError as error:
         raise UsageError(f"--initial_weights={path}: {str(error).removeprefix(f'{path}: ')}") from None
-    print(f"weights:    from {path}; new layers: {', '.join(new_layers) or 'none'}", flush=True)
+    print(f"weights:    from {path}; new layers: {', '.join(new_layers) or 'none'}")
 
 
 def describe(loop, devices):
@@ -339,7 +339,7 @@ def dry_run(loop, devices):
     except ReadError:
         both = loop.train_source, loop.val_source
         train, val = datasets.find_bad_files(*both, data.input_threads)
-        print(datasets.describe_bad_files(both, (train, val)), flush=True)
+        print(datasets.describe_bad_files(both, (train, val)))
         if data.bad_images == "fail":
             problem = "training would stop at these files; --bad_images=skip leaves them out"
             raise RunError(f"--bad_images=fail: {problem}") from None
@@ -365,7 +365,6 @@ def dry_run(loop, devices):
         f"disk:       {needed / GIGABYTE:.2f} GB for {run.checkpoints_to_keep} checkpoints, those of the last and the "
         f"best epoch, a temporary one{' and the export' if run.export else ''}; {free / GIGABYTE:.1f} GB free at "
         f"{folder}",
-        flush=True,
     )
     if not os.access(folder, os.W_OK):
         raise UsageError(f"--model_dir={run.model_dir}: {folder} is not writable; name another folder")

@@ -58,7 +58,7 @@ def main(argv):
                 failed.append(f"{printable(path)}: {printable(str(answer))}")
             elif config.format == "table" and "classes" not in answer:
                 raise UsageError(f"--signature={config.signature}: returns no classes; add --format=jsonl")
-            print((_as_json if config.format == "jsonl" else _as_block)(path, answer), flush=True)
+            print((_as_json if config.format == "jsonl" else _as_block)(path, answer))
     if failed:
         more = f" (and {len(failed) - 1} more of {len(config.images)})" if len(failed) > 1 else ""
         raise RunError(failed[0] + more)

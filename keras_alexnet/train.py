@@ -68,8 +68,8 @@ def train(config):
                 rundir.write_settings(config, train_source.class_names)
                 changed = "; ".join(rundir.write_provenance(config.run.model_dir, statistics, val_summary))
                 if changed:
-                    print(f"changed since the run started: {changed}; results may not repeat to the bit", flush=True)
-            print(loop.describe(running, all_devices), end="", flush=True)
+                    print(f"changed since the run started: {changed}; results may not repeat to the bit")
+            print(loop.describe(running, all_devices), end="")
             trained = running.fit(started, stop)
             last = running.progress.history[-1]
             errors = "top-1 error {val_top1_error:.2f} %, top-5 error {val_top5_error:.2f} %".format(**last)

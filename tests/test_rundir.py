@@ -18,7 +18,7 @@ def copy(tiny_run, tmp_path):
     ("file", "content", "words"),
     [
         ("flags.cfg", b"--model_dir=x\n--no_such_flag=1\n", r"flags.cfg: is not the flags of a run \('no_such_flag'"),
-        ("flags.cfg", b"--model_dir=x\n--width=0.37\n", "epoch-3: cannot be read"),
+        ("flags.cfg", b"--model_dir=x\n--width=0.37\n", "is not the flags of a run .width must give two towers"),
         ("class_names.txt", b"", "must hold one name a line, and no name twice"),
         ("class_names.txt", b"a\nb\na\n", "must hold one name a line, and no name twice"),
         ("class_names.txt", b"a\nb\nc\nd\n", "epoch-3: cannot be read"),

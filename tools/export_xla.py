@@ -45,7 +45,7 @@ def main(argv):
                 path = os.path.join(settings.out[0], f"{precision}-{batch_size}{suffix}")
                 with atomic_write(path, "wb") as file:
                     file.write(content)
-                print(f"{path}: {len(content):,} bytes", flush=True)
+                print(f"{path}: {len(content):,} bytes")
 
 
 def compiled(trainer, batch_size):

@@ -40,7 +40,7 @@ class Report:
         folder = os.path.dirname(os.path.abspath(self.json or ""))
         if self.json and (os.path.isdir(self.json) or not os.access(folder, os.W_OK | os.X_OK)):
             raise ArgumentError("json", self.json, "must name a file, in a folder that can be written to")
-        variants.Network(width=getattr(self, "width", 1.0))
+        variants.Settings(width=getattr(self, "width", 1.0))
 
 
 @dataclasses.dataclass(frozen=True)

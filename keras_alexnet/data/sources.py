@@ -148,7 +148,7 @@ def _open_training(data):
         train, val = open_folder(data.data_dir, data.val_fraction, data.split_seed)
         if train.root == val.root:
             parts = f"{train.count} images to train on, {val.count} to validate on"
-            print(f"split:      {parts}, chosen by content (--val_fraction, --split_seed)", flush=True)
+            print(f"split:      {parts}, chosen by content (--val_fraction, --split_seed)")
         return train, val
     if data.dataset == "shapes":
         folder = shapes_folder(data)

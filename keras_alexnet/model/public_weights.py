@@ -104,7 +104,7 @@ def _named(path, variant, layers):
     units, first, classes = {**UNITS, **v.units}, layers["conv1"][1].size, layers["fc8"][1].size
     settings = {"variant": variant, "towers": 1, "groups": groups, "width": first / units["conv1"]}
     try:
-        Network(max(1, classes), **settings)
+        Network(num_classes=max(1, classes), **settings)
     except ArgumentError as error:
         raise RunError(f"{path}: conv1 has {first} outputs, AlexNet {units['conv1']}; {error}") from None
     made = [round(units[layer] * settings["width"]) for layer in LAYERS[:-1]] + [classes]

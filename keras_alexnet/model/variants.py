@@ -5,6 +5,7 @@ import math
 import numbers
 
 from keras_alexnet.errors import ArgumentError
+from keras_alexnet.flags import flag
 
 _IMAGENET_STD = (0.229, 0.224, 0.225)  # of RGB pixels in [0, 1], as torchvision's models are trained with
 
@@ -85,36 +86,43 @@ UNITS = {"conv1": 96, "conv2": 256, "conv3": 384, "conv4": 384, "conv5": 256, "c
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
-    """What a network computes; the defaults are the paper's. All but `num_classes` are flags of training, too.
+class Settings:
+    """What a network computes, whatever its classes; the defaults are the paper's, and each is a flag of training.
 
     `towers` is a form only: two towers compute what one stack with two groups computes, from the same weights.
     """
 
-    num_classes: int = 1000
-    variant: str = "paper"
-    towers: int = 2
-    groups: int = 2
-    topology: str = "alexnet"
-    removed_layers: tuple[str, ...] = ()
-    activation: str = "relu"
-    local_response_normalization: bool = True
-    overlapping_pooling: bool = True
-    dropout: float = 0.5
-    inverted_dropout: bool = False
-    width: float = 1.0
+    variant: str = flag(
+        "paper", "As published, as in the release, or as in Caffe.", choices=tuple(VARIANTS), first=True
+    )
+    towers: int = flag(2, "2: two stacks of layers, as in the paper; 1: a single stack.")
+    groups: int = flag(2, "With --towers=1: groups of conv2, conv4 and conv5.")
+    topology: str = flag(
+        "alexnet",
+        "half: half the kernels in conv1 to conv4, with --towers=1 --groups=1 (section 3.2). separate: towers joined "
+        "at fc8 only. conv6: a sixth convolutional layer after pool5 (section 6). zf: conv1 with 7x7 kernels and "
+        "stride 2, as has conv2 (Zeiler and Fergus 2013).",
+        choices=tuple(TOPOLOGIES),
+    )
+    removed_layers: tuple[str, ...] = flag(
+        (), "Layers to leave out, of conv2 to conv5 and fc7, such as conv3,conv4 (section 7)."
+    )
+    width: float = flag(1.0, "Multiplies the number of units of every hidden layer.", above=0.0, high=4.0)
+    activation: str = flag("relu", "Nonlinearity of section 3.1.", choices=("relu", "tanh"))
+    local_response_normalization: bool = flag(True, "Section 3.3; off: no normalization layers.")
+    overlapping_pooling: bool = flag(True, "Section 3.4: 3x3 windows, stride 2; off: 2x2 windows, stride 2.")
+    dropout: float = flag(0.5, "Section 4.2: probability that a hidden unit is set to zero.", low=0.0, below=1.0)
+    inverted_dropout: bool = flag(False, "Scale up in training what dropout keeps, as Keras does, not down in tests.")
+
+    def require(self, name, is_met, problem):
+        """Raises ArgumentError for a field unless it `is_met`."""
+        if not is_met:
+            value = getattr(self, name)
+            raise ArgumentError(name, ",".join(value) if name == "removed_layers" else value, problem)
 
     def __post_init__(self):
         """Raises ArgumentError unless there is such a network."""
-
-        def require(name, is_met, problem):
-            if not is_met:
-                value = getattr(self, name)
-                raise ArgumentError(name, ",".join(value) if name == "removed_layers" else value, problem)
-
-        form = f"towers={self.towers}, groups={self.groups}, variant={self.variant}"
-        is_count = isinstance(self.num_classes, numbers.Integral) and self.num_classes >= 1
-        require("num_classes", is_count, "must be a whole number, at least 1")
+        require, form = self.require, f"towers={self.towers}, groups={self.groups}, variant={self.variant}"
         require("variant", self.variant in VARIANTS, f"must be one of {', '.join(VARIANTS)}")
         require("topology", self.topology in TOPOLOGIES, f"must be one of {', '.join(TOPOLOGIES)}")
         require("towers", self.towers in (1, 2), "must be 1 or 2")
@@ -139,6 +147,18 @@ class Network:
         require("dropout", is_number and 0 <= self.dropout < 1, "must be at least 0 and below 1")
 
 
+@dataclasses.dataclass(frozen=True)
+class Network(Settings):
+    """A network with its classes."""
+
+    num_classes: int = 1000
+
+    def __post_init__(self):
+        super().__post_init__()
+        is_count = isinstance(self.num_classes, numbers.Integral) and self.num_classes >= 1
+        self.require("num_classes", is_count, "must be a whole number, at least 1")
+
+
 def first_layers(network):
     """(rows of a conv1 kernel, stride of conv1, stride of conv2, rows of the smallest image with padding), int.
 
@@ -150,8 +170,8 @@ def first_layers(network):
 
 
 def settings_of(config):
-    """The settings of Network, without num_classes, that an object has as attributes: dict of field name -> value."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Network)[1:]}
+    """The fields of Settings that an instance of a subclass has: dict of name -> value."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(Settings)}
 
 
 def combined(arguments, stored, source):

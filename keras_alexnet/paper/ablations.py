@@ -93,7 +93,7 @@ def run(settings):
     further = [f"--data_dir={settings.data_dir}"] if settings.data_dir else []
     if settings.quick:
         if settings.data_dir:
-            print("--quick trains on a few drawn shapes: --data_dir and --grid are ignored", flush=True)
+            print("--quick trains on a few drawn shapes: --data_dir and --grid are ignored")
         names = [name for name in QUICK if name in found]
         folder, seeds, more = os.path.join(settings.results_dir, "ablations"), seeds[:2], ()
         further = ["--dataset=shapes", f"--data_dir={folder}/shapes", "--precision=float32", *QUICK_FLAGS]
@@ -102,7 +102,7 @@ def run(settings):
     stored = {} if settings.quick else earlier(settings.results_dir)
     known = known_runs(cells, stored, settings.data_dir)
     if known:
-        print(f"{len(known)} runs are taken from {settings.results_dir}/ablations.json", flush=True)
+        print(f"{len(known)} runs are taken from {settings.results_dir}/ablations.json")
     left = [cell for cell in cells if cell.name not in known]
     trains = left and (settings.quick or (settings.data_dir and settings.train))
     if not trains and not known and not os.path.isdir(folder):

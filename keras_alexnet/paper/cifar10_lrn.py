@@ -72,7 +72,7 @@ def run(settings):
                 raise ArgumentError("epochs", settings.epochs, f"{name}, seed {seed} {problem}")
             training.train(settings.epochs, show=progress_bar(f"{name}, seed {seed}", "epochs"))
             tested = training.test()
-            print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %", flush=True)
+            print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %")
             diverged = progress.finished  # training ends early only when it diverges
             trainings[name].append({"seed": seed, **tested, "diverged": diverged, "curve": progress.history})
     values = {"networks": trainings, "epochs": settings.epochs, "is_papers": images.is_papers}

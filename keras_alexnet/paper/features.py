@@ -220,7 +220,7 @@ def open_index(settings, extractor, source, path=None):
         if (index.model, index.fingerprint) == (extractor.identity, source.fingerprint()):
             return dataclasses.replace(index, root=source.root)
         other = "other files" if index.model == extractor.identity else "another model"
-        print(f"{path}: is of {other} and is computed again", flush=True)
+        print(f"{path}: is of {other} and is computed again")
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)  # before the work, in case that it cannot be
     features, reasons = extract_features(extractor, source.paths(), progress_bar(f"{extractor.name} of {source.name}"))
     left_out = tuple(f"{source.files[place]}: {reason}" for place, reason in reasons.items())
@@ -233,7 +233,7 @@ def open_index(settings, extractor, source, path=None):
         np.savez(file, features=features, labels=index.labels, about=np.frombuffer(text.encode(), np.uint8))
     if left_out:
         named = "; ".join(map(printable, left_out[:3])) + " ..." * (len(left_out) > 3)
-        print(f"{len(left_out)} files left out: {named}", flush=True)
+        print(f"{len(left_out)} files left out: {named}")
     return index
 
 

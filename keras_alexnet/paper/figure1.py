@@ -160,7 +160,7 @@ def _train(training, epochs, target, label):
         training.train(epochs, lambda curve: epochs_to(curve, target) is not None, progress_bar(label, "epochs"))
         error = _standing(training, target)[1]
         state = "diverged" if progress.finished else f"training error {error:.2f} %"
-        print(f"{label}: epoch {progress.epochs}, {state}", flush=True)
+        print(f"{label}: epoch {progress.epochs}, {state}")
 
 
 def _standing(training, target, limit=math.inf):

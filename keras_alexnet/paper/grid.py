@@ -141,7 +141,7 @@ def run(cells):
         os.remove(os.path.join(out, HPARAMS_FILE))
     done, failed, seconds = [cell for cell in cells if cell.done], {}, []
     left = [cell for cell in cells if cell not in done]
-    print(f"{out}: {len(cells)} runs, {len(done)} done", flush=True)
+    print(f"{out}: {len(cells)} runs, {len(done)} done")
     for cell in done:
         write_hparams(cell)
     while (following := _next(left)) is not None:
@@ -167,7 +167,7 @@ def run(cells):
         left = [each for each in left if each != cell and not each.done]
         minutes = len(left) * sum(seconds) / len(seconds) / 60
         remaining = f"; {len(left)} left, about {minutes:.0f} min by this runner alone" * bool(left)
-        print(f"{len(cells) - len(left)}/{len(cells)} {cell.name}: {result}{remaining}", flush=True)
+        print(f"{len(cells) - len(left)}/{len(cells)} {cell.name}: {result}{remaining}")
     others = [cell for cell in cells if cell not in failed and not cell.done]
     return failed, {cell: f"is being trained by another runner ({files.owner(cell.lock)})" for cell in others}
 

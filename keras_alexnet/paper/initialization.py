@@ -159,7 +159,7 @@ def run(settings):
             write_json(path, found)
         starts[start.name] = found
         end = "diverged" if found["diverged"] else f"loss {found['losses'][-1]:.3f}"
-        print(f"{start.label}: {end} after {len(found['losses'])} steps", flush=True)
+        print(f"{start.label}: {end} after {len(found['losses'])} steps")
     return _result(settings, config, source, statistics, len(fixed[1]), starts)
 
 

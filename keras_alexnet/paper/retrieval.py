@@ -108,7 +108,7 @@ def run(settings):
     if settings.projector:
         log_dir = settings.log_dir or os.path.join(settings.results_dir, "projector")
         features.write_projector(index, log_dir, progress_bar("drawing thumbnails"))
-        print(f"tensorboard --logdir={log_dir}", flush=True)
+        print(f"tensorboard --logdir={log_dir}")
 
     def coder_of(kind, coded, length, name):
         path = os.path.join(settings.results_dir, features.FOLDER, f"{kind}_{coded}_{length}.npz")
@@ -178,7 +178,7 @@ def measure(settings, found, coder_of):
         for key, count, most in (("search_ms", len(vectors), 100), ("search_large_ms", largest, 20)):
             timed = Search(np.resize(vectors, (count, vectors.shape[1])))  # the same vectors again and again
             row[key] = milliseconds(partial(timed.nearest, count=10), asked[:most])
-        print(f"{row['name']}: precision at 10 {100 * precision[:, -1].mean():.1f} %", flush=True)
+        print(f"{row['name']}: precision at 10 {100 * precision[:, -1].mean():.1f} %")
         rows[way] = row, precision, average
     _, precision, average = rows["features", "", 0]
     by_class = [

@@ -78,7 +78,7 @@ class Screen(keras.callbacks.Callback):
             for prefix in ("", "val_")
         ]
         speed = f"{logs['images_per_second']:.0f} images/s  {duration(now - self.begun)}{eta}"
-        print(f"epoch {epoch + 1}/{self.epochs}  loss {errors[0]}  |  val {errors[1]}  |  {speed}", flush=True)
+        print(f"epoch {epoch + 1}/{self.epochs}  loss {errors[0]}  |  val {errors[1]}  |  {speed}")
 
     def on_train_end(self, logs=None):
         if self.show:

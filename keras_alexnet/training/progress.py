@@ -84,4 +84,4 @@ def first_readable(paths, read):
         except RunError as error:
             if path == paths[-1]:
                 raise RunError(f"{error}; no other checkpoint can be used: restore it, or train again") from None
-            print(f"warning: {error}; trying the checkpoint before", file=sys.stderr, flush=True)
+            print(f"warning: {error}; trying the checkpoint before", file=sys.stderr)
