@@ -1,8 +1,8 @@
 """Weights of one set of images as the start for another: fine-tuned, or frozen below a linear classifier.
 
-Networks are trained with the same flags, flags/transfer, from random weights and from those of --model_dir, on so
-many images of each class; fewer images get more epochs. The classifiers see what a layer of that run gives for the
-center view, each number minus its mean and divided by its standard deviation: softmax regression.
+Networks like that of --model_dir are trained with the same flags, flags/transfer, from random weights and from those
+of that run, on so many images of each class; fewer images get more epochs. The classifiers see what a layer of that run
+gives for the center view, each number minus its mean and divided by its standard deviation: softmax regression.
 """
 
 import concurrent.futures
@@ -46,7 +46,7 @@ class Settings(experiment.Settings):
     """Transfer."""
 
     data_dir: str | None = flag(None, "The other images: DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*.", path=True)
-    model_dir: str = flag(rundir.INCLUDED[0], "The run to start from, of the width in --flags_dir.", path=True)
+    model_dir: str = flag(rundir.INCLUDED[0], "The run to start from, whose network it is.", path=True)
     flags_dir: str = flag("flags/transfer", "Holds random.cfg and pretrained.cfg.", path=True)
     images_per_class: tuple[int, ...] = flag((10, 50, 200, 0), "Training images of each class; 0: all.", different=True)
     seeds: tuple[int, ...] = flag((2012, 2013, 2014), "Of the choice of images and of training.", different=True)
@@ -153,16 +153,19 @@ def cells_of(settings, images, count, seed):
     """The networks to train on a folder of linked images, one for each of STARTS: list of grid.Cell."""
     epochs = next((epochs for most, epochs in EPOCHS.items() if count and count <= most), 12)
     first, last = epochs * 2 // 3, epochs - 1
-    further = [f"--data_dir={images}", f"--epochs={epochs}", f"--pca_color_until_epoch={first}"]
+    network = flags.as_text(rundir.read_config(settings.model_dir).network)
+    further = [f"--{name}={text}" for name, text in network.items()]
+    lengths = [f"--epochs={epochs}", f"--pca_color_until_epoch={first}"]
     schedules = {"random": f"{first}:0.001,{last}:0.0001"}
     schedules["pretrained"] = f"0:conv=0.002,{first}:0.001,{first}:conv=0.0002,{last}:0.0001,{last}:conv=0.00002"
     if settings.quick:
-        further[1:], schedules = ["--epochs=1", "--batch_size=8"], dict.fromkeys(STARTS, "1:0.001")
+        lengths, schedules = ["--epochs=1", "--batch_size=8"], dict.fromkeys(STARTS, "1:0.001")
     cells = []
     for start, schedule in schedules.items():
         path, more = os.path.join(settings.flags_dir, f"{start}.cfg"), [f"--lr_schedule={schedule}"]
         more += [f"--initial_weights={settings.model_dir}"] * (start == "pretrained")
-        cells += grid.cells_of([path], (seed,), os.path.dirname(images), [*further, *more])
+        more += [*further, *lengths, f"--data_dir={images}"]
+        cells += grid.cells_of([path], (seed,), os.path.dirname(images), more)
     return cells
 
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from keras_alexnet import rundir
 from keras_alexnet.data import sources
 from keras_alexnet.errors import ArgumentError, RunError
 from keras_alexnet.paper import experiment, grid, transfer
@@ -35,6 +36,13 @@ def test_a_classifier_tells_apart_what_is_apart():
     features = (np.eye(3)[labels] * 5 + generator.normal(size=(60, 3))).astype(np.float32)
     assert transfer.linear(features[:30], labels[:30], features[30:], labels[30:]) == 0
     assert transfer.linear(features[:30], labels[:30], features[30:], (labels[30:] + 1) % 3) == 100
+
+
+def test_the_network_is_that_of_the_run(tiny_run, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    cells = transfer.cells_of(transfer.Settings(model_dir=str(tiny_run)), "images", 10, 2012)
+    assert [cell.config.training.initial_weights for cell in cells] == [None, str(tiny_run)]
+    assert [cell.config.network for cell in cells] == [rundir.read_config(tiny_run).network] * 2
 
 
 @pytest.mark.parametrize(
