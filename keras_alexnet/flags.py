@@ -99,9 +99,9 @@ def read(kind, texts):
     try:
         # A flag that may be repeated has an empty text if it has no value.
         flags(["keras_alexnet", *(f"--{name}={text}" for name, text in texts.items() if text or not fields[name].many)])
-    except absl_flags.Error as error:
+        return _built(kind, flags.flag_values_dict())
+    except (absl_flags.Error, ArgumentError) as error:
         raise UsageError(printable(str(error))) from None
-    return _built(kind, flags.flag_values_dict())
 
 
 def as_text(config):

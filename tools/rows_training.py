@@ -1,6 +1,5 @@
 """Rows of benchmark_step.py and of benchmark_checkpoint.py."""
 
-import dataclasses
 import itertools
 import math
 import os
@@ -81,9 +80,8 @@ def start(row, settings):
 def trainer_of(settings, precision, devices=(), loss_scale=False):
     """A Trainer of the network of --variant and --width, two towers, 1000 classes; its batches are as in training."""
     variant = getattr(settings, "variant", "paper")
-    network = NetworkConfig(variant=variant, width=settings.width, precision=precision)
-    if VARIANTS[variant].one_tower:
-        network = dataclasses.replace(network, towers=1, groups=1)
+    form = {"towers": 1, "groups": 1} if VARIANTS[variant].one_tower else {}
+    network = NetworkConfig(variant=variant, width=settings.width, precision=precision, **form)
     model = rundir.build_model(network, 1000, 0, devices)
     image, mean_image = model.inputs[0], np.zeros((256, 256, 3), np.float32)
     preprocess = Preprocessing(mean_image, image.shape[1], False, devices, image.dtype)

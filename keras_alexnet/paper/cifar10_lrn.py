@@ -141,7 +141,7 @@ def verdict(values):
     """The Verdict of the last pair that was run; the second pair has the paper's errors as names."""
     outcome, numbers = "cannot be told", []
     if not values.get("is_papers", True):  # version 0.1 did not record it
-        return Verdict(outcome, "the images are not CIFAR-10")
+        return Verdict(outcome, "the images are not all of CIFAR-10")
     for pair in PAIRS:
         if difference := _difference(values, pair):
             excludes_0 = difference["low"] is not None and difference["low"] * difference["high"] > 0

@@ -147,8 +147,13 @@ def search(activation, trainings, settings):
             reached = [_standing(training, target)[0] for training in trainings.values()]
             _train(trainings[rate], math.ceil(min(limit, *reached)), target, f"{activation}, learning rate {rate:g}")
         # Compare up to this round only: a resumed search may have trained for longer.
-        standings = {rate: _standing(trainings[rate], target, limit) for rate in rates}
+        standings = {rate: _standing(training, target, limit) for rate, training in trainings.items()}
         rates = sorted(rates, key=standings.get)[: math.ceil(len(rates) / 2)]
+        if standings[rates[0]][1] == math.inf:  # all have diverged; those that were dropped before have not
+            rates = [rate for rate, (_, error) in standings.items() if error < math.inf]
+            if rates:
+                continue
+            return
         if limit >= settings.max_epochs or standings[rates[0]][0] < math.inf:
             return
         limit = min(2 * limit, settings.max_epochs)
@@ -207,7 +212,7 @@ def verdict(values):
     factor, seeds = values["factor"], len(values["relu"]["epochs"])
     count = "one seed" if seeds == 1 else f"{seeds} seeds"
     if not values.get("is_papers", True):  # version 0.1 did not record it
-        return Verdict("cannot be told", "the images are not CIFAR-10")
+        return Verdict("cannot be told", "the images are not all of CIFAR-10")
     if factor is None:
         return Verdict("cannot be told", "not both nonlinearities reached the target")
     if factor > 1.5:

@@ -20,6 +20,7 @@ from keras_alexnet import cli, flags, rundir, standalone
 from keras_alexnet.data import sources
 from keras_alexnet.errors import ArgumentError, RunError, printable
 from keras_alexnet.flags import flag
+from keras_alexnet.model import variants
 from keras_alexnet.paper import experiment, grid
 from keras_alexnet.paper.experiment import Result, Table, Verdict
 
@@ -46,8 +47,10 @@ class Settings(experiment.Settings):
     """Transfer."""
 
     data_dir: str | None = flag(None, "The other images: DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*.", path=True)
-    model_dir: str = flag(rundir.INCLUDED[0], "The run to start from, whose network it is.", path=True)
-    flags_dir: str = flag("flags/transfer", "Holds random.cfg and pretrained.cfg.", path=True)
+    model_dir: str = flag(rundir.INCLUDED[0], "The run to start from, whose network is trained.", path=True)
+    flags_dir: str = flag(
+        "flags/transfer", "Holds random.cfg and pretrained.cfg, all flags but the network's.", path=True
+    )
     images_per_class: tuple[int, ...] = flag((10, 50, 200, 0), "Training images of each class; 0: all.", different=True)
     seeds: tuple[int, ...] = flag((2012, 2013, 2014), "Of the choice of images and of training.", different=True)
 
@@ -58,6 +61,11 @@ def run(settings):
     if settings.quick:
         settings = dataclasses.replace(settings, images_per_class=(2, 4), seeds=settings.seeds[:2])
     rundir.check_run(settings.model_dir)
+    network = rundir.read_config(settings.model_dir).network
+    if network.topology == "separate" or "fc7" in network.removed_layers:
+        raise ArgumentError(
+            "model_dir", settings.model_dir, "must be a network with fc7, whose towers are not separate"
+        )
     training, validation = (each.without(_unreadable(each)) for each in sources.open_folder(settings.data_dir))
     # Other images have another folder.
     key = hashlib.sha256(f"{training.fingerprint()} {validation.fingerprint()}".encode()).hexdigest()[:8]
@@ -153,8 +161,9 @@ def cells_of(settings, images, count, seed):
     """The networks to train on a folder of linked images, one for each of STARTS: list of grid.Cell."""
     epochs = next((epochs for most, epochs in EPOCHS.items() if count and count <= most), 12)
     first, last = epochs * 2 // 3, epochs - 1
-    network = flags.as_text(rundir.read_config(settings.model_dir).network)
-    further = [f"--{name}={text}" for name, text in network.items()]
+    network = rundir.read_config(settings.model_dir).network
+    texts = flags.as_text(network)
+    further = [f"--{name}={texts[name]}" for name in variants.settings_of(network)]
     lengths = [f"--epochs={epochs}", f"--pca_color_until_epoch={first}"]
     schedules = {"random": f"{first}:0.001,{last}:0.0001"}
     schedules["pretrained"] = f"0:conv=0.002,{first}:0.001,{first}:conv=0.0002,{last}:0.0001,{last}:conv=0.00002"

@@ -8,6 +8,7 @@ import pytest
 from keras_alexnet import rundir
 from keras_alexnet.data import sources
 from keras_alexnet.errors import ArgumentError, RunError
+from keras_alexnet.model import variants
 from keras_alexnet.paper import experiment, grid, transfer
 from tests.runs import ROOT
 
@@ -42,7 +43,10 @@ def test_the_network_is_that_of_the_run(tiny_run, monkeypatch):
     monkeypatch.chdir(ROOT)
     cells = transfer.cells_of(transfer.Settings(model_dir=str(tiny_run)), "images", 10, 2012)
     assert [cell.config.training.initial_weights for cell in cells] == [None, str(tiny_run)]
-    assert [cell.config.network for cell in cells] == [rundir.read_config(tiny_run).network] * 2
+    network = variants.settings_of(rundir.read_config(tiny_run).network)
+    assert [variants.settings_of(cell.config.network) for cell in cells] == [network] * 2
+    with pytest.raises(ArgumentError, match="model_dir must be a network with fc7"):
+        transfer.run(transfer.Settings(data_dir="images", model_dir=str(tiny_run)))
 
 
 @pytest.mark.parametrize(
