@@ -1,5 +1,6 @@
 import re
 
+import pytest
 from tensorflow.compiler.xla.service import hlo_pb2
 
 from keras_alexnet.cli import run_command
@@ -30,6 +31,13 @@ def test_the_exported_step_takes_its_own_outputs(tmp_path):
         # The two rates stay; the loss is new.
         assert len(alias) == len(outputs) - 1 == variables - 2 and outputs[0][1] == ()
         assert all(parameters[place] == outputs[output] for output, place in alias.items())
+
+
+@pytest.mark.parametrize("variant", ["paper", "owt2014"])
+def test_the_step_is_of_any_variant(variant):
+    settings = load_tool("export_xla").Settings(variant=variant, width=0.0625)
+    layers = load_tool("rows_training").trainer_of(settings, "float32").model.layers
+    assert ("conv1_tower1" in [layer.name for layer in layers]) == (variant == "paper")
 
 
 def test_wrong_usage_is_one_line(tmp_path, capsys):
