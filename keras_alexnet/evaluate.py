@@ -186,7 +186,8 @@ def _json_name(config, report):
     first, several = config.model_dir[0], len(config.model_dir)
     split = re.sub(r"\W+", "-", report["set"]["split"]).strip("-") or "all"
     version = "" if rundir.is_run(first) else f"_version{os.path.basename(os.path.abspath(first))}"
-    return f"evaluation_{split}_{config.views}views{version}" + f"_{several}models" * (several > 1) + ".json"
+    which = f"_{several}models" * (several > 1) + "_best" * (config.checkpoint == "best")
+    return f"evaluation_{split}_{config.views}views{version}{which}.json"
 
 
 if __name__ == "__main__":

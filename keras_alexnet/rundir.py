@@ -128,7 +128,7 @@ def write_settings(config, class_names, folder=None):
         file.write("".join(f"{name}\n" for name in class_names))
     texts = flags.as_text(config)
     if texts["data_dir"] and not folder:
-        texts["data_dir"] = os.path.abspath(texts["data_dir"])  # so that the flagfile works from any folder
+        texts["data_dir"] = os.path.abspath(texts["data_dir"])  # so that the flagfile finds its images from any folder
     with atomic_write(os.path.join(folder or config.run.model_dir, FLAGS)) as file:
         file.write(f"# python -m keras_alexnet.train --flagfile={os.path.join(config.run.model_dir, FLAGS)}\n")
         file.write("".join(f"--{name}={value}\n" for name, value in texts.items()))

@@ -6,6 +6,7 @@ If --model_dir already holds a run, it is resumed. TensorBoard: `tensorboard --l
 """
 
 import contextlib
+import glob
 import os
 import time
 
@@ -41,11 +42,13 @@ def train(config):
             stop.listen()
         # Before data are prepared, which may take hours.
         initial_weights = loop.read_initial_weights(config)
-        if not rundir.has_checkpoint(config.run.model_dir):
+        resumed = rundir.has_checkpoint(config.run.model_dir)
+        if not resumed:
             datasets.check_statistics(config.data)
         data = datasets.find_imagenet(config.data, may_prepare=not config.run.dry_run and distribution.workers == 1)
         train_source, val_source = listed or datasets.open_sources(data, config.run.dry_run)
-        statistics = datasets.given_statistics(data)
+        kept = resumed and os.path.isfile(os.path.join(config.run.model_dir, rundir.STATISTICS))
+        statistics = None if kept else datasets.given_statistics(data)
         with distribution.strategy.scope():
             model = rundir.build_model(config.network, len(train_source.class_names), config.run.seed, devices)
             if initial_weights is not None:
@@ -92,6 +95,9 @@ def check_model_dir(config):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
     if config.data.dataset == "folder" and sources.is_inside(model_dir, config.data.data_dir):
         raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
+    events = glob.glob(os.path.join(glob.escape(model_dir), "logs", "*", "events.out.tfevents.*"))
+    if events and not rundir.is_run(model_dir):  # a run's own that are newer than its checkpoint are removed
+        raise UsageError(f"--model_dir={model_dir}: holds TensorBoard's files of something else; name another folder")
     if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
         return
     changed = ", ".join(flags.changes(rundir.read_config(model_dir), config))

@@ -65,6 +65,7 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
         ("--devices=GPU:7", "GPU:7 is missing, there are CPU:0"),
         ("--model_dir={tmp}/file", "is a file; name a folder"),
         ("--model_dir={data}/train", "is inside the images of --data_dir"),
+        ("--model_dir={tmp}/logged", "holds TensorBoard's files of something else; name another folder"),
         ("--model_dir={run} --momentum=0.5", "--momentum=0.5 (the run has 0.9)"),
         ("--model_dir={tmp}/a\\b", "must not contain [ ] * ? or \\"),
         ("--batch_size=9 --strategy=mirrored --devices=CPU:0,CPU:1", "must be a multiple of the 2 replicas"),
@@ -83,6 +84,8 @@ def test_a_point_for_each_epoch_histograms_and_a_profile(tiny_run, small_images,
 )
 def test_what_is_refused_before_anything_is_trained(flags, words, tiny_run, data, tmp_path):
     (tmp_path / "file").touch()
+    (tmp_path / "logged" / "logs" / "train").mkdir(parents=True)
+    (tmp_path / "logged" / "logs" / "train" / "events.out.tfevents.1").touch()
     np.savez(tmp_path / "tiny.npz", **{"conv1/kernel": np.zeros((11, 11, 3, 9))})
     with np.load(tiny_run / "statistics.npz") as statistics:
         np.savez(tmp_path / "other.npz", **{**statistics, "fingerprint": "0"})
@@ -97,7 +100,13 @@ def test_what_is_refused_before_anything_is_trained(flags, words, tiny_run, data
 def test_a_new_layer_on_layers_of_another_run_that_stay_as_they_are(tiny_run, small_images, tmp_path):
     first, folder = shutil.copytree(tiny_run / "export" / "1", tmp_path / "first"), tmp_path / "run"
     argv = [*TINY_RUN, f"--data_dir={small_images}", f"--model_dir={folder}", "--noexport", "--topology=conv6"]
-    argv += ["--new_layers=conv6,fc6,fc8", "--lr_policy=schedule", "--lr_schedule=0:conv=0,0:conv6=0.01,0:bias=0"]
+    known = shutil.copy(tiny_run / "statistics.npz", tmp_path / "known.npz")
+    argv += [
+        "--new_layers=conv6,fc6,fc8",
+        f"--statistics={known}",
+        "--lr_policy=schedule",
+        "--lr_schedule=0:conv=0,0:conv6=0.01,0:bias=0",
+    ]
     assert call(train, *argv, f"--initial_weights={first}", "--epochs=1")[0] == 0
     before, after = weights.read(str(first)), weights.read(newest(folder))
     for name in ("conv1/kernel", "conv1/bias"):
@@ -105,6 +114,7 @@ def test_a_new_layer_on_layers_of_another_run_that_stay_as_they_are(tiny_run, sm
     assert after["conv6/kernel"].shape == (3, 3, 6, 16)
     assert abs(after["fc8/kernel"] - before["fc8/kernel"]).max() > 1e-3
     shutil.rmtree(first)
+    known.unlink()
     assert call(train, *argv, f"--initial_weights={first}", "--epochs=2")[0] == 0
     assert len(history(folder)) == 2
     assert "--initial_weights= (the run has" in refusal(train, *argv, "--epochs=3")

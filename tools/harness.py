@@ -81,11 +81,12 @@ def interleave(rows, settings, rounds, before=None):
         for row, each in started.items():
             facts[row] = each.result()
         for done in range(rounds):
-            for row, found in turns.items():
+            for name, found in turns.items():
                 if sys.stderr.isatty():
-                    print(f"\rround {done + 1} of {rounds}: {row:<40}\r", end="", file=sys.stderr, flush=True)
-                added = workers[before].submit(take_turn, before).result() if before else {}
-                found.append({**workers[row].submit(take_turn, row).result(), **added})
+                    print(f"\rround {done + 1} of {rounds}: {name:<40}\r", end="", file=sys.stderr, flush=True)
+                found.append({})
+                for row in filter(None, (before, name)):
+                    found[-1] |= workers[row].submit(take_turn, row).result()
         return facts, turns
     except BrokenProcessPool:
         raise RunError(f"the process of {row} has ended: killed, perhaps for want of memory") from None

@@ -20,11 +20,12 @@ def main(argv):
     options = parser.parse_args(argv)
     if options.image.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UsageError(f"{options.image}: must end in .png, .svg or .pdf")
-    if not (options.run / "history.csv").is_file():
-        raise UsageError(f"{options.run}: holds no history.csv; train first")
+    rundir.check_run(str(options.run), "")
     start_tensorflow()
     figure, panels = experiment.panel(14, 3.8, columns=4, width_ratios=[1, 1, 1, 1.35])
     run = rundir.open_run(str(options.run))
+    if not run.history:
+        raise UsageError(f"{options.run}: has no curves, since it was not trained here")
     panels[3].set_title("conv1, tower 0 above tower 1" if run.config.network.groups == 2 else "conv1")
     draw(panels, run.history, filters.conv1_grid(rundir.build(run), scale=4, smooth=True))
     options.image.parent.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,8 @@ def run(settings):
             tested = training.test()
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %")
             diverged = progress.finished  # training ends early only when it diverges
-            trainings[name].append({"seed": seed, **tested, "diverged": diverged, "curve": progress.history})
+            found = {"seed": seed, "top1_error": tested["top1_error"], "diverged": diverged}
+            trainings[name].append({**found, "curve": progress.history})
     values = {"networks": trainings, "epochs": settings.epochs, "is_papers": images.is_papers}
     drops = " and ".join(map(str, settings.rate_drops)) or "none"
     size = cifar_network.SIZE - 2 * settings.crop_border

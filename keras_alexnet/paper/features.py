@@ -111,7 +111,7 @@ def list_splits(settings, query_flag, data):
         problem = f"holds {len(shared)} images of --index_split={settings.index_split} too, which would find themselves"
         raise ArgumentError(query_flag, getattr(settings, query_flag), f"{problem}; name another folder")
     if len(source.class_names) == 1:
-        raise ArgumentError("index_split", source.name, f"{source.root} has one class only; add classes")
+        raise ArgumentError("index_split", settings.index_split, f"{source.root} has one class only; add classes")
     unknown = sorted(set(asked.class_names) - set(source.class_names))
     if unknown:
         raise ArgumentError(query_flag, asked.name, f"its class {unknown[0]!r} is not in --index_split={source.name}")

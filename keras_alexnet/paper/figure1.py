@@ -142,7 +142,7 @@ def compare(settings, start):
 def search(activation, trainings, settings):
     """Trains a dict of learning rate -> Training by successive halving, see the head of this file."""
     rates, limit, target = list(trainings), min(settings.first_round, settings.max_epochs), settings.target_error
-    while True:
+    while rates:
         for rate in rates:
             reached = [_standing(training, target)[0] for training in trainings.values()]
             _train(trainings[rate], math.ceil(min(limit, *reached)), target, f"{activation}, learning rate {rate:g}")
@@ -151,12 +151,10 @@ def search(activation, trainings, settings):
         rates = sorted(rates, key=standings.get)[: math.ceil(len(rates) / 2)]
         if standings[rates[0]][1] == math.inf:  # all have diverged; those that were dropped before have not
             rates = [rate for rate, (_, error) in standings.items() if error < math.inf]
-            if rates:
-                continue
+        elif limit >= settings.max_epochs or standings[rates[0]][0] < math.inf:
             return
-        if limit >= settings.max_epochs or standings[rates[0]][0] < math.inf:
-            return
-        limit = min(2 * limit, settings.max_epochs)
+        else:
+            limit = min(2 * limit, settings.max_epochs)
 
 
 def _train(training, epochs, target, label):

@@ -18,7 +18,6 @@ from itertools import chain, count
 import numpy as np
 
 from keras_alexnet import cli, config as configs, rundir
-from keras_alexnet.data import sources
 from keras_alexnet.errors import ArgumentError, reading
 from keras_alexnet.files import progress_bar, read_json, write_json
 from keras_alexnet.flags import flag
@@ -115,11 +114,13 @@ def run(settings):
         settings = dataclasses.replace(settings, steps=steps, measure=(0, min(steps, 2)))
     config = settings.training_config()
     network, training, seed, folder = config.network, config.training, config.run.seed, config.run.model_dir
-    source, val_source = sources.open_training(config.data)
+    data = datasets.find_imagenet(config.data)
+    source, val_source = datasets.open_sources(data)
     if len(source.class_names) < 2:
         raise ArgumentError("data_dir", config.data.data_dir, "holds one class; there is nothing to tell apart")
     os.makedirs(folder, exist_ok=True)
-    statistics, source, _, _ = datasets.prepare_datasets(config, None, source, val_source, is_chief=True)
+    given = datasets.given_statistics(data)
+    statistics, source, _, _ = datasets.prepare_datasets(config, given, source, val_source, is_chief=True)
 
     def batches(data, batch_size, epoch):
         given = {"size": VARIANTS[network.variant].input_size, "batch_size": batch_size, "seed": seed, "epoch": epoch}

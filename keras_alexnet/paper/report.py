@@ -182,7 +182,8 @@ def _source(path):
         return 'src="data:,"'
     data, kind = Path(path).read_bytes(), mimetypes.guess_type(path)[0]
     points = re.search(rb'<svg[^>]*? width="([\d.]+)pt"', data)
-    width = float(points[1]) * 4 / 3 if points else Image.open(io.BytesIO(data)).width
+    with reading(path, "is not a figure; run the command again"):
+        width = float(points[1]) * 4 / 3 if points else Image.open(io.BytesIO(data)).width
     return f'src="data:{kind};base64,{base64.b64encode(data).decode()}" style="--least: {0.55 * width:.0f}px"'
 
 

@@ -93,7 +93,7 @@ class Checkpoints:
         path, values = progresses.first_readable(paths[::-1], lambda path: (path, _tensors(path)))
         own = {PROGRESS: (), **{name: tuple(variable.shape) for name, variable in self.variables.items()}}
         shapes = {name: np.shape(value) for name, value in values.items()}
-        if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
+        if not any(name.startswith("velocity/") for name in shapes):  # a SavedModel's, or weights alone
             problem = "was not written by this version's training; --initial_weights starts a new run from it"
             raise RunError(f"{path}: {problem}")
         mismatched = sorted(

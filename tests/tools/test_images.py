@@ -12,7 +12,7 @@ def test_plot_run(run_of_three_epochs, tmp_path, capsys, monkeypatch):
     assert run_command("plot_run", tool.main, [str(run_of_three_epochs), str(path)]) == 0
     assert Image.open(path).size == (1540, 418) and capsys.readouterr().out == f"wrote {path}\n"
     assert run_command("plot_run", tool.main, [str(tmp_path), str(path)]) == 2
-    assert "holds no history.csv" in capsys.readouterr().err
+    assert "is not a run (its flags.cfg is missing)" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run_command("plot_run", tool.main, [str(run_of_three_epochs), str(path)]) == 2
     missing = "plot_run: matplotlib is not installed; pip install 'keras-alexnet[figures]'\n"

@@ -117,8 +117,12 @@ def test_another_network_is_named_and_nothing_changed(tmp_path):
         checkpoints.Checkpoints(str(tmp_path), other, 3).resume()
     assert np.all(other["conv1/kernel"].numpy() == 0.0)
     tf.train.Checkpoint(value=tf.Variable(1.0)).write(str(tmp_path / "epoch-2"))
-    with pytest.raises(RunError, match="was not written by this version's training"):
-        opened(tmp_path).resume()
+    weights = checkpoints.Checkpoints(str(tmp_path / "weights"), {"conv1/kernel": variables(0)["conv1/kernel"]}, 3)
+    weights.write(Progress(epochs=1))
+    weights.wait()
+    for folder in (tmp_path, tmp_path / "weights"):
+        with pytest.raises(RunError, match="was not written by this version's training"):
+            opened(folder).resume()
 
 
 def test_a_failure_to_write_is_named_and_leaves_what_was_there(tmp_path, monkeypatch):
