@@ -52,14 +52,13 @@ def evaluate(config):
     source, described = open_set(config, models, config.split)
     started = time.perf_counter()
     weights, searched, answered = _chosen_weights(config, models, source, described)
-    several = len(models) > 1
-    batches = []  # a list for each batch: the answers of each model and, of several models, of the average
-    for probabilities, labels in answered or answers(models, source, config, f"evaluating {described['split']}"):
-        if several:
-            average = sum(weight * own for weight, own in zip(weights, probabilities, strict=True))
-            probabilities = [*probabilities, average]
-        batches.append([of_batch(each, labels) for each in probabilities])
-    joined_answers = [joined(parts) for parts in zip(*batches, strict=True)]
+    answered = answered or answers(models, source, config, f"evaluating {described['split']}")
+    if len(models) > 1:  # the average comes last
+        answered = (
+            ([*each, sum(weight * own for weight, own in zip(weights, each, strict=True))], labels)
+            for each, labels in answered
+        )
+    joined_answers = joined(answered)
     result = joined_answers[-1]
     report = {
         "set": described,
@@ -236,8 +235,11 @@ def of_batch(probabilities, labels):
     }
 
 
-def joined(batches):
-    return {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+def joined(answered):
+    """The answers of each model to all images, list of dict as of `of_batch`, from batches as of `answers`."""
+    batches = [[of_batch(each, labels) for each in probabilities] for probabilities, labels in answered]
+    models = zip(*batches, strict=True)
+    return [{name: np.concatenate([each[name] for each in own]) for name in own[0]} for own in models]
 
 
 def summary(answers):

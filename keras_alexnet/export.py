@@ -19,7 +19,7 @@ import numpy as np
 from keras_alexnet import __version__, card, config as configs, flags, rundir
 from keras_alexnet.cli import run_command, start_tensorflow
 from keras_alexnet.errors import ArgumentError, UsageError, optional
-from keras_alexnet.files import atomic_directory, atomic_write, read_json, remove_temp_files, write_json
+from keras_alexnet.files import atomic_write, read_json, write_json, write_version
 from keras_alexnet.flags import flag
 
 METADATA = os.path.join("assets.extra", "metadata.json")
@@ -135,19 +135,6 @@ def save(served, export_dir, metadata):
         write_json(os.path.join(folder, METADATA), metadata, indent=1, ensure_ascii=False)
 
     return write_version(export_dir, write)
-
-
-def write_version(export_dir, write):
-    """Writes the next version, from 1 on, in `export_dir`, by a function of its folder; returns the version's path."""
-
-    def next_version():
-        versions = [int(name) for name in os.listdir(export_dir) if name.isdigit()]
-        return os.path.join(export_dir, str(max(versions, default=0) + 1))
-
-    os.makedirs(export_dir, exist_ok=True)
-    remove_temp_files(export_dir)
-    # TF Serving reads only folders whose names are numbers; the temporary one begins with a dot.
-    return atomic_directory(export_dir, next_version, write)
 
 
 def write_card(run, export_dir):

@@ -54,12 +54,14 @@ def write_json(path, value, **options):
         json.dump(value, file, **options)
 
 
-def atomic_directory(parent, name, write):
-    """Writes a temporary folder in `parent` and renames it; an exception removes it.
+def write_version(parent, write):
+    """Writes the next version, the folder PARENT/1 and on, by a function of its temporary folder; returns its path.
 
-    `name` is a function without arguments that returns the final path, called again when another process has just
-    created that path; `write` is a function of the temporary folder's path. Returns the final path, str.
+    An exception removes the folder. TF Serving reads only folders whose names are numbers; the temporary one begins
+    with a dot.
     """
+    os.makedirs(parent, exist_ok=True)
+    remove_temp_files(parent)
     temporary = _temporary_name(parent)
     os.mkdir(temporary)
     with _descriptor(temporary) as lock:
@@ -71,8 +73,9 @@ def atomic_directory(parent, name, write):
             for folder, _, files in os.walk(temporary):
                 for file in files:
                     sync(os.path.join(folder, file))
-            while True:
-                path = name()
+            while True:  # until no other process has just written the same version
+                versions = [int(name) for name in os.listdir(parent) if name.isdigit()]
+                path = os.path.join(parent, str(max(versions, default=0) + 1))
                 try:
                     os.rename(temporary, path)
                     return path

@@ -22,9 +22,7 @@ def some(count, classes=4, seed=0):
 @pytest.fixture
 def answers():
     probabilities, labels = some(50)
-    return evaluation.joined(
-        [evaluation.of_batch(probabilities[part], labels[part]) for part in (slice(32), slice(32, None))]
-    )
+    return evaluation.joined([([probabilities[part]], labels[part]) for part in (slice(32), slice(32, None))])[0]
 
 
 def test_errors_by_class_and_confusions(answers):

@@ -33,19 +33,24 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["a", "b"] and (tmp_path / "a").read_text() == "whole"
 
 
-def test_a_folder_takes_its_place_whole_or_the_next_one(tmp_path):
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "other").touch()
-    places = iter(["1", "2"])
+def test_a_version_takes_its_place_whole_or_the_next_one(tmp_path, monkeypatch):
+    rename = os.rename
 
     def write(folder):
         (tmp_path / folder / "own").touch()
-        assert not (tmp_path / "2").exists()
+        assert not (tmp_path / "1").exists()
         files.remove_temp_files(str(tmp_path))  # another process leaves it alone
 
-    assert files.atomic_directory(str(tmp_path), lambda: str(tmp_path / next(places)), write) == str(tmp_path / "2")
-    with pytest.raises(FileNotFoundError):
-        files.atomic_directory(str(tmp_path), lambda: str(tmp_path / "no" / "1"), write=lambda folder: None)
+    def rename_late(temporary, path):
+        monkeypatch.undo()
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "other").touch()
+        rename(temporary, path)
+
+    monkeypatch.setattr(os, "rename", rename_late)
+    assert files.write_version(str(tmp_path), write) == str(tmp_path / "2")
+    with pytest.raises(AssertionError):
+        files.write_version(str(tmp_path), write)
     # Left by killed processes.
     (tmp_path / ".writing-1").touch()
     (tmp_path / ".writing-2").mkdir()

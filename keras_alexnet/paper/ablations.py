@@ -17,7 +17,7 @@ import numpy as np
 
 from keras_alexnet import cli, config as configs, flags, rundir
 from keras_alexnet.data import sources
-from keras_alexnet.errors import ArgumentError, RunError, UsageError, reading
+from keras_alexnet.errors import RunError, UsageError, reading
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.files import read_json
 from keras_alexnet.flags import flag
@@ -86,8 +86,7 @@ ABLATIONS = {
 def run(settings):
     paths = sorted(glob.glob(os.path.join(glob.escape(settings.flags_dir), "*.cfg")))
     found = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
-    if BASELINE not in found:
-        raise ArgumentError("flags_dir", settings.flags_dir, f"must be a folder with a {BASELINE}.cfg")
+    settings.check("flags_dir", BASELINE in found, f"must be a folder with a {BASELINE}.cfg")
     names = [name for name in (BASELINE, *_every(found)) if name in found]
     folder, seeds, more = flags.required(settings, "grid"), settings.seeds, settings.baseline_seeds
     further = [f"--data_dir={settings.data_dir}"] if settings.data_dir else []

@@ -9,7 +9,6 @@ import dataclasses
 import os
 
 from keras_alexnet import cli
-from keras_alexnet.errors import ArgumentError
 from keras_alexnet.files import progress_bar
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
@@ -67,9 +66,8 @@ def run(settings):
         for name in settings.networks:
             training = cifar_network.Training(folder, cifar_network.Trial(name, seed=seed, **options), images)
             progress = training.progress
-            if progress.epochs > settings.epochs:
-                problem = f"has been trained for {progress.epochs}; give at least as many, or another --results_dir"
-                raise ArgumentError("epochs", settings.epochs, f"{name}, seed {seed} {problem}")
+            problem = f"has been trained for {progress.epochs}; give at least as many, or another --results_dir"
+            settings.check("epochs", progress.epochs <= settings.epochs, f"{name}, seed {seed} {problem}")
             training.train(settings.epochs, show=progress_bar(f"{name}, seed {seed}", "epochs"))
             tested = training.test()
             print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %")

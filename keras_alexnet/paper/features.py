@@ -103,15 +103,12 @@ def list_splits(settings, query_flag, data):
     splits = {}
     for flag, split in (("index_split", settings.index_split), (query_flag, getattr(settings, query_flag))):
         source = splits[split] = splits.get(split) or list_images(settings, flag, data)
-        if not source.class_names:
-            raise ArgumentError(flag, split, f"{source.root} has no class folders: no neighbor is right or wrong")
+        settings.check(flag, source.class_names, f"{source.root} has no class folders: no neighbor is right or wrong")
     source, asked = splits[settings.index_split], splits[getattr(settings, query_flag)]
     shared = set(asked.paths()) & set(source.paths()) if asked is not source else ()
-    if shared:
-        problem = f"holds {len(shared)} images of --index_split={settings.index_split} too, which would find themselves"
-        raise ArgumentError(query_flag, getattr(settings, query_flag), f"{problem}; name another folder")
-    if len(source.class_names) == 1:
-        raise ArgumentError("index_split", settings.index_split, f"{source.root} has one class only; add classes")
+    problem = f"holds {len(shared)} images of --index_split={settings.index_split} too, which would find themselves"
+    settings.check(query_flag, not shared, f"{problem}; name another folder")
+    settings.check("index_split", len(source.class_names) > 1, f"{source.root} has one class only; add classes")
     unknown = sorted(set(asked.class_names) - set(source.class_names))
     if unknown:
         raise ArgumentError(query_flag, asked.name, f"its class {unknown[0]!r} is not in --index_split={source.name}")
@@ -133,15 +130,10 @@ def feature_extractor(model_dir):
 def of_layers(model_dir, names, source):
     """What layers of a run give for the center views of a source: dict of name -> float32 (N, numbers).
 
-    `names`: of layers in one stack, such as relu6. Raises ArgumentError where the run's network lacks one.
+    `names`: of layers in one stack, such as relu6.
     """
     run = rundir.open_run(model_dir)
-    network = run.config.network
-    groups = 2 if 2 in (network.towers, network.groups) else 1
-    model = rundir.build(run, dataclasses.replace(network, towers=1, groups=groups, precision="float32"))
-    missing = set(names) - {layer.name for layer in model.layers}
-    if missing:
-        raise ArgumentError("model_dir", model_dir, f"must be a network with {' and '.join(sorted(missing))}")
+    model = rundir.build(run, dataclasses.replace(run.config.network, towers=1, precision="float32"))
     layers = keras.Model(model.input, [model.get_layer(name).output for name in names])
     source = sources.with_decoding(source, dataclasses.replace(run.config.data, dataset="folder"))
     mean = center_crop(run.statistics.mean_image, model.input_shape[1])

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_alexnet import cli, flags
 from keras_alexnet.data import imagenet
-from keras_alexnet.errors import ArgumentError, printable
+from keras_alexnet.errors import printable
 from keras_alexnet.evaluate import EvaluateConfig
 from keras_alexnet.flags import flag
 from keras_alexnet.paper import experiment
@@ -113,8 +113,7 @@ def choose(settings, probabilities, labels):
     candidates = np.arange(len(labels))
     if settings.only == "errors":
         candidates = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-        if not len(candidates):
-            raise ArgumentError("only", "errors", f"there are none in {len(labels)} images of {settings.split}")
+        settings.check("only", len(candidates), f"there are none in {len(labels)} images of {settings.split}")
     rng = np.random.default_rng(settings.seed)
     return rng.choice(candidates, min(settings.pictures, len(candidates)), replace=False)
 

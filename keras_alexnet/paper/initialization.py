@@ -18,7 +18,7 @@ from itertools import chain, count
 import numpy as np
 
 from keras_alexnet import cli, config as configs, rundir
-from keras_alexnet.errors import ArgumentError, reading
+from keras_alexnet.errors import reading
 from keras_alexnet.files import progress_bar, read_json, write_json
 from keras_alexnet.flags import flag
 from keras_alexnet.model.variants import VARIANTS
@@ -116,8 +116,7 @@ def run(settings):
     network, training, seed, folder = config.network, config.training, config.run.seed, config.run.model_dir
     data = datasets.find_imagenet(config.data)
     source, val_source = datasets.open_sources(data)
-    if len(source.class_names) < 2:
-        raise ArgumentError("data_dir", config.data.data_dir, "holds one class; there is nothing to tell apart")
+    settings.check("data_dir", len(source.class_names) > 1, "holds one class; there is nothing to tell apart")
     os.makedirs(folder, exist_ok=True)
     given = datasets.given_statistics(data)
     statistics, source, _, _ = datasets.prepare_datasets(config, given, source, val_source, is_chief=True)

@@ -62,10 +62,8 @@ def run(settings):
         settings = dataclasses.replace(settings, images_per_class=(2, 4), seeds=settings.seeds[:2])
     rundir.check_run(settings.model_dir)
     network = rundir.read_config(settings.model_dir).network
-    if network.topology == "separate" or "fc7" in network.removed_layers:
-        raise ArgumentError(
-            "model_dir", settings.model_dir, "must be a network with fc7, whose towers are not separate"
-        )
+    has_layers = network.topology != "separate" and "fc7" not in network.removed_layers
+    settings.check("model_dir", has_layers, "must be a network with fc7, whose towers are not separate")
     training, validation = (each.without(_unreadable(each)) for each in sources.open_folder(settings.data_dir))
     # Other images have another folder.
     key = hashlib.sha256(f"{training.fingerprint()} {validation.fingerprint()}".encode()).hexdigest()[:8]

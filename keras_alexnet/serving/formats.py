@@ -23,7 +23,7 @@ from keras_alexnet import evaluate, evaluation, export, rundir, standalone
 from keras_alexnet.cli import hidden_library_messages
 from keras_alexnet.data import imagenet, pipeline, shapes
 from keras_alexnet.errors import RunError, UsageError, optional
-from keras_alexnet.files import write_json
+from keras_alexnet.files import write_json, write_version
 from keras_alexnet.serving import signatures
 from keras_alexnet.training.trainer import read
 
@@ -46,7 +46,7 @@ def export_run(model_dir, kind, checkpoint="newest", quantize="none"):
     name, package, write = _FORMATS[kind]
     parent = os.path.join(model_dir, kind if quantize == "none" else f"{kind}_{quantize}")
 
-    def write_version(folder):
+    def write_folder(folder):
         write(run, network, quantize, os.path.join(folder, name))
         shutil.copyfile(standalone.__file__, os.path.join(folder, "predict.py"))
         np.save(os.path.join(folder, "mean.npy"), served.mean.numpy())
@@ -65,7 +65,7 @@ def export_run(model_dir, kind, checkpoint="newest", quantize="none"):
             metadata["quantization"] = {"images": source.count, "before": before, "after": after}
         write_json(os.path.join(folder, "metadata.json"), metadata, indent=1, ensure_ascii=False)
 
-    folder = export.write_version(parent, write_version)
+    folder = write_version(parent, write_folder)
     export.write_card(run, parent)
     return folder
 
@@ -127,11 +127,8 @@ def _errors(model, source, folder):
         return tf.constant(network(images.numpy().astype(np.float32) - mean)["probabilities"])
 
     models = [model, dataclasses.replace(model, served=types.SimpleNamespace(center_view=center_view))]
-    batches = [
-        [evaluation.of_batch(each, labels) for each in probabilities]
-        for probabilities, labels in evaluation.answers(models, source, evaluate.EvaluateConfig(), "measuring int8")
-    ]
-    return [evaluation.summary(evaluation.joined(parts)) for parts in zip(*batches, strict=True)]
+    answered = evaluation.answers(models, source, evaluate.EvaluateConfig(), "measuring int8")
+    return [evaluation.summary(own) for own in evaluation.joined(answered)]
 
 
 def _graph(run, network):
