@@ -186,7 +186,7 @@ def _json_name(config, report):
     first, several = config.model_dir[0], len(config.model_dir)
     split = re.sub(r"\W+", "-", report["set"]["split"]).strip("-") or "all"
     version = "" if rundir.is_run(first) else f"_version{os.path.basename(os.path.abspath(first))}"
-    which = f"_{several}models" * (several > 1) + "_best" * (config.checkpoint == "best")
+    which = f"_{several}models" * (several > 1) + "_best" * (config.checkpoint == "best" and rundir.is_run(first))
     return f"evaluation_{split}_{config.views}views{version}{which}.json"
 
 

@@ -15,7 +15,7 @@ from keras_alexnet.paper import experiment
 
 def main(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="a run's folder, with history.csv and checkpoints")
+    parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("image", type=Path, help="the .png, .svg or .pdf to write")
     options = parser.parse_args(argv)
     if options.image.suffix.lower() not in (".png", ".svg", ".pdf"):
@@ -25,7 +25,7 @@ def main(argv):
     figure, panels = experiment.panel(14, 3.8, columns=4, width_ratios=[1, 1, 1, 1.35])
     run = rundir.open_run(str(options.run))
     if not run.history:
-        raise UsageError(f"{options.run}: has no curves, since it was not trained here")
+        raise UsageError(f"{options.run}: has no history of a whole epoch")
     panels[3].set_title("conv1, tower 0 above tower 1" if run.config.network.groups == 2 else "conv1")
     draw(panels, run.history, filters.conv1_grid(rundir.build(run), scale=4, smooth=True))
     options.image.parent.mkdir(parents=True, exist_ok=True)
