@@ -95,12 +95,13 @@ def check_model_dir(config):
         raise UsageError(f"--model_dir={model_dir}: is a file; name a folder")
     if config.data.dataset == "folder" and sources.is_inside(model_dir, config.data.data_dir):
         raise UsageError(f"--model_dir={model_dir}: is inside the images of --data_dir; name another folder")
-    begun = os.path.isfile(os.path.join(model_dir, rundir.FLAGS)) or rundir.has_checkpoint(model_dir)
+    resumed = rundir.has_checkpoint(model_dir)
+    begun = resumed or os.path.isfile(os.path.join(model_dir, rundir.FLAGS))
     # The Monitor of a run removes those that are newer than its checkpoint.
     places = (os.path.join(glob.escape(model_dir), "logs", name, "events.out.tfevents.*") for name in ("train", "val"))
     if not begun and any(map(glob.glob, places)):
         raise UsageError(f"--model_dir={model_dir}: holds TensorBoard's files of something else; name another folder")
-    if not rundir.is_run(model_dir) or not rundir.has_checkpoint(model_dir):
+    if not rundir.is_run(model_dir) or not resumed:
         return
     changed = ", ".join(flags.changes(rundir.read_config(model_dir), config))
     if changed:

@@ -17,8 +17,8 @@ from keras_alexnet.config import NetworkConfig
 from keras_alexnet.data import pipeline, sources
 from keras_alexnet.data.augmentation import Augmentation, Preprocessing
 from keras_alexnet.data.statistics import Statistics
+from keras_alexnet.model import variants
 from keras_alexnet.model.towers import choose_devices
-from keras_alexnet.model.variants import VARIANTS
 from keras_alexnet.training.checkpoints import Checkpoints
 from keras_alexnet.training.monitoring import on_paper
 from keras_alexnet.training.optimizer import LossScale, MomentumSGD
@@ -80,8 +80,8 @@ def start(row, settings):
 def trainer_of(settings, precision, devices=(), loss_scale=False):
     """A Trainer of the network of --variant and --width, two towers, 1000 classes; its batches are as in training."""
     variant = getattr(settings, "variant", "paper")
-    form = {"towers": 1, "groups": 1} if VARIANTS[variant].one_tower else {}
-    network = NetworkConfig(variant=variant, width=settings.width, precision=precision, **form)
+    network = variants.combined({"variant": variant, "width": settings.width}, {}, "")  # of one tower where it has one
+    network = NetworkConfig(**variants.settings_of(network), precision=precision)
     model = rundir.build_model(network, 1000, 0, devices)
     image, mean_image = model.inputs[0], np.zeros((256, 256, 3), np.float32)
     preprocess = Preprocessing(mean_image, image.shape[1], False, devices, image.dtype)

@@ -69,11 +69,10 @@ def run(settings):
             problem = f"has been trained for {progress.epochs}; give at least as many, or another --results_dir"
             settings.check("epochs", progress.epochs <= settings.epochs, f"{name}, seed {seed} {problem}")
             training.train(settings.epochs, show=progress_bar(f"{name}, seed {seed}", "epochs"))
-            tested = training.test()
-            print(f"{name}, seed {seed}: test error {tested['top1_error']:.2f} %")
+            error = training.test()["top1_error"]
+            print(f"{name}, seed {seed}: test error {error:.2f} %")
             diverged = progress.finished  # training ends early only when it diverges
-            found = {"seed": seed, "top1_error": tested["top1_error"], "diverged": diverged}
-            trainings[name].append({**found, "curve": progress.history})
+            trainings[name].append({"seed": seed, "top1_error": error, "diverged": diverged, "curve": progress.history})
     values = {"networks": trainings, "epochs": settings.epochs, "is_papers": images.is_papers}
     drops = " and ".join(map(str, settings.rate_drops)) or "none"
     size = cifar_network.SIZE - 2 * settings.crop_border

@@ -74,7 +74,7 @@ def run(settings):
         images = os.path.join(folder, key, str(count or "all"), f"images{seed}")
         link(training, places, os.path.join(images, "train"))
         link(validation, range(validation.count), os.path.join(images, "val"))
-        cells[count, seed] = cells_of(settings, images, count, seed)
+        cells[count, seed] = cells_of(settings, network, images, count, seed)
     failed, elsewhere = grid.run([cell for each in cells.values() for cell in each])
     for cell, why in {**elsewhere, **failed}.items():
         raise RunError(f"{cell.folder}: {why}")
@@ -155,11 +155,10 @@ def link(source, places, folder):
             os.symlink(os.path.abspath(os.path.join(source.root, file)), target)
 
 
-def cells_of(settings, images, count, seed):
-    """The networks to train on a folder of linked images, one for each of STARTS: list of grid.Cell."""
+def cells_of(settings, network, images, count, seed):
+    """Networks like a config.NetworkConfig to train on linked images, one for each of STARTS: list of grid.Cell."""
     epochs = next((epochs for most, epochs in EPOCHS.items() if count and count <= most), 12)
     first, last = epochs * 2 // 3, epochs - 1
-    network = rundir.read_config(settings.model_dir).network
     texts = flags.as_text(network)
     further = [f"--{name}={texts[name]}" for name in variants.settings_of(network)]
     lengths = [f"--epochs={epochs}", f"--pca_color_until_epoch={first}"]

@@ -41,10 +41,10 @@ def test_a_classifier_tells_apart_what_is_apart():
 
 def test_the_network_is_that_of_the_run(tiny_run, monkeypatch):
     monkeypatch.chdir(ROOT)
-    cells = transfer.cells_of(transfer.Settings(model_dir=str(tiny_run)), "images", 10, 2012)
+    network = rundir.read_config(tiny_run).network
+    cells = transfer.cells_of(transfer.Settings(model_dir=str(tiny_run)), network, "images", 10, 2012)
     assert [cell.config.training.initial_weights for cell in cells] == [None, str(tiny_run)]
-    network = variants.settings_of(rundir.read_config(tiny_run).network)
-    assert [variants.settings_of(cell.config.network) for cell in cells] == [network] * 2
+    assert [variants.settings_of(cell.config.network) for cell in cells] == [variants.settings_of(network)] * 2
     with pytest.raises(ArgumentError, match="model_dir must be a network with fc7"):
         transfer.run(transfer.Settings(data_dir="images", model_dir=str(tiny_run)))
 
